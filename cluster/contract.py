@@ -1,0 +1,85 @@
+"""What every backend can do, and the words they share. The whole contract fits on this page."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Outcome(StrEnum):
+    """How an attempt ended: the same words on every backend."""
+
+    FINISHED = "finished"
+    PREEMPTED = "preempted"
+    WALLTIME = "walltime"
+    NODE_FAILURE = "node_failure"
+    HANG = "hang"
+    CRASHED = "crashed"
+    FATAL = "fatal"  # never retry: bad config, bad data, out of memory
+    STOPPED = "stopped"  # by the user
+
+
+class ClusterError(Exception):
+    """Something that the user can act upon: what happened, and what to do about it."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class Handle:
+    """What `submit` gives back: where the run went, and its number there."""
+
+    backend: str
+    id: str
+    run_dir: Path
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run is. `attempt` and `outcome` are those of its newest attempt, None before the first one."""
+
+    state: str  # none | queued | running | ended | unknown
+    reason: str = ""
+    attempt: int | None = None
+    outcome: str | None = None
+
+
+class Backend(ABC):
+    """One place where runs can live. A run is named by its run directory, on every backend."""
+
+    name: str
+
+    @abstractmethod
+    def submit(self, run_dir: Path) -> Handle:
+        """Starts one attempt of the planned run. Refuses while another one is alive."""
+
+    @abstractmethod
+    def status(self, run_dir: Path) -> Status:
+        """Where the run is now; never raises because a run is unknown."""
+
+    @abstractmethod
+    def logs(
+        self, run_dir: Path, *, rank: int | None = None, attempt: int | None = None, follow: bool = False
+    ) -> Iterator[str]:
+        """Log lines of an attempt (the newest when None), without line ends.
+
+        `rank` picks one rank's own log; None gives the agent, the phases and rank 0, each line marked
+        with the log that it came from. `follow` goes on until the attempt has ended.
+        """
+
+    @abstractmethod
+    def cancel(self, run_dir: Path) -> None:
+        """Ends the run, saving if that fits into the grace period. Returns when nothing of it is left running."""
+
+    @abstractmethod
+    def wait(self, run_dir: Path, timeout_seconds: float | None = None) -> Status:
+        """Blocks until the run is neither queued nor running, or the time is up; gives the status then."""

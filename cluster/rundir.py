@@ -1,0 +1,149 @@
+"""Reading and writing the shared files of a run directory (docs/run-directory.md).
+
+Writers replace a whole file at once: written beside, flushed to the disk, renamed. So a reader sees the old
+file or the new one. Readers are tolerant all the same: disks fill up, and people edit files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from cluster.contract import ClusterError
+
+PLAN = "plan.json"
+PROGRESS = "progress.json"
+ATTEMPTS = "attempts.jsonl"
+STOP = "stop"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None when there is no such file; ClusterError when it is damaged."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ClusterError(f"{path}: cannot be read: {error.strerror}") from error
+    value = _parse_object(text)
+    if value is None:
+        raise ClusterError(f"{path}: does not hold a JSON object", "it is damaged, or was edited by hand")
+    return value
+
+
+def write_json_atomic(path: Path, value: dict[str, Any]) -> None:
+    """Replaces `path` with `value` as JSON; a crash at any moment leaves the old file or the new one."""
+    _replace_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_plan(run_dir: Path) -> dict[str, Any]:
+    """plan.json, which must be there before anything can start."""
+    plan = read_json(run_dir / PLAN)
+    if plan is None:
+        raise ClusterError(f"{run_dir / PLAN}: no such file", "name the directory of a run that was planned")
+    return plan
+
+
+def read_progress(run_dir: Path) -> dict[str, Any] | None:
+    """Where the trainer is; None when it has not said so yet, or the file cannot be read."""
+    try:
+        return read_json(run_dir / PROGRESS)
+    except ClusterError:
+        return None
+
+
+def read_attempts(run_dir: Path) -> list[dict[str, Any]]:
+    """The records of all attempts, oldest first; lines that are not JSON objects are left out."""
+    return [record for record in map(_parse_object, _attempt_lines(run_dir)) if record is not None]
+
+
+def next_attempt(run_dir: Path) -> int:
+    """The number of the attempt to come: never one that was used before, damaged lines included."""
+    numbers = [
+        record["attempt"] for record in read_attempts(run_dir) if isinstance(record.get("attempt"), int)
+    ]
+    return max([len(_attempt_lines(run_dir)), *(number + 1 for number in numbers)])
+
+
+def put_attempt(run_dir: Path, record: dict[str, Any]) -> None:
+    """Writes an attempt's record: in place of the line with the same number, else as a new last line."""
+    lines, new_line = _attempt_lines(run_dir), json.dumps(record)
+    for index, line in enumerate(lines):
+        if (_parse_object(line) or {}).get("attempt") == record["attempt"]:
+            lines[index] = new_line
+            break
+    else:
+        lines.append(new_line)
+    _replace_text(run_dir / ATTEMPTS, "".join(f"{line}\n" for line in lines))
+
+
+def write_stop(run_dir: Path, reason: str, by: str) -> None:
+    """Asks the trainer to save at its next step boundary and leave; `reason` becomes the outcome."""
+    write_json_atomic(run_dir / STOP, {"reason": reason, "by": by, "time": time.time()})
+
+
+def read_stop(run_dir: Path) -> dict[str, Any] | None:
+    """The wish to stop, None when there is none. An empty or unreadable file is a wish of the user's."""
+    try:
+        stop = read_json(run_dir / STOP)
+    except ClusterError:
+        return {"reason": "stopped"}
+    return stop if stop is None else {"reason": "stopped", **stop}
+
+
+def clear_stop(run_dir: Path) -> None:
+    """Removes the wish to stop, if there is one."""
+    (run_dir / STOP).unlink(missing_ok=True)
+
+
+def attempt_log_dir(run_dir: Path, attempt: int) -> Path:
+    """Where the logs of one attempt lie."""
+    return run_dir / "logs" / f"attempt-{attempt:03d}"
+
+
+def rank_log_name(rank: int) -> str:
+    """The file name of one rank's log."""
+    return f"rank-{rank:05d}.log"
+
+
+def _attempt_lines(run_dir: Path) -> list[str]:
+    try:
+        text = (run_dir / ATTEMPTS).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _parse_object(text: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _replace_text(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise ClusterError(
+            f"{path}: cannot be written: {error.strerror}", "free disk space, or fix its owner"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
