@@ -78,7 +78,7 @@ class Backend(ABC):
 
     @abstractmethod
     def cancel(self, run_dir: Path) -> None:
-        """Ends the run, saving if that fits into the grace period. Returns when nothing of it is left running."""
+        """Ends the run, saving if that fits into the grace period. Returns when nothing of it is left."""
 
     @abstractmethod
     def wait(self, run_dir: Path, timeout_seconds: float | None = None) -> Status:

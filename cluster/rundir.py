@@ -56,16 +56,15 @@ def read_progress(run_dir: Path) -> dict[str, Any] | None:
 
 
 def read_attempts(run_dir: Path) -> list[dict[str, Any]]:
-    """The records of all attempts, oldest first; lines that are not JSON objects are left out."""
-    return [record for record in map(_parse_object, _attempt_lines(run_dir)) if record is not None]
+    """The records of all attempts, oldest first; lines that are not records are left out."""
+    records = [_parse_object(line) or {} for line in _attempt_lines(run_dir)]
+    return [record for record in records if isinstance(record.get("attempt"), int)]
 
 
 def next_attempt(run_dir: Path) -> int:
     """The number of the attempt to come: never one that was used before, damaged lines included."""
-    numbers = [
-        record["attempt"] for record in read_attempts(run_dir) if isinstance(record.get("attempt"), int)
-    ]
-    return max([len(_attempt_lines(run_dir)), *(number + 1 for number in numbers)])
+    used = [record["attempt"] for record in read_attempts(run_dir)]
+    return max([len(_attempt_lines(run_dir)), *(number + 1 for number in used)])
 
 
 def put_attempt(run_dir: Path, record: dict[str, Any]) -> None:

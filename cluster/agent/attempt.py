@@ -1,0 +1,94 @@
+"""One attempt: its record in attempts.jsonl, its folder of logs, and the closing of records left open."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from socket import gethostname
+from typing import Any
+
+from cluster.agent.outcome import PhaseEnd, Verdict, abandoned, of_attempt
+from cluster.contract import ClusterError
+from cluster.processes import boot_id
+from cluster.rundir import attempt_log_dir, next_attempt, put_attempt, read_attempts, read_progress, read_stop
+
+
+class Attempt:
+    """The attempt that this agent carries. Opening it writes its record, with no outcome yet."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.number = next_attempt(run_dir)
+        self.log_dir = attempt_log_dir(run_dir, self.number)
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        self.ends: list[PhaseEnd] = []
+        self._record: dict[str, Any] = {
+            "attempt": self.number,
+            "outcome": None,
+            "cause": None,
+            "nodes": [gethostname()],
+            "started": time.time(),
+            "ended": None,
+        }
+        self._write()
+
+    def say(self, words: str) -> None:
+        """One line in agent.log and on stderr. Trouble with either must not end a run."""
+        line = f"{datetime.now().isoformat(sep=' ', timespec='milliseconds')} {words}\n"
+        try:
+            with open(self.log_dir / "agent.log", "a", encoding="utf-8") as log:
+                log.write(line)
+            sys.stderr.write(line)
+        except OSError:
+            return  # a full disk, or a terminal that is gone
+
+    def add(self, end: PhaseEnd) -> None:
+        """Notes a phase's end in the record, so that it is known even if the agent dies next."""
+        self.ends.append(end)
+        try:
+            self._write()
+        except ClusterError as error:  # a full disk: the run goes on, and the outcome may still fit
+            self.say(str(error))
+
+    def close(self, verdict: Verdict) -> None:
+        """Writes the outcome: the last word of this attempt."""
+        self._record |= {"outcome": verdict.outcome.value, "cause": verdict.cause, "ended": time.time()}
+        self._write()
+
+    def _write(self) -> None:
+        self._record |= steps_of(read_progress(self.run_dir), self.number)
+        self._record["seconds"] = {end.phase: end.seconds for end in self.ends}
+        self._record["exit_codes"] = {end.phase: end.exit_code for end in self.ends}
+        put_attempt(self.run_dir, self._record)
+
+
+def close_abandoned(run_dir: Path, previous: Mapping[str, Any] | None) -> None:
+    """Gives an outcome to records whose agent died. Only the holder of the lock may do this."""
+    for record in read_attempts(run_dir):
+        if record.get("outcome") is None:
+            put_attempt(
+                run_dir, closed(run_dir, record, abandoned(record, read_stop(run_dir), previous, boot_id()))
+            )
+
+
+def closed(run_dir: Path, record: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
+    """An abandoned record with its outcome, as far as the trainer's last sign of life tells the rest."""
+    progress = of_attempt(read_progress(run_dir), record["attempt"])
+    ended = progress.get("heartbeat") or record.get("started")
+    outcome = {"outcome": verdict.outcome.value, "cause": verdict.cause, "ended": ended}
+    return {**record, **outcome, **steps_of(progress, record["attempt"])}
+
+
+def steps_of(progress: Mapping[str, Any] | None, attempt: int) -> dict[str, Any]:
+    """First, last and last saved step of an attempt; None, not 0, for what it never told."""
+    mine = of_attempt(progress, attempt)
+    resumed = mine.get("resumed_from")
+    first = resumed.get("step") if isinstance(resumed, dict) else resumed
+    return {
+        "first_step": (first or 0) if mine else None,
+        "last_step": mine.get("step"),
+        "last_checkpoint_step": (mine.get("last_checkpoint") or {}).get("step"),
+    }

@@ -1,0 +1,80 @@
+"""What the plan asks the agent to start: phases as commands, and the environment they run in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cluster.agent import rank
+from cluster.contract import ClusterError
+
+PHASES = ("prepare", "train", "export", "evaluate")
+_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
+_CODE = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """plan.json's `launch`."""
+
+    nodes: int
+    ranks_per_node: int
+    device: str
+    threads_per_rank: int
+    grace_seconds: float
+    phases: tuple[str, ...]
+
+    @classmethod
+    def from_plan(cls, plan: Mapping[str, Any]) -> Launch:
+        """Reads it out of a plan; ClusterError names what is missing or cannot be started."""
+        given = plan.get("launch")
+        given = given if isinstance(given, dict) else {}
+        if missing := [field.name for field in fields(cls) if field.name not in given]:
+            raise ClusterError(f"plan.json: launch lacks {', '.join(missing)}", "plan the job again")
+        launch = cls(**{field.name: given[field.name] for field in fields(cls)})
+        if unknown := [phase for phase in launch.phases if phase not in PHASES]:
+            raise ClusterError(f"plan.json: launch.phases has unknown {', '.join(map(str, unknown))}")
+        return launch
+
+
+def phase_command(launch: Launch, phase: str, run_dir: Path, attempt: int) -> list[str]:
+    """The command of one phase: torchrun for training, one process for everything else."""
+    if phase != "train":
+        return [sys.executable, "-m", "trainer", phase, str(run_dir)]
+    return [
+        *[sys.executable, "-m", "torch.distributed.run"],
+        f"--nnodes={launch.nodes}",
+        f"--nproc-per-node={launch.ranks_per_node}",
+        "--max-restarts=0",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=localhost:0",
+        f"--rdzv-id={run_dir.name}-{attempt:03d}",  # ranks of an older attempt can never join
+        "--local-addr=127.0.0.1",  # one node: do not depend on how its name resolves
+        f"--signals-to-handle={_SIGNALS}",
+        f"--log-dir={os.devnull}",  # ranks write their own logs; without this, torchrun litters /tmp
+        *["-m", "cluster.agent.rank", str(run_dir)],
+    ]
+
+
+def phase_environment(launch: Launch, attempt: int, log_dir: Path, base: Mapping[str, str]) -> dict[str, str]:
+    """The environment of every phase: `base`, and what makes an attempt the same wherever it runs."""
+    paths = [path for path in base.get("PYTHONPATH", "").split(os.pathsep) if path]
+    environment = {
+        **base,
+        "PYTHONPATH": os.pathsep.join([*paths, str(_CODE)]),  # `trainer` is found in a checkout, too
+        "PYTHONSAFEPATH": "1",  # a folder called trainer where the user stands is not ours
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+        "OMP_NUM_THREADS": str(launch.threads_per_rank),
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, round(launch.grace_seconds))),
+        "TUNEYARD_ATTEMPT": str(attempt),
+        rank.LOG_DIR: str(log_dir),
+        rank.AGENT_PID: str(os.getpid()),
+    }
+    if launch.device == "cpu":
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return environment

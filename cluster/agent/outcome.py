@@ -1,0 +1,137 @@
+"""How an attempt ended, from what is known about it. Pure functions; docs/node-agent.md holds the table.
+
+progress.json and the stop file are the truth. Exit codes are hints: torchrun turns every rank's code into 1.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.contract import Outcome
+
+EXIT_CODES = {
+    Outcome.FINISHED: 0,
+    Outcome.STOPPED: 75,
+    Outcome.PREEMPTED: 75,
+    Outcome.WALLTIME: 75,
+    Outcome.FATAL: 2,
+    Outcome.CRASHED: 1,
+}
+"""The agent's own exit code for each outcome that it can reach."""
+
+_JOB_IS_WRONG = 2
+_STOP_OUTCOMES = {"preempted": Outcome.PREEMPTED, "walltime": Outcome.WALLTIME}
+
+
+@dataclass(frozen=True)
+class PhaseEnd:
+    """How one phase ended. `words` is the most telling line of its log, "" when it said nothing."""
+
+    phase: str
+    exit_code: int  # minus the signal's number when a signal killed it
+    seconds: float = 0.0
+    ended_by_agent: bool = False  # it was told to leave, did not, and was sent SIGTERM or SIGKILL
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What goes into the attempt's record."""
+
+    outcome: Outcome
+    cause: str
+
+
+def of_attempt(progress: Mapping[str, Any] | None, attempt: int) -> Mapping[str, Any]:
+    """progress.json when this attempt wrote it; else empty, since it tells about another one."""
+    return progress if progress is not None and progress.get("attempt") == attempt else {}
+
+
+def went_well(end: PhaseEnd, progress: Mapping[str, Any] | None, attempt: int) -> bool:
+    """Whether the phase did its work. Training did when the trainer says so, whatever torchrun made of it."""
+    if end.phase != "train":
+        return end.exit_code == 0
+    if end.exit_code == 0:  # also a run that an earlier attempt has finished
+        return (progress or {}).get("state") == "finished"
+    return of_attempt(progress, attempt).get("state") == "finished"
+
+
+def judge(
+    attempt: int,
+    ends: Sequence[PhaseEnd],
+    planned: Sequence[str],
+    progress: Mapping[str, Any] | None,
+    stop: Mapping[str, Any] | None,
+) -> Verdict:
+    """The verdict over an attempt: its phases so far, those planned, its progress, the wish to stop."""
+    failed = next((end for end in ends if not went_well(end, progress, attempt)), None)
+    if failed is None:
+        return Verdict(Outcome.FINISHED, "") if len(ends) == len(planned) else stopped(stop)
+    mine = of_attempt(progress, attempt)
+    if failed.phase == "train" and mine.get("state") == "stopped":
+        return stopped(stop)
+    if stop is not None and failed.ended_by_agent:
+        return _forced(stopped(stop), failed)
+    return _failure(failed, mine)
+
+
+def stopped(stop: Mapping[str, Any] | None) -> Verdict:
+    """An attempt that left because it was asked to; without a wish, the ranks were signalled themselves."""
+    if stop is None:
+        return Verdict(Outcome.PREEMPTED, "the ranks were signalled directly")
+    reason = str(stop.get("reason"))
+    return Verdict(_STOP_OUTCOMES.get(reason, Outcome.STOPPED), str(stop.get("by") or "stop file"))
+
+
+def describe_exit(code: int) -> str:
+    """An exit code in words: `killed by SIGKILL`, `exit code 3`."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def abandoned(
+    record: Mapping[str, Any],
+    stop: Mapping[str, Any] | None,
+    previous: Mapping[str, Any] | None,
+    boot: str | None,
+) -> Verdict:
+    """The verdict over an attempt whose agent died without one: asked to stop, killed, or lost with its node.
+
+    `previous` is the dead agent's identity, `boot` this machine's boot id: when both agree, the machine has
+    lived on and only the agent was killed.
+    """
+    if stop is not None and _seconds(stop.get("time")) >= _seconds(record.get("started")):
+        asked = stopped(stop)
+        return Verdict(asked.outcome, f"{asked.cause}; the agent was killed before it could say more")
+    if previous is not None and boot is not None and previous.get("boot") == boot:
+        return Verdict(Outcome.CRASHED, "the agent was killed")
+    return Verdict(Outcome.NODE_FAILURE, "the agent vanished with its machine")
+
+
+def _seconds(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _forced(verdict: Verdict, end: PhaseEnd) -> Verdict:
+    if end.phase != "train":
+        return Verdict(verdict.outcome, f"{verdict.cause} during {end.phase}")
+    return Verdict(verdict.outcome, f"{verdict.cause}; training did not leave in time and was killed unsaved")
+
+
+def _failure(end: PhaseEnd, mine: Mapping[str, Any]) -> Verdict:
+    failure = mine.get("failure") or {}
+    said = str(failure.get("message", ""))
+    if failure.get("kind") == "fatal":
+        return Verdict(Outcome.FATAL, said or end.phase)
+    exits = describe_exit(end.exit_code) if end.exit_code else "left without finishing"
+    parts = [end.words or exits, said] if end.phase == "train" else [exits, end.words or said]
+    cause = f"{end.phase}: " + "; ".join(part for part in parts if part)
+    fatal = end.phase != "train" and end.exit_code == _JOB_IS_WRONG
+    return Verdict(Outcome.FATAL if fatal else Outcome.CRASHED, cause)

@@ -1,0 +1,96 @@
+"""Running one phase to its end: waiting for it, and ending it when it was asked to leave and does not."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.agent.children import Children
+from cluster.agent.outcome import PhaseEnd, describe_exit
+from cluster.agent.stopping import StopWishes
+
+TERM_TO_KILL_SECONDS = 5.0
+_POLL_SECONDS = 0.1
+_TAIL_BYTES = 65536
+_FIRST_FAILURE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase, ready to start. After a signal it has `grace_seconds` to leave; 0: it is ended at once."""
+
+    name: str
+    command: Sequence[str]
+    environment: dict[str, str]
+    log_path: Path
+    grace_seconds: float
+
+
+def run_phase(phase: Phase, children: Children, wishes: StopWishes) -> PhaseEnd:
+    """Starts the phase and returns when nothing of it is left."""
+    started = time.monotonic()
+    pid = children.start(phase.command, phase.environment, phase.log_path)
+    escalation = Escalation(phase.grace_seconds)
+    while (code := children.exit_code(pid)) is None:
+        stop = wishes.poll()
+        since = wishes.signalled_at
+        if since is None and stop is not None and phase.grace_seconds == 0:
+            since = started  # this phase does not look for the stop file: do it in its place
+        number = escalation.due(since, time.monotonic())
+        if number == signal.SIGTERM:
+            children.signal_group(pid, number)
+        elif number == signal.SIGKILL:
+            children.end_all()
+        time.sleep(_POLL_SECONDS)
+    children.end_all()
+    seconds = round(time.monotonic() - started, 3)
+    return PhaseEnd(phase.name, code, seconds, escalation.begun, telling_words(phase))
+
+
+class Escalation:
+    """When a phase that was asked to leave is sent SIGTERM, and when SIGKILL. It is told the time."""
+
+    def __init__(self, grace_seconds: float) -> None:
+        self._grace_seconds = grace_seconds
+        self._terminated_at: float | None = None
+        self._killed = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether the phase was sent anything at all."""
+        return self._terminated_at is not None
+
+    def due(self, asked_at: float | None, now: float) -> signal.Signals | None:
+        """The signal to send now, each one once; `asked_at` is None while nobody asked it to leave."""
+        if asked_at is None or now < asked_at + self._grace_seconds:
+            return None
+        if self._terminated_at is None:
+            self._terminated_at = now
+            return signal.SIGTERM
+        if not self._killed and now >= self._terminated_at + TERM_TO_KILL_SECONDS:
+            self._killed = True
+            return signal.SIGKILL
+        return None
+
+
+def telling_words(phase: Phase) -> str:
+    """The line of a phase's log that says most about its end; for training, the rank that failed first."""
+    text = tail(phase.log_path)
+    if phase.name != "train":
+        return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+    found = _FIRST_FAILURE.search(text)
+    return f"rank {found[1]} {describe_exit(int(found[2]))}" if found else ""
+
+
+def tail(path: Path) -> str:
+    """The end of a log, "" when it cannot be read."""
+    try:
+        with open(path, "rb") as log:
+            log.seek(max(0, log.seek(0, 2) - _TAIL_BYTES))
+            return log.read().decode(errors="replace")
+    except OSError:
+        return ""
