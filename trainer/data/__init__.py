@@ -1,0 +1,1 @@
+"""From conversations to packs: formats, chat template, shards, packing, the global order, batches."""

@@ -1,0 +1,222 @@
+"""Tokenises all sources into a run's `data/` folder, in parallel and resumably, and reports what it found.
+
+No process group is involved, so no collective can time out. A chunk's shard appears whole or not at all; a killed
+preparation goes on with the chunks that are missing. The key over data, tokenizer, template and settings decides
+whether a prepared folder may be used again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.config import SourceConfig, TrainerConfig
+from trainer.data.sources import Chunk, files_of, read_chunks
+from trainer.data.store import TokenStore, read_fingerprint
+from trainer.data.tokenise import Findings, Tokeniser
+from trainer.errors import UserError
+
+FORMAT = 1
+_worker: Tokeniser | None = None
+
+
+def prepare(run_dir: Path, config: TrainerConfig, report: Callable[[str], None] = print) -> dict[str, Any]:
+    """Make `run_dir/data` complete and return the preflight report.
+
+    Raises:
+        UserError: broken rows, nothing to train on, an untrained stop token, or data that changed under a run that
+            has already trained on it.
+    """
+    data_dir = run_dir / "data"
+    key = _cache_key(config, data_dir)
+    if (data_dir / "fingerprint.json").exists():
+        if _same(read_fingerprint(data_dir), key, run_dir):
+            return json.loads((data_dir / "preflight.json").read_text(encoding="utf-8"))
+        shutil.rmtree(data_dir)
+    _start_over_if_other(data_dir, key)
+    preflight = {"train": _prepare_split(data_dir / "train", config.data.train, config, report)}
+    if config.data.eval.path:
+        sources = [SourceConfig(path=config.data.eval.path)]
+        preflight["eval"] = _prepare_split(data_dir / "eval", sources, config, report)
+    _finish(data_dir, key, preflight)
+    return preflight
+
+
+def _finish(data_dir: Path, key: dict[str, Any], preflight: dict[str, Any]) -> None:
+    content = hashlib.sha256()
+    for split in sorted(preflight):
+        content.update(TokenStore(data_dir / split).fingerprint().encode())
+    _write_json(data_dir / "preflight.json", preflight)
+    _write_json(data_dir / "fingerprint.json", {"content": content.hexdigest(), **key})
+
+
+def _same(old: dict[str, Any], new: dict[str, Any], run_dir: Path) -> bool:
+    if all(old.get(name) == value for name, value in new.items() if name != "stat"):
+        return True
+    if not any((run_dir / "checkpoints").glob("step-*")):
+        return False
+    changed = [name for name, value in new.items() if name != "stat" and old.get(name) != value]
+    raise UserError(
+        f"this run has trained on other data: changed since then: {', '.join(changed)}",
+        where=str(run_dir / "data" / "fingerprint.json"),
+        remedy="put the old data, tokenizer and settings back to resume, or submit a new run",
+    )
+
+
+def _start_over_if_other(data_dir: Path, key: dict[str, Any]) -> None:
+    """Shards of an unfinished preparation stay only when they were made from the same things."""
+    mark = data_dir / "key.json"
+    if data_dir.exists() and not (mark.exists() and json.loads(mark.read_text()) == key):
+        shutil.rmtree(data_dir)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    _write_json(mark, key)
+
+
+def _cache_key(config: TrainerConfig, data_dir: Path) -> dict[str, Any]:
+    sources = [source.path for source in config.data.train] + [config.data.eval.path or ""]
+    settings = config.data.model_dump(include={"max_length", "overlong", "assistant_only_loss"})
+    old = read_fingerprint(data_dir) if (data_dir / "fingerprint.json").exists() else {}
+    files = [file for path in sources if path for file in files_of(path)]
+    stat = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    unchanged = old.get("stat") == stat
+    return {
+        "format": FORMAT,
+        "sources": old["sources"] if unchanged else _digest_files(files, sources),
+        "tokenizer": _digest_tokenizer(config),
+        "template": _digest_template(config.data.chat_template),
+        "settings": json.dumps(settings, sort_keys=True),
+        "stat": stat,
+    }
+
+
+def _digest_files(files: list[Path], names: list[str]) -> str:
+    digest = hashlib.sha256(json.dumps([len(files), [n for n in names if not files_of(n)] if all(names) else []]).encode())
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _digest_tokenizer(config: TrainerConfig) -> str:
+    folder = Path(config.model.path)
+    if not folder.is_dir():
+        return f"{config.model.path}@{config.model.revision}"
+    digest = hashlib.sha256()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"):
+        digest.update((folder / name).read_bytes() if (folder / name).is_file() else b"-")
+    return digest.hexdigest()
+
+
+def _digest_template(name: str | None) -> str:
+    if name and name.endswith(".jinja") and Path(name).is_file():
+        return hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    return name or "tokenizer"
+
+
+def _prepare_split(
+    folder: Path, sources: list[SourceConfig], config: TrainerConfig, report: Callable[[str], None]
+) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for chunks in _write_shards(folder, sources, config):
+        report(f"tokenised {chunks} chunk{'s' if chunks > 1 else ''} of {folder.name}")
+    summary = _summary(folder)
+    _refuse_useless(summary, folder.name)
+    return summary
+
+
+def _write_shards(folder: Path, sources: list[SourceConfig], config: TrainerConfig) -> Iterator[int]:
+    """Shards for all chunks that have none yet; yields how many are done. At most a few chunks wait in memory."""
+    missing = ((c, folder / f"shard-{c.number:05d}") for c in read_chunks(sources))
+    missing = ((chunk, shard) for chunk, shard in missing if not shard.exists())
+    num_proc = config.execution.num_proc
+    if num_proc == 1:
+        tokeniser = Tokeniser(config.model, config.data)
+        for done, (chunk, shard) in enumerate(missing, 1):
+            tokeniser.write_shard(chunk, shard)
+            yield done
+        return
+    with ProcessPoolExecutor(
+        num_proc, multiprocessing.get_context("spawn"), _start_worker, (config.model_dump_json(),)
+    ) as pool:
+        yield from _in_parallel(pool, missing, 2 * num_proc)
+
+
+def _in_parallel(pool: ProcessPoolExecutor, work: Iterator[tuple[Chunk, Path]], most_waiting: int) -> Iterator[int]:
+    waiting: set[Future[None]] = set()
+    done = 0
+    for chunk, shard in work:
+        waiting.add(pool.submit(_write_shard, chunk, shard))
+        if len(waiting) >= most_waiting:
+            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            done += _checked(finished)
+            yield done
+    if waiting:
+        done += _checked(wait(waiting).done)
+        yield done
+
+
+def _checked(finished: set[Future[None]]) -> int:
+    for future in finished:
+        future.result()
+    return len(finished)
+
+
+def _start_worker(config_json: str) -> None:
+    global _worker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    config = TrainerConfig.model_validate_json(config_json)
+    _worker = Tokeniser(config.model, config.data)
+
+
+def _write_shard(chunk: Chunk, shard: Path) -> None:
+    assert _worker is not None
+    _worker.write_shard(chunk, shard)
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    total = Findings()
+    for file in sorted(folder.glob("shard-*/findings.json")):
+        part = json.loads(file.read_text(encoding="utf-8"))
+        for name in ("rows", "kept", "tokens", "supervised_tokens", "lost_tokens", "stop_trained"):
+            setattr(total, name, getattr(total, name) + part[name])
+        total.dropped += Counter(part["dropped"])
+        total.changed += Counter(part["changed"])
+        for reason, places in part["examples"].items():
+            total.examples[reason] = (total.examples.get(reason, []) + places)[:5]
+    lengths = TokenStore(folder).rows["length"]
+    return {**total.as_json(), "lengths": _quantiles(lengths)}
+
+
+def _quantiles(lengths: np.ndarray) -> dict[str, int]:
+    if not len(lengths):
+        return {}
+    at = {"min": 0, "median": 50, "p95": 95, "p99": 99, "max": 100}
+    return {name: int(np.percentile(lengths, q, method="higher")) for name, q in at.items()}
+
+
+def _refuse_useless(summary: dict[str, Any], split: str) -> None:
+    if not summary["kept"]:
+        why = "; ".join(f"{count} {reason}" for reason, count in summary["dropped"].items()) or "the files are empty"
+        raise UserError(f"nothing to train on in the {split} rows: {why}", remedy="see `data` in the job file")
+    if not summary["stop_trained"]:
+        raise UserError(
+            "no supervised token is the tokenizer's end-of-sequence token: the model would never learn to stop",
+            remedy="use a chat template whose assistant turns end with it, or set the tokenizer's eos_token to the "
+            "token that ends a turn",
+        )
+
+
+def _write_json(file: Path, value: Any) -> None:
+    staging = file.with_name(f".{file.name}.{os.getpid()}")
+    staging.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    staging.replace(file)

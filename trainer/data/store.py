@@ -1,0 +1,64 @@
+"""Tokenised conversations on disk: memory-mapped shards behind one length index."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from trainer.data.tokenise import ROW
+
+
+class TokenStore:
+    """All conversations of one split, by number from 0.
+
+    Args:
+        folder: holds `shard-00000/`, `shard-00001/`, ...
+
+    Attributes:
+        rows: structured array (length, targets, weight, source, row, offset), one entry per conversation.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._shards = sorted(folder.glob("shard-*"))
+        self._rows = [np.load(shard / "rows.npy", allow_pickle=False) for shard in self._shards]
+        self.rows = np.concatenate(self._rows) if self._rows else np.zeros(0, ROW)
+        self._first = np.cumsum([0, *(len(rows) for rows in self._rows)])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def _arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [(_mapped(shard / "tokens.npy"), _mapped(shard / "mask.npy")) for shard in self._shards]
+
+    def conversation(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (uint32) and assistant mask (uint8) of one conversation, both of its length."""
+        shard = int(np.searchsorted(self._first, number, side="right")) - 1
+        tokens, mask = self._arrays[shard]
+        start = int(self.rows["offset"][number])
+        end = start + int(self.rows["length"][number])
+        return tokens[start:end], mask[start:end]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that training reads."""
+        digest = hashlib.sha256(self.rows.tobytes())
+        for tokens, mask in self._arrays:
+            digest.update(tokens)
+            digest.update(mask)
+        return digest.hexdigest()
+
+
+def read_fingerprint(data_dir: Path) -> dict[str, str]:
+    """The fingerprint file of a prepared data folder: `content`, and the `key` of what it was made from."""
+    return json.loads((data_dir / "fingerprint.json").read_text(encoding="utf-8"))
+
+
+def _mapped(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except ValueError:  # an empty file cannot be mapped
+        return np.load(file, allow_pickle=False)

@@ -1,0 +1,111 @@
+"""FSDP2: every tensor sharded by rows, each layer gathered when it is needed."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from trainer.config import TrainerConfig
+from trainer.data.batch import Batch
+from trainer.engines.base import (
+    MOMENTS,
+    Engine,
+    Range,
+    adamw,
+    clear_moments,
+    materialise_moments,
+    parameter_groups,
+    set_learning_rate,
+)
+from trainer.model.build import DTYPES, SupervisedModel, decoder_layers, trainable_parameters
+
+
+class Fsdp2Engine(Engine):
+    """`fully_shard` on every decoder layer and on the whole."""
+
+    def __init__(self, model: SupervisedModel, config: TrainerConfig) -> None:
+        execution = config.execution
+        self.device = _device(execution.device)
+        self.model = model.to(self.device)
+        self._shard(config)
+        self.optimizer = adamw(parameter_groups(model, config.training), config.training)
+        clear_moments(self.optimizer)
+        self._max_grad_norm = config.training.max_grad_norm or float("inf")
+
+    def _shard(self, config: TrainerConfig) -> None:
+        mesh = init_device_mesh(config.execution.device, (config.execution.world_size,))
+        compute = DTYPES[str(config.model.dtype)]
+        policy = MixedPrecisionPolicy(
+            param_dtype=None if compute is torch.float32 else compute, reduce_dtype=torch.float32
+        )
+        for layer in decoder_layers(self.model):
+            fully_shard(
+                layer, mesh=mesh, mp_policy=policy, reshard_after_forward=config.execution.reshard_after_forward
+            )
+        fully_shard(self.model, mesh=mesh, mp_policy=policy)
+        for module in self.model.modules():
+            if hasattr(module, "set_gradient_divide_factor"):
+                module.set_gradient_divide_factor(1.0)  # gradients are summed: the loss is already divided
+                module.set_force_sum_reduction_for_comms(True)
+
+    def micro_step(self, batch: Batch, scale: float, last: bool) -> torch.Tensor:
+        self.model.train()
+        loss = self.model(batch)
+        (loss * scale).backward()
+        return loss.detach()
+
+    def optimizer_step(self, learning_rate: float) -> torch.Tensor:
+        norm = nn.utils.clip_grad_norm_(self._trainable(), self._max_grad_norm)
+        set_learning_rate(self.optimizer, learning_rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> torch.Tensor:
+        self.model.eval()
+        return self.model(batch, plain=True)
+
+    def ranges(self) -> list[Range]:
+        found = []
+        for name, parameter in trainable_parameters(self.model):
+            start, shape = _place(parameter)
+            state = self.optimizer.state[parameter]
+            for kind in ("param", *MOMENTS):
+                local = _local(parameter if kind == "param" else state[kind])
+                found.append(Range(name, kind, start, shape, local.reshape(-1)))
+        return found
+
+    def full_gradient(self, parameter: nn.Parameter) -> torch.Tensor:
+        gradient = parameter.grad
+        assert gradient is not None
+        return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+
+    def after_load(self, step: int) -> None:
+        materialise_moments(self.optimizer, step)
+
+    def _trainable(self) -> list[nn.Parameter]:
+        return [parameter for _, parameter in trainable_parameters(self.model)]
+
+
+def _device(kind: str) -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if kind == "cuda" else torch.device("cpu")
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def _place(parameter: nn.Parameter) -> tuple[int, tuple[int, ...]]:
+    """First element of this rank's rows in the flattened tensor, and the whole shape."""
+    assert isinstance(parameter, DTensor)
+    shape = tuple(parameter.shape)
+    _, offset = compute_local_shape_and_global_offset(shape, parameter.device_mesh, parameter.placements)
+    row = 1
+    for size in shape[1:]:
+        row *= size
+    return offset[0] * row if shape else 0, shape

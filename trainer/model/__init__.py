@@ -1,0 +1,1 @@
+"""The model on the GPUs: loading, attention without padding, the loss head, adapters."""

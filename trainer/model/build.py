@@ -1,0 +1,147 @@
+"""From a model folder and the method to the module that an engine trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from trainer.config import TrainerConfig
+from trainer.data.batch import Batch
+from trainer.errors import UserError
+from trainer.model import attention
+from trainer.model.loss import HeadSettings, install_loss_head
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class SupervisedModel(nn.Module):
+    """A causal language model whose forward pass is a weighted loss over one flat micro-batch.
+
+    Attributes:
+        causal_lm: the Transformers model, or PEFT's wrapper of it.
+    """
+
+    def __init__(self, causal_lm: nn.Module, backend: str, settings: HeadSettings) -> None:
+        super().__init__()
+        self.causal_lm = causal_lm
+        self._backend = backend
+        head = output_layer(self.inner)
+        install_loss_head(head, settings)
+
+    @property
+    def inner(self) -> Any:
+        """The Transformers model itself."""
+        return self.causal_lm.get_base_model() if hasattr(self.causal_lm, "peft_config") else self.causal_lm
+
+    def forward(self, batch: Batch, plain: bool = False) -> torch.Tensor:
+        """Sum of weight times cross-entropy over the batch's supervised tokens, float32 scalar.
+
+        Args:
+            plain: without label smoothing, as evaluation reports it.
+        """
+        decoded = self.inner.get_decoder()(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            segments=attention.Segments(self._backend, batch),
+        )
+        hidden = decoded.last_hidden_state[0].index_select(0, batch.target_index)
+        return output_layer(self.inner)(hidden, batch.target_ids, batch.target_weights, plain)
+
+
+def build_model(config: TrainerConfig) -> SupervisedModel:
+    """The model of a job, on the CPU, ready for an engine.
+
+    Raises:
+        UserError: the model cannot be loaded, or a setting of the method takes no effect.
+    """
+    causal_lm = load_causal_lm(config, attn_implementation=attention.NAME)
+    settings = HeadSettings(
+        config.loss.chunk_tokens,
+        config.loss.label_smoothing,
+        getattr(causal_lm.config, "final_logit_softcapping", None),
+        logit_scale(causal_lm.config),
+    )
+    if config.training.gradient_checkpointing is True:
+        causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.method.kind == "lora":
+        from trainer.model.lora import add_adapters
+
+        causal_lm = add_adapters(causal_lm, config.method)
+    else:
+        causal_lm.requires_grad_(True)
+    return SupervisedModel(causal_lm, str(config.model.attention), settings)
+
+
+def load_causal_lm(config: TrainerConfig, **options: Any) -> Any:
+    """The Transformers model of a job, on the CPU, in the type that its trainable weights are kept in."""
+    full_bf16 = config.method.kind == "lora" or config.execution.engine.startswith("zero")
+    dtype = DTYPES[str(config.model.dtype)] if full_bf16 else torch.float32
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            config.model.path,
+            revision=config.model.revision,
+            trust_remote_code=config.model.trust_remote_code,
+            dtype=dtype,
+            **options,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"the model could not be loaded from {config.model.path}: {error}",
+            remedy="`model.path` needs config.json and safetensors weights of a causal language model",
+        ) from error
+
+
+def logit_scale(config: Any) -> float:
+    """Factor between hidden states times vocabulary and logits: Cohere multiplies, Granite divides."""
+    return float(getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1))
+
+
+def output_layer(causal_lm: Any) -> nn.Module:
+    """The vocabulary layer, a plain linear one.
+
+    Raises:
+        UserError: it carries an adapter.
+    """
+    head = causal_lm.get_output_embeddings()
+    if hasattr(head, "modules_to_save"):
+        head = head.modules_to_save["default"]
+    if head is None or type(head).__name__ != "Linear" or hasattr(head, "lora_A"):
+        raise UserError(
+            f"the output layer is {type(head).__name__}, not a plain linear layer",
+            remedy="leave the output layer out of method.target_modules",
+        )
+    return head
+
+
+def decoder_layers(model: SupervisedModel) -> list[nn.Module]:
+    """The repeated blocks of the model, the units in which engines gather parameters."""
+    for _, module in model.inner.get_decoder().named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) and list(module[0].parameters()):
+            return list(module)
+    raise UserError("the model has no list of layers", remedy="use an engine other than fsdp2")
+
+
+def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names (as Transformers and PEFT know them) and parameters that train."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield name.removeprefix("causal_lm."), parameter
+
+
+def attention_work(config: TrainerConfig) -> float:
+    """c of the work model c * L + sum of squares: parameters of a layer over the width of its attention."""
+    path = config.model
+    shape = AutoConfig.from_pretrained(
+        path.path, revision=path.revision, trust_remote_code=path.trust_remote_code
+    ).get_text_config()
+    hidden = shape.hidden_size
+    head_dim = getattr(shape, "head_dim", None) or hidden // shape.num_attention_heads
+    width = head_dim * shape.num_attention_heads
+    kv = head_dim * (getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads)
+    inner = getattr(shape, "intermediate_size", None) or 4 * hidden
+    return (2 * hidden * width + 2 * hidden * kv + 3 * hidden * inner) / width

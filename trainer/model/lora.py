@@ -1,0 +1,49 @@
+"""Low-rank adapters through PEFT, with a check that every setting took effect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from trainer.config import MethodConfig
+from trainer.errors import UserError
+
+
+def add_adapters(causal_lm: nn.Module, method: MethodConfig) -> Any:
+    """PEFT's wrapper of `causal_lm`, whose trainable parameters are those that `method` asks for.
+
+    Raises:
+        UserError: PEFT refuses the settings, or one of them takes no effect.
+    """
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=method.r,
+        lora_alpha=method.lora_alpha,
+        lora_dropout=method.lora_dropout,
+        target_modules=method.target_modules,
+        bias=method.bias,
+        use_rslora=method.use_rslora,
+        use_dora=method.use_dora,
+        modules_to_save=method.modules_to_save,
+    )
+    try:
+        model = get_peft_model(causal_lm, config)
+    except ValueError as error:
+        raise UserError(f"PEFT refuses the method: {error}", remedy="see `method` in the job file") from error
+    _check_took_effect(model, method)
+    return model
+
+
+def _check_took_effect(model: nn.Module, method: MethodConfig) -> None:
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if method.bias != "none" and not any(name.endswith("bias") for name in trained):
+        raise UserError(f"method.bias is {method.bias}, but the model has no such bias terms", remedy="remove it")
+    for module in method.modules_to_save or []:
+        if not any(f".{module}.modules_to_save." in name for name in trained):
+            raise UserError(f"method.modules_to_save names {module!r}, which the model does not have")
+    if isinstance(method.target_modules, list):
+        for target in method.target_modules:
+            if not any(f".{target}.lora_A" in name for name in trained):
+                raise UserError(f"method.target_modules names {target!r}, which the model does not have")
