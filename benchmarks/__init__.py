@@ -1,0 +1,1 @@
+"""Measured comparisons; each module runs alone with `python -m benchmarks.NAME`."""

@@ -1,0 +1,104 @@
+"""The `tuneyard` command. Each verb is a module, imported when it is asked for: help stays instant."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from launcher import __version__
+from launcher.errors import EXIT_CLUSTER, EXIT_INTERRUPTED, EXIT_OK, TuneyardError
+
+VERBS = {
+    "init": "Write a commented job file to start from.",
+    "schema": "Print the JSON Schema of the job file, or its table of settings.",
+    "check": "Tokenise the data and print the preflight report; trains nothing.",
+    "plan": "Print what would run, whether it fits, and why.",
+    "submit": "Plan a job, start it, and follow it.",
+    "status": "Where a run is.",
+    "logs": "Print a run's logs.",
+    "stop": "Ask a run to save and leave at the next step.",
+    "cancel": "End a run now.",
+    "resume": "Go on with a run that ended before it was finished.",
+    "list": "List the runs in a folder.",
+    "export": "Write a run's model in Hugging Face layout.",
+    "evaluate": "Let a run's model answer prompts, and score the answers.",
+    "report": "Write a run's report as one HTML file.",
+}
+"""Every verb and its line in the help; the verb's module and function are called the same."""
+
+ATTRIBUTES = {"list": "list_"}
+"""Verbs whose function cannot be called like the verb."""
+
+EPILOG = (
+    "Exit codes: 0 done; 2 the job file, the data or the arguments are wrong; 3 this machine lacks "
+    "something; 4 the scheduler or the cluster; 5 the run ended badly; 75 the run was saved before its end, resume it; "
+    "130 interrupted."
+)
+
+
+class LazyVerbs(click.Group):
+    """A group that imports a verb's module only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs, in the order of a run's life."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb itself, imported now."""
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = getattr(
+            import_module(f"launcher.cli.{cmd_name}"), ATTRIBUTES.get(cmd_name, cmd_name)
+        )
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb, or the nearest one in the message."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], VERBS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else " `tuneyard --help` lists the verbs."
+            ctx.fail(f"no verb is called {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs with their lines, without importing any."""
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=LazyVerbs, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tuneyard")
+def tuneyard() -> None:
+    """Size, launch and resume supervised fine-tunes of large language models."""
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Carries out one command line and gives its exit code; users' mistakes end without a traceback."""
+    from cluster import ClusterError
+
+    try:
+        code = tuneyard.main(args=arguments, prog_name="tuneyard", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except TuneyardError as error:
+        click.echo(f"error: {error}" if "\n" not in error.message else str(error), err=True)
+        return error.exit_code
+    except ClusterError as error:
+        click.echo(f"error: {error.message}\n{error.remedy}".rstrip(), err=True)
+        return EXIT_CLUSTER
+    return code if isinstance(code, int) else EXIT_OK
+
+
+def main() -> None:
+    """The entry point of the installed command."""
+    sys.exit(run())

@@ -1,0 +1,31 @@
+"""`tuneyard cancel`: end a run now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cluster import backend
+from launcher.cli.follow import next_step
+from launcher.cli.options import json_option, run_argument, run_dir_of
+from launcher.cli.output import print_json
+from launcher.errors import JobError
+from launcher.rundata import backend_name
+
+
+@click.command()
+@run_argument
+@json_option
+def cancel(run_name: str, runs_dir: Path, as_json: bool) -> None:
+    """End a run now. It is saved if that fits into the grace period."""
+    run_dir = run_dir_of(run_name, runs_dir)
+    where = backend(backend_name(run_dir))
+    if where.status(run_dir).state not in ("queued", "running"):
+        raise JobError(f"{run_dir} is not running", f"See tuneyard status {run_dir}")
+    where.cancel(run_dir)
+    outcome = where.status(run_dir).outcome
+    if as_json:
+        print_json({"run": str(run_dir), "outcome": outcome})
+        return
+    click.echo(f"cancelled; outcome: {outcome}\n{next_step(run_dir, outcome)}")

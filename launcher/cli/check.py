@@ -1,0 +1,33 @@
+"""`tuneyard check`: the preflight report of the data, before anything is asked of a GPU."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from cluster.rundir import read_json
+from launcher.cli.options import job_argument, json_option
+from launcher.cli.output import print_json
+from launcher.cli.planning import load_and_plan
+from launcher.runs import write_run
+from launcher.trainer_process import require_trainer, run_trainer
+
+
+@click.command()
+@job_argument
+@json_option
+def check(job_file: Path, as_json: bool) -> None:
+    """Tokenise the data and print the preflight report. Trains nothing, keeps nothing."""
+    _, plan = load_and_plan(job_file)
+    require_trainer()
+    with tempfile.TemporaryDirectory(prefix="tuneyard-check-") as scratch:
+        run_dir = Path(scratch)
+        (run_dir / "logs").mkdir()
+        write_run(run_dir, job_file.read_bytes(), plan)
+        run_trainer("prepare", run_dir, quiet=as_json)
+        if as_json:
+            print_json(read_json(run_dir / "data" / "preflight.json"))
+            return
+    click.echo(f"Next: tuneyard submit {job_file}")

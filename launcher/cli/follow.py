@@ -1,0 +1,162 @@
+"""Following a run: a progress bar on a terminal, plain lines elsewhere, and what to do when it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cluster import Status, backend
+from cluster.rundir import read_attempts, read_progress
+from launcher.cli.output import print_json
+from launcher.errors import EXIT_CLUSTER, EXIT_OK, EXIT_RUN_FAILED, EXIT_SAVED
+from launcher.report import write_report
+from launcher.rundata import backend_name
+
+POLL_SECONDS = 0.5
+LINE_SECONDS = 5.0
+START_SECONDS = 60.0
+EXIT_BY_OUTCOME = {
+    "finished": EXIT_OK,
+    "stopped": EXIT_SAVED,
+    "preempted": EXIT_SAVED,
+    "walltime": EXIT_SAVED,
+    "hang": EXIT_RUN_FAILED,
+    "crashed": EXIT_RUN_FAILED,
+    "fatal": EXIT_RUN_FAILED,
+    "node_failure": EXIT_RUN_FAILED,
+}
+
+
+def follow(run_dir: Path, *, as_json: bool = False) -> int:
+    """Shows a run until its attempt ends, and gives the exit code for its outcome.
+
+    Ctrl-C stops following only; the run goes on.
+    """
+    console = Console(stderr=as_json)
+    try:
+        status = (
+            _watch_with_bar(run_dir, console) if console.is_terminal else _watch_with_lines(run_dir, console)
+        )
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nThe run goes on. Next: tuneyard status {run_dir}, or tuneyard stop {run_dir}", err=as_json
+        )
+        return EXIT_OK
+    return _end(run_dir, status, as_json)
+
+
+def _watch(run_dir: Path, show: Callable[[dict[str, Any]], None]) -> Status:
+    """Calls `show` with each new progress until the run is neither queued nor running."""
+    where = backend(backend_name(run_dir))
+    shown: dict[str, Any] = {}
+    while True:
+        status = where.status(run_dir)
+        progress = read_progress(run_dir) or {}
+        if progress and progress != shown and progress.get("attempt") == status.attempt:
+            show(progress)
+            shown = progress
+        if status.state not in ("queued", "running"):
+            return status
+        time.sleep(POLL_SECONDS)
+
+
+def _watch_with_bar(run_dir: Path, console: Console) -> Status:
+    columns = (
+        TextColumn("{task.fields[state]:<10}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.fields[steps]}  {task.fields[facts]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=None, state="starting", steps="?", facts="")
+        return _watch(run_dir, lambda progress: _advance(bar, task, progress))
+
+
+def _advance(bar: Progress, task: TaskID, progress: dict[str, Any]) -> None:
+    steps = progress.get("max_steps")
+    bar.update(
+        task,
+        completed=progress.get("step") or 0,
+        total=steps,
+        state=progress.get("state", ""),
+        steps=steps or "?",
+        facts=_facts(progress),
+    )
+
+
+def _facts(progress: dict[str, Any]) -> str:
+    parts = []
+    if progress.get("loss") is not None:
+        parts.append(f"loss {progress['loss']:.4f}")
+    if progress.get("tokens_per_second"):
+        parts.append(f"{progress['tokens_per_second']:,.0f} tokens/s")
+    return "  ".join(parts)
+
+
+def _watch_with_lines(run_dir: Path, console: Console) -> Status:
+    last: dict[str, Any] = {"time": 0.0, "state": ""}
+
+    def show(progress: dict[str, Any]) -> None:
+        now, state = time.monotonic(), str(progress.get("state", ""))
+        if now - last["time"] < LINE_SECONDS and state == last["state"]:
+            return
+        last.update(time=now, state=state)
+        steps = progress.get("max_steps") or "?"
+        text = (
+            f"{state:<10} step {progress.get('step') or 0}/{steps}  {_facts(progress)}{_time_left(progress)}"
+        )
+        console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
+
+    return _watch(run_dir, show)
+
+
+def _time_left(progress: dict[str, Any]) -> str:
+    step, steps, tokens = progress.get("step"), progress.get("max_steps"), progress.get("tokens")
+    speed = progress.get("tokens_per_second")
+    if not (step and steps and tokens and speed):
+        return ""
+    seconds = (steps - step) * tokens / step / speed
+    return f"  {seconds / 60:.1f} min left" if seconds >= 60 else f"  {seconds:.0f} s left"
+
+
+def _end(run_dir: Path, status: Status, as_json: bool) -> int:
+    outcome = status.outcome or "unknown"
+    report = write_report(run_dir)
+    if as_json:
+        print_json(
+            {"run": str(run_dir), "attempt": status.attempt, "outcome": outcome, "report": str(report)}
+        )
+    else:
+        _say(run_dir, outcome, status.reason, report)
+    return EXIT_BY_OUTCOME.get(outcome, EXIT_CLUSTER)
+
+
+def _say(run_dir: Path, outcome: str, reason: str, report: Path) -> None:
+    failure = (read_progress(run_dir) or {}).get("failure") or {}
+    click.echo(f"outcome: {outcome}" + (f" ({reason})" if reason and reason != outcome else ""))
+    for key in ("message", "remedy"):
+        if failure.get(key) and outcome not in ("finished", "stopped"):
+            click.echo(str(failure[key]))
+    click.echo(f"report: {report}")
+    click.echo(next_step(run_dir, outcome))
+
+
+def next_step(run_dir: Path, outcome: str | None) -> str:
+    """What one does after this outcome."""
+    if outcome == "finished":
+        return f"Next: the model is in {run_dir / 'model'}; tuneyard evaluate {run_dir} --prompts FILE"
+    if outcome == "fatal":
+        return f"Next: change the job file and submit it again; logs: tuneyard logs {run_dir}"
+    if outcome in ("crashed", "hang", "node_failure"):
+        return f"Next: tuneyard logs {run_dir}; then tuneyard resume {run_dir}"
+    if outcome is None and not read_attempts(run_dir):
+        return f"Next: tuneyard resume {run_dir} starts it"
+    return f"Next: tuneyard resume {run_dir} goes on from the last checkpoint"

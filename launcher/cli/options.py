@@ -1,0 +1,38 @@
+"""Arguments and options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from launcher.runs import find_run
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+job_argument = click.argument("job_file", metavar="JOB", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print facts as one JSON object.")
+runs_option = click.option(
+    "--runs",
+    "runs_dir",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    envvar="TUNEYARD_RUNS",
+    show_default=True,
+    help="Folder of run directories.",
+)
+detach_option = click.option("--detach", is_flag=True, help="Do not follow the run.")
+
+
+def run_argument(command: Command) -> Command:
+    """Adds the argument RUN and the option --runs; the verb gets the run directory that they name."""
+    command = click.argument("run_name", metavar="RUN")(command)
+    return runs_option(command)
+
+
+def run_dir_of(run_name: str, runs_dir: Path) -> Path:
+    """The run directory that RUN names: a path, `last`, or the beginning of a name or id."""
+    return find_run(run_name, runs_dir)

@@ -1,0 +1,23 @@
+"""`tuneyard report`: a run as one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from launcher.cli.options import json_option, run_argument, run_dir_of
+from launcher.cli.output import print_json
+from launcher.report import write_report
+
+
+@click.command()
+@run_argument
+@json_option
+def report(run_name: str, runs_dir: Path, as_json: bool) -> None:
+    """Write a run's report as one HTML file that needs no network."""
+    path = write_report(run_dir_of(run_name, runs_dir))
+    if as_json:
+        print_json({"report": str(path)})
+    else:
+        click.echo(f"report: {path}\nNext: open it in a browser")

@@ -1,0 +1,64 @@
+"""`tuneyard status`: where a run is."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from cluster import Status, backend
+from cluster.rundir import read_attempts, read_progress
+from launcher.cli.follow import next_step
+from launcher.cli.options import json_option, run_argument, run_dir_of
+from launcher.cli.output import facts, print_json
+from launcher.rundata import backend_name
+
+
+@click.command()
+@run_argument
+@json_option
+def status(run_name: str, runs_dir: Path, as_json: bool) -> None:
+    """Where a run is: its state, step, loss, last checkpoint and attempts."""
+    run_dir = run_dir_of(run_name, runs_dir)
+    found = backend(backend_name(run_dir)).status(run_dir)
+    progress, attempts = read_progress(run_dir) or {}, read_attempts(run_dir)
+    if as_json:
+        fields = dataclasses.asdict(found)
+        print_json({"run": str(run_dir), **fields, "progress": progress, "attempts": attempts})
+        return
+    Console().print(facts(_rows(run_dir, found, progress, len(attempts))), highlight=False)
+    alive = found.state in ("queued", "running")
+    watch = f"Next: tuneyard logs {run_dir} --follow, or tuneyard stop {run_dir}"
+    click.echo(watch if alive else next_step(run_dir, found.outcome))
+
+
+def _rows(run_dir: Path, found: Status, progress: dict[str, Any], num_attempts: int) -> dict[str, Any]:
+    rows: dict[str, Any] = {"run": run_dir, "state": found.state}
+    if found.outcome:
+        rows["outcome"] = found.outcome
+    if found.reason:
+        rows["reason"] = found.reason
+    rows["attempts"] = num_attempts
+    return rows | _progress_rows(progress)
+
+
+def _progress_rows(progress: dict[str, Any]) -> dict[str, Any]:
+    if not progress:
+        return {}
+    checkpoint, failure = progress.get("last_checkpoint") or {}, progress.get("failure") or {}
+    age_seconds = max(0.0, time.time() - (progress.get("heartbeat") or time.time()))
+    rows = {
+        "trainer": f"{progress.get('state')}, heard {age_seconds:.0f} s ago",
+        "step": f"{progress.get('step')} of {progress.get('max_steps')}",
+        "loss": progress.get("loss"),
+        "tokens/s": progress.get("tokens_per_second"),
+        "last checkpoint": checkpoint.get("path"),
+        "resumed": progress.get("exactness"),
+        "failure": failure.get("message"),
+        "remedy": failure.get("remedy"),
+    }
+    return {name: value for name, value in rows.items() if value is not None}

@@ -1,0 +1,224 @@
+"""Every `auto` of a job file that does not depend on memory, decided with its reason.
+
+The engine, the micro-batch and checkpointing depend on what fits; `launcher.planner` decides those.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from launcher.errors import MachineError
+from launcher.hardware import Machine
+from launcher.jobfile.problems import SettingError
+from launcher.jobfile.schema import JobFile
+
+GPU_TOKENS_PER_STEP = 262_144
+CPU_TOKENS_PER_STEP = 65_536
+MOST_CPU_RANKS = 2
+MOST_TOKENIZER_PROCESSES = 16
+LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """One setting that the plan decided or derived."""
+
+    setting: str
+    value: Any
+    reason: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The decision as it stands in plan.json."""
+        return {"setting": self.setting, "value": self.value, "reason": self.reason}
+
+
+@dataclass(kw_only=True)
+class Basics:
+    """What is settled before memory is looked at, and the decisions that led there."""
+
+    device: str
+    dtype: str
+    attention: str
+    world_size: int
+    packs_per_step: int
+    learning_rate: float
+    decisions: list[Decision] = field(default_factory=list)
+
+    @property
+    def packs_per_rank(self) -> int:
+        """Packs of one rank in one step."""
+        return self.packs_per_step // self.world_size
+
+
+def decide_basics(job: JobFile, machine: Machine) -> Basics:
+    """Settles device, compute type, attention, ranks, step size and learning rate.
+
+    Raises:
+        SettingError: what is asked for contradicts itself.
+        MachineError: this machine does not have it.
+    """
+    log: list[Decision] = []
+    device = _device(job, machine, log)
+    dtype = _dtype(job, device, log)
+    attention = _attention(job, device, machine, log)
+    world_size = _world_size(job, device, machine, log)
+    packs_per_step = _packs_per_step(job, device, world_size, log)
+    learning_rate = _learning_rate(job, log)
+    return Basics(
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        world_size=world_size,
+        packs_per_step=packs_per_step,
+        learning_rate=learning_rate,
+        decisions=log,
+    )
+
+
+def _device(job: JobFile, machine: Machine, log: list[Decision]) -> str:
+    wanted = job.resources.gpu
+    if wanted == "none":
+        return "cpu"
+    if wanted == "auto":
+        device = "cuda" if machine.num_gpus else "cpu"
+        found = (
+            f"{machine.num_gpus} x {machine.gpu_names[0]}" if machine.num_gpus else "no GPU on this machine"
+        )
+        log.append(Decision(setting="resources.gpu", value=device, reason=found))
+        return device
+    if not any(_same_gpu(wanted, name) for name in machine.gpu_names):
+        has = ", ".join(sorted(set(machine.gpu_names))) or "no GPU"
+        raise MachineError(
+            f"resources.gpu asks for {wanted!r}; this machine has {has}",
+            "Set `gpu: auto` to take what is there, or `gpu: none` for the CPU.",
+        )
+    return "cuda"
+
+
+def _same_gpu(wanted: str, name: str) -> bool:
+    words = re.findall(r"[a-z]*\d+[a-z]*", name.lower())
+    return wanted.lower().split("-")[0] in words
+
+
+def _dtype(job: JobFile, device: str, log: list[Decision]) -> str:
+    if job.model.dtype != "auto":
+        return job.model.dtype
+    dtype = "bfloat16" if device == "cuda" else "float32"
+    reasons = {
+        "cuda": "matrix units run bfloat16 at full speed",
+        "cpu": "CPUs are no faster in bfloat16, and exact",
+    }
+    log.append(Decision(setting="model.dtype", value=dtype, reason=reasons[device]))
+    return dtype
+
+
+def _attention(job: JobFile, device: str, machine: Machine, log: list[Decision]) -> str:
+    if job.model.attention != "auto":
+        return job.model.attention
+    if device == "cpu":
+        value, reason = "padded", "on the CPU short rows side by side are quicker than one masked row"
+    elif machine.has_flash_attention:
+        value, reason = "flash", "flash-attn is installed"
+    else:
+        value, reason = "varlen", "PyTorch's own varlen attention; flash-attn is not installed"
+    log.append(Decision(setting="model.attention", value=value, reason=reason))
+    return value
+
+
+def _world_size(job: JobFile, device: str, machine: Machine, log: list[Decision]) -> int:
+    resources = job.resources
+    if resources.nodes not in ("auto", 1):
+        raise SettingError(
+            "resources.nodes",
+            "the local profile has one machine",
+            got=resources.nodes,
+            remedy="Write 1, or auto.",
+        )
+    if device == "cuda":
+        return _gpu_ranks(job, machine, log)
+    if resources.cpu_ranks != "auto":
+        return resources.cpu_ranks
+    most = min(MOST_CPU_RANKS, machine.num_cores)
+    ranks = _largest_dividing(job, most)
+    log.append(
+        Decision(setting="resources.cpu_ranks", value=ranks, reason=_rank_reason(ranks, most, "cores"))
+    )
+    return ranks
+
+
+def _gpu_ranks(job: JobFile, machine: Machine, log: list[Decision]) -> int:
+    wanted = job.resources.gpus_per_node
+    if wanted == "auto":
+        ranks = _largest_dividing(job, machine.num_gpus)
+        reason = _rank_reason(ranks, machine.num_gpus, "GPUs")
+        log.append(Decision(setting="resources.gpus_per_node", value=ranks, reason=reason))
+        return ranks
+    if wanted > machine.num_gpus:
+        raise MachineError(
+            f"resources.gpus_per_node asks for {wanted}; this machine has {machine.num_gpus}",
+            "Ask for fewer, or write auto.",
+        )
+    return wanted
+
+
+def _largest_dividing(job: JobFile, most: int) -> int:
+    """As many ranks as there are, or as divide the asked step exactly."""
+    tokens = job.training.tokens_per_step
+    if tokens == "auto" or tokens % job.data.max_length:
+        return most
+    packs = tokens // job.data.max_length
+    return next(ranks for ranks in range(most, 0, -1) if packs % ranks == 0)
+
+
+def _rank_reason(ranks: int, most: int, what: str) -> str:
+    if ranks == most:
+        return f"one rank on each of the {most} {what} used here"
+    return f"at most {most} of the {what} here; this is the most that divides a step exactly"
+
+
+def _packs_per_step(job: JobFile, device: str, world_size: int, log: list[Decision]) -> int:
+    length, tokens = job.data.max_length, job.training.tokens_per_step
+    unit = world_size * length
+    if tokens == "auto":
+        target = GPU_TOKENS_PER_STEP if device == "cuda" else CPU_TOKENS_PER_STEP
+        tokens = unit * _power_of_two_near(target / unit)
+        reason = f"near {target:,}: {world_size} ranks x {length} tokens x a power of two"
+        log.append(Decision(setting="training.tokens_per_step", value=tokens, reason=reason))
+    elif tokens % unit:
+        raise SettingError(
+            "training.tokens_per_step",
+            f"must be a multiple of ranks x max_length = {world_size} x {length} = {unit}",
+            got=tokens,
+            remedy=f"Nearest: {_nearest_multiples(tokens, unit)}.",
+        )
+    packs = tokens // length
+    reason = f"{tokens} tokens in a step / {length} tokens in a pack"
+    log.append(Decision(setting="execution.packs_per_step", value=packs, reason=reason))
+    return packs
+
+
+def _nearest_multiples(tokens: int, unit: int) -> str:
+    below, above = tokens // unit * unit, (tokens // unit + 1) * unit
+    return f"{below} or {above}" if below else f"{above} or {2 * unit}"
+
+
+def _power_of_two_near(value: float) -> int:
+    power = 1
+    while power * 2 <= value * 1.5:
+        power *= 2
+    return power
+
+
+def _learning_rate(job: JobFile, log: list[Decision]) -> float:
+    asked = job.training.learning_rate
+    if asked != "auto":
+        return asked
+    kind = job.method.kind
+    reasons = {
+        "lora": "rule of thumb for adapters: ten times that of a full fine-tune",
+        "full": "rule of thumb for a pretrained model, all weights; a small one from scratch takes more",
+    }
+    log.append(Decision(setting="training.learning_rate", value=LEARNING_RATES[kind], reason=reasons[kind]))
+    return LEARNING_RATES[kind]

@@ -1,0 +1,55 @@
+"""From a file to a checked job: every problem found at once, each with its line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from launcher.jobfile.document import Document, read_document
+from launcher.jobfile.paths import resolve_paths
+from launcher.jobfile.problems import JobFileError, KeyPath, Problem, SettingError
+from launcher.jobfile.schema import JobFile
+from launcher.jobfile.wording import problems_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedJob:
+    """A checked job file, and where its settings stand."""
+
+    job: JobFile
+    path: Path
+    document: Document
+
+    def located(self, error: SettingError) -> JobFileError:
+        """An error of the planner, with the file and the line of the setting that it is about."""
+        path: KeyPath = tuple(error.setting.split("."))
+        line = self.document.line(path)
+        problem = Problem(
+            line=line, key=error.setting, message=error.problem, got=error.got, remedy=error.remedy
+        )
+        return JobFileError(self.document.file, [problem])
+
+
+def load_job(path: Path) -> LoadedJob:
+    """Reads and checks a job file.
+
+    Args:
+        path: The YAML file.
+
+    Raises:
+        JobFileError: the file cannot be read, is not YAML, or says something wrong; all problems are in it.
+    """
+    document = read_document(path)
+    data, problems = resolve_paths(document)
+    job = None
+    try:
+        # Through JSON: in strict mode pydantic takes a mapping for a section there, and only there.
+        job = JobFile.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        problems += problems_from(error.errors(), document)
+    if problems or job is None:
+        raise JobFileError(document.file, problems)
+    return LoadedJob(job=job, path=path, document=document)

@@ -1,0 +1,158 @@
+"""Files that a job file names: found beside it, made absolute, and looked into as far as a login node can.
+
+A relative path means relative to the job file's folder, so a job file works from any working directory. A
+name such as `org/name` that is nowhere on disk stays as it is: it belongs to the hub.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import glob
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import JobError
+from launcher.jobfile.document import Document
+from launcher.jobfile.problems import KeyPath, Problem, dotted, shown
+from launcher.shape import read_config, shape_from_config
+
+HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+DATA_SUFFIXES = (
+    ".jsonl",
+    ".json",
+    ".parquet",
+    ".arrow",
+    ".csv",
+    ".txt",
+    ".gz",
+    ".zst",
+    ".tsv",
+    ".yaml",
+    ".yml",
+)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+
+
+def resolve_paths(document: Document) -> tuple[dict[str, Any], list[Problem]]:
+    """The document's values with every local path absolute, and what is wrong with the paths."""
+    data = copy.deepcopy(document.data)
+    base = Path(document.file).resolve().parent
+    problems: list[Problem] = []
+    for path in _path_settings(data):
+        _resolve_one(data, path, base, document, problems)
+    return data, problems + _template_problems(document)
+
+
+def _path_settings(data: dict[str, Any]) -> Iterator[KeyPath]:
+    """The settings that are present, are text, and name files."""
+    train = _get(data, ("data", "train"))
+    entries = len(train) if isinstance(train, list) else 0
+    candidates: list[KeyPath] = [
+        ("model", "path"),
+        *(("data", "train", index, "path") for index in range(entries)),
+    ]
+    candidates += [("data", "eval", "path"), ("evaluation", "generate")]
+    if str(_get(data, ("data", "chat_template"))).endswith(".jinja"):
+        candidates.append(("data", "chat_template"))
+    for path in candidates:
+        if isinstance(_get(data, path), str) and _get(data, path):
+            yield path
+
+
+def _resolve_one(
+    data: dict[str, Any], path: KeyPath, base: Path, document: Document, problems: list[Problem]
+) -> None:
+    value = _get(data, path)
+    found = _find(value, base)
+    line, key = document.line(path), dotted(path)
+    if found is not None:
+        _get(data, path[:-1])[path[-1]] = found
+        reasons = [_model_folder_error(Path(found))] if path == ("model", "path") else []
+        problems += [Problem(line=line, key=key, message=reason) for reason in reasons if reason]
+    elif not _may_be_on_hub(path, value, base):
+        hint = _hint(value, base)
+        problems.append(
+            Problem(line=line, key=key, message="no such file or folder", got=shown(value), remedy=hint)
+        )
+
+
+def _get(data: Any, path: KeyPath) -> Any:
+    for part in path:
+        inside = isinstance(data, dict) and part in data
+        if not inside and not (isinstance(data, list) and isinstance(part, int)):
+            return None
+        data = data[part]
+    return data
+
+
+def _find(value: str, base: Path) -> str | None:
+    """The absolute path or glob, if it matches anything."""
+    candidate = base / Path(value).expanduser()
+    if candidate.exists():
+        return str(candidate.resolve())
+    if any(char in value for char in "*?[") and glob.glob(str(candidate), recursive=True):  # noqa: PTH207
+        return str(candidate)
+    return None
+
+
+def _may_be_on_hub(path: KeyPath, value: str, base: Path) -> bool:
+    if path[-1] != "path" or not HUB_NAME.match(value) or value.lower().endswith(DATA_SUFFIXES):
+        return False
+    return not (base / value.split("/")[0]).exists()
+
+
+def _hint(value: str, base: Path) -> str:
+    wanted = base / Path(value).expanduser()
+    folder = wanted.parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    missing = wanted.relative_to(folder).parts[0]
+    if any(char in value for char in "*?["):
+        return f"The pattern matches nothing in {folder}."
+    near = difflib.get_close_matches(missing, [entry.name for entry in folder.iterdir()], n=1)
+    return f"Nearest in {folder}: {near[0]}." if near else f"Looked in {folder}."
+
+
+def _model_folder_error(folder: Path) -> str:
+    """What a model folder lacks; empty when nothing."""
+    if folder.is_file():
+        return f"is a file; name the folder that holds it ({folder.parent})"
+    if not (folder / "config.json").is_file():
+        return f"{folder} is no model folder: it holds no config.json"
+    try:
+        shape_from_config(read_config(folder / "config.json"), "its config.json")
+    except JobError as error:
+        return str(error).replace("\n", ". ").rstrip(".")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return f"{folder} holds no tokenizer (looked for {', '.join(TOKENIZER_FILES)})"
+    return ""
+
+
+def _template_problems(document: Document) -> list[Problem]:
+    path: KeyPath = ("data", "chat_template")
+    value, known = _get(document.data, path), template_names()
+    if not isinstance(value, str) or value.endswith(".jinja") or not known or value in known:
+        return []
+    near = difflib.get_close_matches(value, known, n=1)
+    remedy = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}; or name a .jinja file."
+    return [
+        Problem(
+            line=document.line(path),
+            key=dotted(path),
+            message="unknown chat template",
+            got=shown(value),
+            remedy=remedy,
+        )
+    ]
+
+
+def template_names() -> list[str]:
+    """The chat templates that the trainer brings along."""
+    spec = importlib.util.find_spec("trainer")
+    if spec is None or spec.origin is None:
+        return []
+    return sorted(path.stem for path in (Path(spec.origin).parent / "data" / "templates").glob("*.jinja"))

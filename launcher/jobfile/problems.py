@@ -1,0 +1,71 @@
+"""What can be wrong with a job file, each finding with the line that it stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launcher.errors import JobError
+
+KeyPath = tuple[str | int, ...]
+LONGEST_VALUE = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        line: Line in the job file, counted from 1.
+        key: The setting, dotted; empty when the file as a whole is meant.
+        message: What is wrong.
+        got: The value that was found, as a person would write it; empty when there is none to show.
+        remedy: What to do about it; may be empty.
+    """
+
+    line: int
+    message: str
+    key: str = ""
+    got: str = ""
+    remedy: str = ""
+
+    def text(self, file: str) -> str:
+        """The finding as one line."""
+        key = f" {self.key}:" if self.key else ""
+        got = f" (got {self.got})" if self.got else ""
+        remedy = f". {self.remedy}" if self.remedy else ""
+        return f"{file}:{self.line}:{key} {self.message}{got}{remedy}"
+
+
+class JobFileError(JobError):
+    """A job file with its problems, all of them, in the order of their lines."""
+
+    def __init__(self, file: str, problems: Sequence[Problem]) -> None:
+        self.file = file
+        self.problems = sorted(problems, key=lambda problem: (problem.line, problem.key))
+        super().__init__("\n".join(problem.text(file) for problem in self.problems))
+
+
+class SettingError(JobError):
+    """A setting that is well formed but cannot be carried out, found while planning."""
+
+    def __init__(self, setting: str, message: str, *, got: object = None, remedy: str = "") -> None:
+        super().__init__(f"{setting}: {message}", remedy)
+        self.setting = setting
+        self.problem = message
+        self.got = "" if got is None else shown(got)
+
+
+def dotted(path: KeyPath) -> str:
+    """A key path as people write it: `data.train[0].path`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def shown(value: object) -> str:
+    """A value as it looks in YAML, shortened."""
+    text = {True: "true", False: "false", None: "null"}.get(value) if isinstance(value, bool | None) else None
+    text = text or (f"'{value}'" if isinstance(value, str) else str(value))
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."

@@ -1,0 +1,75 @@
+"""The job file's vocabulary: the trainer's own sections, and where and on what the run takes place."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from trainer.config import (
+    Auto,
+    CheckpointConfig,
+    DataConfig,
+    Engine,
+    EvaluationConfig,
+    LoggingConfig,
+    LossConfig,
+    MethodConfig,
+    ModelConfig,
+    PositiveInt,
+    Section,
+    TrainingConfig,
+)
+
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+WALLTIME_PATTERN = r"^[1-9][0-9]*[mhd]$"
+SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=53)]
+Walltime = Annotated[str, StringConstraints(pattern=WALLTIME_PATTERN)]
+
+
+class ResourcesConfig(Section):
+    """What the run may use, and how it is laid over that; `auto` leaves it to the plan."""
+
+    gpu: str = Field(
+        "auto", min_length=1, description="Kind of GPU; none trains on the CPU, auto takes what is there."
+    )
+    nodes: PositiveInt | Auto = Field("auto", description="Machines; the local profile has one.")
+    gpus_per_node: PositiveInt | Auto = Field("auto", description="GPUs, and so ranks, on each machine.")
+    cpu_ranks: PositiveInt | Auto = Field("auto", description="Ranks when there is no GPU.")
+    engine: Engine | Auto = Field("auto", description="DeepSpeed ZeRO stage 0 to 3, or FSDP2.")
+    micro_batch: PositiveInt | Auto = Field("auto", description="Packs in one forward pass of one rank.")
+    walltime: Walltime | None = Field(None, description="Longest life of one attempt, such as 90m, 4h or 2d.")
+    grace_seconds: int = Field(60, ge=1, le=3600, description="Seconds between the wish to stop and the end.")
+
+
+class ClusterConfig(Section):
+    """Where the run takes place."""
+
+    profile: Literal["local"] = Field("local", description="A site profile; local is this machine.")
+
+
+class JobFile(Section):
+    """One fine-tune: the model, the data, how to train, and where."""
+
+    name: Name = Field(description="Name of the run: lower-case letters, digits and dashes.")
+    model: ModelConfig
+    method: MethodConfig = MethodConfig()
+    data: DataConfig
+    training: TrainingConfig = TrainingConfig()
+    loss: LossConfig = LossConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+
+SHARED_SECTIONS = ("model", "method", "data", "training", "loss", "evaluation", "checkpoint", "logging")
+"""The sections that the job file and the trainer's configuration have in common."""
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of the job file, for editors."""
+    return {"$schema": SCHEMA_DIALECT, **JobFile.model_json_schema()}

@@ -1,0 +1,192 @@
+"""What pydantic found, in words that name the setting, what it may be, and the nearest known name."""
+
+from __future__ import annotations
+
+import difflib
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from launcher.jobfile.document import Document
+from launcher.jobfile.problems import KeyPath, Problem, dotted, shown
+from launcher.jobfile.schema import NAME_PATTERN, WALLTIME_PATTERN, JobFile
+
+ELSEWHERE = {
+    "per_device_train_batch_size": "training.tokens_per_step sets the step, resources.micro_batch one forward pass.",
+    "gradient_accumulation_steps": "It follows from training.tokens_per_step; delete it.",
+    "max_seq_length": "It is called max_length, in data.",
+    "bf16": "Set model.dtype.",
+    "fp16": "Set model.dtype.",
+    "deepspeed": "Set resources.engine.",
+    "fsdp": "Set resources.engine.",
+    "lr": "It is called learning_rate, in training.",
+    "epochs": "It is called num_train_epochs, in training.",
+    "warmup_ratio": "Write warmup_steps, in training; below 1 it is a share of all steps.",
+    "num_gpus": "Set resources.gpus_per_node.",
+    "output_dir": "Name the folder with `tuneyard submit --runs`.",
+    "save_steps": "It is called every_steps, in checkpoint.",
+    "eval_steps": "It is called every_steps, in evaluation.",
+    "save_total_limit": "It is called keep, in checkpoint.",
+}
+"""Names that people bring from other tools, and what stands for them here."""
+
+PATTERNS = {
+    NAME_PATTERN: "lower-case letters, digits and dashes, with a letter or digit at both ends",
+    WALLTIME_PATTERN: "a time such as 90m, 4h or 2d",
+}
+
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "dict": "a mapping",
+    "model": "a section of `setting: value` lines",
+}
+
+BOUNDS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "of at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "of at most"),
+}
+
+
+def problems_from(errors: Iterable[ErrorDetails], document: Document) -> list[Problem]:
+    """One problem for each setting that pydantic refused; the branches of a union are said together."""
+    grouped: dict[KeyPath, list[ErrorDetails]] = defaultdict(list)
+    for error in errors:
+        grouped[_real_path(error, document.data)].append(error)
+    return [_problem(path, group, document) for path, group in grouped.items()]
+
+
+def _real_path(error: ErrorDetails, data: Any) -> KeyPath:
+    """The error's place without the parts that only name a branch of a union."""
+    path: list[str | int] = []
+    for part in error["loc"]:
+        in_list = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if in_list or (isinstance(data, dict) and part in data):
+            data = data[part]
+        elif error["type"] != "missing":
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _problem(path: KeyPath, group: list[ErrorDetails], document: Document) -> Problem:
+    kind, line, key = group[0]["type"], document.line(path), dotted(path)
+    if kind == "extra_forbidden":
+        return Problem(line=line, key=key, message="unknown setting", remedy=_nearest(path))
+    if kind == "missing":
+        return Problem(line=line, key=key, message="is missing", remedy=_add(path))
+    if kind == "value_error":
+        return Problem(line=line, key=key, message=group[0]["msg"].removeprefix("Value error, "))
+    expected = " or ".join(dict.fromkeys(_expected(error) for error in group))
+    got = group[0]["input"]
+    return Problem(
+        line=line, key=key, message=f"must be {expected}", got=shown(got), remedy=_remedy(group, got)
+    )
+
+
+def _expected(error: ErrorDetails) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind in BOUNDS:
+        name, words = BOUNDS[kind]
+        return f"a number {words} {context[name]:g}"
+    if kind == "literal_error":
+        return _choices(error)
+    if kind == "string_pattern_mismatch":
+        return PATTERNS.get(context["pattern"], f"text like {context['pattern']}")
+    if kind in ("string_too_long", "string_too_short", "too_short"):
+        return _length(kind, context)
+    return KINDS.get(kind.split("_")[0], error["msg"])
+
+
+def _choices(error: ErrorDetails) -> str:
+    choices = error.get("ctx", {})["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+    return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+
+
+def _length(kind: str, context: dict[str, Any]) -> str:
+    if kind == "string_too_long":
+        return f"at most {context['max_length']} characters long"
+    return "text that is not empty" if kind == "string_too_short" else "a list with at least one entry"
+
+
+def _remedy(group: list[ErrorDetails], got: Any) -> str:
+    if isinstance(got, float) and got.is_integer() and any(e["type"].startswith("int") for e in group):
+        return f"Write {int(got)}."
+    words = [
+        w
+        for e in group
+        if e["type"] == "literal_error"
+        for w in _choices(e).removeprefix("one of ").split(", ")
+    ]
+    near = difflib.get_close_matches(str(got), words, n=1)
+    return f"Did you mean {near[0]}?" if near and isinstance(got, str) else _unquote(group, got)
+
+
+def _unquote(group: list[ErrorDetails], got: Any) -> str:
+    wants_number = any(e["type"].split("_")[0] in ("int", "float") for e in group)
+    plain = isinstance(got, str) and got.replace(".", "", 1).isdigit()
+    return "Write it without quotes." if wants_number and plain else ""
+
+
+def _add(path: KeyPath) -> str:
+    examples = {
+        ("name",): "Add `name: my-run`.",
+        ("model",): "Add `model: {path: FOLDER}`.",
+        ("model", "path"): "Add `path: FOLDER`.",
+        ("data",): "Add `data: {train: [{path: FILE.jsonl}]}`.",
+        ("data", "train"): "Add `train: [{path: FILE.jsonl}]`.",
+    }
+    return examples.get(tuple(p for p in path if isinstance(p, str)), f"Add `{path[-1]}`.")
+
+
+def _nearest(path: KeyPath) -> str:
+    """Where an unknown key belongs, or which known key is spelled like it."""
+    name, sections = str(path[-1]), _sections()
+    here = sections.get(_section_of(path), ())
+    near = difflib.get_close_matches(name, here, n=1, cutoff=0.75)
+    if near:
+        return f"Did you mean {near[0]}?"
+    if name in ELSEWHERE:
+        return ELSEWHERE[name]
+    homes = [section for section, keys in sections.items() if name in keys]
+    if homes:
+        return f"It belongs to {' or '.join(home or 'the top level' for home in homes)}."
+    return _nearest_anywhere(name, here, sections)
+
+
+def _nearest_anywhere(name: str, here: Iterable[str], sections: dict[str, tuple[str, ...]]) -> str:
+    near = difflib.get_close_matches(name, here, n=1, cutoff=0.5)
+    if near:
+        return f"Did you mean {near[0]}?"
+    everywhere = {key: section for section, keys in sections.items() for key in keys}
+    far = difflib.get_close_matches(name, everywhere, n=1, cutoff=0.7)
+    if far:
+        return f"Did you mean {far[0]}, in {everywhere[far[0]] or 'the top level'}?"
+    return f"Known here: {', '.join(here)}."
+
+
+def _section_of(path: KeyPath) -> str:
+    return ".".join(part for part in path[:-1] if isinstance(part, str))
+
+
+def _sections(model: type[BaseModel] = JobFile, prefix: str = "") -> dict[str, tuple[str, ...]]:
+    """Dotted section name to the settings in it, the top level under the empty name."""
+    found = {prefix: tuple(model.model_fields)}
+    for name, field in model.model_fields.items():
+        for inner in _models_in(field.annotation):
+            found |= _sections(inner, f"{prefix}.{name}".lstrip("."))
+    return found
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]

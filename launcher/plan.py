@@ -1,0 +1,130 @@
+"""From a job file to the content of plan.json: what was decided, why, and what was turned down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from launcher import __version__
+from launcher.decisions import MOST_TOKENIZER_PROCESSES, Basics, Decision, decide_basics
+from launcher.hardware import Machine
+from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
+from launcher.modelfiles import find_config
+from launcher.planner import Choice, choose
+from launcher.shape import ModelShape, read_shape
+from trainer.config import TrainerConfig
+
+SECONDS_PER_UNIT = {"m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that is decided about a run before it starts."""
+
+    trainer: TrainerConfig
+    launch: dict[str, Any]
+    decisions: list[Decision]
+    choice: Choice
+    shape: ModelShape | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of plan.json."""
+        return {
+            "tuneyard": __version__,
+            "trainer": _trainer_json(self.trainer),
+            "launch": self.launch,
+            "decisions": [decision.as_json() for decision in self.decisions],
+            "prediction": self._prediction_json(),
+            "rejected": [rejected.as_json() for rejected in self.choice.rejected],
+        }
+
+    def _prediction_json(self) -> dict[str, Any] | None:
+        prediction = self.choice.candidate.prediction
+        if prediction is None:
+            return None
+        return {
+            **prediction.as_json(),
+            "limit_bytes": self.choice.limit_bytes,
+            "steps": self.trainer.training.max_steps,
+        }
+
+
+def make_plan(job: JobFile, machine: Machine) -> Plan:
+    """Decides every `auto` of a job.
+
+    Args:
+        job: The checked job file, its paths absolute.
+        machine: Where the run takes place.
+
+    Raises:
+        TuneyardError: something contradicts itself, is not here, or does not fit.
+    """
+    config = find_config(job.model.path, job.model.revision)
+    shape = read_shape(config) if config else None
+    basics = decide_basics(job, machine)
+    choice = choose(job, basics, shape, machine)
+    threads = max(1, machine.num_cores // basics.world_size)
+    return Plan(
+        trainer=_trainer_config(job, basics, choice, machine),
+        launch=_launch(job, basics, threads),
+        decisions=[*basics.decisions, *choice.decisions, _threads_decision(threads, basics, machine)],
+        choice=choice,
+        shape=shape,
+    )
+
+
+def _threads_decision(threads: int, basics: Basics, machine: Machine) -> Decision:
+    reason = f"{machine.num_cores} cores / {basics.world_size} ranks"
+    return Decision(setting="launch.threads_per_rank", value=threads, reason=reason)
+
+
+def _launch(job: JobFile, basics: Basics, threads: int) -> dict[str, Any]:
+    phases = ["prepare", "train", "export"] + (["evaluate"] if job.evaluation.generate else [])
+    launch: dict[str, Any] = {
+        "nodes": 1,
+        "ranks_per_node": basics.world_size,
+        "device": basics.device,
+        "threads_per_rank": threads,
+        "grace_seconds": job.resources.grace_seconds,
+        "phases": phases,
+    }
+    if job.resources.walltime:
+        launch["walltime_seconds"] = walltime_seconds(job.resources.walltime)
+    return launch
+
+
+def walltime_seconds(text: str) -> int:
+    """Seconds in a time such as `90m`, `4h` or `2d`."""
+    return int(text[:-1]) * SECONDS_PER_UNIT[text[-1]]
+
+
+def _trainer_config(job: JobFile, basics: Basics, choice: Choice, machine: Machine) -> TrainerConfig:
+    best = choice.candidate
+    sections = {name: getattr(job, name).model_dump() for name in SHARED_SECTIONS}
+    sections["method"] = _method_json(job)
+    sections["model"] |= {"attention": basics.attention, "dtype": basics.dtype}
+    sections["training"] |= {
+        "tokens_per_step": basics.packs_per_step * job.data.max_length,
+        "learning_rate": basics.learning_rate,
+        "gradient_checkpointing": best.checkpointing,
+    }
+    execution = {
+        "engine": best.engine,
+        "device": basics.device,
+        "world_size": basics.world_size,
+        "packs_per_step": basics.packs_per_step,
+        "micro_batch": best.micro_batch,
+        "accumulation": best.accumulation,
+        "num_proc": min(machine.num_cores, MOST_TOKENIZER_PROCESSES),
+    }
+    return TrainerConfig.model_validate({"name": job.name, **sections, "execution": execution})
+
+
+def _method_json(job: JobFile) -> dict[str, Any]:
+    """A full fine-tune states its kind only: the settings of adapters are refused beside it."""
+    return {"kind": "full"} if job.method.kind == "full" else job.method.model_dump()
+
+
+def _trainer_json(config: TrainerConfig) -> dict[str, Any]:
+    dumped = config.model_dump(mode="json")
+    return dumped | ({"method": {"kind": "full"}} if config.method.kind == "full" else {})

@@ -1,0 +1,86 @@
+"""Everything a run directory says about its run, read for people: metrics, attempts, evaluation, plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.rundir import read_attempts, read_json, read_plan, read_progress
+
+DEFAULT_BACKEND = "local"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """What is known about a run; parts that it has not reached yet are empty."""
+
+    run_dir: Path
+    job_text: str
+    plan: dict[str, Any]
+    progress: dict[str, Any]
+    attempts: list[dict[str, Any]]
+    training: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    preflight: dict[str, Any]
+    evaluation: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return str(self.plan.get("trainer", {}).get("name", self.run_dir.name))
+
+    @property
+    def outcome(self) -> str:
+        """Outcome of the newest attempt, or where the run is."""
+        if self.attempts and self.attempts[-1].get("outcome"):
+            return str(self.attempts[-1]["outcome"])
+        return "running" if self.attempts else "planned"
+
+
+def read_run(run_dir: Path) -> RunData:
+    """Reads a run directory.
+
+    Raises:
+        cluster.ClusterError: there is no plan, or a JSON file is damaged.
+    """
+    lines = list(_metric_lines(run_dir / "logs" / "metrics.jsonl"))
+    job = run_dir / "job.yaml"
+    return RunData(
+        run_dir=run_dir,
+        job_text=job.read_text(encoding="utf-8", errors="replace") if job.is_file() else "",
+        plan=read_plan(run_dir),
+        progress=read_progress(run_dir) or {},
+        attempts=read_attempts(run_dir),
+        training=last_of_each_step(line for line in lines if "loss" in line),
+        evaluations=last_of_each_step(line for line in lines if "eval_loss" in line),
+        preflight=read_json(run_dir / "data" / "preflight.json") or {},
+        evaluation=read_json(run_dir / "evaluation.json") or {},
+    )
+
+
+def backend_name(run_dir: Path) -> str:
+    """The backend that a run lives on."""
+    return str(read_plan(run_dir)["launch"].get("backend", DEFAULT_BACKEND))
+
+
+def last_of_each_step(lines: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Steps in order; a step that was trained again after a crash counts as it was trained last."""
+    by_step = {line["step"]: line for line in lines if isinstance(line.get("step"), int)}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _metric_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Metrics; a line that was cut off by a crash is left out."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict):
+                yield line

@@ -1,0 +1,101 @@
+"""Run directories on this machine: making one, finding one, listing them."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+from cluster.rundir import PLAN, write_json_atomic
+from launcher.errors import JobError, MachineError
+from launcher.plan import Plan
+
+BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+ID_CHARACTERS = 4
+LAST = "last"
+ID_PARTS = 3
+"""A run's id has three parts between dashes: date, time and random characters."""
+
+
+def new_run_dir(root: Path, name: str) -> Path:
+    """Makes the empty directory of a new run, `<root>/<name>-<UTC time>-<random>`.
+
+    Raises:
+        MachineError: the folder cannot be made or written to.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    suffix = "".join(secrets.choice(BASE32) for _ in range(ID_CHARACTERS))
+    run_dir = root.absolute() / f"{name}-{stamp}-{suffix}"
+    try:
+        run_dir.mkdir(parents=True)
+        (run_dir / "logs").mkdir()
+    except OSError as error:
+        raise MachineError(
+            f"{root}: cannot make a run directory there: {error.strerror}",
+            "Name a writable folder with `--runs DIR`.",
+        ) from error
+    return run_dir
+
+
+def write_run(run_dir: Path, job_text: bytes, plan: Plan) -> None:
+    """Writes what was asked, byte for byte, and what was decided.
+
+    Raises:
+        MachineError: the folder cannot be written to.
+        cluster.ClusterError: likewise, for the plan.
+    """
+    try:
+        (run_dir / "job.yaml").write_bytes(job_text)
+    except OSError as error:
+        raise MachineError(f"{run_dir}: cannot be written: {error.strerror}") from error
+    write_json_atomic(run_dir / PLAN, plan.as_json())
+
+
+def remove_run(run_dir: Path) -> None:
+    """Deletes a run directory in which nothing was started."""
+    shutil.rmtree(run_dir)
+
+
+def list_runs(root: Path) -> list[Path]:
+    """The run directories below `root`, oldest first."""
+    if not root.is_dir():
+        return []
+    found = [path for path in root.iterdir() if (path / PLAN).is_file()]
+    return sorted(found, key=lambda path: (path.name.rsplit("-", ID_PARTS)[1:], path.name))
+
+
+def find_run(text: str, root: Path) -> Path:
+    """The run directory that a person means.
+
+    Args:
+        text: A path, `last`, or how the name or the id of a run under `root` begins.
+        root: The folder of run directories.
+
+    Raises:
+        JobError: nothing matches, or more than one run does.
+    """
+    if (Path(text) / PLAN).is_file():
+        return Path(text).absolute()
+    runs = [run.absolute() for run in list_runs(root)]
+    if text == LAST and runs:
+        return runs[-1]
+    matching = [run for run in runs if run.name.startswith(text) or run_id(run).startswith(text)]
+    if len(matching) == 1:
+        return matching[0]
+    raise _not_one(text, root, runs, matching)
+
+
+def run_id(run_dir: Path) -> str:
+    """The part of a run directory's name after the job's name."""
+    return "-".join(run_dir.name.rsplit("-", ID_PARTS)[1:])
+
+
+def _not_one(text: str, root: Path, runs: list[Path], matching: list[Path]) -> JobError:
+    if matching:
+        names = ", ".join(run.name for run in matching[-5:])
+        return JobError(f"{text!r} names {len(matching)} runs: {names}", "Give more of the name, or `last`.")
+    if runs:
+        known = ", ".join(run.name for run in runs[-5:])
+        return JobError(f"no run {text!r} in {root}", f"There is: {known}. `tuneyard list` shows all.")
+    return JobError(f"no run {text!r}: {root} holds no runs", "Name the folder of runs with `--runs DIR`.")

@@ -1,0 +1,57 @@
+"""Running the trainer's one-process commands: `prepare`, `export`, `evaluate`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import launcher
+from launcher.errors import EXIT_USER, JobError, MachineError, RunFailedError
+
+PACKAGES = ("torch", "transformers", "datasets", "safetensors", "numpy")
+
+
+def require_trainer() -> None:
+    """Refuses where the trainer cannot run.
+
+    Raises:
+        MachineError: a package is missing.
+    """
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MachineError(
+            f"training on this machine needs {', '.join(missing)}",
+            "Install it: pip install 'tuneyard[train]'",
+        )
+
+
+def run_trainer(command: str, run_dir: Path, *arguments: str, quiet: bool = False) -> None:
+    """Runs `python -m trainer COMMAND RUN_DIR` in the foreground.
+
+    Args:
+        command: `prepare`, `export` or `evaluate`.
+        run_dir: The run directory.
+        arguments: What follows on the command line.
+        quiet: Send what it prints to standard error.
+
+    Raises:
+        JobError: the job or the data is wrong; the trainer has said how.
+        RunFailedError: it broke.
+    """
+    line = [sys.executable, "-m", "trainer", command, str(run_dir), *arguments]
+    output = sys.stderr if quiet else None
+    code = subprocess.run(line, env=_environment(), stdout=output, check=False).returncode
+    if code == EXIT_USER:
+        raise JobError(f"{command}: the job or its data is wrong, see above")
+    if code:
+        raise RunFailedError(f"{command} broke with exit code {code}, see above", f"Run directory: {run_dir}")
+
+
+def _environment() -> dict[str, str]:
+    """This environment, with the folder that these packages lie in importable."""
+    root = str(Path(launcher.__file__).resolve().parent.parent)
+    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
