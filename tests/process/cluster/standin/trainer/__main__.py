@@ -1,0 +1,81 @@
+"""`python -m trainer COMMAND RUN_DIR`. plan.json's `trainer` says how many steps, and what goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+FAR_AWAY_SECONDS = 600
+
+
+def main() -> int:
+    command, run_dir = sys.argv[1], Path(sys.argv[2])
+    settings = json.loads((run_dir / "plan.json").read_text())["trainer"]
+    print(f"{command} speaks", flush=True)
+    if command == "train":
+        return train(run_dir, settings)
+    (run_dir / f"{command}.pid").write_text(str(os.getpid()))
+    time.sleep(settings.get(f"{command}_seconds", 0))
+    if code := settings.get(f"{command}_exit", 0):
+        print(f"{command} went wrong", file=sys.stderr)
+        return code
+    return 0
+
+
+def train(run_dir: Path, settings: dict) -> int:
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    rank, start = int(os.environ["RANK"]), resume_step(run_dir)
+    (run_dir / f"rank{rank}.pid").write_text(str(os.getpid()))
+    (run_dir / f"rank{rank}.env").write_text(json.dumps(dict(os.environ)))
+    if settings.get("leave_orphan"):
+        far = subprocess.Popen(["sleep", str(FAR_AWAY_SECONDS)], start_new_session=True)
+        (run_dir / f"orphan{rank}.pid").write_text(str(far.pid))
+    for step in range(start, settings["steps"] + 1):
+        if rank == 0:
+            write_progress(run_dir, "training", step, start)
+        if (run_dir / "stop").exists() and not settings.get("deaf"):
+            return leave(run_dir, rank, step, start)
+        if told and not settings.get("deaf"):
+            return 1  # torchrun ends us since another rank failed
+        if settings.get("fatal_at") == step:
+            failure = {"kind": "fatal", "message": "out of memory", "remedy": "a smaller micro-batch"}
+            write_progress(run_dir, "failed", step, start, failure)
+            return 2
+        time.sleep(settings.get("step_seconds", 0.02))
+    if rank == 0:
+        write_progress(run_dir, "finished", settings["steps"], start)
+    return 0
+
+
+def leave(run_dir: Path, rank: int, step: int, start: int) -> int:
+    if rank == 0:
+        write_progress(run_dir, "stopped", step, start)
+    return 75
+
+
+def resume_step(run_dir: Path) -> int:
+    path = run_dir / "progress.json"
+    return json.loads(path.read_text())["last_checkpoint"]["step"] if path.exists() else 0
+
+
+def write_progress(run_dir: Path, state: str, step: int, start: int, failure: dict | None = None) -> None:
+    saved = step if state in ("stopped", "finished") else start
+    progress = {
+        "state": state,
+        "attempt": int(os.environ["TUNEYARD_ATTEMPT"]),
+        "step": step,
+        "last_checkpoint": {"step": saved, "path": f"checkpoints/step-{saved:08d}"},
+        "resumed_from": {"step": start} if start else None,
+        "heartbeat": time.time(),
+        "failure": failure,
+    }
+    beside = run_dir / "progress.json.new"
+    beside.write_text(json.dumps(progress))
+    beside.replace(run_dir / "progress.json")
+
+
+sys.exit(main())
