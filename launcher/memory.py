@@ -233,7 +233,7 @@ def _activations(shape: ModelShape, layout: Layout) -> dict[str, int]:
 
 
 def _loss(shape: ModelShape, layout: Layout) -> dict[str, int]:
-    """Chunked linear cross-entropy: logits and their gradient for one chunk in float32, never for all T tokens.
+    """Chunked linear cross-entropy: float32 logits and their gradient for one chunk, never for all T tokens.
 
     The compute type's own copy of the logits comes on top when it is smaller than float32. The gradient of
     the hidden states is T h c. A trained output head gathers its gradient over the chunks, in the compute

@@ -51,13 +51,14 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 def _summary(plan: Plan) -> dict[str, Any]:
     execution, training = plan.trainer.execution, plan.trainer.training
+    length = plan.trainer.data.max_length
     steps = training.max_steps or f"known once the data is tokenised ({training.num_train_epochs:g} epochs)"
     return {
         "run": plan.trainer.name,
         "model": f"{plan.trainer.model.path} ({_parameters(plan)})",
         "engine": f"{execution.engine} on {execution.world_size} x {execution.device}",
         "step": f"{training.tokens_per_step:,} tokens = {execution.world_size} ranks"
-        f" x {execution.micro_batch} packs x {execution.accumulation} micro-steps of {plan.trainer.data.max_length:,} tokens",
+        f" x {execution.micro_batch} packs x {execution.accumulation} micro-steps of {length:,} tokens",
         "steps": steps,
     }
 

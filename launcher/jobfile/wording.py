@@ -15,7 +15,7 @@ from launcher.jobfile.problems import KeyPath, Problem, dotted, shown
 from launcher.jobfile.schema import NAME_PATTERN, WALLTIME_PATTERN, JobFile
 
 ELSEWHERE = {
-    "per_device_train_batch_size": "training.tokens_per_step sets the step, resources.micro_batch one forward pass.",
+    "per_device_train_batch_size": "Set training.tokens_per_step, and resources.micro_batch.",
     "gradient_accumulation_steps": "It follows from training.tokens_per_step; delete it.",
     "max_seq_length": "It is called max_length, in data.",
     "bf16": "Set model.dtype.",
