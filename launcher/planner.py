@@ -253,7 +253,7 @@ def _decisions(job: JobFile, basics: Basics, best: Candidate, fitting: list[Cand
     accumulation = Decision(
         setting="execution.accumulation",
         value=best.accumulation,
-        reason=f"{basics.packs_per_rank} packs of a rank in a step / {best.micro_batch} packs in a forward pass",
+        reason=f"{basics.packs_per_rank} packs of a rank / {best.micro_batch} packs in a forward pass",
     )
     return [*_open_decisions(job, basics, best, fitting), accumulation]
 

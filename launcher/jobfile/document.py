@@ -37,7 +37,7 @@ REWORDED = {
         "indentation does not line up",
         "Give all settings of one section the same indentation.",
     ),
-    "expected a single document": ("a second YAML document begins here", "Keep one job in one file."),
+    "found another document": ("a second YAML document begins here", "Keep one job in one file."),
     "expected ',' or '}'": (
         "a `{` that is never closed properly",
         "Separate settings with commas and close with `}`.",
@@ -137,7 +137,7 @@ def _load(text: str, file: str) -> Any:
     except ReaderError as error:
         line = text[: error.position].count("\n") + 1
         problem = Problem(
-            line=line, message=f"a control character (0x{ord(error.character):02x})", remedy="Delete it."
+            line=line, message=f"a control character (0x{error.character:02x})", remedy="Delete it."
         )
         raise JobFileError(file, [problem]) from None
     except (YAMLError, ValueError, RecursionError) as error:
@@ -184,7 +184,7 @@ class _Converter:
         self.num_values += 1
         if self.num_values > MOST_VALUES or len(path) > 20:
             raise self._refusal(
-                path, "nests too deep or repeats itself through an alias", "Write the values out."
+                path, "nests too deep, or repeats itself through aliases", "Write the values out."
             )
         if isinstance(value, CommentedMap):
             return self._mapping(value, path)

@@ -45,6 +45,7 @@ KINDS = {
     "string": "text",
     "list": "a list",
     "dict": "a mapping",
+    "finite": "a finite number",
     "model": "a section of `setting: value` lines",
 }
 
