@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ class StopWishes:
         self._run_dir = run_dir
         self.say = say
         self._arrived: list[signal.Signals] = []
-        self._wish: dict[str, Any] | None = None
+        self._unwritten: dict[str, Any] | None = None
 
     def listen(self) -> None:
         """Takes over the signals. A hangup that `nohup` has us ignore stays ignored."""
@@ -50,8 +51,7 @@ class StopWishes:
         """Acts upon signals that have arrived; returns the wish to stop, None when there is none."""
         while self._arrived:
             self._act_upon(self._arrived.pop(0))
-        on_disk = read_stop(self._run_dir)
-        return on_disk if on_disk is not None else self._wish
+        return self._unwritten or read_stop(self._run_dir)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._arrived.append(signal.Signals(number))
@@ -66,14 +66,13 @@ class StopWishes:
             self.say(f"{number.name}: already stopping ({present['reason']})")
             return
         self.say(f"{number.name}: asking the ranks to save and leave ({reason})")
-        self._wish = {"reason": reason, "by": number.name, "time": time.time()}
         self._write(reason, number.name)
 
     def _write(self, reason: str, by: str) -> None:
         try:
             write_stop(self._run_dir, reason, by)
-        except (
-            ClusterError
-        ) as error:  # a full disk: an empty file needs no space, and the ranks look for no more
+        except ClusterError as error:  # a full disk: an empty file needs no space, and tells the ranks enough
             self.say(f"{error}; leaving an empty one")
-            (self._run_dir / STOP).touch()
+            self._unwritten = {"reason": reason, "by": by, "time": time.time()}
+            with contextlib.suppress(OSError):  # then the end of the grace period tells them
+                (self._run_dir / STOP).touch()
