@@ -57,7 +57,7 @@ def carry(attempt: Attempt, wishes: StopWishes) -> int:
 def run_phases(attempt: Attempt, wishes: StopWishes) -> Verdict:
     """Runs the planned phases in order, until one fails or somebody wants a stop."""
     launch = Launch.from_plan(read_plan(attempt.run_dir))
-    with Children() as children:
+    with Children(attempt.say) as children:
         for name in launch.phases:
             if wishes.poll() is not None:
                 break

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cluster.processes import stat_fields
@@ -21,12 +21,14 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _END_SECONDS = 10.0
+_REAP_SECONDS = 0.01
 
 
 class Children:
     """All processes below the agent, except those that were there before it. Leaving its block ends them."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         self._foreign = set(descendants(os.getpid()))
         self._started: dict[int, subprocess.Popen[bytes]] = {}
@@ -65,14 +67,15 @@ class Children:
         except ProcessLookupError:
             return  # it left by itself in between
 
-    def end_all(self) -> list[int]:
-        """Kills and reaps everything below the agent; returns what would not die, which should be nothing."""
+    def end_all(self) -> None:
+        """Kills and reaps everything below the agent, and names what would not die."""
         deadline = time.monotonic() + _END_SECONDS
         while (left := self._left()) and time.monotonic() < deadline:
             for pid in left:
                 _kill(pid)
-            time.sleep(0.01)
-        return left
+            time.sleep(_REAP_SECONDS)
+        if left:
+            self._say(f"processes {left} do not die (waiting for a device?): this machine needs a look")
 
     def _left(self) -> list[int]:
         self._reap()
