@@ -89,9 +89,7 @@ def _newest(run_dir: Path, follow: bool, alive: Callable[[], bool]) -> int | Non
 
 
 def _is_open(run_dir: Path, attempt: int) -> bool:
-    return any(
-        record["attempt"] == attempt and record.get("outcome") is None for record in read_attempts(run_dir)
-    )
+    return any(record["attempt"] == attempt and record.get("outcome") is None for record in read_attempts(run_dir))
 
 
 def _refuse_unknown(run_dir: Path, attempt: int | None) -> None:

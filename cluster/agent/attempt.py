@@ -69,9 +69,7 @@ def close_abandoned(run_dir: Path, previous: Mapping[str, Any] | None) -> None:
     """Gives an outcome to records whose agent died. Only the holder of the lock may do this."""
     for record in read_attempts(run_dir):
         if record.get("outcome") is None:
-            put_attempt(
-                run_dir, closed(run_dir, record, abandoned(record, read_stop(run_dir), previous, boot_id()))
-            )
+            put_attempt(run_dir, closed(run_dir, record, abandoned(record, read_stop(run_dir), previous, boot_id())))
 
 
 def closed(run_dir: Path, record: dict[str, Any], verdict: Verdict) -> dict[str, Any]:

@@ -60,9 +60,7 @@ def test_cluster_needs_the_standard_library_only() -> None:
         assert tops <= sys.stdlib_module_names | {"cluster"}, name(path)
 
 
-@pytest.mark.parametrize(
-    "modules", ["launcher, cluster", "trainer, trainer.config", "cluster.agent.__main__"]
-)
+@pytest.mark.parametrize("modules", ["launcher, cluster", "trainer, trainer.config", "cluster.agent.__main__"])
 def test_imports_stay_light(modules: str) -> None:
     code = f"import sys, {modules}; print(*({HEAVY!r} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -80,9 +78,7 @@ def test_the_backend_contract_fits_on_a_page() -> None:
 
 
 def test_no_module_is_called_utils() -> None:
-    assert not [
-        name(path) for path in SOURCES if path.stem.strip("_") in ("utils", "util", "helpers", "common")
-    ]
+    assert not [name(path) for path in SOURCES if path.stem.strip("_") in ("utils", "util", "helpers", "common")]
 
 
 def test_files_and_functions_stay_readable() -> None:

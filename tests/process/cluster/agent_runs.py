@@ -50,9 +50,7 @@ class Run:
             "phases": phases,
         }
         self.dir.mkdir(exist_ok=True)
-        (self.dir / "plan.json").write_text(
-            json.dumps({"launch": launch, "trainer": {"steps": 3, **trainer}})
-        )
+        (self.dir / "plan.json").write_text(json.dumps({"launch": launch, "trainer": {"steps": 3, **trainer}}))
         return self
 
     def start(self) -> subprocess.Popen[bytes]:

@@ -85,9 +85,7 @@ def test_cancel_kills_an_agent_that_does_not_answer(
     assert holder(run.dir) is None
 
 
-def test_a_killed_agent_is_seen_at_once_and_its_record_is_closed_by_the_next(
-    run: Run, local: cluster.Backend
-) -> None:
+def test_a_killed_agent_is_seen_at_once_and_its_record_is_closed_by_the_next(run: Run, local: cluster.Backend) -> None:
     run.plan(["prepare"], prepare_seconds=600)
     local.submit(run.dir)
     os.kill(holder(run.dir)["pid"], signal.SIGKILL)

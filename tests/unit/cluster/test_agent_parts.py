@@ -118,9 +118,7 @@ def test_the_environment_adds_to_what_is_there() -> None:
     assert made["PYTHONPATH"].split(os.pathsep) == ["/mine", str(Path(rundir.__file__).parents[1])]
     assert made["OMP_NUM_THREADS"] == "3"
     assert made["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "60"
-    cuda = phase_environment(
-        Launch(1, 2, "cuda", 3, 60.0, ()), 7, Path("/logs"), {"CUDA_VISIBLE_DEVICES": "1"}
-    )
+    cuda = phase_environment(Launch(1, 2, "cuda", 3, 60.0, ()), 7, Path("/logs"), {"CUDA_VISIBLE_DEVICES": "1"})
     assert cuda["CUDA_VISIBLE_DEVICES"] == "1"
     assert "DS_ACCELERATOR" not in cuda
 
