@@ -83,9 +83,7 @@ def _device(job: JobFile, machine: Machine, log: list[Decision]) -> str:
         return "cpu"
     if wanted == "auto":
         device = "cuda" if machine.num_gpus else "cpu"
-        found = (
-            f"{machine.num_gpus} x {machine.gpu_names[0]}" if machine.num_gpus else "no GPU on this machine"
-        )
+        found = f"{machine.num_gpus} x {machine.gpu_names[0]}" if machine.num_gpus else "no GPU on this machine"
         log.append(Decision(setting="resources.gpu", value=device, reason=found))
         return device
     if not any(_same_gpu(wanted, name) for name in machine.gpu_names):
@@ -142,9 +140,7 @@ def _world_size(job: JobFile, device: str, machine: Machine, log: list[Decision]
         return resources.cpu_ranks
     most = min(MOST_CPU_RANKS, machine.num_cores)
     ranks = _largest_dividing(job, most)
-    log.append(
-        Decision(setting="resources.cpu_ranks", value=ranks, reason=_rank_reason(ranks, most, "cores"))
-    )
+    log.append(Decision(setting="resources.cpu_ranks", value=ranks, reason=_rank_reason(ranks, most, "cores")))
     return ranks
 
 

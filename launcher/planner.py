@@ -231,9 +231,7 @@ def _reject(candidate: Candidate, best: Candidate, limit_bytes: int) -> Rejected
         phase = candidate.prediction.binding_phase
         reason = f"does not fit: {peak / GIB:.1f} GiB in {phase}, {limit_bytes / GIB:.1f} GiB usable"
     elif _rank(candidate)[0] > _rank(best)[0]:
-        reason = (
-            f"fits, but takes about {100 * (candidate.relative_time / best.relative_time - 1):.1f} % longer"
-        )
+        reason = f"fits, but takes about {100 * (candidate.relative_time / best.relative_time - 1):.1f} % longer"
     else:
         reason = f"fits and is as quick, but needs more memory: {peak / GIB:.1f} GiB"
     return Rejected(candidate=candidate, reason=reason)
@@ -258,13 +256,9 @@ def _decisions(job: JobFile, basics: Basics, best: Candidate, fitting: list[Cand
     return [*_open_decisions(job, basics, best, fitting), accumulation]
 
 
-def _open_decisions(
-    job: JobFile, basics: Basics, best: Candidate, fitting: list[Candidate]
-) -> Iterator[Decision]:
+def _open_decisions(job: JobFile, basics: Basics, best: Candidate, fitting: list[Candidate]) -> Iterator[Decision]:
     if job.resources.engine == "auto":
-        yield Decision(
-            setting="resources.engine", value=best.engine, reason=_engine_reason(job, basics, best)
-        )
+        yield Decision(setting="resources.engine", value=best.engine, reason=_engine_reason(job, basics, best))
     if job.resources.micro_batch == "auto":
         yield Decision(
             setting="resources.micro_batch", value=best.micro_batch, reason=_micro_batch_reason(best, fitting)

@@ -272,9 +272,7 @@ def _head_dim(config: dict[str, Any], arch: Architecture, size: dict[str, int], 
     return _optional(config, "head_dim", arch.head_dim_default or derived, derived, where)
 
 
-def lora_parameters(
-    shape: ModelShape, *, r: int, target_modules: str | list[str], use_dora: bool = False
-) -> int:
+def lora_parameters(shape: ModelShape, *, r: int, target_modules: str | list[str], use_dora: bool = False) -> int:
     """Parameters of LoRA adapters on `target_modules`; DoRA adds one magnitude per output.
 
     Args:
@@ -323,13 +321,9 @@ def _matching(known: list[tuple[Linear, int]], pattern: str) -> list[tuple[Linea
     try:
         found = [entry for entry in known if re.fullmatch(pattern, _full_name(entry[0]))]
     except re.error as error:
-        raise JobError(
-            f"not a regular expression: {error}", "Write a list of names, or all-linear."
-        ) from error
+        raise JobError(f"not a regular expression: {error}", "Write a list of names, or all-linear.") from error
     if not found:
-        raise JobError(
-            "text is a regular expression over whole module names, and none matches", f"Write [{pattern}]."
-        )
+        raise JobError("text is a regular expression over whole module names, and none matches", f"Write [{pattern}].")
     return found
 
 
@@ -346,6 +340,4 @@ def _named(known: list[tuple[Linear, int]], name: str, model_type: str) -> tuple
     names = [linear.name.rsplit(".", 1)[-1] for linear, _ in known]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f"Did you mean {near[0]}? " if near else ""
-    raise JobError(
-        f"{model_type} has no projection {name!r}", f"{hint}Known: {', '.join(names)}, or all-linear."
-    )
+    raise JobError(f"{model_type} has no projection {name!r}", f"{hint}Known: {', '.join(names)}, or all-linear.")

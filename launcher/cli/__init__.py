@@ -49,9 +49,7 @@ class LazyVerbs(click.Group):
         """The verb itself, imported now."""
         if cmd_name not in VERBS:
             return None
-        command: click.Command = getattr(
-            import_module(f"launcher.cli.{cmd_name}"), ATTRIBUTES.get(cmd_name, cmd_name)
-        )
+        command: click.Command = getattr(import_module(f"launcher.cli.{cmd_name}"), ATTRIBUTES.get(cmd_name, cmd_name))
         return command
 
     def resolve_command(

@@ -14,15 +14,9 @@ from launcher.trainer_process import require_trainer, run_trainer
 
 @click.command()
 @run_argument
-@click.option(
-    "--model", type=click.Path(path_type=Path, exists=True), help="A model; RUN/model when not given."
-)
-@click.option(
-    "--prompts", type=click.Path(path_type=Path, exists=True), help="JSONL; the job's when not given."
-)
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="Where to write; RUN/evaluation.json otherwise."
-)
+@click.option("--model", type=click.Path(path_type=Path, exists=True), help="A model; RUN/model when not given.")
+@click.option("--prompts", type=click.Path(path_type=Path, exists=True), help="JSONL; the job's when not given.")
+@click.option("--output", type=click.Path(path_type=Path), help="Where to write; RUN/evaluation.json otherwise.")
 @json_option
 def evaluate(
     run_name: str,

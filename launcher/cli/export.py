@@ -13,15 +13,11 @@ from launcher.trainer_process import require_trainer, run_trainer
 
 @click.command()
 @run_argument
-@click.option(
-    "--step", type=click.IntRange(min=0), help="Which checkpoint; the newest verified one when not given."
-)
+@click.option("--step", type=click.IntRange(min=0), help="Which checkpoint; the newest verified one when not given.")
 @click.option("--merge", is_flag=True, help="Merge the adapters into the model.")
 @click.option("--output", type=click.Path(path_type=Path), help="Where to write; RUN/model when not given.")
 @json_option
-def export(
-    run_name: str, runs_dir: Path, step: int | None, merge: bool, output: Path | None, as_json: bool
-) -> None:
+def export(run_name: str, runs_dir: Path, step: int | None, merge: bool, output: Path | None, as_json: bool) -> None:
     """Write a run's model in Hugging Face layout: the adapter, or the whole model."""
     run_dir = run_dir_of(run_name, runs_dir)
     require_trainer()

@@ -40,13 +40,9 @@ def follow(run_dir: Path, *, as_json: bool = False) -> int:
     """
     console = Console(stderr=as_json)
     try:
-        status = (
-            _watch_with_bar(run_dir, console) if console.is_terminal else _watch_with_lines(run_dir, console)
-        )
+        status = _watch_with_bar(run_dir, console) if console.is_terminal else _watch_with_lines(run_dir, console)
     except KeyboardInterrupt:
-        click.echo(
-            f"\nThe run goes on. Next: tuneyard status {run_dir}, or tuneyard stop {run_dir}", err=as_json
-        )
+        click.echo(f"\nThe run goes on. Next: tuneyard status {run_dir}, or tuneyard stop {run_dir}", err=as_json)
         return EXIT_OK
     return _end(run_dir, status, as_json)
 
@@ -110,9 +106,7 @@ def _watch_with_lines(run_dir: Path, console: Console) -> Status:
             return
         last.update(time=now, state=state)
         steps = progress.get("max_steps") or "?"
-        text = (
-            f"{state:<10} step {progress.get('step') or 0}/{steps}  {_facts(progress)}{_time_left(progress)}"
-        )
+        text = f"{state:<10} step {progress.get('step') or 0}/{steps}  {_facts(progress)}{_time_left(progress)}"
         console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
     return _watch(run_dir, show)
@@ -131,9 +125,7 @@ def _end(run_dir: Path, status: Status, as_json: bool) -> int:
     outcome = status.outcome or "unknown"
     report = write_report(run_dir)
     if as_json:
-        print_json(
-            {"run": str(run_dir), "attempt": status.attempt, "outcome": outcome, "report": str(report)}
-        )
+        print_json({"run": str(run_dir), "attempt": status.attempt, "outcome": outcome, "report": str(report)})
     else:
         _say(run_dir, outcome, status.reason, report)
     return EXIT_BY_OUTCOME.get(outcome, EXIT_CLUSTER)

@@ -13,9 +13,7 @@ from launcher.rundata import backend_name
 
 @click.command()
 @run_argument
-@click.option(
-    "--rank", type=click.IntRange(min=0), help="One rank's own log; otherwise agent, phases and rank 0."
-)
+@click.option("--rank", type=click.IntRange(min=0), help="One rank's own log; otherwise agent, phases and rank 0.")
 @click.option("--attempt", type=click.IntRange(min=0), help="Which attempt; the newest when not given.")
 @click.option("--follow", is_flag=True, help="Go on until the attempt has ended.")
 def logs(run_name: str, runs_dir: Path, rank: int | None, attempt: int | None, follow: bool) -> None:

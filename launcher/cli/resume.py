@@ -40,6 +40,4 @@ def _refuse(run_dir: Path, where: Backend) -> None:
     if found.state in ("queued", "running"):
         raise JobError(f"{run_dir} is {found.state}", f"Watch it: tuneyard logs {run_dir} --follow")
     if found.outcome == "finished":
-        raise JobError(
-            f"{run_dir} is finished", f"Its model is in {run_dir / 'model'}; submit the job to train again."
-        )
+        raise JobError(f"{run_dir} is finished", f"Its model is in {run_dir / 'model'}; submit the job to train again.")

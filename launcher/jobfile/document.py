@@ -88,9 +88,7 @@ def parse_document(text: str, file: str) -> Document:
     if loaded is None:
         raise JobFileError(file, [Problem(line=1, message="the file is empty", remedy=FIRST_LINES)])
     if not isinstance(loaded, CommentedMap):
-        problem = Problem(
-            line=1, message="a job file is a mapping of settings", got=shown(loaded), remedy=FIRST_LINES
-        )
+        problem = Problem(line=1, message="a job file is a mapping of settings", got=shown(loaded), remedy=FIRST_LINES)
         raise JobFileError(file, [problem])
     converter = _Converter(file)
     data = converter.plain(loaded, ())
@@ -111,9 +109,7 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         message = f"byte 0x{raw[error.start]:02x} is not UTF-8"
-        raise JobFileError(
-            str(path), [Problem(line=line, message=message, remedy="Save as UTF-8.")]
-        ) from None
+        raise JobFileError(str(path), [Problem(line=line, message=message, remedy="Save as UTF-8.")]) from None
 
 
 def _like(path: Path) -> str:
@@ -136,9 +132,7 @@ def _load(text: str, file: str) -> Any:
         raise JobFileError(file, [_syntax(error, text)]) from None
     except ReaderError as error:
         line = text[: error.position].count("\n") + 1
-        problem = Problem(
-            line=line, message=f"a control character (0x{error.character:02x})", remedy="Delete it."
-        )
+        problem = Problem(line=line, message=f"a control character (0x{error.character:02x})", remedy="Delete it.")
         raise JobFileError(file, [problem]) from None
     except (YAMLError, ValueError, RecursionError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -157,9 +151,7 @@ def _syntax(error: MarkedYAMLError, text: str) -> Problem:
     line = mark.line + 1 if mark else 1
     problem = str(error.problem or "not valid YAML")
     if "'\\t'" in problem or _tab_indents(text, line):
-        return Problem(
-            line=line, message="a tab; YAML is indented with spaces", remedy="Replace it by spaces."
-        )
+        return Problem(line=line, message="a tab; YAML is indented with spaces", remedy="Replace it by spaces.")
     for known, (message, remedy) in REWORDED.items():
         if known in problem:
             return Problem(line=line, message=message, remedy=remedy)
@@ -183,9 +175,7 @@ class _Converter:
     def plain(self, value: Any, path: KeyPath) -> Any:
         self.num_values += 1
         if self.num_values > MOST_VALUES or len(path) > 20:
-            raise self._refusal(
-                path, "nests too deep, or repeats itself through aliases", "Write the values out."
-            )
+            raise self._refusal(path, "nests too deep, or repeats itself through aliases", "Write the values out.")
         if isinstance(value, CommentedMap):
             return self._mapping(value, path)
         if isinstance(value, CommentedSeq):

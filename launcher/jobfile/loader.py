@@ -27,9 +27,7 @@ class LoadedJob:
         """An error of the planner, with the file and the line of the setting that it is about."""
         path: KeyPath = tuple(error.setting.split("."))
         line = self.document.line(path)
-        problem = Problem(
-            line=line, key=error.setting, message=error.problem, got=error.got, remedy=error.remedy
-        )
+        problem = Problem(line=line, key=error.setting, message=error.problem, got=error.got, remedy=error.remedy)
         return JobFileError(self.document.file, [problem])
 
 

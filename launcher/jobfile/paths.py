@@ -63,9 +63,7 @@ def _path_settings(data: dict[str, Any]) -> Iterator[KeyPath]:
             yield path
 
 
-def _resolve_one(
-    data: dict[str, Any], path: KeyPath, base: Path, document: Document, problems: list[Problem]
-) -> None:
+def _resolve_one(data: dict[str, Any], path: KeyPath, base: Path, document: Document, problems: list[Problem]) -> None:
     value = _get(data, path)
     found = _find(value, base)
     line, key = document.line(path), dotted(path)
@@ -75,9 +73,7 @@ def _resolve_one(
         problems += [Problem(line=line, key=key, message=reason) for reason in reasons if reason]
     elif not _may_be_on_hub(path, value, base):
         hint = _hint(value, base)
-        problems.append(
-            Problem(line=line, key=key, message="no such file or folder", got=shown(value), remedy=hint)
-        )
+        problems.append(Problem(line=line, key=key, message="no such file or folder", got=shown(value), remedy=hint))
 
 
 def _get(data: Any, path: KeyPath) -> Any:

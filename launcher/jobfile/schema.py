@@ -32,9 +32,7 @@ Walltime = Annotated[str, StringConstraints(pattern=WALLTIME_PATTERN)]
 class ResourcesConfig(Section):
     """What the run may use, and how it is laid over that; `auto` leaves it to the plan."""
 
-    gpu: str = Field(
-        "auto", min_length=1, description="Kind of GPU; none trains on the CPU, auto takes what is there."
-    )
+    gpu: str = Field("auto", min_length=1, description="Kind of GPU; none trains on the CPU, auto takes what is there.")
     nodes: PositiveInt | Auto = Field("auto", description="Machines; the local profile has one.")
     gpus_per_node: PositiveInt | Auto = Field("auto", description="GPUs, and so ranks, on each machine.")
     cpu_ranks: PositiveInt | Auto = Field("auto", description="Ranks when there is no GPU.")

@@ -88,9 +88,7 @@ def _problem(path: KeyPath, group: list[ErrorDetails], document: Document) -> Pr
         return Problem(line=line, key=key, message=group[0]["msg"].removeprefix("Value error, "))
     expected = " or ".join(dict.fromkeys(_expected(error) for error in group))
     got = group[0]["input"]
-    return Problem(
-        line=line, key=key, message=f"must be {expected}", got=shown(got), remedy=_remedy(group, got)
-    )
+    return Problem(line=line, key=key, message=f"must be {expected}", got=shown(got), remedy=_remedy(group, got))
 
 
 def _expected(error: ErrorDetails) -> str:
@@ -121,12 +119,7 @@ def _length(kind: str, context: dict[str, Any]) -> str:
 def _remedy(group: list[ErrorDetails], got: Any) -> str:
     if isinstance(got, float) and got.is_integer() and any(e["type"].startswith("int") for e in group):
         return f"Write {int(got)}."
-    words = [
-        w
-        for e in group
-        if e["type"] == "literal_error"
-        for w in _choices(e).removeprefix("one of ").split(", ")
-    ]
+    words = [w for e in group if e["type"] == "literal_error" for w in _choices(e).removeprefix("one of ").split(", ")]
     near = difflib.get_close_matches(str(got), words, n=1)
     return f"Did you mean {near[0]}?" if near and isinstance(got, str) else _unquote(group, got)
 
