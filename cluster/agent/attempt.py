@@ -15,6 +15,8 @@ from cluster.contract import ClusterError
 from cluster.processes import boot_id
 from cluster.rundir import attempt_log_dir, next_attempt, put_attempt, read_attempts, read_progress, read_stop
 
+_BEFORE_TRAINING = ("preparing", "starting")
+
 
 class Attempt:
     """The attempt that this agent carries. Opening it writes its record, with no outcome yet."""
@@ -81,12 +83,21 @@ def closed(run_dir: Path, record: dict[str, Any], verdict: Verdict) -> dict[str,
 
 
 def steps_of(progress: Mapping[str, Any] | None, attempt: int) -> dict[str, Any]:
-    """First, last and last saved step of an attempt; None, not 0, for what it never told."""
+    """First, last and last saved step of an attempt; None, not 0, when it told nothing."""
     mine = of_attempt(progress, attempt)
-    resumed = mine.get("resumed_from")
-    first = resumed.get("step") if isinstance(resumed, dict) else resumed
     return {
-        "first_step": (first or 0) if mine else None,
+        "first_step": _first_step(mine),
         "last_step": mine.get("step"),
         "last_checkpoint_step": (mine.get("last_checkpoint") or {}).get("step"),
     }
+
+
+def _first_step(mine: Mapping[str, Any]) -> int | None:
+    """Where the attempt began: where the run stands, when it has not trained, as `step` is older than it then."""
+    if not mine:
+        return None
+    if mine.get("state") in _BEFORE_TRAINING:
+        return mine.get("step")
+    resumed = mine.get("resumed_from")
+    step: int | None = resumed.get("step") if isinstance(resumed, dict) else resumed
+    return step or 0

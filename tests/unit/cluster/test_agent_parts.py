@@ -165,3 +165,8 @@ def test_steps_come_from_this_attempts_progress_only(resumed) -> None:
     assert list(steps_of(progress, 1).values()) == [100, 120, 110]
     assert list(steps_of(progress, 2).values()) == [None, None, None]
     assert steps_of({"attempt": 1, "step": 0, "resumed_from": None}, 1)["first_step"] == 0
+
+
+def test_an_attempt_that_never_trained_made_no_step() -> None:
+    progress = {"attempt": 1, "state": "preparing", "step": 120, "resumed_from": None, "last_checkpoint": {"step": 120}}
+    assert list(steps_of(progress, 1).values()) == [120, 120, 120]
