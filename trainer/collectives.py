@@ -37,9 +37,7 @@ class Ranks:
         padded[: len(mine)] = mine
         parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
         dist.all_gather(parts, padded, group=self._group)
-        return [
-            json.loads(bytes(part[: int(size)].numpy())) for part, size in zip(parts, sizes, strict=True)
-        ]
+        return [json.loads(bytes(part[: int(size)].numpy())) for part, size in zip(parts, sizes, strict=True)]
 
     def agree(self, what: str, action: Callable[[], T]) -> tuple[T | None, list[str]]:
         """Run `action` on every rank and learn on every rank what failed anywhere; failures do not raise.
@@ -55,11 +53,11 @@ class Ranks:
             error = f"rank {self.rank}: {what}: {problem}"
         return result, [line for line in self.gather(error) if line]
 
-    def any(self, flag: bool) -> PendingFlag:
-        """Start finding out whether `flag` is set on any rank."""
-        tensor = torch.tensor([int(flag)], dtype=torch.int32)
+    def any(self, *flags: bool) -> PendingFlags:
+        """Start finding out which of `flags` are set on any rank."""
+        tensor = torch.tensor(flags, dtype=torch.int32)
         work = dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group, async_op=True)
-        return PendingFlag(tensor, work)
+        return PendingFlags(tensor, work)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over ranks of a float64 vector on the CPU."""
@@ -91,12 +89,12 @@ class Ranks:
         return answer["result"]
 
 
-class PendingFlag:
-    """A flag on its way; `wait` gives the answer, the same on all ranks."""
+class PendingFlags:
+    """Flags on their way; `wait` gives the answer, the same on all ranks."""
 
     def __init__(self, tensor: torch.Tensor, work: Any) -> None:
         self._tensor, self._work = tensor, work
 
-    def wait(self) -> bool:
+    def wait(self) -> list[bool]:
         self._work.wait()
-        return bool(self._tensor.item())
+        return [bool(flag) for flag in self._tensor.tolist()]

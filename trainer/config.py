@@ -177,7 +177,9 @@ class CheckpointConfig(Section):
 class LoggingConfig(Section):
     """Meters."""
 
-    logging_steps: PositiveInt = Field(1, description="Steps between lines of metrics.")
+    every_seconds: float = Field(
+        2.0, ge=0, description="Seconds between writes of metrics; every step gets its own line all the same."
+    )
     tensorboard: bool = Field(True, description="Write TensorBoard events under the run directory.")
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 EXIT_DONE = 0
 EXIT_USER_ERROR = 2
-EXIT_STOPPED = 75  # EX_TEMPFAIL: saved on request, can go on
 
 
 class UserError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.support import tiny
@@ -16,13 +17,13 @@ SPLITS = [(1, 4), (2, 2), (4, 1)]
 
 def gradients(raw: dict[str, Any], run_dir: str) -> dict[str, list[float]]:
     """Every trainable parameter's gradient of step 0, and the gradient norm."""
+    import torch.distributed as dist
+
     from trainer.data.batch import Reduction, collate
     from trainer.data.order import GlobalOrder, deal, work_of
     from trainer.data.store import TokenStore
     from trainer.engines import build_engine
     from trainer.model.build import build_model, trainable_parameters
-
-    import torch.distributed as dist
 
     config = TrainerConfig.model_validate(raw)
     store = TokenStore(Path(run_dir) / "data" / "train")
@@ -30,9 +31,11 @@ def gradients(raw: dict[str, Any], run_dir: str) -> dict[str, list[float]]:
     engine = build_engine(build_model(config), config)
     packs = order.packs_of(0)
     execution = config.execution
-    dealt = deal(work_of(packs, store.rows["length"], 8), execution.world_size, execution.accumulation, execution.micro_batch)
+    dealt = deal(
+        work_of(packs, store.rows["length"], 8), execution.world_size, execution.accumulation, execution.micro_batch
+    )
     reduction = Reduction(store, config.loss.reduction)
-    total = reduction.total(sum((list(p) for p in packs), []))
+    total = reduction.total(np.concatenate(packs))
     for at, chosen in enumerate(dealt[dist.get_rank()]):
         numbers = [int(n) for pack in chosen if pack >= 0 for n in packs[pack]]
         engine.micro_step(collate(store, numbers, reduction), 1 / total, at == execution.accumulation - 1)
@@ -77,7 +80,9 @@ def gradient_of(prepared: tuple[Path, Path, Path], engine: str, ranks: int, micr
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("ranks", "micro_steps"), SPLITS)
-def test_gradient_does_not_depend_on_the_split(prepared: Any, reference: Any, engine: str, ranks: int, micro_steps: int) -> None:
+def test_gradient_does_not_depend_on_the_split(
+    prepared: Any, reference: Any, engine: str, ranks: int, micro_steps: int
+) -> None:
     found = gradient_of(prepared, engine, ranks, micro_steps)
     assert found.keys() == reference.keys()
     worst = max(relative(reference[name], found[name]) for name in reference)

@@ -21,7 +21,7 @@ PRELOAD = ["torch", "torch.distributed.fsdp", "transformers", "peft", "deepspeed
 TIMEOUT_SECONDS = 120
 
 
-class RankFailed(AssertionError):
+class RankFailedError(AssertionError):
     """A rank raised or died; the message holds its traceback."""
 
 
@@ -54,10 +54,10 @@ def run_on_ranks(function: Callable[..., Any], world_size: int, *args: Any, dist
 def _result(folder: Path, rank: int, exit_code: int | None) -> Any:
     file = folder / f"result-{rank}"
     if not file.exists():
-        raise RankFailed(f"rank {rank} died or hung, exit code {exit_code}")
+        raise RankFailedError(f"rank {rank} died or hung, exit code {exit_code}")
     answer = json.loads(file.read_text())
     if "error" in answer:
-        raise RankFailed(f"rank {rank}:\n{answer['error']}")
+        raise RankFailedError(f"rank {rank}:\n{answer['error']}")
     return answer["result"]
 
 
@@ -82,7 +82,10 @@ def _call(name: tuple[str, str], rank: int, world_size: int, args: Any, folder: 
     os.environ |= {"DS_ACCELERATOR": "cpu", "MASTER_ADDR": "localhost"}
     if distributed:
         dist.init_process_group(
-            "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size,
+            "gloo",
+            init_method=f"file://{folder}/rendezvous",
+            rank=rank,
+            world_size=world_size,
             timeout=timedelta(seconds=60),
         )
     function = importlib.import_module(name[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 CHATML = (Path(__file__).parents[2] / "trainer/data/templates/chatml.jinja").read_text(encoding="utf-8")
-WORDS = "red blue green one two three cat dog bird runs sleeps eats under over the a small large".split()
+WORDS = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "bird", "runs", "sleeps", "eats", "under", "over", "the", "a", "small", "large"]
 
 
 def make_tokenizer(folder: Path, *, template: str | None = CHATML) -> Any:
@@ -21,7 +21,10 @@ def make_tokenizer(folder: Path, *, template: str | None = CHATML) -> Any:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|pad|>", additional_special_tokens=["<|im_start|>"]
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=["<|im_start|>"],
     )
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
@@ -74,12 +77,12 @@ def write_rows(file: Path, count: int, seed: int = 0) -> Path:
     return file
 
 
-def trainer_config(model: Path, data: Path, **changes: Any) -> dict[str, Any]:
+def trainer_config(folder: Path, rows: Path, **changes: Any) -> dict[str, Any]:
     """A plan's `trainer` part; `changes` are merged into it section by section."""
     config: dict[str, Any] = {
         "name": "tiny",
-        "model": {"path": str(model), "attention": "padded", "dtype": "float32"},
-        "data": {"train": [{"path": str(data)}], "max_length": 256},
+        "model": {"path": str(folder), "attention": "padded", "dtype": "float32"},
+        "data": {"train": [{"path": str(rows)}], "max_length": 256},
         "training": {
             "tokens_per_step": 1024,
             "learning_rate": 1e-3,

@@ -81,7 +81,7 @@ class Reduction:
 
 
 def collate(store: TokenStore, numbers: list[int], reduction: Reduction) -> Batch:
-    """The micro-batch of the conversations `numbers`; of no conversations, one unsupervised token that costs nothing."""
+    """The micro-batch of the conversations `numbers`; of none, one unsupervised token that costs nothing."""
     if not numbers:
         return _assemble([np.zeros(1, np.int64)], [np.zeros(1, np.uint8)], [0.0])
     read = [store.conversation(number) for number in numbers]
@@ -124,7 +124,8 @@ def prefetched(make: Callable[[int], Any], first: int, last: int, depth: int = 3
     def put(item: tuple[Any, BaseException | None]) -> None:
         while not closed.is_set():
             try:
-                return ready.put(item, timeout=0.1)
+                ready.put(item, timeout=0.1)
+                return
             except queue.Full:
                 continue
 

@@ -100,7 +100,9 @@ def _cache_key(config: TrainerConfig, data_dir: Path) -> dict[str, Any]:
 
 
 def _digest_files(files: list[Path], names: list[str]) -> str:
-    digest = hashlib.sha256(json.dumps([len(files), [n for n in names if not files_of(n)] if all(names) else []]).encode())
+    digest = hashlib.sha256(
+        json.dumps([len(files), [n for n in names if not files_of(n)] if all(names) else []]).encode()
+    )
     for file in files:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())

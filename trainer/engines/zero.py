@@ -28,6 +28,7 @@ from trainer.engines.base import (
 )
 from trainer.model.build import SupervisedModel, trainable_parameters
 
+LARGEST_BUCKET = 200_000_000  # elements
 NO_CLIPPING = 1e30  # DeepSpeed computes the norm only when it clips
 
 
@@ -47,7 +48,10 @@ class ZeroEngine(Engine):
         self._world_size = config.execution.world_size
         optimizer = adamw(parameter_groups(model, config.training), config.training)
         self._engine, self._outer, _, _ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=deepspeed_config(config), dist_init_required=False
+            model=model,
+            optimizer=optimizer,
+            config=deepspeed_config(config, sum(p.numel() for _, p in trainable_parameters(model))),
+            dist_init_required=False,
         )
         self.device = torch.device(self._engine.device)
         self._adamw = getattr(self._outer, "optimizer", self._outer)
@@ -160,9 +164,15 @@ class ZeroEngine(Engine):
             persistent[0].all_gather(persistent)
 
 
-def deepspeed_config(config: TrainerConfig) -> dict[str, Any]:
-    """DeepSpeed's own configuration for a job."""
+def deepspeed_config(config: TrainerConfig, trainable: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration for a job.
+
+    Args:
+        trainable: number of trainable parameters. DeepSpeed allocates whole buckets (0.5e9 elements by default) in
+            every step, so they are never larger than the model.
+    """
     execution = config.execution
+    bucket = max(1, min(trainable, LARGEST_BUCKET))
     plain = execution.engine == "zero0" and config.model.dtype == "float32"
     return {
         "train_micro_batch_size_per_gpu": 1,  # one flat row
@@ -177,6 +187,8 @@ def deepspeed_config(config: TrainerConfig) -> dict[str, Any]:
             "stage": int(execution.engine[-1]),
             "overlap_comm": execution.device == "cuda",
             "contiguous_gradients": True,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
         },
         "steps_per_print": 2**31,
     }

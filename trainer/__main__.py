@@ -1,0 +1,129 @@
+"""The trainer's commands: `python -m trainer prepare | train | export | evaluate RUN_DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from trainer.config import TrainerConfig, read_trainer_config
+from trainer.errors import EXIT_DONE, EXIT_USER_ERROR, UserError, run_reporting_user_errors
+from trainer.progress import Progress, record_failure
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    attempt = int(os.environ.get("TUNEYARD_ATTEMPT", "0"))
+
+    def command() -> int:
+        try:
+            return arguments.command(arguments, _config(arguments.run_dir), attempt)
+        except UserError as error:
+            if arguments.recorded:
+                record_failure(arguments.run_dir, attempt, "fatal", str(error), error.remedy)
+            raise
+        except Exception as error:
+            if arguments.recorded:
+                record_failure(arguments.run_dir, attempt, *_classified(error))
+            raise
+
+    return run_reporting_user_errors(command)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    for name, function in (("prepare", _prepare), ("train", _train), ("export", _export), ("evaluate", _evaluate)):
+        command = commands.add_parser(name)
+        command.add_argument("run_dir", type=Path)
+        command.set_defaults(command=function, recorded=name in ("prepare", "train"))
+        if name == "export":
+            command.add_argument("--step", type=int)
+            command.add_argument("--merge", action="store_true")
+            command.add_argument("--output", type=Path)
+        if name == "evaluate":
+            command.add_argument("--model", type=Path)
+            command.add_argument("--prompts", type=Path)
+            command.add_argument("--output", type=Path)
+    return parser
+
+
+def _config(run_dir: Path) -> TrainerConfig:
+    try:
+        return read_trainer_config(run_dir)
+    except FileNotFoundError:
+        raise UserError("not a run directory: there is no plan.json", where=str(run_dir)) from None
+    except (ValidationError, KeyError, ValueError) as error:
+        raise UserError(f"the plan cannot be read: {error}", where=str(run_dir / "plan.json")) from None
+
+
+def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
+    from trainer.data.prepare import prepare
+
+    Progress(arguments.run_dir, attempt).update(state="preparing")
+    preflight = prepare(arguments.run_dir, config, lambda line: print(line, flush=True))
+    print(json.dumps(preflight, indent=1))
+    return EXIT_DONE
+
+
+def _train(arguments: Any, config: TrainerConfig, attempt: int) -> int:
+    import torch
+    import torch.distributed as dist
+
+    from trainer.loop import TrainingRun
+
+    backend = "gloo"
+    if config.execution.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    TrainingRun(arguments.run_dir, config, attempt, lambda line: print(line, flush=True)).train()
+    dist.destroy_process_group()
+    return EXIT_DONE
+
+
+def _export(arguments: Any, config: TrainerConfig, attempt: int) -> int:
+    from trainer.export import export
+
+    folder = export(arguments.run_dir, config, step=arguments.step, merge=arguments.merge, output=arguments.output)
+    print(f"exported to {folder}")
+    return EXIT_DONE
+
+
+def _evaluate(arguments: Any, config: TrainerConfig, attempt: int) -> int:
+    from trainer.generate import evaluate_prompts
+
+    prompts = arguments.prompts or (config.evaluation.generate and Path(config.evaluation.generate))
+    if not prompts:
+        raise UserError("there are no prompts", remedy="set evaluation.generate in the job file, or pass --prompts")
+    result = evaluate_prompts(
+        config,
+        model_dir=arguments.model or arguments.run_dir / "model",
+        prompts_file=prompts,
+        output=arguments.output or arguments.run_dir / "evaluation.json",
+    )
+    print(f"exact_match {result['exact_match']:.4f} over {result['prompts']} prompts")
+    return EXIT_DONE
+
+
+def _classified(error: Exception) -> tuple[str, str, str]:
+    """Kind, message and remedy of an error that is no UserError."""
+    message = f"{type(error).__name__}: {error}"
+    if type(error).__name__ == "OutOfMemoryError":
+        remedy = "lower resources.micro_batch or data.max_length, or set training.gradient_checkpointing"
+        return "fatal", message, remedy
+    return "crash", "".join(traceback.format_exception_only(error)).strip() or message, ""
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code) if code == EXIT_USER_ERROR else sys.exit(code)  # peers may wait in a collective: do not join them

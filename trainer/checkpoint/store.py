@@ -1,0 +1,225 @@
+"""The life of checkpoints in a run: reserve, write, vote, publish by rename, prune; find, verify, step back.
+
+Every action of one rank ends in a vote, so that one rank's failure cannot hang the others. A failed save leaves the
+published checkpoints as they are, and training goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.checkpoint.manifest import (
+    DamagedCheckpointError,
+    Manifest,
+    StoredRange,
+    check_hash,
+    check_sizes,
+    published,
+    read_manifest,
+)
+from trainer.checkpoint.read import RangeReader
+from trainer.checkpoint.safetensors_file import write_safetensors
+from trainer.collectives import Ranks
+from trainer.engines.base import Engine, Range
+from trainer.files import fsync_folder
+
+STATE_KEY = "random/"
+DIGEST_PRIME = 65_521
+
+
+@dataclass(frozen=True)
+class SaveResult:
+    """What became of a save.
+
+    Attributes:
+        folder: the published checkpoint, or None when the save failed.
+        problems: why it failed, one line per rank.
+        seconds: how long training waited.
+    """
+
+    folder: Path | None
+    problems: list[str]
+    seconds: float
+
+
+class CheckpointStore:
+    """The checkpoints of one run, as seen by all its ranks together."""
+
+    def __init__(self, folder: Path, ranks: Ranks, keep: int, report: Callable[[str], None]) -> None:
+        self._folder, self._ranks, self._keep, self._report = folder, ranks, keep, report
+
+    def save(self, engine: Engine, manifest: Manifest) -> SaveResult:
+        """Publish the engine's state. All ranks call this at the same step.
+
+        Args:
+            manifest: everything but receipt, files, shapes and ranges, which are filled in here.
+        """
+        started = time.monotonic()
+        final = self._folder / f"step-{manifest.step:08d}"
+        staging = self._folder / f".staging-{final.name}-{manifest.attempt:03d}"
+        ranges = self._owned(engine)
+        _, problems = self._ranks.agree("checkpoint folder", lambda: self._reserve(staging, final))
+        record: dict[str, Any] | None = None
+        if not problems:
+            record, problems = self._ranks.agree("checkpoint", lambda: self._write(staging, ranges))
+        records = self._ranks.gather(record)
+        if not problems:
+            manifest.receipt |= {"digest": _combined([r["digest"] for r in records])}
+            _, problems = self._ranks.agree("publish", lambda: self._publish(staging, final, manifest, records))
+        if problems:
+            self._ranks.agree("clean up", lambda: self._discard(staging))
+        else:
+            self._ranks.agree("prune", self._prune)
+        return SaveResult(None if problems else final, problems, time.monotonic() - started)
+
+    def _owned(self, engine: Engine) -> list[Range]:
+        """What this rank writes: its ranges, or its share of each when every rank holds everything."""
+        ranges = engine.ranges()
+        if engine.replicated:
+            ranges = [_share(r, self._ranks.rank, self._ranks.size) for r in ranges]
+        return [r for r in ranges if r.view.numel()]
+
+    def _reserve(self, staging: Path, final: Path) -> None:
+        if not self._ranks.is_first:
+            return
+        if final.exists():
+            raise FileExistsError(f"{final} is published already and never written into again")
+        self._folder.mkdir(exist_ok=True)
+        for stale in self._folder.glob(".staging-*"):
+            shutil.rmtree(stale)
+        staging.mkdir()
+
+    def _write(self, staging: Path, ranges: list[Range]) -> dict[str, Any]:
+        file = f"rank-{self._ranks.rank:05d}.safetensors"
+        tensors = {f"{r.kind}/{r.tensor}@{r.start}": r.view for r in ranges}
+        facts = write_safetensors(staging / file, tensors | _random_state())
+        stored = [
+            [r.tensor, r.kind, r.start, r.view.numel(), file, key] for key, r in zip(tensors, ranges, strict=True)
+        ]
+        shapes = {r.tensor: list(r.shape) for r in ranges}
+        return {"file": file, "facts": facts, "ranges": stored, "shapes": shapes, "digest": digest(ranges)}
+
+    def _publish(self, staging: Path, final: Path, manifest: Manifest, records: list[dict[str, Any]]) -> None:
+        if not self._ranks.is_first:
+            return
+        for record in records:
+            manifest.files[record["file"]] = record["facts"]
+            manifest.shapes |= record["shapes"]
+            manifest.ranges += [StoredRange(*entry) for entry in record["ranges"]]
+        with (staging / "manifest.json").open("w", encoding="utf-8") as stream:
+            stream.write(manifest.to_json())
+            stream.flush()
+            os.fsync(stream.fileno())
+        check_sizes(staging, manifest)
+        fsync_folder(staging)
+        staging.rename(final)
+        fsync_folder(self._folder)
+
+    def _discard(self, staging: Path) -> None:
+        if self._ranks.is_first and staging.exists():
+            shutil.rmtree(staging)
+
+    def _prune(self) -> None:
+        if not self._ranks.is_first:
+            return
+        for _, old in published(self._folder)[self._keep :]:
+            trash = old.with_name(f".trash-{old.name}")
+            old.rename(trash)  # a half-deleted checkpoint must not look like one
+            shutil.rmtree(trash)
+
+    def newest_verified(self) -> tuple[Path, Manifest] | None:
+        """The newest checkpoint whose files are what its manifest says; damaged newer ones are set aside.
+
+        All ranks call this; each hashes a share of the files.
+        """
+        for folder in self._ranks.first_decides("checkpoints", self._list):
+            path = self._folder / folder
+            problem = self._problem_with(path)
+            if problem is None:
+                return path, read_manifest(path)
+            self._report(f"checkpoint {path.name} is damaged and set aside: {problem}")
+            self._ranks.agree("set aside", lambda p=path: self._set_aside(p))  # type: ignore[misc]
+        return None
+
+    def _list(self) -> list[str]:
+        return [folder.name for _, folder in published(self._folder)]
+
+    def _problem_with(self, folder: Path) -> str | None:
+        problem = ""
+        try:
+            manifest = read_manifest(folder)
+            check_sizes(folder, manifest)
+            for number, (name, facts) in enumerate(sorted(manifest.files.items())):
+                if number % self._ranks.size == self._ranks.rank:
+                    check_hash(folder, name, facts)
+        except DamagedCheckpointError as damage:
+            problem = str(damage)
+        return next((p for p in self._ranks.gather(problem) if p), None)
+
+    def _set_aside(self, folder: Path) -> None:
+        if self._ranks.is_first:
+            folder.rename(folder.with_name(f".damaged-{folder.name}-{int(time.time())}"))
+
+    def load(self, engine: Engine, folder: Path, manifest: Manifest) -> None:
+        """Put a verified checkpoint into the engine and check the receipt.
+
+        Raises:
+            DamagedCheckpointError: the state after loading is not the state that was saved.
+        """
+        RangeReader(folder, manifest).fill(engine.ranges())
+        engine.after_load(manifest.step)
+        found = _combined(self._ranks.gather(digest(self._owned(engine))))
+        if found != manifest.receipt["digest"]:
+            raise DamagedCheckpointError(f"{folder.name}: the loaded state differs from the receipt")
+        if manifest.world_size == self._ranks.size:
+            _restore_random_state(folder / f"rank-{self._ranks.rank:05d}.safetensors")
+
+
+def _share(whole: Range, rank: int, size: int) -> Range:
+    count = whole.view.numel()
+    first, last = count * rank // size, count * (rank + 1) // size
+    return Range(whole.tensor, whole.kind, whole.start + first, whole.shape, whole.view[first:last])
+
+
+def digest(ranges: list[Range]) -> dict[str, int]:
+    """Per kind, the sum over elements of bit pattern times a weight by position, modulo 2**64.
+
+    The same however the tensors are cut into ranges, so it compares states across engines and numbers of ranks.
+    """
+    totals: dict[str, int] = {}
+    for r in ranges:
+        bits = r.view.detach().float().contiguous().view(torch.int32).to(torch.int64)
+        places = torch.arange(r.start, r.start + len(bits), device=bits.device, dtype=torch.int64)
+        weighted = int((bits * (places % DIGEST_PRIME + 1)).sum())
+        totals[r.kind] = (totals.get(r.kind, 0) + weighted) % 2**64
+    return totals
+
+
+def _combined(parts: list[dict[str, int]]) -> dict[str, str]:
+    kinds = sorted({kind for part in parts for kind in part})
+    return {kind: f"{sum(part.get(kind, 0) for part in parts) % 2**64:016x}" for kind in kinds}
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    state = {f"{STATE_KEY}cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state[f"{STATE_KEY}cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _restore_random_state(file: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(str(file), framework="pt") as stored:
+        names = set(stored.keys())
+        torch.set_rng_state(stored.get_tensor(f"{STATE_KEY}cpu"))
+        if torch.cuda.is_available() and f"{STATE_KEY}cuda" in names:
+            torch.cuda.set_rng_state(stored.get_tensor(f"{STATE_KEY}cuda"))

@@ -1,0 +1,45 @@
+"""Loss on held-out conversations: weighted by tokens, independent of batch size and number of ranks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.collectives import Ranks
+from trainer.data.batch import Reduction, collate
+from trainer.data.order import EVAL_EPOCH, GlobalOrder, pack_members
+from trainer.data.store import TokenStore
+from trainer.engines.base import Engine
+
+
+def held_out_loss(engine: Engine, run_dir: Path, order: GlobalOrder, ranks: Ranks) -> dict[str, Any] | None:
+    """Mean cross-entropy per supervised token over all held-out conversations; a collective.
+
+    Returns:
+        {"eval_loss", "eval_perplexity", "eval_tokens"}, or None when nothing is held out.
+    """
+    store, members = _held_out(run_dir, order)
+    if not len(members):
+        return None
+    packs = pack_members(store, members, order.config, EVAL_EPOCH)
+    reduction = Reduction(store, "token")
+    loss = torch.zeros((), device=engine.device)
+    for first in range(0, len(packs), ranks.size):  # every rank takes part in every round
+        own = first + ranks.rank
+        numbers = [int(n) for n in packs[own]] if own < len(packs) else []
+        loss += engine.evaluate(collate(store, numbers, reduction).to(engine.device))
+    targets = reduction.total(members)
+    mean = float(ranks.sum(loss[None])[0]) / targets
+    return {"eval_loss": mean, "eval_perplexity": math.exp(min(mean, 700.0)), "eval_tokens": int(targets)}
+
+
+def _held_out(run_dir: Path, order: GlobalOrder) -> tuple[TokenStore, np.ndarray]:
+    folder = run_dir / "data" / "eval"
+    if folder.is_dir():
+        store = TokenStore(folder)
+        return store, np.arange(len(store))
+    return order.store, order.held_out

@@ -1,0 +1,107 @@
+"""From a checkpoint to a model in Hugging Face layout, as Transformers and PEFT write it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.checkpoint.manifest import (
+    DamagedCheckpointError,
+    Manifest,
+    check_hash,
+    check_sizes,
+    published,
+    read_manifest,
+)
+from trainer.checkpoint.read import RangeReader
+from trainer.config import TrainerConfig
+from trainer.data.template import Renderer, load_tokenizer
+from trainer.errors import UserError
+
+
+def export(
+    run_dir: Path, config: TrainerConfig, *, step: int | None = None, merge: bool = False, output: Path | None = None
+) -> Path:
+    """Write the newest good checkpoint, or that of `step`, to `output` (default: the run's `model/`).
+
+    Args:
+        merge: add the adapter into the base weights, so that the result needs no PEFT.
+
+    Raises:
+        UserError: there is no good checkpoint, or `output` holds something that is not an export.
+    """
+    folder, manifest = _chosen(run_dir / "checkpoints", step)
+    target = output or run_dir / "model"
+    if target.exists() and not (target / "config.json").exists() and not (target / "adapter_config.json").exists():
+        raise UserError(f"{target} exists and is no exported model", remedy="choose another --output")
+    model = _loaded(config, RangeReader(folder, manifest), manifest)
+    if merge and config.method.kind == "lora":
+        model = model.merge_and_unload()
+    staging = target.with_name(f".{target.name}-staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    model.save_pretrained(staging, max_shard_size="5GB")
+    tokenizer = load_tokenizer(config.model)
+    tokenizer.chat_template = Renderer(tokenizer, config.data.chat_template).template
+    tokenizer.save_pretrained(staging)
+    _swap(staging, target)
+    return target
+
+
+def _chosen(checkpoints: Path, step: int | None) -> tuple[Path, Manifest]:
+    problems = []
+    for found, folder in published(checkpoints):
+        if step is None or found == step:
+            try:
+                manifest = read_manifest(folder)
+                check_sizes(folder, manifest)
+                for name, facts in manifest.files.items():
+                    check_hash(folder, name, facts)
+                return folder, manifest
+            except DamagedCheckpointError as damage:
+                problems.append(f"{folder.name}: {damage}")
+    have = ", ".join(str(found) for found, _ in published(checkpoints)) or "none"
+    raise UserError(
+        "there is no good checkpoint" + (f" of step {step}" if step else ""),
+        where=str(checkpoints),
+        remedy=f"steps that have one: {have}" + (f"; damaged: {'; '.join(problems)}" if problems else ""),
+    )
+
+
+def _loaded(config: TrainerConfig, reader: RangeReader, manifest: Manifest) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        config.model.path,
+        revision=config.model.revision,
+        trust_remote_code=config.model.trust_remote_code,
+        dtype="auto",
+    )
+    if config.method.kind == "lora":
+        from trainer.model.lora import add_adapters
+
+        model = add_adapters(model, config.method)
+    _fill(model, reader, manifest)
+    return model
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, reader: RangeReader, manifest: Manifest) -> None:
+    parameters = dict(model.named_parameters())
+    missing = [name for name in manifest.shapes if name not in parameters]
+    if missing:
+        raise UserError(f"the checkpoint holds tensors that the model does not have: {', '.join(missing[:5])}")
+    for name in manifest.shapes:
+        parameters[name].copy_(reader.whole(name))
+
+
+def _swap(staging: Path, target: Path) -> None:
+    old = target.with_name(f".{target.name}-old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    staging.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,136 @@
+"""Answers held-out prompts with the finished model and scores them: exact match and contains, by tag."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.config import TrainerConfig
+from trainer.data.formats import Conversation, RowError, to_conversation
+from trainer.data.template import Renderer, load_tokenizer
+from trainer.errors import UserError
+from trainer.files import write_json_atomic
+
+BATCH = 32
+EXAMPLES_PER_TAG = 4
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation that ends where the model has to go on, and the answer that is right."""
+
+    conversation: Conversation
+    answer: str
+    tag: str
+
+
+def evaluate_prompts(config: TrainerConfig, *, model_dir: Path, prompts_file: Path, output: Path) -> dict[str, Any]:
+    """Answer every prompt greedily, score, and write the result to `output`.
+
+    Raises:
+        UserError: the model or the prompts cannot be read.
+    """
+    prompts = read_prompts(prompts_file)
+    model, tokenizer = _load(config, model_dir)
+    renderer = Renderer(tokenizer, config.data.chat_template)
+    longest_first = sorted(prompts, key=lambda p: -len(str(p.conversation.messages)))
+    answers: list[tuple[Prompt, str]] = []
+    for start in range(0, len(prompts), BATCH):
+        batch = longest_first[start : start + BATCH]
+        texts = [renderer.prompt(prompt.conversation) for prompt in batch]
+        answers += zip(batch, _answers(model, tokenizer, texts, config.evaluation.max_new_tokens), strict=True)
+    result = _scored(answers)
+    write_json_atomic(output, result)
+    return result
+
+
+def read_prompts(file: Path) -> list[Prompt]:
+    """JSON lines of {"messages", "answer", "tag"}.
+
+    Raises:
+        UserError: the file is absent or empty, or a line is broken.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the prompts cannot be read: {error}", where=str(file)) from None
+    prompts = [_prompt(line, f"{file}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not prompts:
+        raise UserError("there are no prompts in the file", where=str(file))
+    return prompts
+
+
+def _prompt(line: str, place: str) -> Prompt:
+    try:
+        row = json.loads(line)
+        conversation = to_conversation(row)
+        return Prompt(conversation, str(row["answer"]), str(row.get("tag", "all")))
+    except (RowError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"not a prompt: {error}", where=place, remedy='lines of {"messages", "answer", "tag"}'
+        ) from None
+
+
+def _load(config: TrainerConfig, model_dir: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM
+
+    if not (model_dir / "config.json").exists() and not (model_dir / "adapter_config.json").exists():
+        raise UserError(f"no exported model in {model_dir}", remedy="run `tuneyard export` first")
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto")  # an adapter brings its base along
+    tokenizer = load_tokenizer(config.model.model_copy(update={"path": str(model_dir), "revision": None}))
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.to(config.execution.device).eval(), tokenizer
+
+
+@torch.inference_mode()
+def _answers(model: Any, tokenizer: Any, texts: list[str], max_new_tokens: int) -> Iterator[str]:
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+    written = model.generate(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    new = written[:, inputs["input_ids"].shape[1] :]
+    return iter(text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True))
+
+
+def _scored(answers: list[tuple[Prompt, str]]) -> dict[str, Any]:
+    by_tag: dict[str, list[tuple[Prompt, str]]] = defaultdict(list)
+    for prompt, answer in answers:
+        by_tag[prompt.tag].append((prompt, answer))
+    examples = [_example(p, a) for tag in sorted(by_tag) for p, a in _most_telling(by_tag[tag])]
+    return {**_rates(answers), "by_tag": {tag: _rates(by_tag[tag]) for tag in sorted(by_tag)}, "examples": examples}
+
+
+def _rates(answers: list[tuple[Prompt, str]]) -> dict[str, Any]:
+    exact = sum(answer == prompt.answer.strip() for prompt, answer in answers)
+    contains = sum(prompt.answer.strip() in answer for prompt, answer in answers)
+    empty = sum(not answer for _, answer in answers)
+    count = len(answers)
+    return {"prompts": count, "exact_match": exact / count, "contains": contains / count, "empty": empty}
+
+
+def _most_telling(answers: list[tuple[Prompt, str]]) -> list[tuple[Prompt, str]]:
+    """Wrong answers first: they teach more."""
+    return sorted(answers, key=lambda pair: pair[1] == pair[0].answer.strip())[:EXAMPLES_PER_TAG]
+
+
+def _example(prompt: Prompt, answer: str) -> dict[str, Any]:
+    return {
+        "tag": prompt.tag,
+        "prompt": prompt.conversation.messages,
+        "expected": prompt.answer,
+        "answer": answer,
+        "exact_match": answer == prompt.answer.strip(),
+    }

@@ -1,0 +1,123 @@
+"""Metrics of every step. Tensors stay on the device until a flush, so a step costs no host-device sync."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from trainer.collectives import Ranks
+from trainer.config import TrainerConfig
+from trainer.errors import UserError
+
+
+@dataclass
+class StepFacts:
+    """What is known of a step without asking the device.
+
+    Attributes:
+        step: number of the step, from 1.
+        epoch: epochs done after it.
+        learning_rate: of this step.
+        tokens, supervised_tokens: over all ranks.
+        fill: tokens over the capacity of the step's packs.
+        data_wait_seconds: time this rank waited for batches.
+    """
+
+    step: int
+    epoch: float
+    learning_rate: float
+    tokens: int
+    supervised_tokens: int
+    fill: float
+    data_wait_seconds: float
+
+
+class Meters:
+    """Collects steps, and writes them to `logs/metrics.jsonl` and TensorBoard when flushed."""
+
+    def __init__(self, run_dir: Path, config: TrainerConfig, ranks: Ranks, attempt: int, first_step: int) -> None:
+        self._ranks, self._attempt = ranks, attempt
+        self._every_seconds = config.logging.every_seconds
+        self._waiting: list[tuple[StepFacts, torch.Tensor, torch.Tensor]] = []
+        self._flushed = time.monotonic()
+        self._lines: TextIO | None = None
+        self._board: Any = None
+        if ranks.is_first:
+            (run_dir / "logs").mkdir(exist_ok=True)
+            self._lines = (run_dir / "logs" / "metrics.jsonl").open("a", encoding="utf-8")
+            if config.logging.tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1)
+
+    def add(self, facts: StepFacts, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
+        """Note a step; `loss` is this rank's part of the step's loss, both tensors are not read yet."""
+        self._waiting.append((facts, loss.detach(), grad_norm.detach()))
+
+    @property
+    def due(self) -> bool:
+        """It is time to flush."""
+        return time.monotonic() - self._flushed >= self._every_seconds
+
+    def flush(self) -> dict[str, Any] | None:
+        """Write what has been noted; all ranks call this together. Returns the last step's line.
+
+        Raises:
+            UserError: the loss or the gradient is not a finite number.
+        """
+        if not self._waiting:
+            return None
+        facts, losses, norms = zip(*self._waiting, strict=True)
+        self._waiting = []
+        totals = self._ranks.sum(torch.stack(losses)).tolist()
+        norms_now = torch.stack([norm.float() for norm in norms]).tolist()
+        seconds = (time.monotonic() - self._flushed) / len(facts)
+        self._flushed = time.monotonic()
+        lines = [
+            {
+                **vars(fact),
+                "loss": loss,
+                "grad_norm": norm,
+                "seconds": seconds,
+                "tokens_per_second": fact.tokens / seconds,
+            }
+            for fact, loss, norm in zip(facts, totals, norms_now, strict=True)
+        ]
+        for line in lines:
+            self.write(line)
+        _refuse_unfinite(lines)
+        return lines[-1]
+
+    def write(self, line: dict[str, Any]) -> None:
+        """One line of metrics; numbers also go to TensorBoard."""
+        if self._lines is None:
+            return
+        self._lines.write(json.dumps({**line, "attempt": self._attempt, "time": time.time()}) + "\n")
+        self._lines.flush()
+        if self._board is not None:
+            for name, value in line.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        if self._lines is not None:
+            self._lines.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _refuse_unfinite(lines: list[dict[str, Any]]) -> None:
+    for line in lines:
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(line[name]):
+                raise UserError(
+                    f"{name} is {line[name]} at step {line['step']}",
+                    remedy="lower training.learning_rate, lengthen warmup_steps, or look at the rows of that step; "
+                    "the checkpoints before it are good",
+                )

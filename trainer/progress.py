@@ -1,0 +1,89 @@
+"""What the trainer tells the outside, and what it hears: progress.json, the stop file, signals."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from trainer.files import read_json, write_json_atomic
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+
+
+class Progress:
+    """Keeps `progress.json` up to date; only the writing rank touches the disk.
+
+    Args:
+        run_dir: the run directory.
+        attempt: number of this attempt.
+        writes: this process writes.
+    """
+
+    def __init__(self, run_dir: Path, attempt: int, writes: bool = True) -> None:
+        self._file = run_dir / "progress.json"
+        self._writes = writes
+        old = read_json(self._file) if writes else None
+        self._facts: dict[str, Any] = {
+            "state": "starting",
+            "step": 0,
+            "max_steps": None,
+            "last_checkpoint": None,
+            **(old or {}),
+            "attempt": attempt,
+            "failure": None,
+        }
+
+    def update(self, **facts: Any) -> None:
+        """Change some facts; the heartbeat is always renewed."""
+        self._facts |= facts
+        if self._writes:
+            write_json_atomic(self._file, {**self._facts, "heartbeat": time.time()})
+
+
+def record_failure(run_dir: Path, attempt: int, kind: str, message: str, remedy: str = "") -> None:
+    """Note why an attempt failed, unless another rank has done so; any rank may call this.
+
+    Args:
+        kind: "fatal" (must not be tried again unchanged) or "crash".
+    """
+    file = run_dir / "progress.json"
+    facts = read_json(file) or {}
+    if facts.get("attempt") == attempt and facts.get("failure"):
+        return
+    failure = {"kind": kind, "message": message, "remedy": remedy}
+    facts |= {"state": "failed", "attempt": attempt, "failure": failure, "heartbeat": time.time()}
+    try:
+        write_json_atomic(file, facts)
+    except OSError as error:  # the failure itself is still to be printed
+        print(f"{file} cannot be written: {error}", file=sys.stderr)
+
+
+class StopRequest:
+    """Whether this rank was asked to save and leave: by the `stop` file or by a signal.
+
+    The handler only sets a flag; saving happens at a step boundary on which all ranks agree.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._file = run_dir / "stop"
+        self._signalled: str | None = None
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _: Any) -> None:
+        self._signalled = signal.Signals(number).name
+
+    def __bool__(self) -> bool:
+        return self._signalled is not None or self._file.exists()
+
+    def reason(self) -> str:
+        """Who asked, in words."""
+        try:
+            asked = json.loads(self._file.read_text(encoding="utf-8") or "{}")
+            return f"{asked.get('reason', 'stopped')} ({asked.get('by', 'stop file')})"
+        except (OSError, ValueError):
+            return self._signalled or "stop file"
