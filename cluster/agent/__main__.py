@@ -50,7 +50,7 @@ def carry(attempt: Attempt, wishes: StopWishes) -> int:
         attempt.close(Verdict(Outcome.CRASHED, f"the agent failed: {error!r}"))
         raise
     attempt.close(verdict)
-    attempt.say(f"{verdict.outcome.value}{': ' if verdict.cause else ''}{verdict.cause}")
+    attempt.say(": ".join([verdict.outcome.value, *verdict.cause.splitlines()[:1]]))
     return EXIT_CODES[verdict.outcome]
 
 
