@@ -18,7 +18,7 @@ from launcher import __version__
 from launcher.charts import Chart, Point, Series, line_chart, smoothed
 from launcher.errors import MachineError
 from launcher.memory import GIB
-from launcher.rundata import RunData, read_run
+from launcher.rundata import RunData, preflight_table, read_run
 
 TEMPLATE = "report.html.jinja"
 SMALL = {"width": 400, "height": 210}
@@ -175,30 +175,6 @@ def small_charts(run: RunData, marks: list[tuple[float, str]]) -> list[Chart]:
 
 def _points(lines: Iterable[dict[str, Any]], key: str) -> list[Point]:
     return [(float(line["step"]), line[key]) for line in lines if isinstance(line.get(key), int | float)]
-
-
-def preflight_table(preflight: dict[str, Any]) -> dict[str, Any] | None:
-    """What was found in the data: one column for each split, one row for each finding."""
-    columns = {split: dict(_flat(found)) for split, found in preflight.items() if isinstance(found, dict)}
-    if not columns:
-        return None
-    names = list(dict.fromkeys(name for found in columns.values() for name in found))
-    rows = [(name, [_cell(found.get(name)) for found in columns.values()]) for name in names]
-    return {"splits": list(columns), "rows": rows}
-
-
-def _flat(found: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in found.items():
-        if isinstance(value, dict) and name != "examples":
-            yield from _flat(value, f"{prefix}{name}: ".replace("_", " "))
-        elif isinstance(value, int | float | str):
-            yield f"{prefix}{name}".replace("_", " "), value
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def memory_bar(prediction: dict[str, Any] | None) -> dict[str, Any] | None:

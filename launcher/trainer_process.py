@@ -6,7 +6,10 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import click
 
 import launcher
 from launcher.errors import EXIT_USER, JobError, MachineError, RunFailedError
@@ -28,26 +31,33 @@ def require_trainer() -> None:
         )
 
 
-def run_trainer(command: str, run_dir: Path, *arguments: str, quiet: bool = False) -> None:
-    """Runs `python -m trainer COMMAND RUN_DIR` in the foreground.
+def run_trainer(command: str, run_dir: Path, *arguments: str, on_line: Callable[[str], None] | None = None) -> None:
+    """Runs `python -m trainer COMMAND RUN_DIR` in the foreground; its errors go where ours go.
 
     Args:
         command: `prepare`, `export` or `evaluate`.
         run_dir: The run directory.
         arguments: What follows on the command line.
-        quiet: Send what it prints to standard error.
+        on_line: Gets each line that it prints; by default they are printed.
 
     Raises:
         JobError: the job or the data is wrong; the trainer has said how.
         RunFailedError: it broke.
     """
     line = [sys.executable, "-m", "trainer", command, str(run_dir), *arguments]
-    output = sys.stderr if quiet else None
-    code = subprocess.run(line, env=_environment(), stdout=output, check=False).returncode
+    code = _run(line, on_line or click.echo)
     if code == EXIT_USER:
         raise JobError(f"{command}: the job or its data is wrong, see above")
     if code:
         raise RunFailedError(f"{command} broke with exit code {code}, see above", f"Run directory: {run_dir}")
+
+
+def _run(line: list[str], on_line: Callable[[str], None]) -> int:
+    with subprocess.Popen(line, env=_environment(), stdout=subprocess.PIPE, text=True, errors="replace") as process:
+        assert process.stdout is not None
+        for text in process.stdout:
+            on_line(text.rstrip("\n"))
+    return process.returncode
 
 
 def _environment() -> dict[str, str]:

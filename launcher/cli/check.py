@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from cluster.rundir import read_json
 from launcher.cli.options import job_argument, json_option
-from launcher.cli.output import print_json
+from launcher.cli.output import make_console, print_json
 from launcher.cli.planning import load_and_plan
+from launcher.cli.preparing import prepare
 from launcher.runs import write_run
-from launcher.trainer_process import require_trainer, run_trainer
+from launcher.trainer_process import require_trainer
 
 
 @click.command()
@@ -26,8 +26,8 @@ def check(job_file: Path, as_json: bool) -> None:
         run_dir = Path(scratch)
         (run_dir / "logs").mkdir()
         write_run(run_dir, job_file.read_bytes(), plan)
-        run_trainer("prepare", run_dir, quiet=as_json)
-        if as_json:
-            print_json(read_json(run_dir / "data" / "preflight.json"))
-            return
-    click.echo(f"Next: tuneyard submit {job_file}")
+        preflight = prepare(run_dir, make_console(stderr=as_json))
+    if as_json:
+        print_json(preflight)
+    else:
+        click.echo(f"Next: tuneyard submit {job_file}")

@@ -8,7 +8,7 @@ import click
 
 from cluster.rundir import read_json
 from launcher.cli.options import json_option, run_argument, run_dir_of
-from launcher.cli.output import print_json
+from launcher.cli.output import make_echo, print_json
 from launcher.trainer_process import require_trainer, run_trainer
 
 
@@ -31,7 +31,7 @@ def evaluate(
     require_trainer()
     options = {"--model": model, "--prompts": prompts, "--output": output}
     given = [part for name, value in options.items() if value for part in (name, str(value.absolute()))]
-    run_trainer("evaluate", run_dir, *given, quiet=as_json)
+    run_trainer("evaluate", run_dir, *given, on_line=make_echo(stderr=as_json))
     written = output or run_dir / "evaluation.json"
     result = read_json(written) or {}
     if as_json:

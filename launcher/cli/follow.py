@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from cluster import Status, backend
 from cluster.rundir import read_attempts, read_progress
-from launcher.cli.output import print_json
+from launcher.cli.output import make_console, print_json
 from launcher.errors import EXIT_CLUSTER, EXIT_OK, EXIT_RUN_FAILED, EXIT_SAVED
 from launcher.report import write_report
 from launcher.rundata import backend_name
@@ -38,7 +38,7 @@ def follow(run_dir: Path, *, as_json: bool = False) -> int:
 
     Ctrl-C stops following only; the run goes on.
     """
-    console = Console(stderr=as_json)
+    console = make_console(stderr=as_json)
     try:
         status = _watch_with_bar(run_dir, console) if console.is_terminal else _watch_with_lines(run_dir, console)
     except KeyboardInterrupt:
@@ -98,18 +98,26 @@ def _facts(progress: dict[str, Any]) -> str:
 
 
 def _watch_with_lines(run_dir: Path, console: Console) -> Status:
-    last: dict[str, Any] = {"time": 0.0, "state": ""}
+    last: dict[str, Any] = {"time": 0.0, "state": "", "text": ""}
 
     def show(progress: dict[str, Any]) -> None:
         now, state = time.monotonic(), str(progress.get("state", ""))
         if now - last["time"] < LINE_SECONDS and state == last["state"]:
             return
-        last.update(time=now, state=state)
-        steps = progress.get("max_steps") or "?"
-        text = f"{state:<10} step {progress.get('step') or 0}/{steps}  {_facts(progress)}{_time_left(progress)}"
-        console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
+        text = _line(progress)
+        if text != last["text"]:
+            last.update(time=now, state=state, text=text)
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     return _watch(run_dir, show)
+
+
+def _line(progress: dict[str, Any]) -> str:
+    state, steps = progress.get("state", ""), progress.get("max_steps")
+    if not steps:
+        return str(state)
+    step = f"step {progress.get('step') or 0}/{steps}"
+    return f"{state:<10} {step}  {_facts(progress)}{_time_left(progress)}".rstrip()
 
 
 def _time_left(progress: dict[str, Any]) -> str:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from cluster import backend
 from cluster.rundir import read_progress
 from launcher.cli.options import json_option, runs_option
-from launcher.cli.output import print_json
+from launcher.cli.output import make_console, print_json
 from launcher.rundata import backend_name
 from launcher.runs import list_runs
 
@@ -47,10 +46,14 @@ def _row(run_dir: Path) -> dict[str, Any]:
     }
 
 
+def _text(value: Any) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
 def _print_table(rows: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if row[column] is None else str(row[column]) for column in COLUMNS))
-    Console().print(table, highlight=False)
+        table.add_row(*(_text(row[column]) for column in COLUMNS))
+    make_console().print(table, highlight=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -12,8 +14,21 @@ from rich.table import Table
 from launcher.memory import GIB
 from launcher.plan import Plan
 from launcher.planner import Choice, Rejected
+from launcher.rundata import preflight_table
 
 REJECTED_SHOWN = 5
+PIPED_WIDTH = 110
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that does not fold tables to 80 columns when the output goes to a file."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=PIPED_WIDTH)
+
+
+def make_echo(*, stderr: bool) -> Callable[[str], None]:
+    """Prints lines of another process; beside JSON they go to standard error."""
+    return functools.partial(click.echo, err=stderr)
 
 
 def print_json(value: Any) -> None:
@@ -34,6 +49,20 @@ def facts(rows: dict[str, Any]) -> Table:
     for name, value in rows.items():
         table.add_row(name, str(value))
     return table
+
+
+def print_preflight(preflight: dict[str, Any], console: Console) -> None:
+    """What was found in the data, a column for each split."""
+    found = preflight_table(preflight)
+    if found is None:
+        return
+    table = Table(box=None, pad_edge=False, title="Data", title_justify="left")
+    table.add_column("finding")
+    for split in found["splits"]:
+        table.add_column(split, justify="right")
+    for name, cells in found["rows"]:
+        table.add_row(name, *cells)
+    console.print(table, highlight=False, markup=False)
 
 
 def print_plan(plan: Plan, console: Console) -> None:

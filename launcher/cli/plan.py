@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from launcher.cli.options import job_argument, json_option
-from launcher.cli.output import print_json, print_plan
+from launcher.cli.output import make_console, print_json, print_plan
 from launcher.cli.planning import load_and_plan
 
 
@@ -21,5 +20,5 @@ def plan(job_file: Path, as_json: bool) -> None:
     if as_json:
         print_json(made.as_json())
         return
-    print_plan(made, Console())
+    print_plan(made, make_console())
     click.echo(f"\nNext: tuneyard check {job_file}, or tuneyard submit {job_file}")

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from cluster import Status, backend
 from cluster.rundir import read_attempts, read_progress
 from launcher.cli.follow import next_step
 from launcher.cli.options import json_option, run_argument, run_dir_of
-from launcher.cli.output import facts, print_json
+from launcher.cli.output import facts, make_console, print_json
 from launcher.rundata import backend_name
 
 
@@ -30,7 +29,7 @@ def status(run_name: str, runs_dir: Path, as_json: bool) -> None:
         fields = dataclasses.asdict(found)
         print_json({"run": str(run_dir), **fields, "progress": progress, "attempts": attempts})
         return
-    Console().print(facts(_rows(run_dir, found, progress, len(attempts))), highlight=False)
+    make_console().print(facts(_rows(run_dir, found, progress, len(attempts))), highlight=False)
     alive = found.state in ("queued", "running")
     watch = f"Next: tuneyard logs {run_dir} --follow, or tuneyard stop {run_dir}"
     click.echo(watch if alive else next_step(run_dir, found.outcome))
@@ -54,11 +53,15 @@ def _progress_rows(progress: dict[str, Any]) -> dict[str, Any]:
     rows = {
         "trainer": f"{progress.get('state')}, heard {age_seconds:.0f} s ago",
         "step": f"{progress.get('step')} of {progress.get('max_steps')}",
-        "loss": progress.get("loss"),
-        "tokens/s": progress.get("tokens_per_second"),
+        "loss": _rounded(progress.get("loss"), ".4f"),
+        "tokens/s": _rounded(progress.get("tokens_per_second"), ",.0f"),
         "last checkpoint": checkpoint.get("path"),
         "resumed": progress.get("exactness"),
         "failure": failure.get("message"),
         "remedy": failure.get("remedy"),
     }
     return {name: value for name, value in rows.items() if value is not None}
+
+
+def _rounded(value: float | None, form: str) -> str | None:
+    return None if value is None else format(value, form)

@@ -10,12 +10,13 @@ from rich.console import Console
 from cluster import backend
 from launcher.cli.follow import follow
 from launcher.cli.options import detach_option, job_argument, json_option, runs_option
-from launcher.cli.output import print_json, print_plan
+from launcher.cli.output import make_console, print_json, print_plan
 from launcher.cli.planning import load_and_plan
+from launcher.cli.preparing import prepare
 from launcher.errors import EXIT_OK, JobError
 from launcher.plan import Plan
 from launcher.runs import new_run_dir, remove_run, write_run
-from launcher.trainer_process import require_trainer, run_trainer
+from launcher.trainer_process import require_trainer
 
 
 @click.command()
@@ -27,14 +28,14 @@ from launcher.trainer_process import require_trainer, run_trainer
 def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json: bool) -> int:
     """Plan a job, start it, and follow it until it ends. Ctrl-C stops following; the run goes on."""
     loaded, plan = load_and_plan(job_file)
-    console = Console(stderr=as_json)
+    console = make_console(stderr=as_json)
     print_plan(plan, console)
     if dry_run:
         return _dry_run(plan, as_json)
     require_trainer()
     run_dir = new_run_dir(runs_dir, loaded.job.name)
     write_run(run_dir, job_file.read_bytes(), plan)
-    _prepare(run_dir, as_json)
+    _prepare(run_dir, console)
     handle = backend(loaded.job.cluster.profile).submit(run_dir)
     console.print(f"run {run_dir}", markup=False, highlight=False, soft_wrap=True)
     if not detach:
@@ -54,10 +55,10 @@ def _dry_run(plan: Plan, as_json: bool) -> int:
     return EXIT_OK
 
 
-def _prepare(run_dir: Path, quiet: bool) -> None:
+def _prepare(run_dir: Path, console: Console) -> None:
     """Tokenises in the foreground: bad data is refused before anything starts, and leaves nothing behind."""
     try:
-        run_trainer("prepare", run_dir, quiet=quiet)
+        prepare(run_dir, console)
     except JobError as error:
         remove_run(run_dir)
         raise JobError(error.message, "Nothing was started, and no run directory was kept.") from None
