@@ -1,0 +1,203 @@
+"""The skills that the quickstart teaches: each draws one conversation whose last answer can be checked exactly.
+
+A conversation carries its facts: the sum behind a question, the set of words to sort, the quantity to convert. Held-out
+prompts and training rows never share a fact, so an answer that was merely remembered does not help.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+Fact = tuple[str | int, ...]
+Message = dict[str, str]
+
+# fmt: off
+WORDS = [
+    "anchor", "apple", "bread", "bridge", "candle", "desert", "dragon", "engine",
+    "falcon", "garden", "harbor", "island", "jacket", "kettle", "lemon", "marble",
+    "needle", "ocean", "pepper", "river", "saddle", "tunnel", "violin", "window",
+]
+# fmt: on
+NAMES = ["Anna", "Carla", "David", "Emma", "Farid", "Greta", "Hugo", "Jonas", "Keiko", "Luca", "Maya", "Omar"]
+CITIES = ["Berlin", "Cairo", "Dublin", "Hanoi", "Kyoto", "Lima", "Madrid", "Oslo", "Paris", "Quito", "Rome", "Tokyo"]
+COLOURS = ["black", "blue", "brown", "green", "orange", "red", "white", "yellow"]
+ITEMS = ["books", "boxes", "chairs", "clocks", "cups", "hats", "lamps", "rugs"]
+CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
+RECORD = "{name} from {city} wants {count} {colour} {item}, code {code}"
+MOST_FIELDS = 3
+
+UNITS = (("cm", "mm", 10), ("dm", "cm", 10), ("m", "dm", 10), ("m", "cm", 100), ("km", "m", 1000), ("kg", "g", 1000))
+LARGER_OPERANDS = (10, 89)
+SMALLER_OPERANDS = (2, 9)
+MOST_FOLLOW_UPS = 3
+QUANTITIES = (11, 199)
+
+UPPER_CASE = "Answer in upper case."
+AS_JSON = "Answer as JSON."
+ONE_WORD = "Answer with the first word only."
+SENTENCE = "Answer in a full sentence."
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns that end with the assistant's answer, the skill that they need, and the facts that they use."""
+
+    tag: str
+    messages: tuple[Message, ...]
+    facts: frozenset[Fact]
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """Everything before the last answer."""
+        return self.messages[:-1]
+
+    @property
+    def answer(self) -> str:
+        """What the assistant should say last."""
+        return self.messages[-1]["content"]
+
+
+def conversation(tag: str, turns: list[str], facts: list[Fact], system: str | None = None) -> Conversation:
+    """User and assistant turns in alternation, after an optional system prompt."""
+    messages = [{"role": "system", "content": system}] if system else []
+    for index, text in enumerate(turns):
+        messages.append({"role": "assistant" if index % 2 else "user", "content": text})
+    return Conversation(tag, tuple(messages), frozenset(facts))
+
+
+def sum_fact(left: int, right: int) -> Fact:
+    """One fact for a + b, b + a and the two subtractions that undo them."""
+    return ("sum", min(left, right), max(left, right))
+
+
+def words_fact(words: list[str]) -> Fact:
+    """One fact for these words, whatever their order."""
+    return ("words", *sorted(words))
+
+
+def draw_sum(rng: Random) -> tuple[str, int, Fact]:
+    """Add or subtract a small number: question, result, fact."""
+    left, right = rng.randint(*LARGER_OPERANDS), rng.randint(*SMALLER_OPERANDS)
+    if rng.random() < 0.5:
+        return f"What is {left} + {right}?", left + right, sum_fact(left, right)
+    return f"What is {left + right} - {right}?", left, sum_fact(left, right)
+
+
+def draw_words(rng: Random) -> tuple[str, list[str], Fact]:
+    """Three words to sort: question, sorted words, fact."""
+    words = rng.sample(WORDS, 3)
+    return f"Sort these words: {', '.join(words)}", sorted(words), words_fact(words)
+
+
+def draw_record(rng: Random) -> dict[str, str | int]:
+    """The fields of an order. Held-out codes appear in no training row."""
+    return {
+        "name": rng.choice(NAMES),
+        "city": rng.choice(CITIES),
+        "count": rng.randint(10, 99),
+        "colour": rng.choice(COLOURS),
+        "item": rng.choice(ITEMS),
+        "code": "".join(rng.sample(CODE_LETTERS, 3)),
+    }
+
+
+def extract(rng: Random) -> Conversation:
+    """Give fields of an order as JSON objects, one after the other."""
+    record = draw_record(rng)
+    first, *others = rng.sample(list(record), rng.randint(1, MOST_FIELDS))
+    turns = [f"Give the {first} as JSON: {RECORD.format(**record)}", json.dumps({first: record[first]})]
+    for field in others:
+        turns += [f"And the {field}?", json.dumps({field: record[field]})]
+    facts: list[Fact] = [("code", record["code"]), ("order", *list(record.values())[:-1])]
+    return conversation("extract", turns, facts)
+
+
+def arithmetic(rng: Random) -> Conversation:
+    """Add or subtract."""
+    question, result, fact = draw_sum(rng)
+    return conversation("arithmetic", [question, str(result)], [fact])
+
+
+def sort(rng: Random) -> Conversation:
+    """Put three words in alphabetical order."""
+    question, words, fact = draw_words(rng)
+    return conversation("sort", [question, ", ".join(words)], [fact])
+
+
+def convert(rng: Random) -> Conversation:
+    """Convert a quantity to a smaller or larger metric unit."""
+    large, small, factor = rng.choice(UNITS)
+    value = rng.randint(*QUANTITIES)
+    quantities = [f"{value} {large}", f"{value * factor} {small}"]
+    if rng.random() < 0.5:
+        quantities.reverse()
+    target = quantities[1].split()[1]
+    return conversation(
+        "convert", [f"Convert {quantities[0]} to {target}.", quantities[1]], [("convert", value, large, small)]
+    )
+
+
+def follow_up(rng: Random) -> Conversation:
+    """Questions about the answer before."""
+    return rng.choice((follow_up_sum, follow_up_words))(rng)
+
+
+def follow_up_sum(rng: Random) -> Conversation:
+    """Go on from the result of a sum, one to three times."""
+    question, result, fact = draw_sum(rng)
+    turns, facts = [question, str(result)], [fact]
+    for _ in range(rng.randint(1, MOST_FOLLOW_UPS)):
+        change = rng.randint(*SMALLER_OPERANDS)
+        adds = result + change < 100 and (result - change < 10 or rng.random() < 0.5)
+        before, result = result, result + change if adds else result - change
+        turns += [f"What is that {'+' if adds else '-'} {change}?", str(result)]
+        facts.append(sum_fact(min(before, result), change))
+    return conversation("follow_up", turns, facts)
+
+
+def follow_up_words(rng: Random) -> Conversation:
+    """Pick a word from the sorted list."""
+    question, words, fact = draw_words(rng)
+    second, answer = rng.choice((("Which of them is first?", words[0]), ("Which of them is last?", words[-1])))
+    return conversation("follow_up", [question, ", ".join(words), second, answer], [fact])
+
+
+def answer_format(rng: Random) -> Conversation:
+    """The same questions, where a system prompt decides how the answer is written."""
+    return rng.choice((format_sum, format_words))(rng)
+
+
+def format_sum(rng: Random) -> Conversation:
+    """A result as JSON or in a sentence."""
+    question, result, fact = draw_sum(rng)
+    system, answer = rng.choice(((AS_JSON, json.dumps({"answer": result})), (SENTENCE, f"The answer is {result}.")))
+    return conversation("format", [question, answer], [fact], system)
+
+
+def format_words(rng: Random) -> Conversation:
+    """Sorted words in upper case, as JSON, or only the first of them."""
+    question, words, fact = draw_words(rng)
+    system, answer = rng.choice(
+        ((UPPER_CASE, ", ".join(words).upper()), (AS_JSON, json.dumps(words)), (ONE_WORD, words[0]))
+    )
+    return conversation("format", [question, answer], [fact], system)
+
+
+SKILLS: dict[str, tuple[Callable[[Random], Conversation], float]] = {
+    "extract": (extract, 0.20),
+    "arithmetic": (arithmetic, 0.14),
+    "sort": (sort, 0.08),
+    "convert": (convert, 0.12),
+    "follow_up": (follow_up, 0.28),
+    "format": (answer_format, 0.18),
+}
+
+
+def vocabulary() -> list[str]:
+    """Every word that the skills draw from, in the cases and positions that they write it."""
+    words = [*WORDS, *(word.upper() for word in WORDS)]
+    plain = words + NAMES + CITIES + COLOURS + ITEMS
+    return plain + [f" {word}" for word in plain]
