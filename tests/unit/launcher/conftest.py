@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from launcher_samples import GOOD_JOB, write_model
 
 from launcher.hardware import Machine
-
-TINY_MODEL = {
-    "model_type": "llama",
-    "hidden_size": 128,
-    "intermediate_size": 384,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "vocab_size": 2048,
-    "tie_word_embeddings": True,
-}
-
-GOOD_JOB = """\
-name: quick
-model: {path: model}
-data:
-  train: [{path: train.jsonl}]
-  max_length: 512
-training: {tokens_per_step: 8192}
-resources: {gpu: none, cpu_ranks: 2}
-"""
-
-
-def write_model(folder: Path, **changes: object) -> Path:
-    """A model folder that a login node takes for one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(TINY_MODEL | changes))
-    (folder / "tokenizer.json").write_text("{}")
-    return folder
 
 
 @pytest.fixture

@@ -105,9 +105,7 @@ BAD_JOBS = {
     ),
     "glob without a match": (
         HEAD + "data:\n  train:\n    - path: rows/*.jsonl\n",
-        [
-            "5: data.train[0].path: no such file or folder (got 'rows/*.jsonl'). The pattern matches nothing in {dir}."
-        ],
+        ["5: data.train[0].path: no such file or folder (got 'rows/*.jsonl'). The pattern matches nothing in {dir}."],
     ),
     "missing model": (
         "name: quick\nmodel:\n  path: ./modell\n" + DATA,
@@ -119,9 +117,7 @@ BAD_JOBS = {
     ),
     "unknown model type": (
         "name: quick\nmodel: {path: odd-model}\n" + DATA,
-        [
-            "2: model.path: its config.json: unknown model type 'lama'. Nearest known types: llama, gemma, gemma2"
-        ],
+        ["2: model.path: its config.json: unknown model type 'lama'. Nearest known types: llama, gemma, gemma2"],
     ),
     "model without a tokenizer": (
         "name: quick\nmodel: {path: no-tokenizer}\n" + DATA,
@@ -179,9 +175,7 @@ BAD_JOBS = {
     ),
     "a tag": (
         "name: !!python/object:os.system x\nmodel: {path: model}\n" + DATA,
-        [
-            "1: name: has a YAML tag (tag:yaml.org,2002:python/object:os.system). Write the value without a tag."
-        ],
+        ["1: name: has a YAML tag (tag:yaml.org,2002:python/object:os.system). Write the value without a tag."],
     ),
 }
 

@@ -100,9 +100,7 @@ def test_every_tensor_as_in_transformers(config: dict[str, object]) -> None:
 def test_defaults_of_missing_keys_as_in_transformers(kind: str) -> None:
     missing = ("num_key_value_heads", "tie_word_embeddings")
     config = {
-        key: value
-        for key, value in small(kind, num_attention_heads=32, hidden_size=64).items()
-        if key not in missing
+        key: value for key, value in small(kind, num_attention_heads=32, hidden_size=64).items() if key not in missing
     }
     ours = {tensor.name: tensor.dims for tensor in shape_from_config(config).tensors()}
     assert ours == transformers_tensors(config)
@@ -122,9 +120,7 @@ def test_adapters_as_in_peft(kind: str, target: str | list[str], use_dora: bool)
     values = {key: value for key, value in config.items() if key != "model_type"}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **values))
-        peft = get_peft_model(
-            model, LoraConfig(r=5, target_modules=target, use_dora=use_dora, task_type="CAUSAL_LM")
-        )
+        peft = get_peft_model(model, LoraConfig(r=5, target_modules=target, use_dora=use_dora, task_type="CAUSAL_LM"))
     trainable = sum(p.numel() for p in peft.parameters() if p.requires_grad)
     shape = shape_from_config(config)
     assert lora_parameters(shape, r=5, target_modules=target, use_dora=use_dora) == trainable

@@ -1,0 +1,269 @@
+"""Plans: exact division, reasons, what is turned down and why, and memory that adds up."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from launcher_samples import GOOD_JOB, write_model
+
+from launcher.errors import JobError, MachineError
+from launcher.hardware import Machine, parse_gpus, visible
+from launcher.jobfile import JobFile, SettingError, load_job
+from launcher.memory import GIB, Layout, LoraLayout, predict
+from launcher.plan import Plan, make_plan
+from launcher.shape import shape_from_config
+from trainer.config import ENGINES, TrainerConfig, unresolved
+
+LLAMA_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+
+
+@pytest.fixture
+def job(write_job: Callable[..., Path]) -> Callable[..., JobFile]:
+    """A checked job: a good one with some settings of some sections replaced."""
+
+    def make(**sections: dict[str, object]) -> JobFile:
+        loaded = load_job(write_job(GOOD_JOB)).job.model_dump(exclude_unset=True)
+        return JobFile.model_validate(loaded | {s: loaded.get(s, {}) | v for s, v in sections.items()})
+
+    return make
+
+
+def execution(plan: Plan) -> dict[str, object]:
+    return plan.trainer.execution.model_dump()
+
+
+def reason(plan: Plan, setting: str) -> str:
+    return next(d.reason for d in plan.decisions if d.setting == setting)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("tokens", [8192, 16384, 24576, "auto"])
+def test_every_plan_divides_the_step_exactly(job, ranks: int, tokens: object) -> None:
+    large = Machine(num_cores=16, memory_bytes=64 * GIB)
+    plan = make_plan(job(resources={"cpu_ranks": ranks}, training={"tokens_per_step": tokens}), large)
+    found = plan.trainer.execution
+    assert found.world_size * found.micro_batch * found.accumulation == found.packs_per_step
+    assert found.packs_per_step * 512 == plan.trainer.training.tokens_per_step
+    for rejected in plan.choice.rejected:
+        other = rejected.candidate
+        assert ranks * other.micro_batch * other.accumulation == found.packs_per_step
+
+
+def test_the_step_does_not_depend_on_the_engine(job, cpu_machine) -> None:
+    plans = [make_plan(job(resources={"engine": engine}), cpu_machine) for engine in ENGINES]
+    assert {plan.trainer.execution.packs_per_step for plan in plans} == {16}
+    assert [plan.trainer.execution.engine for plan in plans] == list(ENGINES)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "nearest"),
+    [(8000, "7168 or 8192"), (512, "1024 or 2048"), (100, "1024 or 2048"), (1536, "1024 or 2048")],
+)
+def test_a_step_that_does_not_divide_names_two_that_do(job, cpu_machine, tokens: int, nearest: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        make_plan(job(training={"tokens_per_step": tokens}), cpu_machine)
+    assert caught.value.setting == "training.tokens_per_step"
+    assert "2 x 512 = 1024" in str(caught.value)
+    assert caught.value.remedy == f"Nearest: {nearest}."
+    for value in nearest.split(" or "):
+        assert make_plan(job(training={"tokens_per_step": int(value)}), cpu_machine)
+
+
+def test_planning_errors_have_the_line_of_their_setting(write_job, cpu_machine) -> None:
+    loaded = load_job(write_job(old="8192", new="8000"))
+    with pytest.raises(SettingError) as caught:
+        make_plan(loaded.job, cpu_machine)
+    assert str(loaded.located(caught.value)) == (
+        f"{loaded.path}:6: training.tokens_per_step: must be a multiple of ranks x max_length = 2 x 512 = 1024 "
+        "(got 8000). Nearest: 7168 or 8192."
+    )
+
+
+def test_a_micro_batch_must_divide_what_a_rank_has(job, cpu_machine) -> None:
+    with pytest.raises(SettingError, match="must divide the 8 packs") as caught:
+        make_plan(job(resources={"micro_batch": 3}), cpu_machine)
+    assert caught.value.remedy == "Nearest: 2 or 4."
+
+
+def test_automatic_ranks_give_way_to_an_exact_step(job, cpu_machine) -> None:
+    plan = make_plan(job(resources={"cpu_ranks": "auto"}, training={"tokens_per_step": 1536}), cpu_machine)
+    assert plan.trainer.execution.world_size == 1
+    assert "divides a step exactly" in reason(plan, "resources.cpu_ranks")
+
+
+def test_nothing_is_left_automatic_and_every_decision_has_a_reason(job, cpu_machine) -> None:
+    plan = make_plan(job(), cpu_machine)
+    written = TrainerConfig.model_validate(plan.as_json()["trainer"])
+    assert unresolved(written) == []
+    assert all(decision.reason and decision.value is not None for decision in plan.decisions)
+    settings = {decision.setting for decision in plan.decisions}
+    assert {"training.learning_rate", "resources.engine", "resources.micro_batch", "model.attention"} <= settings
+
+
+def test_what_is_said_is_not_decided(job, cpu_machine) -> None:
+    said = {"resources": {"engine": "zero2", "micro_batch": 2}, "training": {"learning_rate": 0.5}}
+    plan = make_plan(job(**said), cpu_machine)
+    assert not {"resources.engine", "resources.micro_batch", "training.learning_rate"} & {
+        d.setting for d in plan.decisions
+    }
+    assert (plan.trainer.training.learning_rate, plan.trainer.execution.accumulation) == (0.5, 4)
+
+
+@pytest.mark.parametrize(("kind", "rate"), [("full", 2e-5), ("lora", 2e-4)])
+def test_learning_rate_by_method(job, cpu_machine, kind: str, rate: float) -> None:
+    plan = make_plan(job(method={"kind": kind}), cpu_machine)
+    assert plan.trainer.training.learning_rate == rate
+    assert "rule of thumb" in reason(plan, "training.learning_rate")
+
+
+def test_attention_and_type_by_device(job, cpu_machine, gpu_machine) -> None:
+    cpu = make_plan(job(), cpu_machine).trainer.model
+    gpu = make_plan(job(resources={"gpu": "auto"}), gpu_machine).trainer.model
+    flash = make_plan(
+        job(resources={"gpu": "auto"}), dataclasses.replace(gpu_machine, has_flash_attention=True)
+    ).trainer.model
+    assert (cpu.attention, cpu.dtype) == ("padded", "float32")
+    assert (gpu.attention, gpu.dtype) == ("varlen", "bfloat16")
+    assert flash.attention == "flash"
+
+
+def test_phases_end_with_evaluation_only_when_there_are_prompts(job, cpu_machine) -> None:
+    assert make_plan(job(), cpu_machine).launch["phases"] == ["prepare", "train", "export"]
+    prompts = make_plan(job(evaluation={"generate": "/tmp/prompts.jsonl"}), cpu_machine)
+    assert prompts.launch["phases"] == ["prepare", "train", "export", "evaluate"]
+
+
+def test_what_this_machine_does_not_have(job, cpu_machine, gpu_machine) -> None:
+    with pytest.raises(MachineError, match="asks for 'h100-80'; this machine has no GPU"):
+        make_plan(job(resources={"gpu": "h100-80"}), cpu_machine)
+    with pytest.raises(MachineError, match="asks for 16; this machine has 8"):
+        make_plan(job(resources={"gpu": "h100-80", "gpus_per_node": 16}), gpu_machine)
+    with pytest.raises(SettingError, match="the local profile has one machine"):
+        make_plan(job(resources={"nodes": 2}), cpu_machine)
+    assert make_plan(job(resources={"gpu": "h100-80"}), gpu_machine).trainer.execution.device == "cuda"
+
+
+def test_an_unknown_projection_is_refused_before_anything_runs(job, cpu_machine) -> None:
+    with pytest.raises(SettingError, match="no projection 'qproj'"):
+        make_plan(job(method={"kind": "lora", "target_modules": ["qproj"]}), cpu_machine)
+
+
+def test_a_model_that_cannot_fit_says_what_the_leanest_plan_needs(job, job_folder, cpu_machine) -> None:
+    write_model(job_folder / "model", **LLAMA_8B, tie_word_embeddings=False)
+    with pytest.raises(JobError, match=r"no plan fits: the leanest \(.*checkpointing\) needs \d+\.\d GiB per rank"):
+        make_plan(job(), cpu_machine)
+
+
+def test_an_8b_full_fine_tune_on_eight_gpus(job, job_folder, gpu_machine) -> None:
+    write_model(job_folder / "model", **LLAMA_8B, tie_word_embeddings=False)
+    plan = make_plan(
+        job(resources={"gpu": "auto"}, data={"max_length": 4096}, training={"tokens_per_step": "auto"}), gpu_machine
+    )
+    assert plan.choice.candidate.peak_bytes < plan.choice.limit_bytes
+    too_big = [r for r in plan.choice.rejected if r.candidate.engine == "zero0"]
+    assert all("does not fit" in r.reason for r in too_big)
+
+
+def test_a_hub_model_that_is_not_here_is_planned_on_the_safe_side(job, cpu_machine, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    plan = make_plan(job(model={"path": "org/name"}), cpu_machine)
+    assert plan.as_json()["prediction"] is None
+    assert plan.trainer.training.gradient_checkpointing is True
+    assert "not known" in reason(plan, "training.gradient_checkpointing")
+
+
+def layout(**changes: object) -> Layout:
+    base = {"engine": "zero0", "world_size": 1, "device": "cuda", "compute_bytes": 2, "tokens": 4096}
+    return Layout(**({**base, "checkpointing": True, "chunk_tokens": 1024} | changes))
+
+
+SHAPE = shape_from_config(LLAMA_8B)
+N = SHAPE.num_parameters
+
+# Bytes per parameter of the model: weights, gradients, moments, master weights.
+STATES = {
+    ("zero0", 1, 2): (2, 2, 8, 4),
+    ("zero0", 8, 2): (2, 2, 8, 4),
+    ("zero0", 8, 4): (4, 4, 8, 0),
+    ("zero1", 8, 2): (2, 2, 1, 0.5),
+    ("zero2", 8, 2): (2, 0.25, 1, 0.5),
+    ("zero3", 8, 2): (0.25, 0.25, 1, 0.5),
+    ("zero3", 8, 4): (0.5, 0.5, 1, 0.5),
+    ("fsdp2", 8, 2): (0.5, 0.5, 1, 0),
+    ("fsdp2", 8, 4): (0.5, 0.5, 1, 0),
+    ("fsdp2", 1, 4): (4, 4, 8, 0),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_model_states_by_engine(case: tuple[str, int, int]) -> None:
+    engine, world_size, compute_bytes = case
+    found = predict(SHAPE, layout(engine=engine, world_size=world_size, compute_bytes=compute_bytes)).components
+    names = ("weights", "gradients", "moments", "master_weights")
+    assert [found[name] / N for name in names] == pytest.approx(STATES[case], abs=1e-6)
+
+
+def test_adapters_take_sixteen_bytes_each() -> None:
+    prediction = predict(SHAPE, layout(lora=LoraLayout(r=16, target_modules="all-linear")))
+    adapters = prediction.num_trainable
+    assert adapters == 41_943_040
+    parts = prediction.components
+    assert parts["weights"] == 2 * N + 4 * adapters
+    assert parts["gradients"] + parts["moments"] == 12 * adapters
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_peak_is_the_sum_of_what_is_alive_in_the_binding_phase(engine: str, checkpointing: bool) -> None:
+    prediction = predict(SHAPE, layout(engine=engine, world_size=4, checkpointing=checkpointing))
+    assert prediction.peak_bytes == sum(prediction.binding_components().values())
+    assert prediction.peak_bytes == max(prediction.phases.values())
+
+
+def test_activations_with_and_without_checkpointing() -> None:
+    kept = predict(SHAPE, layout()).components
+    everything = predict(SHAPE, layout(checkpointing=False)).components
+    assert kept["kept_activations"] == 32 * 4096 * 4096 * 2
+    assert everything["activations"] == 32 * 2 * 4096 * (12 * 4096 + 3 * 4096 + 1024 + 3 * 14336)
+    assert everything["activations"] > 10 * kept["activations"]
+
+
+def test_published_peaks_of_adapters_on_one_gpu() -> None:
+    """Llama-3-8B with LoRA r16 on q, k, v, o, 4 x 4096 tokens, fused loss: 23.2 GiB allocated on an A100."""
+    lora = LoraLayout(r=16, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
+    prediction = predict(SHAPE, layout(tokens=4 * 4096, lora=lora))
+    allocated = prediction.peak_bytes - prediction.components["runtime"] - prediction.components["fragmentation"]
+    assert allocated / GIB == pytest.approx(23.2, rel=0.15)
+
+
+def test_gpus_as_nvidia_smi_prints_them() -> None:
+    text = "NVIDIA H100 80GB HBM3, 81559\nNVIDIA A100-SXM4-40GB, 40960\nNVIDIA A30, [N/A]\n"
+    assert parse_gpus(text) == [
+        ("NVIDIA H100 80GB HBM3", 81559 * 2**20),
+        ("NVIDIA A100-SXM4-40GB", 40960 * 2**20),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [(None, ["a", "b", "c"]), ("2,0", ["c", "a"]), ("", []), ("-1", []), ("GPU-1234", ["a"]), ("7", [])],
+)
+def test_only_visible_gpus_count(setting: str | None, expected: list[str]) -> None:
+    assert [name for name, _ in visible([("a", 1), ("b", 1), ("c", 1)], setting)] == expected
+
+
+def test_machine_without_gpu_is_planned_for_cpu(job) -> None:
+    plan = make_plan(job(resources={"gpu": "auto"}), Machine(num_cores=4, memory_bytes=16 * GIB))
+    assert plan.launch["device"] == "cpu"
+    assert plan.launch["threads_per_rank"] == 2
