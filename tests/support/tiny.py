@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-CHATML = (Path(__file__).parents[2] / "trainer/data/templates/chatml.jinja").read_text(encoding="utf-8")
+CHATML = (Path(__file__).parents[2] / "trainer" / "data" / "templates" / "chatml.jinja").read_text(encoding="utf-8")
 WORDS = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "bird", "runs", "sleeps", "eats", "under", "over", "the", "a", "small", "large"]
 
 

@@ -107,26 +107,22 @@ def adamw(groups: list[dict[str, Any]], training: TrainingConfig) -> torch.optim
     )
 
 
-def materialise_moments(optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Give every parameter its AdamW state, with `step` updates done; moments that exist stay as they are."""
+def materialise_moments(optimizer: torch.optim.Optimizer, masters: list[torch.Tensor], step: int) -> None:
+    """Give every master tensor its AdamW state, with `step` updates done; moments that exist stay as they are."""
     fused = bool(optimizer.defaults.get("fused"))
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            state = optimizer.state[parameter]
-            device = parameter.device if fused else torch.device("cpu")
-            state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
-            for moment in MOMENTS:
-                if moment not in state:
-                    state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-
-
-def clear_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Forget whatever an engine did to the state while it set itself up."""
-    for state in optimizer.state.values():
+    for master in masters:
+        state = optimizer.state[master]  # type: ignore[index]
+        device = master.device if fused else torch.device("cpu")
+        state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
         for moment in MOMENTS:
-            if moment in state:
-                state[moment].zero_()
-    materialise_moments(optimizer, 0)
+            if moment not in state:
+                state[moment] = torch.zeros_like(master, memory_format=torch.preserve_format)
+
+
+def fresh_moments(optimizer: torch.optim.Optimizer, masters: list[torch.Tensor]) -> None:
+    """AdamW state as before the first step, whatever an engine did to it while it set itself up."""
+    optimizer.state.clear()
+    materialise_moments(optimizer, masters, 0)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -16,7 +16,7 @@ from trainer.engines.base import (
     Engine,
     Range,
     adamw,
-    clear_moments,
+    fresh_moments,
     materialise_moments,
     parameter_groups,
     set_learning_rate,
@@ -33,7 +33,7 @@ class Fsdp2Engine(Engine):
         self.model = model.to(self.device)
         self._shard(config)
         self.optimizer = adamw(parameter_groups(model, config.training), config.training)
-        clear_moments(self.optimizer)
+        fresh_moments(self.optimizer, self._trainable())
         self._max_grad_norm = config.training.max_grad_norm or float("inf")
 
     def _shard(self, config: TrainerConfig) -> None:
@@ -86,9 +86,9 @@ class Fsdp2Engine(Engine):
         return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
 
     def after_load(self, step: int) -> None:
-        materialise_moments(self.optimizer, step)
+        materialise_moments(self.optimizer, self._trainable(), step)
 
-    def _trainable(self) -> list[nn.Parameter]:
+    def _trainable(self) -> list[torch.Tensor]:
         return [parameter for _, parameter in trainable_parameters(self.model)]
 
 

@@ -21,7 +21,7 @@ from trainer.engines.base import (
     Engine,
     Range,
     adamw,
-    clear_moments,
+    fresh_moments,
     materialise_moments,
     parameter_groups,
     set_learning_rate,
@@ -57,7 +57,7 @@ class ZeroEngine(Engine):
         self._adamw = getattr(self._outer, "optimizer", self._outer)
         self.replicated = not self._partitioned
         self._max_grad_norm = config.training.max_grad_norm or NO_CLIPPING
-        clear_moments(self._adamw)
+        fresh_moments(self._adamw, self._masters())
 
     @property
     def _partitioned(self) -> bool:
@@ -118,13 +118,17 @@ class ZeroEngine(Engine):
         ]
 
     def _flat_master(self, parameter: Any) -> torch.Tensor:
-        groups = self._masters()
-        return groups[parameter._hp_mapping.param_group_index]
+        return self._masters()[parameter._hp_mapping.param_group_index]
 
     def _masters(self) -> list[torch.Tensor]:
+        """The float32 tensors that AdamW updates: parameters themselves, or DeepSpeed's flat partitions of them."""
         outer: Any = self._outer
-        name = "single_partition_of_fp32_groups"
-        return getattr(outer, name) if hasattr(outer, name) else outer.fp32_groups_flat_partition
+        if not self._partitioned:
+            return [parameter for _, parameter in trainable_parameters(self.model)]
+        for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
+            if hasattr(outer, name):
+                return list(getattr(outer, name))
+        raise TypeError(f"unknown DeepSpeed optimizer {type(outer).__name__}")
 
     def _partition(self, name: str, parameter: Any) -> list[Range]:
         """ZeRO 3: this rank's equal part of each parameter, without the padding at its end."""
@@ -148,7 +152,7 @@ class ZeroEngine(Engine):
         return parameter.grad if gradient is None else gradient
 
     def after_load(self, step: int) -> None:
-        materialise_moments(self._adamw, step)
+        materialise_moments(self._adamw, self._masters(), step)
         if self.stage == 3:
             self._refresh_partitions()
         elif self._partitioned:

@@ -7,13 +7,14 @@ earlier tokens of its own segment and nothing else.
 |---|---|---|
 | flash | CUDA, flash-attn installed | FlashAttention's variable-length kernel |
 | varlen | CUDA | PyTorch's own variable-length kernel |
-| flex | CUDA compiled; CPU plain | FlexAttention with a block mask |
+| flex | CUDA compiled; CPU forward only | FlexAttention with a block mask |
 | sdpa | anywhere | one dense block-diagonal mask |
 | padded | anywhere | segments padded to one length; causal order alone hides the padding |
 """
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from trainer.data.batch import Batch
 from trainer.errors import UserError
 
 NAME = "tuneyard"
+CPU_BACKENDS = ("padded", "sdpa")
 Kernel = Callable[..., torch.Tensor]
 
 
@@ -85,6 +87,18 @@ def attend(
             raise UserError(f"this model uses {what}, which is not supported", remedy="try `attention: flex`")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return KERNELS[segments.backend](query, key, value, segments, scale, sliding_window, softcap), None
+
+
+def check_backend(backend: str, device: str) -> None:
+    """Raises:
+    UserError: `backend` cannot train on `device`, or is not installed.
+    """
+    if device == "cpu" and backend not in CPU_BACKENDS:
+        raise UserError(
+            f"attention `{backend}` cannot train on a CPU", remedy=f"set model.attention to {' or '.join(CPU_BACKENDS)}"
+        )
+    if backend == "flash" and importlib.util.find_spec("flash_attn") is None:
+        raise UserError("flash-attn is not installed", remedy="pip install tuneyard[flash], or `attention: varlen`")
 
 
 def _flash(q: Any, k: Any, v: Any, segments: Segments, scale: float, window: int | None, softcap: Any) -> Any:

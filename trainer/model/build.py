@@ -59,6 +59,7 @@ def build_model(config: TrainerConfig) -> SupervisedModel:
     Raises:
         UserError: the model cannot be loaded, or a setting of the method takes no effect.
     """
+    attention.check_backend(str(config.model.attention), config.execution.device)
     causal_lm = load_causal_lm(config, attn_implementation=attention.NAME)
     settings = HeadSettings(
         config.loss.chunk_tokens,
