@@ -106,7 +106,7 @@ def _dtype(job: JobFile, device: str, log: list[Decision]) -> str:
     dtype = "bfloat16" if device == "cuda" else "float32"
     reasons = {
         "cuda": "matrix units run bfloat16 at full speed",
-        "cpu": "CPUs are no faster in bfloat16, and exact",
+        "cpu": "exact, and CPUs are hardly faster in bfloat16",
     }
     log.append(Decision(setting="model.dtype", value=dtype, reason=reasons[device]))
     return dtype
