@@ -78,9 +78,7 @@ def seconds(command: list[str]) -> float:
 
 def imports_heavy(job: Path) -> bool:
     """Whether importing the packages, or planning a job, loads a deep-learning package."""
-    bare = subprocess.run(
-        [sys.executable, "-c", PROBE], env=environment(), check=True, capture_output=True, text=True
-    )
+    bare = subprocess.run([sys.executable, "-c", PROBE], env=environment(), check=True, capture_output=True, text=True)
     command = [sys.executable, "-c", PLAN_PROBE, "plan", str(job), "--json"]
     planned = subprocess.run(command, env=environment(), check=True, capture_output=True, text=True)
     return bare.stdout.strip() != "[]" or planned.stderr.strip().splitlines()[-1] != "[]"
