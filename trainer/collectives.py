@@ -21,7 +21,7 @@ class Ranks:
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
         on_gloo = dist.get_backend() == "gloo"
-        self._group = dist.group.WORLD if on_gloo else dist.new_group(backend="gloo")
+        self._group: Any = dist.group.WORLD if on_gloo else dist.new_group(backend="gloo")
 
     @property
     def is_first(self) -> bool:

@@ -85,7 +85,8 @@ class MethodConfig(Section):
 
     @model_validator(mode="after")
     def _lora_only(self) -> MethodConfig:
-        extra = sorted(self.model_fields_set - {"kind"})
+        fields = type(self).model_fields
+        extra = sorted(n for n in self.model_fields_set - {"kind"} if getattr(self, n) != fields[n].default)
         if self.kind == "full" and extra:
             raise ValueError(f"{', '.join(extra)} only act with `kind: lora`; remove them or set it")
         return self

@@ -115,7 +115,7 @@ def test_killed_run_goes_on_from_the_last_checkpoint(runs: Runs, method: str) ->
         changes["method"] |= {"r": 4, "lora_dropout": 0.1}
     undisturbed, killed = (runs.make(f"kill-{method}-{name}", **changes) for name in ("whole", "killed"))
     run_on_ranks(train, 2, str(undisturbed), 0)
-    with pytest.raises(RankFailedError, match="rank [01]"):
+    with pytest.raises(RankFailedError, match=r"rank [01]"):
         run_on_ranks(train, 2, str(killed), 0, "SIGKILL", 12)
     assert run_on_ranks(train, 2, str(killed), 1) == ["finished"] * 2
     assert json.loads((killed / "progress.json").read_text())["resumed_from"] in (10, 20, 30)

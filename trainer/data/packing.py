@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WINDOW = 1 << 17
+LARGEST_WINDOW = 1 << 17
+SMALLEST_WINDOW = 1 << 10
 FULL_ENOUGH = 0.995
 Pattern = list[tuple[int, int]]
 
@@ -35,20 +36,22 @@ class Packs:
         return self.order[self.starts[pack] : self.starts[pack + 1]]
 
 
-def pack(lengths: np.ndarray, capacity: int, seed: int, epoch: int, window: int = WINDOW) -> Packs:
+def pack(lengths: np.ndarray, capacity: int, seed: int, epoch: int, window: int | None = None) -> Packs:
     """Group every conversation into packs of at most `capacity` tokens, in random order.
 
     Args:
         lengths: int [conversations], tokens of each; from 1 to `capacity`.
         capacity: most tokens in a pack.
         seed, epoch: the same pair gives the same packs on every machine.
-        window: conversations packed against each other at one time.
+        window: conversations packed against each other at one time; default: an eighth of them, within bounds, so
+            that even conversations of unique lengths meet others in the next epoch.
 
     Raises:
         ValueError: a length is below 1 or above `capacity`.
     """
     if len(lengths) and (lengths.min() < 1 or lengths.max() > capacity):
         raise ValueError(f"lengths must be from 1 to {capacity}")
+    window = window or min(max(len(lengths) // 8, SMALLEST_WINDOW), LARGEST_WINDOW)
     rng = np.random.default_rng((seed, epoch))
     shuffled = rng.permutation(len(lengths))
     parts: list[Packs] = []

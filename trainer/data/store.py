@@ -47,8 +47,8 @@ class TokenStore:
         """SHA-256 over everything that training reads."""
         digest = hashlib.sha256(self.rows.tobytes())
         for tokens, mask in self._arrays:
-            digest.update(tokens)
-            digest.update(mask)
+            digest.update(tokens.data)
+            digest.update(mask.data)
         return digest.hexdigest()
 
 

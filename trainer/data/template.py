@@ -91,11 +91,11 @@ class Renderer:
 
     def _apply(
         self, conversation: Conversation, messages: list[Any], *, assistant: bool = False, generate: bool = False
-    ) -> tuple[list[str], list[Any]]:
+    ) -> Any:
         try:
             return render_jinja_template(
                 [messages],
-                tools=conversation.tools,
+                tools=conversation.tools,  # type: ignore[arg-type]
                 chat_template=self.template,
                 return_assistant_tokens_mask=assistant,
                 add_generation_prompt=generate,

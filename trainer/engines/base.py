@@ -111,7 +111,7 @@ def materialise_moments(optimizer: torch.optim.Optimizer, masters: list[torch.Te
     """Give every master tensor its AdamW state, with `step` updates done; moments that exist stay as they are."""
     fused = bool(optimizer.defaults.get("fused"))
     for master in masters:
-        state = optimizer.state[master]  # type: ignore[index]
+        state = optimizer.state[master]
         device = master.device if fused else torch.device("cpu")
         state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
         for moment in MOMENTS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -48,7 +48,7 @@ class Fsdp2Engine(Engine):
             )
         fully_shard(self.model, mesh=mesh, mp_policy=policy)
         for module in self.model.modules():
-            if hasattr(module, "set_gradient_divide_factor"):
+            if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # gradients are summed: the loss is already divided
                 module.set_force_sum_reduction_for_comms(True)
 
@@ -97,7 +97,7 @@ def _device(kind: str) -> torch.device:
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
 
 def _place(parameter: nn.Parameter) -> tuple[int, tuple[int, ...]]:

@@ -149,7 +149,9 @@ class ZeroEngine(Engine):
         from deepspeed.utils import safe_get_full_grad
 
         gradient = safe_get_full_grad(parameter)
-        return parameter.grad if gradient is None else gradient
+        gradient = parameter.grad if gradient is None else gradient
+        assert gradient is not None
+        return gradient
 
     def after_load(self, step: int) -> None:
         materialise_moments(self._adamw, self._masters(), step)

@@ -108,9 +108,10 @@ def _flash(q: Any, k: Any, v: Any, segments: Segments, scale: float, window: int
     lengths = (batch.cu_seqlens, batch.cu_seqlens, batch.max_seqlen, batch.max_seqlen)
     q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))
     left = -1 if window is None else window - 1
-    return flash_attn_varlen_func(
+    out = flash_attn_varlen_func(
         q, k, v, *lengths, softmax_scale=scale, causal=True, window_size=(left, 0), softcap=softcap or 0.0
-    )[None]
+    )
+    return out[None]
 
 
 def _varlen(q: Any, k: Any, v: Any, segments: Segments, scale: float, window: int | None, _: Any) -> Any:
@@ -132,7 +133,8 @@ def _varlen(q: Any, k: Any, v: Any, segments: Segments, scale: float, window: in
         else:
             k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
     lengths = (batch.cu_seqlens, batch.cu_seqlens, batch.max_seqlen, batch.max_seqlen)
-    return varlen_attn(q.contiguous(), k.contiguous(), v.contiguous(), *lengths, **options)[None]
+    out: Any = varlen_attn(q.contiguous(), k.contiguous(), v.contiguous(), *lengths, **options)
+    return out[None]
 
 
 @cache

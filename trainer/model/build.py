@@ -25,6 +25,8 @@ class SupervisedModel(nn.Module):
         causal_lm: the Transformers model, or PEFT's wrapper of it.
     """
 
+    causal_lm: Any
+
     def __init__(self, causal_lm: nn.Module, backend: str, settings: HeadSettings) -> None:
         super().__init__()
         self.causal_lm = causal_lm
@@ -102,7 +104,7 @@ def logit_scale(config: Any) -> float:
     return float(getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1))
 
 
-def output_layer(causal_lm: Any) -> nn.Module:
+def output_layer(causal_lm: Any) -> nn.Linear:
     """The vocabulary layer, a plain linear one.
 
     Raises:

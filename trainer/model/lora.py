@@ -20,7 +20,7 @@ def add_adapters(causal_lm: nn.Module, method: MethodConfig) -> Any:
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=method.r,
-        lora_alpha=method.lora_alpha,
+        lora_alpha=method.lora_alpha,  # type: ignore[arg-type]  # PEFT takes fractions too
         lora_dropout=method.lora_dropout,
         target_modules=method.target_modules,
         bias=method.bias,

@@ -124,7 +124,7 @@ def chunked_cross_entropy(
     return _ChunkedCrossEntropy.apply(hidden, weight, bias, target_ids, target_weights, settings)
 
 
-def install_loss_head(head: nn.Module, settings: HeadSettings) -> None:
+def install_loss_head(head: nn.Linear, settings: HeadSettings) -> None:
     """Make `head(hidden, target_ids, target_weights, settings=None)` return the loss in place of logits.
 
     The work happens inside the module's own call, so that engines which gather parameters around calls see it.
@@ -136,4 +136,4 @@ def install_loss_head(head: nn.Module, settings: HeadSettings) -> None:
         chosen = HeadSettings(settings.chunk_tokens, 0.0, settings.softcap, settings.scale) if plain else settings
         return chunked_cross_entropy(hidden, head.weight, head.bias, target_ids, weights, chosen)
 
-    head.forward = forward  # type: ignore[method-assign]
+    head.forward = forward

@@ -1,0 +1,121 @@
+"""The global order: steps do not depend on ranks, nothing is dropped, work is level."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support import tiny
+from trainer.config import TrainerConfig
+from trainer.data.order import GlobalOrder, deal, split, work_of
+from trainer.data.packing import pack
+from trainer.data.tokenise import ROW
+
+
+def store(lengths: np.ndarray, sources: np.ndarray | None = None) -> Any:
+    rows = np.zeros(len(lengths), ROW)
+    rows["length"] = lengths
+    if sources is not None:
+        rows["source"] = sources
+    return _Store(rows)
+
+
+class _Store:
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def config(packs: int = 8, **changes: Any) -> TrainerConfig:
+    execution = {"packs_per_step": packs, "accumulation": packs}
+    raw = tiny.trainer_config(Path("m"), Path("d.jsonl"), **{"execution": execution, **changes})
+    return TrainerConfig.model_validate(raw)
+
+
+LENGTHS = np.random.default_rng(0).integers(1, 256, 500)
+
+
+def test_every_epoch_is_the_whole_set_in_level_steps() -> None:
+    order = GlobalOrder(store(LENGTHS), config(training={"num_train_epochs": 3}))
+    first = 0
+    for epoch in range(3):
+        steps = order.steps_in(epoch)
+        packs = [order.packs_of(first + step) for step in range(steps)]
+        assert sorted(np.concatenate([np.concatenate(p) for p in packs])) == list(range(500))
+        sizes = [len(p) for p in packs]
+        assert max(sizes) <= 8
+        assert max(sizes) - min(sizes) <= 1, "no small left-over step"
+        first += steps
+    assert order.max_steps == first
+
+
+def test_position_is_found_at_once_and_equals_walking() -> None:
+    order = GlobalOrder(store(LENGTHS), config(training={"max_steps": 10_000}))
+    walked = GlobalOrder(store(LENGTHS), config(training={"max_steps": 10_000}))
+    target = order.steps_in(0) + 3
+    for step in range(target):
+        walked.packs_of(step)
+    jumped = [list(p) for p in order.packs_of(target)]
+    assert jumped == [list(p) for p in walked.packs_of(target)]
+    assert order.locate(target).epoch == 1
+    assert order.locate(target).step == 3
+
+
+def test_max_steps_wins_over_epochs() -> None:
+    assert GlobalOrder(store(LENGTHS), config(training={"max_steps": 7})).max_steps == 7
+
+
+def test_weights_repeat_and_sample_sources() -> None:
+    sources = np.array([0] * 300 + [1] * 200)
+    data = {"train": [{"path": "a", "weight": 2.0}, {"path": "b", "weight": 0.5}]}
+    order = GlobalOrder(store(LENGTHS, sources), config(data=data))
+    seen = np.concatenate([n for s in range(order.steps_in(0)) for n in order.packs_of(s)])
+    counts = np.bincount(seen, minlength=500)
+    assert (counts[:300] == 2).all()
+    assert counts[300:].sum() == 100
+    assert counts[300:].max() == 1
+
+
+def test_split_is_disjoint_and_complete() -> None:
+    train, held = split(100, 0.1, 5)
+    assert len(held) == 10
+    assert sorted([*train, *held]) == list(range(100))
+    assert [len(part) for part in split(3, 0.01, 5)] == [2, 1]
+    assert len(split(100, 0.0, 5)[1]) == 0
+
+
+@pytest.mark.parametrize(("world", "accumulation", "micro"), [(1, 8, 1), (2, 4, 1), (4, 1, 2), (8, 1, 1), (2, 2, 2)])
+def test_deal_uses_every_pack_once(world: int, accumulation: int, micro: int) -> None:
+    work = np.random.default_rng(1).random(world * accumulation * micro - 1)
+    dealt = deal(work, world, accumulation, micro)
+    assert dealt.shape == (world, accumulation, micro)
+    used = dealt[dealt >= 0]
+    assert sorted(used) == list(range(len(work)))
+    assert (dealt < 0).sum() == 1
+
+
+def test_deal_levels_work_in_every_micro_step() -> None:
+    """Llama-3.1-8B's c, packs of 32k tokens: ranks wait for the slowest in each micro-step."""
+    drawn = np.random.default_rng(2).lognormal(np.log(4000) - 0.5, 1.0, 8 * 64 * 8)
+    lengths = np.clip(drawn.astype(np.int64) + 1, 1, 32_768)
+    packs = pack(lengths, 32_768, 0, 0)
+    chosen = [packs[number] for number in range(8 * 8)]
+    work = work_of(chosen, lengths, 53_000.0)
+
+    def slowest(layout: np.ndarray) -> float:
+        return float(work[layout].max(0).sum() / (work.sum() / 8))
+
+    levelled = slowest(deal(work, 8, 8, 1)[:, :, 0])
+    at_random = slowest(np.arange(64).reshape(8, 8))
+    assert levelled < 1.03
+    assert at_random > 1.1
+
+
+def test_work_counts_squares_of_segments_not_of_packs() -> None:
+    lengths = np.array([100, 100, 200])
+    assert work_of([np.array([0, 1]), np.array([2])], lengths, 0.0).tolist() == [20_000, 40_000]
