@@ -8,7 +8,26 @@ from pathlib import Path
 from typing import Any
 
 CHATML = (Path(__file__).parents[2] / "trainer" / "data" / "templates" / "chatml.jinja").read_text(encoding="utf-8")
-WORDS = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "bird", "runs", "sleeps", "eats", "under", "over", "the", "a", "small", "large"]
+WORDS = [
+    "red",
+    "blue",
+    "green",
+    "one",
+    "two",
+    "three",
+    "cat",
+    "dog",
+    "bird",
+    "runs",
+    "sleeps",
+    "eats",
+    "under",
+    "over",
+    "the",
+    "a",
+    "small",
+    "large",
+]
 
 
 def make_tokenizer(folder: Path, *, template: str | None = CHATML) -> Any:

@@ -136,4 +136,4 @@ def install_loss_head(head: nn.Linear, settings: HeadSettings) -> None:
         chosen = HeadSettings(settings.chunk_tokens, 0.0, settings.softcap, settings.scale) if plain else settings
         return chunked_cross_entropy(hidden, head.weight, head.bias, target_ids, weights, chosen)
 
-    head.forward = forward
+    head.forward = forward  # type: ignore[method-assign,assignment]
