@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 VOCAB_SIZE = 1024
-MIN_FREQUENCY = 20  # rarer pairs stay apart: random codes are then spelled letter by letter
+MIN_FREQUENCY = 20
 
 # ChatML. What stands between {% generation %} and {% endgeneration %} is supervised:
 # the answer and the token that ends it.

@@ -1,6 +1,6 @@
 """Generate what the quickstart trains on: instruction rows, held-out prompts, a tokenizer and a small random model.
 
-    python examples/quickstart/prepare.py OUT_DIR [--seed 7] [--rows 3000]
+    python examples/quickstart/prepare.py OUT_DIR [--seed 7] [--rows 5000]
 
 The same seed and number of rows give the same files, byte for byte.
 """
@@ -108,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder to write data/ and model/ to")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--rows", type=int, default=3000)
+    parser.add_argument("--rows", type=int, default=5000)
     arguments = parser.parse_args()
     prepare(arguments.out, arguments.seed, arguments.rows)
 

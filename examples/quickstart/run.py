@@ -46,9 +46,7 @@ def main() -> int:
     print_curve(run)
     print(f"report: {run / 'report.html'}")
     print(f"all of it took {time.monotonic() - started:.0f} seconds")
-    print(
-        f"quickstart: exact_match={exact_match:.3f} train_seconds={train_seconds(run):.0f} resume={resume} run={run}"
-    )
+    print(f"quickstart: exact_match={exact_match:.3f} train_seconds={train_seconds(run):.0f} resume={resume} run={run}")
     return 0 if exact_match >= BAR and resume == "bit-exact" else 1
 
 

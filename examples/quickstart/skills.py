@@ -25,8 +25,7 @@ NAMES = ["Anna", "Carla", "David", "Emma", "Farid", "Greta", "Hugo", "Jonas", "K
 CITIES = ["Berlin", "Cairo", "Dublin", "Hanoi", "Kyoto", "Lima", "Madrid", "Oslo", "Paris", "Quito", "Rome", "Tokyo"]
 COLOURS = ["black", "blue", "brown", "green", "orange", "red", "white", "yellow"]
 ITEMS = ["books", "boxes", "chairs", "clocks", "cups", "hats", "lamps", "rugs"]
-CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
-RECORD = "{name} from {city} wants {count} {colour} {item}, code {code}"
+RECORD = "{name} from {city} wants {count} {colour} {item}, order {order}"
 MOST_FIELDS = 3
 
 UNITS = (("cm", "mm", 10), ("dm", "cm", 10), ("m", "dm", 10), ("m", "cm", 100), ("km", "m", 1000), ("kg", "g", 1000))
@@ -78,12 +77,13 @@ def words_fact(words: list[str]) -> Fact:
     return ("words", *sorted(words))
 
 
-def draw_sum(rng: Random) -> tuple[str, int, Fact]:
-    """Add or subtract a small number: question, result, fact."""
+def draw_sum(rng: Random) -> tuple[str, str, int, Fact]:
+    """Add or subtract a small number: question, answer, result, fact."""
     left, right = rng.randint(*LARGER_OPERANDS), rng.randint(*SMALLER_OPERANDS)
+    fact = sum_fact(left, right)
     if rng.random() < 0.5:
-        return f"What is {left} + {right}?", left + right, sum_fact(left, right)
-    return f"What is {left + right} - {right}?", left, sum_fact(left, right)
+        return f"What is {left} + {right}?", f"{left} + {right} = {left + right}", left + right, fact
+    return f"What is {left + right} - {right}?", f"{left + right} - {right} = {left}", left, fact
 
 
 def draw_words(rng: Random) -> tuple[str, list[str], Fact]:
@@ -93,14 +93,14 @@ def draw_words(rng: Random) -> tuple[str, list[str], Fact]:
 
 
 def draw_record(rng: Random) -> dict[str, str | int]:
-    """The fields of an order. Held-out codes appear in no training row."""
+    """The fields of an order. The number of a held-out order appears in no training row."""
     return {
         "name": rng.choice(NAMES),
         "city": rng.choice(CITIES),
         "count": rng.randint(10, 99),
         "colour": rng.choice(COLOURS),
         "item": rng.choice(ITEMS),
-        "code": "".join(rng.sample(CODE_LETTERS, 3)),
+        "order": rng.randint(1000, 9999),
     }
 
 
@@ -111,14 +111,14 @@ def extract(rng: Random) -> Conversation:
     turns = [f"Give the {first} as JSON: {RECORD.format(**record)}", json.dumps({first: record[first]})]
     for field in others:
         turns += [f"And the {field}?", json.dumps({field: record[field]})]
-    facts: list[Fact] = [("code", record["code"]), ("order", *list(record.values())[:-1])]
+    facts: list[Fact] = [("number", record["order"]), ("order", *list(record.values())[:-1])]
     return conversation("extract", turns, facts)
 
 
 def arithmetic(rng: Random) -> Conversation:
     """Add or subtract."""
-    question, result, fact = draw_sum(rng)
-    return conversation("arithmetic", [question, str(result)], [fact])
+    question, answer, _, fact = draw_sum(rng)
+    return conversation("arithmetic", [question, answer], [fact])
 
 
 def sort(rng: Random) -> Conversation:
@@ -146,14 +146,18 @@ def follow_up(rng: Random) -> Conversation:
 
 
 def follow_up_sum(rng: Random) -> Conversation:
-    """Go on from the result of a sum, one to three times."""
-    question, result, fact = draw_sum(rng)
-    turns, facts = [question, str(result)], [fact]
+    """Go on from the result of a sum, once or several times."""
+    question, answer, result, fact = draw_sum(rng)
+    turns, facts = [question, answer], [fact]
     for _ in range(rng.randint(1, MOST_FOLLOW_UPS)):
         change = rng.randint(*SMALLER_OPERANDS)
-        adds = result + change < 100 and (result - change < 10 or rng.random() < 0.5)
-        before, result = result, result + change if adds else result - change
-        turns += [f"What is that {'+' if adds else '-'} {change}?", str(result)]
+        before = result
+        if before + change < 100 and (before - change < 10 or rng.random() < 0.5):
+            result = before + change
+            turns += [f"Add {change} to that.", f"{before} + {change} = {result}"]
+        else:
+            result = before - change
+            turns += [f"Subtract {change} from that.", f"{before} - {change} = {result}"]
         facts.append(sum_fact(min(before, result), change))
     return conversation("follow_up", turns, facts)
 
@@ -171,9 +175,9 @@ def answer_format(rng: Random) -> Conversation:
 
 
 def format_sum(rng: Random) -> Conversation:
-    """A result as JSON or in a sentence."""
-    question, result, fact = draw_sum(rng)
-    system, answer = rng.choice(((AS_JSON, json.dumps({"answer": result})), (SENTENCE, f"The answer is {result}.")))
+    """A sum as JSON or in a sentence."""
+    question, answer, _, fact = draw_sum(rng)
+    system, answer = rng.choice(((AS_JSON, json.dumps({"answer": answer})), (SENTENCE, f"The answer is {answer}.")))
     return conversation("format", [question, answer], [fact], system)
 
 
@@ -187,12 +191,12 @@ def format_words(rng: Random) -> Conversation:
 
 
 SKILLS: dict[str, tuple[Callable[[Random], Conversation], float]] = {
-    "extract": (extract, 0.20),
-    "arithmetic": (arithmetic, 0.14),
-    "sort": (sort, 0.08),
-    "convert": (convert, 0.12),
+    "extract": (extract, 0.18),
+    "arithmetic": (arithmetic, 0.16),
+    "sort": (sort, 0.06),
+    "convert": (convert, 0.10),
     "follow_up": (follow_up, 0.28),
-    "format": (answer_format, 0.18),
+    "format": (answer_format, 0.22),
 }
 
 

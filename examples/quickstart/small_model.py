@@ -10,11 +10,12 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     """The shape, with the tokenizer's special tokens."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=192,
+        hidden_size=128,
         intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=6,
+        num_hidden_layers=3,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        initializer_range=0.04,
         max_position_embeddings=512,
         tie_word_embeddings=False,
         bos_token_id=None,

@@ -20,7 +20,7 @@ from skills import SKILLS  # noqa: E402
 
 MILLIMETRES_OR_GRAMS = {"mm": 1, "cm": 10, "dm": 100, "m": 1000, "km": 1_000_000, "g": 1, "kg": 1000}
 ORDER = re.compile(
-    r"(?P<name>\w+) from (?P<city>\w+) wants (?P<count>\d+) (?P<colour>\w+) (?P<item>\w+), code (?P<code>\w+)"
+    r"(?P<name>\w+) from (?P<city>\w+) wants (?P<count>\d+) (?P<colour>\w+) (?P<item>\w+), order (?P<order>\d+)"
 )
 ROWS = 1500
 
@@ -63,12 +63,17 @@ def complete(row: dict) -> list[dict]:
     return [*row["messages"], {"role": "assistant", "content": row["answer"]}]
 
 
-def solve(question: str, before: str | None, first: str) -> str | int | list[str]:
+def calculate(left: int, sign: str, right: int) -> str:
+    """The sum, written out."""
+    return f"{left} {sign} {right} = {left + right if sign == '+' else left - right}"
+
+
+def solve(question: str, before: str | None, first: str) -> str | list[str]:
     """The answer, worked out from the question, the answer before it and the first question."""
-    if match := re.fullmatch(r"What is (\d+|that) ([+-]) (\d+)\?", question):
-        left, sign, right = match.groups()
-        left = before if left == "that" else left
-        return int(left) + int(right) if sign == "+" else int(left) - int(right)
+    if match := re.fullmatch(r"What is (\d+) ([+-]) (\d+)\?", question):
+        return calculate(int(match[1]), match[2], int(match[3]))
+    if match := re.fullmatch(r"(Add|Subtract) (\d+) (?:to|from) that\.", question):
+        return calculate(int(before.split()[-1]), "+" if match[1] == "Add" else "-", int(match[2]))
     if match := re.fullmatch(r"Sort these words: (.*)", question):
         return sorted(match[1].split(", "))
     if match := re.fullmatch(r"Which of them is (first|last)\?", question):
@@ -88,9 +93,9 @@ def field_of(question: str, first: str) -> dict[str, str | int]:
     return {field: int(value) if value.isdigit() else value}
 
 
-def write(answer: str | int | list[str], system: str | None) -> str:
+def write(answer: str | list[str], system: str | None) -> str:
     """The answer in the form that the system prompt asks for."""
-    listed = ", ".join(answer) if isinstance(answer, list) else str(answer)
+    listed = ", ".join(answer) if isinstance(answer, list) else answer
     if system == "Answer as JSON.":
         return json.dumps(answer if isinstance(answer, list) else {"answer": answer})
     return {
@@ -111,16 +116,15 @@ def exchanges(messages: list[dict]) -> Iterator[tuple[str, str, str | None, str 
 
 def knowledge(row: dict) -> Iterator[tuple]:
     """What remembering this row would give away, read from its text."""
-    for question, answer, before, _ in exchanges(complete(row)):
-        if match := re.fullmatch(r"What is (\d+|that) ([+-]) (\d+)\?", question):
-            left = int(before if match[1] == "that" else match[1])
-            yield "sum", frozenset((left if match[2] == "+" else left - int(match[3]), int(match[3])))
+    for question, answer, _, _ in exchanges(complete(row)):
+        if match := re.search(r"(\d+) ([+-]) (\d+) = (\d+)", answer):
+            yield "sum", frozenset((int(match[1] if match[2] == "+" else match[4]), int(match[3])))
         elif question.startswith("Sort"):
             yield "words", frozenset(question.removeprefix("Sort these words: ").split(", "))
         elif question.startswith("Convert"):
             yield "quantity", frozenset((question.split()[1] + question.split()[2], answer.replace(" ", "")))
         elif match := ORDER.search(question):
-            yield "code", match["code"]
+            yield "number", match["order"]
             yield "order", match.groups()[:-1]
 
 
@@ -180,9 +184,8 @@ def test_prompts_and_answers_fit_what_may_be_generated(held_out, tokenizer):
         assert len(ids) + len(answer) <= job["data"]["max_length"]
 
 
-def test_digits_and_codes_are_spelled_out(tokenizer):
+def test_digits_stay_apart(tokenizer):
     assert tokenizer.tokenize("1234") == ["1", "2", "3", "4"]
-    assert tokenizer.tokenize("QXZ") == ["Q", "X", "Z"]
 
 
 def test_the_model_loads_and_knows_its_end_token(out, tokenizer):
