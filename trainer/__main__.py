@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from trainer.config import TrainerConfig, read_trainer_config
 from trainer.errors import EXIT_DONE, EXIT_USER_ERROR, UserError, run_reporting_user_errors
-from trainer.progress import Progress, record_failure
+from trainer.progress import Progress, record_failure, say
 
 
 def main() -> int:
@@ -68,7 +68,7 @@ def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     from trainer.data.prepare import prepare
 
     Progress(arguments.run_dir, attempt).update(state="preparing")
-    preflight = prepare(arguments.run_dir, config, lambda line: print(line, flush=True))
+    preflight = prepare(arguments.run_dir, config, say)
     print(json.dumps(preflight, indent=1))
     return EXIT_DONE
 
@@ -84,7 +84,7 @@ def _train(arguments: Any, config: TrainerConfig, attempt: int) -> int:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=timedelta(minutes=10))
-    TrainingRun(arguments.run_dir, config, attempt, lambda line: print(line, flush=True)).train()
+    TrainingRun(arguments.run_dir, config, attempt, say).train()
     dist.destroy_process_group()
     return EXIT_DONE
 

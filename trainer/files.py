@@ -11,11 +11,15 @@ from typing import Any
 def write_json_atomic(file: Path, value: Any) -> None:
     """Replace `file` by the JSON of `value`; a reader sees the old or the new one."""
     staging = file.with_name(f".{file.name}.{os.getpid()}")
-    with staging.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    staging.replace(file)
+    try:
+        with staging.open("w", encoding="utf-8") as stream:
+            json.dump(value, stream, indent=1)
+            stream.flush()
+            os.fsync(stream.fileno())
+        staging.replace(file)
+    except OSError:
+        staging.unlink(missing_ok=True)
+        raise
 
 
 def read_json(file: Path) -> Any:

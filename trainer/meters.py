@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -14,6 +15,7 @@ import torch
 from trainer.collectives import Ranks
 from trainer.config import TrainerConfig
 from trainer.errors import UserError
+from trainer.progress import say
 
 
 @dataclass
@@ -98,18 +100,25 @@ class Meters:
         """One line of metrics; numbers also go to TensorBoard."""
         if self._lines is None:
             return
-        self._lines.write(json.dumps({**line, "attempt": self._attempt, "time": time.time()}) + "\n")
-        self._lines.flush()
+        try:
+            self._lines.write(json.dumps({**line, "attempt": self._attempt, "time": time.time()}) + "\n")
+            self._lines.flush()
+            self._write_to_board(line)
+        except OSError as error:  # a full disk loses lines of metrics, not the run
+            say(f"metrics of step {line['step']} are lost: {error}")
+
+    def _write_to_board(self, line: dict[str, Any]) -> None:
         if self._board is not None:
             for name, value in line.items():
                 if name != "step":
                     self._board.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
-        if self._lines is not None:
-            self._lines.close()
-        if self._board is not None:
-            self._board.close()
+        with contextlib.suppress(OSError):  # reported when the line was written
+            if self._lines is not None:
+                self._lines.close()
+            if self._board is not None:
+                self._board.close()
 
 
 def _refuse_unfinite(lines: list[dict[str, Any]]) -> None:

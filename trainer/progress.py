@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Progress:
         """Change some facts; the heartbeat is always renewed."""
         self._facts |= facts
         if self._writes:
-            write_json_atomic(self._file, {**self._facts, "heartbeat": time.time()})
+            _write_or_warn(self._file, {**self._facts, "heartbeat": time.time()})
 
 
 def record_failure(run_dir: Path, attempt: int, kind: str, message: str, remedy: str = "") -> None:
@@ -56,10 +56,21 @@ def record_failure(run_dir: Path, attempt: int, kind: str, message: str, remedy:
         return
     failure = {"kind": kind, "message": message, "remedy": remedy}
     facts |= {"state": "failed", "attempt": attempt, "failure": failure, "heartbeat": time.time()}
+    _write_or_warn(file, facts)
+
+
+def say(line: str) -> None:
+    """Print a line for people; a full disk under the log loses the line, not the run."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
+
+
+def _write_or_warn(file: Path, facts: dict[str, Any]) -> None:
+    """A full disk must end neither training nor the report of a failure."""
     try:
         write_json_atomic(file, facts)
-    except OSError as error:  # the failure itself is still to be printed
-        print(f"{file} cannot be written: {error}", file=sys.stderr)
+    except OSError as error:
+        say(f"{file} cannot be written: {error}")
 
 
 class StopRequest:

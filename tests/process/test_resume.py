@@ -24,10 +24,11 @@ def train(run_dir: str, attempt: int, disturbance: str | None = None, at_step: i
     """One attempt; a thread on every rank disturbs it once progress.json has reached `at_step`."""
     from trainer.config import read_trainer_config
     from trainer.loop import TrainingRun
+    from trainer.progress import say
 
     if disturbance:
         threading.Thread(target=disturb, args=(Path(run_dir), attempt, disturbance, at_step), daemon=True).start()
-    return TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), attempt, print).train()
+    return TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), attempt, say).train()
 
 
 def disturb(run_dir: Path, attempt: int, disturbance: str, at_step: int) -> None:
@@ -166,3 +167,33 @@ def test_changed_data_is_refused(runs: Runs) -> None:
     (run / "plan.json").write_text(json.dumps(config))
     with pytest.raises(RankFailedError, match="this run has trained on other data: changed since then: settings"):
         run_on_ranks(prepare_run, 1, str(run), distributed=False)
+
+
+def train_on_full_storage(run_dir: str, full_from: int, full_to: int) -> str:
+    """One attempt whose files cannot grow between two steps, as on a full disk."""
+    import resource
+
+    from trainer.config import read_trainer_config
+    from trainer.loop import TrainingRun
+    from trainer.progress import say
+
+    run = TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 0, say)
+    optimise = run._optimise
+
+    def optimise_and_squeeze(*arguments: Any) -> None:
+        optimise(*arguments)
+        if run.step in (full_from, full_to):
+            most = 1000 if run.step == full_from else resource.RLIM_INFINITY
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+
+    run._optimise = optimise_and_squeeze  # type: ignore[method-assign]
+    return run.train()
+
+
+def test_full_storage_fails_the_save_and_training_goes_on(runs: Runs) -> None:
+    undisturbed, full = (runs.make(f"full-{name}", checkpoint={"keep": 9}) for name in ("whole", "storage"))
+    run_on_ranks(train, 2, str(undisturbed), 0)
+    assert run_on_ranks(train_on_full_storage, 2, str(full), 15, 25) == ["finished"] * 2
+    kept = sorted(p.name for p in (full / "checkpoints").iterdir())
+    assert kept == ["step-00000010", "step-00000030", "step-00000040"], "no step 20, and nothing half-written"
+    assert end_state(full) == end_state(undisturbed)

@@ -25,6 +25,7 @@ from trainer.data.sources import Chunk, files_of, read_chunks
 from trainer.data.store import TokenStore, read_fingerprint
 from trainer.data.tokenise import Findings, Tokeniser
 from trainer.errors import UserError
+from trainer.files import write_json_atomic
 
 FORMAT = 1
 _worker: Tokeniser | None = None
@@ -56,8 +57,8 @@ def _finish(data_dir: Path, key: dict[str, Any], preflight: dict[str, Any]) -> N
     content = hashlib.sha256()
     for split in sorted(preflight):
         content.update(TokenStore(data_dir / split).fingerprint().encode())
-    _write_json(data_dir / "preflight.json", preflight)
-    _write_json(data_dir / "fingerprint.json", {"content": content.hexdigest(), **key})
+    write_json_atomic(data_dir / "preflight.json", preflight)
+    write_json_atomic(data_dir / "fingerprint.json", {"content": content.hexdigest(), **key})
 
 
 def _same(old: dict[str, Any], new: dict[str, Any], run_dir: Path) -> bool:
@@ -79,7 +80,7 @@ def _start_over_if_other(data_dir: Path, key: dict[str, Any]) -> None:
     if data_dir.exists() and not (mark.exists() and json.loads(mark.read_text()) == key):
         shutil.rmtree(data_dir)
     data_dir.mkdir(parents=True, exist_ok=True)
-    _write_json(mark, key)
+    write_json_atomic(mark, key)
 
 
 def _cache_key(config: TrainerConfig, data_dir: Path) -> dict[str, Any]:
@@ -216,9 +217,3 @@ def _refuse_useless(summary: dict[str, Any], split: str) -> None:
             remedy="use a chat template whose assistant turns end with it, or set the tokenizer's eos_token to the "
             "token that ends a turn",
         )
-
-
-def _write_json(file: Path, value: Any) -> None:
-    staging = file.with_name(f".{file.name}.{os.getpid()}")
-    staging.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    staging.replace(file)

@@ -1,0 +1,206 @@
+"""The user's path through the command line: submit, preempted, resume, export; and what wrong input prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import tiny
+from tests.support.ranks import run_on_ranks
+
+JOB = """
+name: tiny
+model: {{path: ./model}}
+method: {method}
+data:
+  train: [{{path: ./{data}}}]
+  eval: {{split: 0.1}}
+  max_length: 512
+training: {{max_steps: 60, learning_rate: 0.01, tokens_per_step: 2048, full_determinism: true}}
+checkpoint: {{every_steps: 15}}
+logging: {{every_seconds: 0}}
+resources: {{gpu: none, cpu_ranks: 2, engine: {engine}}}
+"""
+
+
+def tuneyard(*arguments: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from launcher.cli import main; main()", *map(str, arguments)]
+    path = str(Path(__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": path, "DS_ACCELERATOR": "cpu"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def alpaca_rows(rng: random.Random) -> list[dict[str, str]]:
+    return [
+        {"instruction": " ".join(rng.choices(tiny.WORDS, k=6)), "input": "x", "output": rng.choice(tiny.WORDS)}
+        for _ in range(300)
+    ]
+
+
+def tool_rows(rng: random.Random) -> list[dict[str, Any]]:
+    rows = []
+    for _ in range(300):
+        call = {"name": "look_up", "arguments": {"word": rng.choice(tiny.WORDS)}}
+        turns = [
+            {"from": "human", "value": rng.choice(tiny.WORDS)},
+            {"from": "function_call", "value": json.dumps(call)},
+            {"from": "observation", "value": rng.choice(tiny.WORDS)},
+            {"from": "gpt", "value": rng.choice(tiny.WORDS)},
+        ]
+        tools = [{"name": "look_up", "description": "finds", "parameters": {}}]
+        rows.append({"conversations": turns, "tools": json.dumps(tools)})
+    return rows
+
+
+def loss_of_export(run_dir: str) -> dict[str, Any]:
+    """Held-out loss of the exported model, loaded by Transformers or PEFT and nothing of ours, and a merged one."""
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from trainer.config import read_trainer_config
+    from trainer.data.order import GlobalOrder
+    from trainer.data.store import TokenStore
+
+    run = Path(run_dir)
+    config = read_trainer_config(run)
+    order = GlobalOrder(TokenStore(run / "data" / "train"), config)
+    AutoTokenizer.from_pretrained(run / "model").apply_chat_template([{"role": "user", "content": "hi"}])
+
+    def held_out(model: Any) -> float:
+        total = tokens = 0.0
+        for number in order.held_out:
+            ids, mask = order.store.conversation(int(number))
+            flat = torch.from_numpy(ids.astype("int64"))[None]
+            labels = torch.where(torch.from_numpy(mask.astype(bool))[None], flat, -100)
+            count = int(order.store.rows["targets"][number])
+            with torch.no_grad():
+                total += float(model.eval()(input_ids=flat, labels=labels).loss) * count
+            tokens += count
+        return total / tokens
+
+    is_adapter = (run / "model" / "adapter_config.json").exists()
+    loader = AutoPeftModelForCausalLM if is_adapter else AutoModelForCausalLM
+    result = {"adapter": is_adapter, "loss": held_out(loader.from_pretrained(run / "model"))}
+    if (run / "merged").exists():
+        result["merged"] = held_out(AutoModelForCausalLM.from_pretrained(run / "merged"))
+    return result
+
+
+CASES = [
+    ("{kind: full}", "tools.json", "zero2", 0.8),
+    ("{kind: lora, r: 4, target_modules: all-linear}", "alpaca.json", "fsdp2", 0.98),  # adapters on a random base
+]
+
+
+@pytest.mark.parametrize(("method", "data", "engine", "learns"), CASES)
+def test_submit_preempt_resume_export(tmp_path: Path, method: str, data: str, engine: str, learns: float) -> None:
+    tiny.make_model(tmp_path / "model")
+    (tmp_path / "tools.json").write_text(json.dumps(tool_rows(random.Random(0))))
+    (tmp_path / "alpaca.json").write_text(json.dumps(alpaca_rows(random.Random(0))))
+    (tmp_path / "job.yaml").write_text(JOB.format(method=method, data=data, engine=engine))
+
+    submitted = tuneyard("submit", "job.yaml", "--detach", "--json", cwd=tmp_path)
+    assert submitted.returncode == 0, submitted.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    wait_for_step(run, 20)
+    os.kill(json.loads((run / "agent.lock").read_text())["pid"], signal.SIGTERM)
+    attempt = wait_for_outcome(run, 0)
+    assert attempt["outcome"] == "preempted"
+    assert attempt["last_checkpoint_step"] == attempt["last_step"] >= 20
+
+    resumed = tuneyard("resume", run.name, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    progress = json.loads((run / "progress.json").read_text())
+    assert (progress["state"], progress["step"], progress["exactness"]) == ("finished", 60, "bit-exact")
+    assert progress["resumed_from"] == attempt["last_step"]
+    lines = [json.loads(line) for line in (run / "logs" / "metrics.jsonl").read_text().splitlines()]
+    assert sorted(line["step"] for line in lines if "loss" in line) == list(range(1, 61)), "no step lost, none twice"
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert sum(losses[-5:]) < learns * sum(losses[:5])
+
+    merged = tuneyard("export", run.name, "--merge", "--output", run / "merged", cwd=tmp_path)
+    assert merged.returncode == 0, merged.stderr
+    (exported,) = run_on_ranks(loss_of_export, 1, str(run), distributed=False)
+    reported = [line["eval_loss"] for line in lines if "eval_loss" in line][-1]
+    assert exported["adapter"] is ("lora" in method)
+    assert exported["loss"] == pytest.approx(reported, rel=1e-5)
+    assert exported["merged"] == pytest.approx(reported, rel=1e-4)
+    assert "<svg" in (run / "report.html").read_text()
+    assert list((run / "tensorboard").glob("events.*"))
+    assert tuneyard("resume", run.name, cwd=tmp_path).returncode == 2
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        progress = json.loads((run / "progress.json").read_text()) if (run / "progress.json").exists() else {}
+        if progress.get("state") == "training" and progress["step"] >= step:
+            return
+        assert progress.get("failure") is None, progress
+        time.sleep(0.05)
+    raise AssertionError("the run did not get that far")
+
+
+def wait_for_outcome(run: Path, attempt: int) -> dict[str, Any]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        record = json.loads((run / "attempts.jsonl").read_text().splitlines()[attempt])
+        if record["outcome"]:
+            return record
+        time.sleep(0.05)
+    raise AssertionError("the attempt did not end")
+
+
+def spoil(folder: Path, what: str) -> list[Any]:
+    """Make one thing wrong; returns the arguments to submit with."""
+    job = folder / "job.yaml"
+    if what == "misspelt key":
+        job.write_text(job.read_text().replace("learning_rate", "learning_rat"))
+    elif what == "missing data file":
+        (folder / "alpaca.json").rename(folder / "other.json")
+    elif what == "broken row":
+        rows = [json.dumps(row) for row in alpaca_rows(random.Random(0))]
+        (folder / "alpaca.jsonl").write_text("\n".join([*rows[:6], rows[6][:-4], *rows[7:]]))
+        job.write_text(job.read_text().replace("alpaca.json", "alpaca.jsonl"))
+    elif what == "unknown model type":
+        config = json.loads((folder / "model" / "config.json").read_text())
+        (folder / "model" / "config.json").write_text(json.dumps({**config, "model_type": "lama"}))
+    elif what == "runs folder cannot be made":
+        (folder / "file").touch()
+        return ["submit", "job.yaml", "--runs", folder / "file" / "runs"]
+    elif what == "no job file":
+        job.unlink()
+    return ["submit", "job.yaml"]
+
+
+WRONG = [
+    ("misspelt key", 2, r"job.yaml:9.*learning_rat.*learning_rate"),
+    ("missing data file", 2, r"job.yaml:6.*alpaca.json"),
+    ("broken row", 2, r"alpaca.jsonl:7: not valid JSON"),
+    ("unknown model type", 2, r"lama.*llama"),
+    ("runs folder cannot be made", 3, r"file/runs"),
+    ("no job file", 2, r"job.yaml"),
+]
+
+
+@pytest.mark.parametrize(("what", "code", "words"), WRONG)
+def test_wrong_input_ends_with_one_clear_message(tmp_path: Path, what: str, code: int, words: str) -> None:
+    tiny.make_model(tmp_path / "model")
+    (tmp_path / "alpaca.json").write_text(json.dumps(alpaca_rows(random.Random(0))))
+    (tmp_path / "job.yaml").write_text(JOB.format(method="{kind: full}", data="alpaca.json", engine="auto"))
+    answer = tuneyard(*spoil(tmp_path, what), cwd=tmp_path)
+    assert answer.returncode == code, answer.stderr
+    assert re.search(words, answer.stderr, re.DOTALL), answer.stderr
+    assert "Traceback" not in answer.stderr + answer.stdout
+    assert not list((tmp_path / "runs").glob("*")) if (tmp_path / "runs").exists() else True
