@@ -65,10 +65,15 @@ def _config(run_dir: Path) -> TrainerConfig:
 
 
 def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
-    from trainer.data.prepare import prepare
+    from trainer.data.fingerprint import cache_key, prepared_report
 
-    Progress(arguments.run_dir, attempt).update(state="preparing")
-    preflight = prepare(arguments.run_dir, config, say)
+    run_dir = arguments.run_dir
+    Progress(run_dir, attempt).update(state="preparing")
+    preflight = prepared_report(run_dir, cache_key(config, run_dir / "data"))
+    if preflight is None:  # only now load the tokenizer library: a resume is not to wait for it
+        from trainer.data.prepare import prepare
+
+        preflight = prepare(run_dir, config, say)
     print(json.dumps(preflight, indent=1))
     return EXIT_DONE
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +154,6 @@ def test_bad_data_is_refused_with_its_place(tmp_path: Path, tokenizer_dir: Path,
     run, config = make(tmp_path, tokenizer_dir, write(tmp_path, *rows))
     with pytest.raises(UserError) as caught:
         prepare(run, config, lambda _: None)
-    import re
-
     assert re.search(message, str(caught.value)), str(caught.value)
 
 
@@ -165,8 +165,6 @@ def test_killed_preparation_goes_on(tmp_path: Path, tokenizer_dir: Path) -> None
     content = json.loads((run / "data" / "fingerprint.json").read_text())["content"]
     for name in ("fingerprint.json", "preflight.json", "train/shard-00002/rows.npy"):
         (run / "data" / name).unlink()
-    import shutil
-
     shutil.rmtree(run / "data" / "train" / "shard-00002")
     assert prepare(run, config, lambda _: None) == first
     assert (run / "data" / "train" / "shard-00001").stat().st_mtime_ns == before
@@ -189,3 +187,13 @@ def test_changed_file_is_tokenised_again_before_training(tmp_path: Path, tokeniz
     assert prepare(run, config, lambda _: None)["train"]["rows"] == 1
     write(tmp_path, TALK, TALK)
     assert prepare(run, config, lambda _: None)["train"]["rows"] == 2
+
+
+def test_rows_that_are_gone_do_not_stop_a_prepared_run(tmp_path: Path, tokenizer_dir: Path) -> None:
+    run, config = make(tmp_path, tokenizer_dir, write(tmp_path, TALK))
+    report = prepare(run, config, lambda _: None)
+    (tmp_path / "rows.jsonl").unlink()
+    assert prepare(run, config, lambda _: None) == report
+    shutil.rmtree(run / "data")
+    with pytest.raises(UserError, match=r"no such file: .*rows.jsonl"):
+        prepare(run, config, lambda _: None)

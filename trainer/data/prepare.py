@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 
 from trainer.config import SourceConfig, TrainerConfig
-from trainer.data.sources import Chunk, files_of, read_chunks
-from trainer.data.store import TokenStore, read_fingerprint
+from trainer.data.fingerprint import cache_key, prepared_report
+from trainer.data.sources import Chunk, read_chunks
+from trainer.data.store import TokenStore
 from trainer.data.tokenise import Findings, Tokeniser
 from trainer.errors import UserError
 from trainer.files import write_json_atomic
 
-FORMAT = 1
 _worker: Tokeniser | None = None
 
 
@@ -39,11 +39,10 @@ def prepare(run_dir: Path, config: TrainerConfig, report: Callable[[str], None] 
             has already trained on it.
     """
     data_dir = run_dir / "data"
-    key = _cache_key(config, data_dir)
-    if (data_dir / "fingerprint.json").exists():
-        if _same(read_fingerprint(data_dir), key, run_dir):
-            return json.loads((data_dir / "preflight.json").read_text(encoding="utf-8"))
-        shutil.rmtree(data_dir)
+    key = cache_key(config, data_dir)
+    report_before = prepared_report(run_dir, key)
+    if report_before is not None:
+        return report_before
     _start_over_if_other(data_dir, key)
     preflight = {"train": _prepare_split(data_dir / "train", config.data.train, config, report)}
     if config.data.eval.path:
@@ -61,19 +60,6 @@ def _finish(data_dir: Path, key: dict[str, Any], preflight: dict[str, Any]) -> N
     write_json_atomic(data_dir / "fingerprint.json", {"content": content.hexdigest(), **key})
 
 
-def _same(old: dict[str, Any], new: dict[str, Any], run_dir: Path) -> bool:
-    if all(old.get(name) == value for name, value in new.items() if name != "stat"):
-        return True
-    if not any((run_dir / "checkpoints").glob("step-*")):
-        return False
-    changed = [name for name, value in new.items() if name != "stat" and old.get(name) != value]
-    raise UserError(
-        f"this run has trained on other data: changed since then: {', '.join(changed)}",
-        where=str(run_dir / "data" / "fingerprint.json"),
-        remedy="put the old data, tokenizer and settings back to resume, or submit a new run",
-    )
-
-
 def _start_over_if_other(data_dir: Path, key: dict[str, Any]) -> None:
     """Shards of an unfinished preparation stay only when they were made from the same things."""
     mark = data_dir / "key.json"
@@ -81,49 +67,6 @@ def _start_over_if_other(data_dir: Path, key: dict[str, Any]) -> None:
         shutil.rmtree(data_dir)
     data_dir.mkdir(parents=True, exist_ok=True)
     write_json_atomic(mark, key)
-
-
-def _cache_key(config: TrainerConfig, data_dir: Path) -> dict[str, Any]:
-    sources = [source.path for source in config.data.train] + [config.data.eval.path or ""]
-    settings = config.data.model_dump(include={"max_length", "overlong", "assistant_only_loss"})
-    old = read_fingerprint(data_dir) if (data_dir / "fingerprint.json").exists() else {}
-    files = [file for path in sources if path for file in files_of(path)]
-    stat = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
-    unchanged = old.get("stat") == stat
-    return {
-        "format": FORMAT,
-        "sources": old["sources"] if unchanged else _digest_files(files, sources),
-        "tokenizer": _digest_tokenizer(config),
-        "template": _digest_template(config.data.chat_template),
-        "settings": json.dumps(settings, sort_keys=True),
-        "stat": stat,
-    }
-
-
-def _digest_files(files: list[Path], names: list[str]) -> str:
-    digest = hashlib.sha256(
-        json.dumps([len(files), [n for n in names if not files_of(n)] if all(names) else []]).encode()
-    )
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _digest_tokenizer(config: TrainerConfig) -> str:
-    folder = Path(config.model.path)
-    if not folder.is_dir():
-        return f"{config.model.path}@{config.model.revision}"
-    digest = hashlib.sha256()
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"):
-        digest.update((folder / name).read_bytes() if (folder / name).is_file() else b"-")
-    return digest.hexdigest()
-
-
-def _digest_template(name: str | None) -> str:
-    if name and name.endswith(".jinja") and Path(name).is_file():
-        return hashlib.sha256(Path(name).read_bytes()).hexdigest()
-    return name or "tokenizer"
 
 
 def _prepare_split(

@@ -1,0 +1,99 @@
+"""Whether a run's data folder was made from the same things as now would make it. Imports no tokenizer library."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer.config import TrainerConfig
+from trainer.data.sources import files_of
+from trainer.errors import UserError
+from trainer.files import read_json
+from trainer.progress import say
+
+FORMAT = 1
+
+
+def prepared_report(run_dir: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    """The preflight report of `run_dir/data` if that is complete and was made from `key`; None if it is to be made.
+
+    Raises:
+        UserError: it was made from other things, and the run has trained on it.
+    """
+    old = read_json(run_dir / "data" / "fingerprint.json")
+    if old is None or not same_data(old, key, run_dir):
+        return None
+    return read_json(run_dir / "data" / "preflight.json")
+
+
+def same_data(old: dict[str, Any], new: dict[str, Any], run_dir: Path) -> bool:
+    if all(old.get(name) == value for name, value in new.items() if name != "stat"):
+        return True
+    if not any((run_dir / "checkpoints").glob("step-*")):
+        return False
+    changed = [name for name, value in new.items() if name != "stat" and old.get(name) != value]
+    raise UserError(
+        f"this run has trained on other data: changed since then: {', '.join(changed)}",
+        where=str(run_dir / "data" / "fingerprint.json"),
+        remedy="put the old data, tokenizer and settings back to resume, or submit a new run",
+    )
+
+
+def cache_key(config: TrainerConfig, data_dir: Path) -> dict[str, Any]:
+    """What a data folder depends on: sources, tokenizer, template, settings. Unchanged files are not read again."""
+    settings = config.data.model_dump(include={"max_length", "overlong", "assistant_only_loss"})
+    old = read_json(data_dir / "fingerprint.json") or {}
+    return {
+        "format": FORMAT,
+        **_sources_key(config, old),
+        "tokenizer": _digest_tokenizer(config),
+        "template": _digest_template(config.data.chat_template),
+        "settings": json.dumps(settings, sort_keys=True),
+    }
+
+
+def _sources_key(config: TrainerConfig, old: dict[str, Any]) -> dict[str, Any]:
+    """Digest of all rows, and what the file system says of the files, to see cheaply that they are the same."""
+    paths = [source.path for source in config.data.train]
+    paths += [config.data.eval.path] if config.data.eval.path else []
+    try:
+        files = {path: files_of(path) for path in paths}
+    except UserError as gone:
+        if not old:
+            raise
+        say(f"{gone.message}: the rows that were tokenised before are used")
+        return {"sources": old["sources"], "stat": old["stat"]}
+    found = [(str(file), file.stat()) for own in files.values() for file in own]
+    stat = {name: [facts.st_size, facts.st_mtime_ns] for name, facts in found}
+    if old.get("stat") == stat and stat:
+        return {"sources": old["sources"], "stat": stat}
+    return {"sources": [_digest_source(path, own) for path, own in files.items()], "stat": stat}
+
+
+def _digest_source(path: str, files: list[Path]) -> str:
+    """SHA-256 over the files of a source, or the name of one on the hub."""
+    if not files:
+        return path
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _digest_tokenizer(config: TrainerConfig) -> str:
+    folder = Path(config.model.path)
+    if not folder.is_dir():
+        return f"{config.model.path}@{config.model.revision}"
+    digest = hashlib.sha256()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"):
+        digest.update((folder / name).read_bytes() if (folder / name).is_file() else b"-")
+    return digest.hexdigest()
+
+
+def _digest_template(name: str | None) -> str:
+    if name and name.endswith(".jinja") and Path(name).is_file():
+        return hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    return name or "tokenizer"
