@@ -1,6 +1,6 @@
 """Generate what the quickstart trains on: instruction rows, held-out prompts, a tokenizer and a small random model.
 
-    python examples/quickstart/prepare.py OUT_DIR [--seed 7] [--rows 5000]
+    python examples/quickstart/prepare.py OUT_DIR [--seed 7] [--rows 6000]
 
 The same seed and number of rows give the same files, byte for byte.
 """
@@ -51,16 +51,12 @@ def draw_skill(rng: Random, tag: str, size: int, banned: frozenset[Fact]) -> Ite
         raise SystemExit(f"prepare: {tag} has fewer than {size} distinct rows; ask for fewer with --rows")
 
 
-def facts(rows: Iterable[Conversation]) -> frozenset[Fact]:
-    """Everything that these conversations use."""
-    return frozenset(fact for row in rows for fact in row.facts)
-
-
 def generate(seed: int, rows: int) -> tuple[list[Conversation], list[Conversation]]:
-    """Training rows in the skills' shares, and as many held-out prompts of each skill; they have no fact in common."""
+    """Training rows in the skills' shares; held-out prompts, equally many of each, that these do not give away."""
     held_out = draw(Random(f"held-out {seed}"), deal(HELD_OUT_PROMPTS, dict.fromkeys(SKILLS, 1.0)))
+    needed = frozenset(fact for row in held_out for fact in row.needed)
     sizes = deal(rows, {tag: share for tag, (_, share) in SKILLS.items()})
-    return draw(Random(f"train {seed}"), sizes, banned=facts(held_out)), held_out
+    return draw(Random(f"train {seed}"), sizes, banned=needed), held_out
 
 
 def training_row(row: Conversation) -> dict[str, Any]:
@@ -108,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder to write data/ and model/ to")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--rows", type=int, default=5000)
+    parser.add_argument("--rows", type=int, default=6000)
     arguments = parser.parse_args()
     prepare(arguments.out, arguments.seed, arguments.rows)
 

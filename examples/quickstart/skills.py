@@ -1,7 +1,7 @@
 """The skills that the quickstart teaches: each draws one conversation whose last answer can be checked exactly.
 
-A conversation carries its facts: the sum behind a question, the set of words to sort, the quantity to convert. Held-out
-prompts and training rows never share a fact, so an answer that was merely remembered does not help.
+A conversation carries its facts: the sum behind a question, the set of words to sort, the quantity to convert. No
+training row uses a fact that a held-out answer needs, so an answer that was merely remembered does not help.
 """
 
 from __future__ import annotations
@@ -42,11 +42,19 @@ SENTENCE = "Answer in a full sentence."
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns that end with the assistant's answer, the skill that they need, and the facts that they use."""
+    """Turns that end with the assistant's answer, and what they are about.
+
+    Attributes:
+        tag: the skill.
+        messages: system prompt, if any, and the turns.
+        facts: what all turns use.
+        needed: the facts that the last answer needs.
+    """
 
     tag: str
     messages: tuple[Message, ...]
     facts: frozenset[Fact]
+    needed: frozenset[Fact]
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -59,12 +67,14 @@ class Conversation:
         return self.messages[-1]["content"]
 
 
-def conversation(tag: str, turns: list[str], facts: list[Fact], system: str | None = None) -> Conversation:
+def conversation(
+    tag: str, turns: list[str], needed: list[Fact], earlier: list[Fact] | None = None, system: str | None = None
+) -> Conversation:
     """User and assistant turns in alternation, after an optional system prompt."""
     messages = [{"role": "system", "content": system}] if system else []
     for index, text in enumerate(turns):
         messages.append({"role": "assistant" if index % 2 else "user", "content": text})
-    return Conversation(tag, tuple(messages), frozenset(facts))
+    return Conversation(tag, tuple(messages), frozenset(needed + (earlier or [])), frozenset(needed))
 
 
 def sum_fact(left: int, right: int) -> Fact:
@@ -159,7 +169,7 @@ def follow_up_sum(rng: Random) -> Conversation:
             result = before - change
             turns += [f"Subtract {change} from that.", f"{before} - {change} = {result}"]
         facts.append(sum_fact(min(before, result), change))
-    return conversation("follow_up", turns, facts)
+    return conversation("follow_up", turns, facts[-1:], earlier=facts[:-1])
 
 
 def follow_up_words(rng: Random) -> Conversation:
@@ -178,7 +188,7 @@ def format_sum(rng: Random) -> Conversation:
     """A sum as JSON or in a sentence."""
     question, answer, _, fact = draw_sum(rng)
     system, answer = rng.choice(((AS_JSON, json.dumps({"answer": answer})), (SENTENCE, f"The answer is {answer}.")))
-    return conversation("format", [question, answer], [fact], system)
+    return conversation("format", [question, answer], [fact], system=system)
 
 
 def format_words(rng: Random) -> Conversation:
@@ -187,7 +197,7 @@ def format_words(rng: Random) -> Conversation:
     system, answer = rng.choice(
         ((UPPER_CASE, ", ".join(words).upper()), (AS_JSON, json.dumps(words)), (ONE_WORD, words[0]))
     )
-    return conversation("format", [question, answer], [fact], system)
+    return conversation("format", [question, answer], [fact], system=system)
 
 
 SKILLS: dict[str, tuple[Callable[[Random], Conversation], float]] = {
