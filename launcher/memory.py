@@ -24,8 +24,8 @@ FP32_BYTES = 4
 MOMENTS_BYTES = 2 * FP32_BYTES
 STAGE3_SUBGROUP = 1_000_000_000
 """DeepSpeed's `sub_group_size`: ZeRO-3 steps through its partition in pieces of so many elements."""
-FLAT_BUCKET = 500_000_000
-"""DeepSpeed's `reduce_bucket_size`, in elements."""
+FLAT_BUCKET = 200_000_000
+"""`reduce_bucket_size` in elements, as the trainer configures DeepSpeed."""
 
 CPU_RUNTIME_BYTES = int(0.9 * GIB)
 """Python with torch, transformers and DeepSpeed imported: resident memory of one process."""
@@ -236,13 +236,12 @@ def _loss(shape: ModelShape, layout: Layout) -> dict[str, int]:
     """Chunked linear cross-entropy: float32 logits and their gradient for one chunk, never for all T tokens.
 
     The compute type's own copy of the logits comes on top when it is smaller than float32. The gradient of
-    the hidden states is T h c. A trained output head gathers its gradient over the chunks, in the compute
-    type.
+    the hidden states is T h c. A trained output head gathers its gradient over the chunks in float32.
     """
     chunk = min(layout.chunk_tokens, layout.tokens)
     logits = 2 * FP32_BYTES + (layout.compute_bytes if layout.compute_bytes < FP32_BYTES else 0)
     hidden = layout.tokens * shape.hidden_size * layout.compute_bytes
-    head = 0 if layout.lora else shape.vocab_size * shape.hidden_size * layout.compute_bytes
+    head = 0 if layout.lora else shape.vocab_size * shape.hidden_size * FP32_BYTES
     return {"loss_chunk": chunk * shape.vocab_size * logits + hidden + head, "lm_head_gradient": head}
 
 
@@ -251,7 +250,7 @@ def _transfer_buffers(shape: ModelShape, layout: Layout, trainable: int) -> dict
 
     FSDP2 and ZeRO-3 hold the layer in use, the one that is fetched ahead, and the root group (embeddings,
     final norm, head), all of the compute type; FSDP2 reduces a layer's gradients in float32. ZeRO-1 and 2
-    reduce flat buckets of at most 5e8 elements. One rank alone gathers nothing but FSDP2's copy in the
+    reduce flat buckets of at most 2e8 elements. One rank alone gathers nothing but FSDP2's copy in the
     compute type.
     """
     if _shards(layout, 3) == 1 and not (layout.engine == "fsdp2" and layout.compute_bytes < FP32_BYTES):

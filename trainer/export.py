@@ -79,6 +79,7 @@ def _loaded(config: TrainerConfig, reader: RangeReader, manifest: Manifest) -> A
         revision=config.model.revision,
         trust_remote_code=config.model.trust_remote_code,
         dtype="auto",
+        use_safetensors=True,
     )
     if config.method.kind == "lora":
         from trainer.model.lora import add_adapters

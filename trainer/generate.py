@@ -18,7 +18,7 @@ from trainer.errors import UserError
 from trainer.files import write_json_atomic
 
 BATCH = 32
-EXAMPLES_PER_TAG = 4
+EXAMPLES_PER_TAG = 2  # of each kind: wrong ones, and right ones
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _load(config: TrainerConfig, model_dir: Path) -> tuple[Any, Any]:
 
     if not (model_dir / "config.json").exists() and not (model_dir / "adapter_config.json").exists():
         raise UserError(f"no exported model in {model_dir}", remedy="run `tuneyard export` first")
-    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto")  # an adapter brings its base along
+    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto", use_safetensors=True)  # an adapter brings its base along
     tokenizer = load_tokenizer(config.model.model_copy(update={"path": str(model_dir), "revision": None}))
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
@@ -122,8 +122,10 @@ def _rates(answers: list[tuple[Prompt, str]]) -> dict[str, Any]:
 
 
 def _most_telling(answers: list[tuple[Prompt, str]]) -> list[tuple[Prompt, str]]:
-    """Wrong answers first: they teach more."""
-    return sorted(answers, key=lambda pair: pair[1] == pair[0].answer.strip())[:EXAMPLES_PER_TAG]
+    """Some wrong answers, then some right ones."""
+    right = [pair for pair in answers if pair[1] == pair[0].answer.strip()]
+    wrong = [pair for pair in answers if pair[1] != pair[0].answer.strip()]
+    return wrong[:EXAMPLES_PER_TAG] + right[:EXAMPLES_PER_TAG]
 
 
 def _example(prompt: Prompt, answer: str) -> dict[str, Any]:

@@ -90,6 +90,7 @@ def load_causal_lm(config: TrainerConfig, **options: Any) -> Any:
             revision=config.model.revision,
             trust_remote_code=config.model.trust_remote_code,
             dtype=dtype,
+            use_safetensors=True,  # never pickle
             **options,
         )
     except (OSError, ValueError, KeyError) as error:
