@@ -82,7 +82,8 @@ def _load(config: TrainerConfig, model_dir: Path) -> tuple[Any, Any]:
 
     if not (model_dir / "config.json").exists() and not (model_dir / "adapter_config.json").exists():
         raise UserError(f"no exported model in {model_dir}", remedy="run `tuneyard export` first")
-    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto", use_safetensors=True)  # an adapter brings its base along
+    # an adapter brings its base along
+    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto", use_safetensors=True)
     tokenizer = load_tokenizer(config.model.model_copy(update={"path": str(model_dir), "revision": None}))
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
