@@ -31,7 +31,7 @@ MOST_FIELDS = 3
 UNITS = (("cm", "mm", 10), ("dm", "cm", 10), ("m", "dm", 10), ("m", "cm", 100), ("km", "m", 1000), ("kg", "g", 1000))
 LARGER_OPERANDS = (10, 89)
 SMALLER_OPERANDS = (2, 9)
-MOST_FOLLOW_UPS = 3
+MOST_FOLLOW_UPS = 2
 QUANTITIES = (11, 199)
 
 UPPER_CASE = "Answer in upper case."
@@ -110,7 +110,7 @@ def draw_record(rng: Random) -> dict[str, str | int]:
         "count": rng.randint(10, 99),
         "colour": rng.choice(COLOURS),
         "item": rng.choice(ITEMS),
-        "order": rng.randint(1000, 9999),
+        "order": rng.randint(100, 999),
     }
 
 
@@ -156,18 +156,17 @@ def follow_up(rng: Random) -> Conversation:
 
 
 def follow_up_sum(rng: Random) -> Conversation:
-    """Go on from the result of a sum, once or several times."""
+    """Go on from the result of a sum, once or twice."""
     question, answer, result, fact = draw_sum(rng)
     turns, facts = [question, answer], [fact]
     for _ in range(rng.randint(1, MOST_FOLLOW_UPS)):
         change = rng.randint(*SMALLER_OPERANDS)
         before = result
         if before + change < 100 and (before - change < 10 or rng.random() < 0.5):
-            result = before + change
-            turns += [f"Add {change} to that.", f"{before} + {change} = {result}"]
+            sign, result = "+", before + change
         else:
-            result = before - change
-            turns += [f"Subtract {change} from that.", f"{before} - {change} = {result}"]
+            sign, result = "-", before - change
+        turns += [f"What is that {sign} {change}?", f"{before} {sign} {change} = {result}"]
         facts.append(sum_fact(min(before, result), change))
     return conversation("follow_up", turns, facts[-1:], earlier=facts[:-1])
 
@@ -201,11 +200,11 @@ def format_words(rng: Random) -> Conversation:
 
 
 SKILLS: dict[str, tuple[Callable[[Random], Conversation], float]] = {
-    "extract": (extract, 0.18),
-    "arithmetic": (arithmetic, 0.16),
+    "extract": (extract, 0.20),
+    "arithmetic": (arithmetic, 0.12),
     "sort": (sort, 0.06),
     "convert": (convert, 0.10),
-    "follow_up": (follow_up, 0.28),
+    "follow_up": (follow_up, 0.30),
     "format": (answer_format, 0.22),
 }
 

@@ -72,8 +72,8 @@ def solve(question: str, before: str | None, first: str) -> str | list[str]:
     """The answer, worked out from the question, the answer before it and the first question."""
     if match := re.fullmatch(r"What is (\d+) ([+-]) (\d+)\?", question):
         return calculate(int(match[1]), match[2], int(match[3]))
-    if match := re.fullmatch(r"(Add|Subtract) (\d+) (?:to|from) that\.", question):
-        return calculate(int(before.split()[-1]), "+" if match[1] == "Add" else "-", int(match[2]))
+    if match := re.fullmatch(r"What is that ([+-]) (\d+)\?", question):
+        return calculate(int(before.split()[-1]), match[1], int(match[2]))
     if match := re.fullmatch(r"Sort these words: (.*)", question):
         return sorted(match[1].split(", "))
     if match := re.fullmatch(r"Which of them is (first|last)\?", question):
