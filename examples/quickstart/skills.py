@@ -26,11 +26,11 @@ CITIES = ["Berlin", "Cairo", "Dublin", "Hanoi", "Kyoto", "Lima", "Madrid", "Oslo
 COLOURS = ["black", "blue", "brown", "green", "orange", "red", "white", "yellow"]
 ITEMS = ["books", "boxes", "chairs", "clocks", "cups", "hats", "lamps", "rugs"]
 RECORD = "{name} from {city} wants {count} {colour} {item}, order {order}"
-MOST_FIELDS = 3
+MOST_FIELDS = 2
 
 UNITS = (("cm", "mm", 10), ("dm", "cm", 10), ("m", "dm", 10), ("m", "cm", 100), ("km", "m", 1000), ("kg", "g", 1000))
-LARGER_OPERANDS = (10, 89)
-SMALLER_OPERANDS = (2, 9)
+LARGER_OPERANDS = (10, 92)
+SMALLER_OPERANDS = (2, 7)
 MOST_FOLLOW_UPS = 2
 QUANTITIES = (11, 199)
 
@@ -115,7 +115,7 @@ def draw_record(rng: Random) -> dict[str, str | int]:
 
 
 def extract(rng: Random) -> Conversation:
-    """Give fields of an order as JSON objects, one after the other."""
+    """Give a field or two of an order, each as a JSON object."""
     record = draw_record(rng)
     first, *others = rng.sample(list(record), rng.randint(1, MOST_FIELDS))
     turns = [f"Give the {first} as JSON: {RECORD.format(**record)}", json.dumps({first: record[first]})]
@@ -200,11 +200,11 @@ def format_words(rng: Random) -> Conversation:
 
 
 SKILLS: dict[str, tuple[Callable[[Random], Conversation], float]] = {
-    "extract": (extract, 0.20),
-    "arithmetic": (arithmetic, 0.12),
-    "sort": (sort, 0.06),
-    "convert": (convert, 0.10),
-    "follow_up": (follow_up, 0.30),
+    "extract": (extract, 0.22),
+    "arithmetic": (arithmetic, 0.14),
+    "sort": (sort, 0.05),
+    "convert": (convert, 0.09),
+    "follow_up": (follow_up, 0.28),
     "format": (answer_format, 0.22),
 }
 
