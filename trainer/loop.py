@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from trainer.checkpoint.manifest import Manifest
-from trainer.checkpoint.store import CheckpointStore
+from trainer.checkpoint.store import CheckpointStore, PendingSave
 from trainer.collectives import Ranks
 from trainer.config import TrainerConfig
 from trainer.data.batch import Batch, Reduction, collate, prefetched
@@ -122,6 +122,7 @@ class TrainingRun:
         self.meters = Meters(run_dir, config, self.ranks, attempt, self.step)
         self.clock = Clock(config.checkpoint.every_minutes)
         self._saved_step = self.step
+        self._pending: PendingSave | None = None
 
     def train(self) -> str:
         """Train to the end, or until asked to stop. Returns "finished" or "stopped"."""
@@ -138,21 +139,28 @@ class TrainingRun:
 
     def _one_step(self, work: Any) -> bool:
         """One optimizer step and what is due after it. Returns whether to leave."""
-        asked = self.ranks.any(bool(self.stop), self._first(self.clock.due), self._first(self.meters.due))
+        asked = self.ranks.any(
+            bool(self.stop), self._first(self.clock.due), self._first(self.meters.due), self._still_writing()
+        )
         started = time.monotonic()
         share = next(work)
         waited = time.monotonic() - started
         self._optimise(share, waited)
         self.counters.training_seconds += time.monotonic() - started
-        stop, save, flush = asked.wait()
+        stop, save, flush, writing = asked.wait()
         last = self.step == self.order.max_steps
+        if self._pending is not None and not writing:
+            self._finish_save()
         if flush or last or stop:
             self._flush()
         if self._every(self.config.evaluation.every_steps) and not last:
             self._evaluate()
         if stop or last or save or self._every(self.config.checkpoint.every_steps):
-            self._save()
+            self._start_save()
         return stop and not last
+
+    def _still_writing(self) -> bool:
+        return self._pending is not None and not self._pending.written
 
     def _optimise(self, share: StepWork, waited: float) -> None:
         engine, rate = self.engine, self.rate.at(self.step)
@@ -209,23 +217,28 @@ class TrainingRun:
             self.meters.write({"step": self.step, **result})
             self.report(f"step {self.step}  eval_loss {result['eval_loss']:.4f}")
 
-    def _save(self) -> None:
+    def _start_save(self) -> None:
+        """Begin to save this step; the save before is finished first, so at most one is under way."""
+        self._finish_save()
         if self._saved_step == self.step:
             return
         self._flush()  # a state with an unfinite loss is never saved
-        self.progress.update(state="saving")
-        result = self.checkpoints.save(self.engine, self._manifest())
+        self._pending = self.checkpoints.start(self.engine, self._manifest())
         self.clock.last = time.monotonic()
-        if result.folder is None:
-            self.report(f"checkpoint at step {self.step} FAILED, training goes on: {'; '.join(result.problems)}")
-            self.progress.update(state="training", save_problem={"step": self.step, "problems": result.problems})
+
+    def _finish_save(self) -> None:
+        if self._pending is None:
             return
-        self._saved_step = self.step
+        result = self.checkpoints.finish(self._pending)
+        self._pending = None
+        if result.folder is None:
+            self.report(f"checkpoint at step {result.step} FAILED, training goes on: {'; '.join(result.problems)}")
+            self.progress.update(save_problem={"step": result.step, "problems": result.problems})
+            return
+        self._saved_step = result.step
         path = str(result.folder.relative_to(self.run_dir))
-        self.progress.update(
-            state="training", step=self.step, last_checkpoint={"step": self.step, "path": path}, save_problem=None
-        )
-        self.report(f"saved {path} in {result.seconds:.2f} s")
+        self.progress.update(last_checkpoint={"step": result.step, "path": path}, save_problem=None)
+        self.report(f"saved {path}; training waited {result.stall_seconds:.2f} s")
 
     def _manifest(self) -> Manifest:
         return Manifest(
@@ -244,6 +257,8 @@ class TrainingRun:
         finished = self.step >= self.order.max_steps
         if finished:
             self._evaluate()
+        self.progress.update(state="saving")
+        self._finish_save()
         state = "finished" if finished else "stopped"
         if self._saved_step != self.step:
             raise UserError(

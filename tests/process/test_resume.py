@@ -17,7 +17,7 @@ from tests.support.ranks import RankFailedError, run_on_ranks
 from trainer.config import ENGINES
 from trainer.files import read_json
 
-STEPS = 40
+STEPS = 24
 
 
 def train(run_dir: str, attempt: int, disturbance: str | None = None, at_step: int = 0) -> str:
@@ -71,7 +71,7 @@ class Runs:
             "execution": {"engine": engine, "world_size": ranks, "accumulation": 4 // ranks},
             "training": {"max_steps": STEPS, "num_train_epochs": 1},
             "logging": {"every_seconds": 0},
-            "checkpoint": {"every_steps": 10, "keep": 2},
+            "checkpoint": {"every_steps": 6, "keep": 2},
         }
         for section, values in changes.items():
             sections[section] = {**sections.get(section, {}), **values}
@@ -117,9 +117,9 @@ def test_killed_run_goes_on_from_the_last_checkpoint(runs: Runs, method: str) ->
     undisturbed, killed = (runs.make(f"kill-{method}-{name}", **changes) for name in ("whole", "killed"))
     run_on_ranks(train, 2, str(undisturbed), 0)
     with pytest.raises(RankFailedError, match=r"rank [01]"):
-        run_on_ranks(train, 2, str(killed), 0, "SIGKILL", 12)
+        run_on_ranks(train, 2, str(killed), 0, "SIGKILL", 8)
     assert run_on_ranks(train, 2, str(killed), 1) == ["finished"] * 2
-    assert json.loads((killed / "progress.json").read_text())["resumed_from"] in (10, 20, 30)
+    assert json.loads((killed / "progress.json").read_text())["resumed_from"] in (6, 12, 18)
     assert curve(killed) == curve(undisturbed)
     assert end_state(killed) == end_state(undisturbed)
 
@@ -154,7 +154,7 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(runs: Runs)
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     assert run_on_ranks(train, 2, str(damaged), 1) == ["finished"] * 2
-    assert json.loads((damaged / "progress.json").read_text())["resumed_from"] == 30
+    assert json.loads((damaged / "progress.json").read_text())["resumed_from"] == 18
     assert end_state(damaged) == end_state(undisturbed)
     assert [p for p in (damaged / "checkpoints").iterdir() if p.name.startswith(f".damaged-step-{STEPS:08d}")]
 
@@ -193,7 +193,7 @@ def train_on_full_storage(run_dir: str, full_from: int, full_to: int) -> str:
 def test_full_storage_fails_the_save_and_training_goes_on(runs: Runs) -> None:
     undisturbed, full = (runs.make(f"full-{name}", checkpoint={"keep": 9}) for name in ("whole", "storage"))
     run_on_ranks(train, 2, str(undisturbed), 0)
-    assert run_on_ranks(train_on_full_storage, 2, str(full), 15, 25) == ["finished"] * 2
+    assert run_on_ranks(train_on_full_storage, 2, str(full), 8, 14) == ["finished"] * 2
     kept = sorted(p.name for p in (full / "checkpoints").iterdir())
-    assert kept == ["step-00000010", "step-00000030", "step-00000040"], "no step 20, and nothing half-written"
+    assert kept == ["step-00000006", "step-00000018", "step-00000024"], "no step 12, and nothing half-written"
     assert end_state(full) == end_state(undisturbed)

@@ -26,13 +26,12 @@ from trainer.checkpoint.manifest import (
     read_manifest,
 )
 from trainer.checkpoint.read import RangeReader
-from trainer.checkpoint.safetensors_file import write_safetensors
+from trainer.checkpoint.writer import BackgroundWriter, HostCopy, combined, digest
 from trainer.collectives import Ranks
 from trainer.engines.base import Engine, Range
 from trainer.files import fsync_folder
 
 STATE_KEY = "random/"
-DIGEST_PRIME = 65_521
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,33 @@ class SaveResult:
     """What became of a save.
 
     Attributes:
+        step: the step that was saved.
         folder: the published checkpoint, or None when the save failed.
         problems: why it failed, one line per rank.
-        seconds: how long training waited.
+        stall_seconds: how long training waited.
     """
 
+    step: int
     folder: Path | None
     problems: list[str]
+    stall_seconds: float
+
+
+@dataclass(frozen=True)
+class PendingSave:
+    """A save whose files are being written in the background."""
+
+    manifest: Manifest
+    staging: Path
+    final: Path
+    writer: BackgroundWriter | None
+    problems: list[str]
     seconds: float
+
+    @property
+    def written(self) -> bool:
+        """This rank's file is written, or has failed."""
+        return self.writer is None or self.writer.done
 
 
 class CheckpointStore:
@@ -55,30 +73,41 @@ class CheckpointStore:
 
     def __init__(self, folder: Path, ranks: Ranks, keep: int, report: Callable[[str], None]) -> None:
         self._folder, self._ranks, self._keep, self._report = folder, ranks, keep, report
+        self._host = HostCopy()
 
-    def save(self, engine: Engine, manifest: Manifest) -> SaveResult:
-        """Publish the engine's state. All ranks call this at the same step.
+    def start(self, engine: Engine, manifest: Manifest) -> PendingSave:
+        """Copy the engine's state to the host and begin to write it; training may go on when this returns.
+
+        All ranks call this at the same step, and `finish` at the same later one.
 
         Args:
-            manifest: everything but receipt, files, shapes and ranges, which are filled in here.
+            manifest: everything but receipt, files, shapes and ranges, which are filled in by `finish`.
         """
         started = time.monotonic()
         final = self._folder / f"step-{manifest.step:08d}"
         staging = self._folder / f".staging-{final.name}-{manifest.attempt:03d}"
-        ranges = self._owned(engine)
         _, problems = self._ranks.agree("checkpoint folder", lambda: self._reserve(staging, final))
+        file = staging / f"rank-{self._ranks.rank:05d}.safetensors"
+        writer = None if problems else BackgroundWriter(file, self._host.copy(self._owned(engine)), _random_state())
+        return PendingSave(manifest, staging, final, writer, problems, time.monotonic() - started)
+
+    def finish(self, pending: PendingSave) -> SaveResult:
+        """Wait for the writers of all ranks, then publish and prune. A failure anywhere fails the save everywhere."""
+        started = time.monotonic()
+        problems = pending.problems
         record: dict[str, Any] | None = None
-        if not problems:
-            record, problems = self._ranks.agree("checkpoint", lambda: self._write(staging, ranges))
+        if pending.writer is not None:
+            record, problems = self._ranks.agree("checkpoint", pending.writer.result)
         records = self._ranks.gather(record)
         if not problems:
-            manifest.receipt |= {"digest": _combined([r["digest"] for r in records])}
-            _, problems = self._ranks.agree("publish", lambda: self._publish(staging, final, manifest, records))
+            pending.manifest.receipt |= {"digest": combined([r["digest"] for r in records])}
+            _, problems = self._ranks.agree("publish", lambda: self._publish(pending, records))
         if problems:
-            self._ranks.agree("clean up", lambda: self._discard(staging))
+            self._ranks.agree("clean up", lambda: self._discard(pending.staging))
         else:
             self._ranks.agree("prune", self._prune)
-        return SaveResult(None if problems else final, problems, time.monotonic() - started)
+        stall = pending.seconds + time.monotonic() - started
+        return SaveResult(pending.manifest.step, None if problems else pending.final, problems, stall)
 
     def _owned(self, engine: Engine) -> list[Range]:
         """What this rank writes: its ranges, or its share of each when every rank holds everything."""
@@ -97,19 +126,10 @@ class CheckpointStore:
             shutil.rmtree(stale)
         staging.mkdir()
 
-    def _write(self, staging: Path, ranges: list[Range]) -> dict[str, Any]:
-        file = f"rank-{self._ranks.rank:05d}.safetensors"
-        tensors = {f"{r.kind}/{r.tensor}@{r.start}": r.view for r in ranges}
-        facts = write_safetensors(staging / file, tensors | _random_state())
-        stored = [
-            [r.tensor, r.kind, r.start, r.view.numel(), file, key] for key, r in zip(tensors, ranges, strict=True)
-        ]
-        shapes = {r.tensor: list(r.shape) for r in ranges}
-        return {"file": file, "facts": facts, "ranges": stored, "shapes": shapes, "digest": digest(ranges)}
-
-    def _publish(self, staging: Path, final: Path, manifest: Manifest, records: list[dict[str, Any]]) -> None:
+    def _publish(self, pending: PendingSave, records: list[dict[str, Any]]) -> None:
         if not self._ranks.is_first:
             return
+        manifest, staging = pending.manifest, pending.staging
         for record in records:
             manifest.files[record["file"]] = record["facts"]
             manifest.shapes |= record["shapes"]
@@ -120,7 +140,7 @@ class CheckpointStore:
             os.fsync(stream.fileno())
         check_sizes(staging, manifest)
         fsync_folder(staging)
-        staging.rename(final)
+        staging.rename(pending.final)
         fsync_folder(self._folder)
 
     def _discard(self, staging: Path) -> None:
@@ -176,7 +196,7 @@ class CheckpointStore:
         """
         RangeReader(folder, manifest).fill(engine.ranges())
         engine.after_load(manifest.step)
-        found = _combined(self._ranks.gather(digest(self._owned(engine))))
+        found = combined(self._ranks.gather(digest(self._owned(engine))))
         if found != manifest.receipt["digest"]:
             raise DamagedCheckpointError(f"{folder.name}: the loaded state differs from the receipt")
         if manifest.world_size == self._ranks.size:
@@ -187,25 +207,6 @@ def _share(whole: Range, rank: int, size: int) -> Range:
     count = whole.view.numel()
     first, last = count * rank // size, count * (rank + 1) // size
     return Range(whole.tensor, whole.kind, whole.start + first, whole.shape, whole.view[first:last])
-
-
-def digest(ranges: list[Range]) -> dict[str, int]:
-    """Per kind, the sum over elements of bit pattern times a weight by position, modulo 2**64.
-
-    The same however the tensors are cut into ranges, so it compares states across engines and numbers of ranks.
-    """
-    totals: dict[str, int] = {}
-    for r in ranges:
-        bits = r.view.detach().float().contiguous().view(torch.int32).to(torch.int64)
-        places = torch.arange(r.start, r.start + len(bits), device=bits.device, dtype=torch.int64)
-        weighted = int((bits * (places % DIGEST_PRIME + 1)).sum())
-        totals[r.kind] = (totals.get(r.kind, 0) + weighted) % 2**64
-    return totals
-
-
-def _combined(parts: list[dict[str, int]]) -> dict[str, str]:
-    kinds = sorted({kind for part in parts for kind in part})
-    return {kind: f"{sum(part.get(kind, 0) for part in parts) % 2**64:016x}" for kind in kinds}
 
 
 def _random_state() -> dict[str, torch.Tensor]:
