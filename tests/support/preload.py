@@ -4,15 +4,15 @@ import os
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 
-import deepspeed.runtime.zero.stage3  # noqa: E402, F401
-import deepspeed.runtime.zero.stage_1_and_2  # noqa: E402, F401
-import peft.tuners.lora  # noqa: E402, F401
-import torch.distributed.tensor  # noqa: E402, F401
-import torch.utils.tensorboard  # noqa: E402, F401
-import transformers.models.llama.modeling_llama  # noqa: E402, F401
+import deepspeed.runtime.zero.stage3
+import deepspeed.runtime.zero.stage_1_and_2  # noqa: F401
+import peft.tuners.lora  # noqa: F401
+import torch.distributed.tensor
+import torch.utils.tensorboard  # noqa: F401
+import transformers.models.llama.modeling_llama  # noqa: F401
 
-import trainer.data.prepare  # noqa: E402, F401
-import trainer.engines.fsdp2  # noqa: E402, F401
-import trainer.engines.zero  # noqa: E402, F401
-import trainer.export  # noqa: E402, F401
-import trainer.loop  # noqa: E402, F401
+import trainer.data.prepare
+import trainer.engines.fsdp2
+import trainer.engines.zero
+import trainer.export
+import trainer.loop  # noqa: F401
