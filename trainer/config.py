@@ -9,27 +9,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-ENGINES = ("zero0", "zero1", "zero2", "zero3", "fsdp2")
-ATTENTION_BACKENDS = ("flash", "varlen", "flex", "sdpa", "padded")
-SCHEDULES = (
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-    "inverse_sqrt",
-    "cosine_with_min_lr",
-    "warmup_stable_decay",
-)
 
 Engine = Literal["zero0", "zero1", "zero2", "zero3", "fsdp2"]
 Attention = Literal["flash", "varlen", "flex", "sdpa", "padded"]
@@ -44,6 +30,8 @@ Schedule = Literal[
     "cosine_with_min_lr",
     "warmup_stable_decay",
 ]
+
+ENGINES: tuple[str, ...] = get_args(Engine)
 
 
 class Section(BaseModel):
