@@ -34,6 +34,8 @@ class Progress:
             "last_checkpoint": None,
             **(old or {}),
             "attempt": attempt,
+            "resumed_from": None,
+            "exactness": None,
             "failure": None,
         }
 
