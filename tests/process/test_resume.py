@@ -34,7 +34,8 @@ def train(run_dir: str, attempt: int, disturbance: str | None = None, at_step: i
 def disturb(run_dir: Path, attempt: int, disturbance: str, at_step: int) -> None:
     while True:
         facts = read_json(run_dir / "progress.json") or {"attempt": None}
-        if facts["attempt"] == attempt and facts["state"] == "training" and facts["step"] >= at_step:
+        there = facts["attempt"] == attempt and facts["state"] == "training" and facts["step"] >= at_step
+        if there and (facts["last_checkpoint"] or disturbance != "SIGKILL"):
             break
         time.sleep(0.001)
     rank = int(os.environ["RANK"])
