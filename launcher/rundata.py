@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster import ClusterError
 from cluster.rundir import read_attempts, read_json, read_plan, read_progress
 
 DEFAULT_BACKEND = "local"
@@ -63,7 +64,10 @@ def read_run(run_dir: Path) -> RunData:
 
 def backend_name(run_dir: Path) -> str:
     """The backend that a run lives on."""
-    return str(read_plan(run_dir)["launch"].get("backend", DEFAULT_BACKEND))
+    launch = read_plan(run_dir).get("launch")
+    if not isinstance(launch, dict):
+        raise ClusterError(f"{run_dir / 'plan.json'} does not say what to launch", "Submit the job again.")
+    return str(launch.get("backend", DEFAULT_BACKEND))
 
 
 def last_of_each_step(lines: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:

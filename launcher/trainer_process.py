@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,10 +54,16 @@ def run_trainer(command: str, run_dir: Path, *arguments: str, on_line: Callable[
 
 
 def _run(line: list[str], on_line: Callable[[str], None]) -> int:
-    with subprocess.Popen(line, env=_environment(), stdout=subprocess.PIPE, text=True, errors="replace") as process:
+    with subprocess.Popen(
+        line, env=_environment(), stdout=subprocess.PIPE, text=True, errors="replace", start_new_session=True
+    ) as process:  # a session of its own: Ctrl-C reaches us alone, and we end it quietly
         assert process.stdout is not None
-        for text in process.stdout:
-            on_line(text.rstrip("\n"))
+        try:
+            for text in process.stdout:
+                on_line(text.rstrip("\n"))
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # whatever it wrote appears whole or not at all
+            raise
     return process.returncode
 
 

@@ -21,6 +21,7 @@ from trainer.checkpoint.read import RangeReader
 from trainer.config import TrainerConfig
 from trainer.data.template import Renderer, load_tokenizer
 from trainer.errors import UserError
+from trainer.progress import say
 
 
 def export(
@@ -35,6 +36,7 @@ def export(
         UserError: there is no good checkpoint, or `output` holds something that is not an export.
     """
     folder, manifest = _chosen(run_dir / "checkpoints", step)
+    say(f"exporting step {manifest.step}")
     target = output or run_dir / "model"
     if target.exists() and not (target / "config.json").exists() and not (target / "adapter_config.json").exists():
         raise UserError(f"{target} exists and is no exported model", remedy="choose another --output")
@@ -62,6 +64,7 @@ def _chosen(checkpoints: Path, step: int | None) -> tuple[Path, Manifest]:
                     check_hash(folder, name, facts)
                 return folder, manifest
             except DamagedCheckpointError as damage:
+                say(f"{folder.name} is damaged and left out: {damage}")
                 problems.append(f"{folder.name}: {damage}")
     have = ", ".join(str(found) for found, _ in published(checkpoints)) or "none"
     raise UserError(

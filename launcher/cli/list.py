@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from cluster import backend
+from cluster import ClusterError, backend
 from cluster.rundir import read_progress
 from launcher.cli.options import json_option, runs_option
 from launcher.cli.output import make_console, print_json
@@ -23,7 +23,7 @@ COLUMNS = ("run", "state", "outcome", "attempts", "step", "loss")
 @json_option
 def list_(runs_dir: Path, as_json: bool) -> None:
     """List the runs in a folder, oldest first."""
-    rows = [_row(run_dir) for run_dir in list_runs(runs_dir)]
+    rows = [_row_or_damage(run_dir) for run_dir in list_runs(runs_dir)]
     if as_json:
         print_json(rows)
     elif rows:
@@ -31,6 +31,14 @@ def list_(runs_dir: Path, as_json: bool) -> None:
         click.echo("Next: tuneyard status RUN, for one of them")
     else:
         click.echo(f"no runs in {runs_dir}\nNext: tuneyard submit JOB")
+
+
+def _row_or_damage(run_dir: Path) -> dict[str, Any]:
+    """One damaged run must not hide the others."""
+    try:
+        return _row(run_dir)
+    except ClusterError:
+        return dict.fromkeys((*COLUMNS, "max_steps")) | {"run": run_dir.name, "state": "damaged"}
 
 
 def _row(run_dir: Path) -> dict[str, Any]:

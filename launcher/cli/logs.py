@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from cluster import backend
+from cluster.rundir import read_attempts
 from launcher.cli.options import run_argument, run_dir_of
+from launcher.errors import JobError
 from launcher.rundata import backend_name
 
 
@@ -19,5 +21,7 @@ from launcher.rundata import backend_name
 def logs(run_name: str, runs_dir: Path, rank: int | None, attempt: int | None, follow: bool) -> None:
     """Print a run's logs."""
     run_dir = run_dir_of(run_name, runs_dir)
+    if not read_attempts(run_dir):
+        raise JobError(f"{run_dir} has not been started, so it has no logs", f"Start it: tuneyard resume {run_dir}")
     for line in backend(backend_name(run_dir)).logs(run_dir, rank=rank, attempt=attempt, follow=follow):
         click.echo(line)

@@ -21,9 +21,9 @@ PIPED_WIDTH = 110
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that does not fold tables to 80 columns when the output goes to a file."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=PIPED_WIDTH)
+    """A console that does not fold tables to 80 columns in a file, and takes `[/x]` in a value for what it is."""
+    console = Console(stderr=stderr, markup=False)
+    return console if console.is_terminal else Console(stderr=stderr, width=PIPED_WIDTH, markup=False)
 
 
 def make_echo(*, stderr: bool) -> Callable[[str], None]:

@@ -42,17 +42,17 @@ def _rows(run_dir: Path, found: Status, progress: dict[str, Any], num_attempts: 
     if found.reason:
         rows["reason"] = found.reason
     rows["attempts"] = num_attempts
-    return rows | _progress_rows(progress)
+    return rows | _progress_rows(progress, alive=found.state in ("queued", "running"))
 
 
-def _progress_rows(progress: dict[str, Any]) -> dict[str, Any]:
+def _progress_rows(progress: dict[str, Any], *, alive: bool) -> dict[str, Any]:
     if not progress:
         return {}
     checkpoint, failure = progress.get("last_checkpoint") or {}, progress.get("failure") or {}
     age_seconds = max(0.0, time.time() - (progress.get("heartbeat") or time.time()))
     rows = {
-        "trainer": f"{progress.get('state')}, heard {age_seconds:.0f} s ago",
-        "step": f"{progress.get('step')} of {progress.get('max_steps')}",
+        "trainer": f"{progress.get('state')}, {'heard' if alive else 'last heard'} {age_seconds:.0f} s ago",
+        "step": f"{progress.get('step') or 0} of {progress.get('max_steps') or '?'}",
         "loss": _rounded(progress.get("loss"), ".4f"),
         "tokens/s": _rounded(progress.get("tokens_per_second"), ",.0f"),
         "last checkpoint": checkpoint.get("path"),

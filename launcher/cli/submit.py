@@ -26,7 +26,10 @@ from launcher.trainer_process import require_trainer
 @detach_option
 @json_option
 def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json: bool) -> int:
-    """Plan a job, start it, and follow it until it ends. Ctrl-C stops following; the run goes on."""
+    """Plan a job, start it, and follow it until it ends.
+
+    Ctrl-C while the data is prepared leaves nothing behind; later it stops following, and the run goes on.
+    """
     loaded, plan = load_and_plan(job_file)
     console = make_console(stderr=as_json)
     print_plan(plan, console)
@@ -62,3 +65,7 @@ def _prepare(run_dir: Path, console: Console) -> None:
     except JobError as error:
         remove_run(run_dir)
         raise JobError(error.message, "Nothing was started, and no run directory was kept.") from None
+    except KeyboardInterrupt:
+        remove_run(run_dir)
+        click.echo("\nInterrupted before the start: no run directory was kept.", err=True)
+        raise

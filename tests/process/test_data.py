@@ -146,6 +146,11 @@ BAD_DATA: list[tuple[list[Any], str]] = [
     (["", "  "], r"nothing to train on.*2 blank line"),
     ([{"messages": [{"role": "user", "content": "hi"}]}], "nothing to train on.*no supervised tokens"),
     ([b"\xff\xfe".decode("latin-1")], "not valid JSON"),
+    ([TALK, "null"], r"rows.jsonl:2: a row must be a JSON object"),
+    ([TALK, "[" * 200_000], r"rows.jsonl:2: not valid JSON"),
+    ([TALK, {"prompt": "a\ud800", "completion": "b"}], r"rows.jsonl:2: half of a surrogate pair"),
+    ([{**TALK, "weight": 0}], "all train rows have weight 0"),
+    ([{"prompt": "x" * 999, "completion": "y"}], r"longer than 256 tokens(.|\n)*data.overlong"),
 ]
 
 
@@ -155,6 +160,21 @@ def test_bad_data_is_refused_with_its_place(tmp_path: Path, tokenizer_dir: Path,
     with pytest.raises(UserError) as caught:
         prepare(run, config, lambda _: None)
     assert re.search(message, str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet", "rows.json"])
+def test_damaged_tables_are_refused_with_their_name(tmp_path: Path, tokenizer_dir: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x00\x01 not a table\n\n,,,\n1")
+    run, config = make(tmp_path, tokenizer_dir, tmp_path / name)
+    with pytest.raises(UserError, match=name):
+        prepare(run, config, lambda _: None)
+
+
+def test_folder_leaves_hidden_files_out(tmp_path: Path, tokenizer_dir: Path) -> None:
+    tiny.write_rows(tmp_path / "folder" / "a.jsonl", 5)
+    tiny.write_rows(tmp_path / "folder" / ".a.jsonl", 7)
+    run, config = make(tmp_path, tokenizer_dir, tmp_path / "folder")
+    assert prepare(run, config, lambda _: None)["train"]["rows"] == 5
 
 
 def test_killed_preparation_goes_on(tmp_path: Path, tokenizer_dir: Path) -> None:

@@ -204,3 +204,39 @@ def test_wrong_input_ends_with_one_clear_message(tmp_path: Path, what: str, code
     assert re.search(words, answer.stderr, re.DOTALL), answer.stderr
     assert "Traceback" not in answer.stderr + answer.stdout
     assert not list((tmp_path / "runs").glob("*")) if (tmp_path / "runs").exists() else True
+
+
+def test_ctrl_c_while_preparing_leaves_nothing_behind(tmp_path: Path) -> None:
+    tiny.make_model(tmp_path / "model")
+    (tmp_path / "alpaca.json").write_text(json.dumps(alpaca_rows(random.Random(0))))
+    (tmp_path / "job.yaml").write_text(JOB.format(method="{kind: full}", data="alpaca.json", engine="auto"))
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "DS_ACCELERATOR": "cpu"}
+    command = [sys.executable, "-c", "from launcher.cli import main; main()", "submit", "job.yaml"]
+    submit = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/*/progress.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    submit.send_signal(signal.SIGINT)
+    _, said = submit.communicate(timeout=60)
+    assert submit.returncode == 130, said
+    assert "no run directory was kept" in said
+    assert "Traceback" not in said
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_damaged_runs_and_brackets_in_messages_do_not_break_the_overview(tmp_path: Path) -> None:
+    for name, plan in (("good", {"launch": {"backend": "local"}}), ("bad", {})):
+        run = tmp_path / "runs" / name
+        run.mkdir(parents=True)
+        (run / "plan.json").write_text(json.dumps(plan))
+        failure = {"kind": "crash", "message": "[/pytorch/gloo/pair.cc:545] Connection closed", "remedy": ""}
+        facts = {"state": "failed", "attempt": 0, "step": 3, "max_steps": 9, "failure": failure, "heartbeat": 1.0}
+        (run / "progress.json").write_text(json.dumps(facts))
+    status = tuneyard("status", "good", cwd=tmp_path)
+    assert status.returncode == 0, status.stderr
+    assert "[/pytorch/gloo/pair.cc:545]" in status.stdout
+    listed = tuneyard("list", cwd=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    assert re.search(r"bad +damaged", listed.stdout)
+    assert "good" in listed.stdout
+    assert "Traceback" not in tuneyard("status", "bad", cwd=tmp_path).stderr

@@ -13,6 +13,7 @@ from typing import Any
 Row = dict[str, Any]
 Message = dict[str, Any]
 
+LARGEST_WEIGHT = 1e9
 ROLES = ("system", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
     "system": "system",
@@ -99,8 +100,10 @@ def _tool_calls(value: object, at: int) -> list[dict[str, Any]]:
 
 def _from_alpaca(row: Row) -> list[Message]:
     messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    for question, answer in row.get("history") or []:
-        messages += _exchange(question, answer)
+    for pair in row.get("history") or []:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise RowError("`history` must be a list of [question, answer] pairs")
+        messages += _exchange(*pair)
     prompt = f"{row['instruction']}\n\n{row['input']}" if row.get("input") else row["instruction"]
     return messages + _exchange(prompt, row["output"])
 
@@ -138,7 +141,7 @@ def _checked(message: object, at: int) -> Message:
 def _text(content: object, at: int) -> str | None:
     if content is None or isinstance(content, str):
         return content
-    if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
+    if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
         return "".join(part["text"] for part in content)
     raise RowError(f"message {at}: content must be text, this is {type(content).__name__}")
 
@@ -155,13 +158,13 @@ def _tools(value: object) -> list[dict[str, Any]] | None:
 def _weight(value: object) -> float:
     if value is None:
         return 1.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise RowError(f"`weight` must be a number of at least 0, this is {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_WEIGHT:
+        raise RowError(f"`weight` must be a number from 0 to {LARGEST_WEIGHT:g}, this is {str(value)[:40]}")
     return float(value)
 
 
 def _json(text: object, what: str) -> Any:
     try:
         return json.loads(str(text))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise RowError(f"{what} is not valid JSON: {error}") from None

@@ -139,8 +139,10 @@ def _summary(folder: Path) -> dict[str, Any]:
         total.changed += Counter(part["changed"])
         for reason, places in part["examples"].items():
             total.examples[reason] = (total.examples.get(reason, []) + places)[:5]
-    lengths = TokenStore(folder).rows["length"]
-    return {**total.as_json(), "lengths": _quantiles(lengths)}
+    rows = TokenStore(folder).rows
+    if len(rows) and not rows["weight"].any():
+        raise UserError(f"all {folder.name} rows have weight 0", remedy="see `weight` in the data")
+    return {**total.as_json(), "lengths": _quantiles(rows["length"])}
 
 
 def _quantiles(lengths: np.ndarray) -> dict[str, int]:
@@ -153,7 +155,10 @@ def _quantiles(lengths: np.ndarray) -> dict[str, int]:
 def _refuse_useless(summary: dict[str, Any], split: str) -> None:
     if not summary["kept"]:
         why = "; ".join(f"{count} {reason}" for reason, count in summary["dropped"].items()) or "the files are empty"
-        raise UserError(f"nothing to train on in the {split} rows: {why}", remedy="see `data` in the job file")
+        remedy = "raise data.max_length, or set data.overlong to truncate or split" if "longer than" in why else ""
+        raise UserError(
+            f"nothing to train on in the {split} rows: {why}", remedy=remedy or "see `data` in the job file"
+        )
     if not summary["stop_trained"]:
         raise UserError(
             "no supervised token is the tokenizer's end-of-sequence token: the model would never learn to stop",

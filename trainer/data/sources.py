@@ -49,7 +49,8 @@ def files_of(path: str) -> list[Path]:
     if place.is_file():
         return [place]
     if place.is_dir():
-        return _some([p for p in sorted(place.rglob("*")) if p.suffix in KNOWN_SUFFIXES], path)
+        found = [p for p in sorted(place.rglob("*")) if p.suffix in KNOWN_SUFFIXES and not p.name.startswith(".")]
+        return _some(found, path)
     if any(sign in path for sign in "*?["):
         anchor = Path(place.anchor or ".")
         return _some(sorted(anchor.glob(str(place.relative_to(anchor) if place.anchor else place))), path)
@@ -102,7 +103,7 @@ def _line_chunks(file: Path) -> Iterator[tuple[int, list[Any]]]:
 def _json_array(file: Path) -> list[Any]:
     try:
         rows = json.loads(file.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"not valid JSON: {error}", where=f"{file}{line}", remedy="mend the file") from None
     if not isinstance(rows, list):
@@ -113,7 +114,12 @@ def _json_array(file: Path) -> list[Any]:
 def _table_rows(file: Path) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
-    return iter(load_dataset(TABLE_FORMATS[file.suffix], data_files=str(file), split="train", streaming=True))
+    try:
+        yield from load_dataset(TABLE_FORMATS[file.suffix], data_files=str(file), split="train", streaming=True)
+    except Exception as error:  # pandas, Arrow and datasets each have their own
+        raise UserError(
+            f"not a readable {file.suffix[1:]} file ({type(error).__name__}: {error})", where=str(file)
+        ) from error
 
 
 def _hub_rows(name: str) -> Iterator[dict[str, Any]]:

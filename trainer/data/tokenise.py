@@ -22,6 +22,7 @@ ROW = np.dtype(
     [("length", "<i4"), ("targets", "<i4"), ("weight", "<f4"), ("source", "<i2"), ("row", "<i8"), ("offset", "<i8")]
 )
 EXAMPLES_KEPT = 5
+BLANK = object()
 
 
 @dataclass
@@ -87,11 +88,14 @@ class Tokeniser:
         place = f"{chunk.file}:{number}"
         try:
             row = _decoded(chunk.rows[at])
-            if row is None:
+            if row is BLANK:
                 findings.note(findings.dropped, "blank line", place)
                 return None
             conversation = to_conversation(row)
             text, spans = self.renderer.render(conversation)
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(f"half of a surrogate pair: {error}", where=place, remedy="mend the text") from None
         except RowError as error:
             raise UserError(str(error), where=place, remedy="mend or remove the row") from None
         return _Rendered(number, place, text, spans, conversation.weight)
@@ -172,14 +176,16 @@ class _Piece:
 
 
 def _decoded(row: Any) -> Any:
-    """The object in a line, None for a blank one."""
+    """The object in a line, BLANK for an empty one."""
     if not isinstance(row, bytes):
         return row
     if not row.strip():
-        return None
+        return BLANK
     try:
-        return json.loads(row)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(row.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise RowError(f"not UTF-8: {error}") from None
+    except (ValueError, RecursionError) as error:
         raise RowError(f"not valid JSON: {error}") from None
 
 

@@ -67,6 +67,13 @@ BROKEN: list[tuple[Any, str]] = [
     ({"conversations": [{"from": "function_call", "value": "{"}]}, "not valid JSON"),
     ({"messages": HELLO, "tools": "{"}, "`tools` is not valid JSON"),
     ({"messages": HELLO, "weight": -1}, "`weight` must be a number"),
+    ({"messages": HELLO, "weight": 1e39}, "`weight` must be a number"),
+    ({"messages": HELLO, "weight": 10**400}, "`weight` must be a number"),
+    ({"instruction": "a", "output": "b", "history": [["x"]]}, "pairs"),
+    ({"instruction": "a", "output": "b", "history": "abc"}, "pairs"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "content must be text"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, "content must be text"),
+    (None, "must be a JSON object"),
     ({"messages": HELLO, "weight": True}, "`weight` must be a number"),
 ]
 
