@@ -8,7 +8,7 @@ import click
 
 from cluster import backend
 from launcher.cli.follow import next_step
-from launcher.cli.options import json_option, run_argument, run_dir_of
+from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli.output import print_json
 from launcher.errors import JobError
 from launcher.rundata import backend_name
@@ -22,7 +22,7 @@ def cancel(run_name: str, runs_dir: Path, as_json: bool) -> None:
     run_dir = run_dir_of(run_name, runs_dir)
     where = backend(backend_name(run_dir))
     if where.status(run_dir).state not in ("queued", "running"):
-        raise JobError(f"{run_dir} is not running", f"See tuneyard status {run_dir}")
+        raise JobError(f"{run_dir} is not running", f"See tuneyard status {quoted(run_dir)}")
     where.cancel(run_dir)
     outcome = where.status(run_dir).outcome
     if as_json:

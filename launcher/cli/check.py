@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from launcher.cli.options import job_argument, json_option
+from launcher.cli.options import job_argument, json_option, quoted
 from launcher.cli.output import make_console, print_json
 from launcher.cli.planning import load_and_plan
 from launcher.cli.preparing import prepare
@@ -30,4 +30,4 @@ def check(job_file: Path, as_json: bool) -> None:
     if as_json:
         print_json(preflight)
     else:
-        click.echo(f"Next: tuneyard submit {job_file}")
+        click.echo(f"Next: tuneyard submit {quoted(job_file)}")

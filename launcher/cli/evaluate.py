@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cluster.rundir import read_json
-from launcher.cli.options import json_option, run_argument, run_dir_of
+from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli.output import make_echo, print_json
 from launcher.trainer_process import require_trainer, run_trainer
 
@@ -38,4 +38,4 @@ def evaluate(
         print_json(result)
     else:
         click.echo(f"exact match {result.get('exact_match')} over {result.get('prompts')} prompts: {written}")
-        click.echo(f"Next: tuneyard report {run_dir}")
+        click.echo(f"Next: tuneyard report {quoted(run_dir)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from launcher.cli.options import json_option, run_argument, run_dir_of
+from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli.output import make_echo, print_json
 from launcher.trainer_process import require_trainer, run_trainer
 
@@ -29,4 +29,4 @@ def export(run_name: str, runs_dir: Path, step: int | None, merge: bool, output:
     if as_json:
         print_json({"run": str(run_dir), "model": str(model)})
     else:
-        click.echo(f"model: {model}\nNext: tuneyard evaluate {run_dir} --prompts FILE")
+        click.echo(f"model: {model}\nNext: tuneyard evaluate {quoted(run_dir)} --prompts FILE")

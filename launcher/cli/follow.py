@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from cluster import Status, backend
 from cluster.rundir import read_attempts, read_progress
+from launcher.cli.options import quoted
 from launcher.cli.output import make_console, print_json
 from launcher.errors import EXIT_CLUSTER, EXIT_OK, EXIT_RUN_FAILED, EXIT_SAVED
 from launcher.report import write_report
@@ -42,7 +43,10 @@ def follow(run_dir: Path, *, as_json: bool = False) -> int:
     try:
         status = _watch_with_bar(run_dir, console) if console.is_terminal else _watch_with_lines(run_dir, console)
     except KeyboardInterrupt:
-        click.echo(f"\nThe run goes on. Next: tuneyard status {run_dir}, or tuneyard stop {run_dir}", err=as_json)
+        click.echo(
+            f"\nThe run goes on. Next: tuneyard status {quoted(run_dir)}, or tuneyard stop {quoted(run_dir)}",
+            err=as_json,
+        )
         return EXIT_OK
     return _end(run_dir, status, as_json)
 
@@ -152,11 +156,11 @@ def _say(run_dir: Path, outcome: str, reason: str, report: Path) -> None:
 def next_step(run_dir: Path, outcome: str | None) -> str:
     """What one does after this outcome."""
     if outcome == "finished":
-        return f"Next: the model is in {run_dir / 'model'}; tuneyard evaluate {run_dir} --prompts FILE"
+        return f"Next: the model is in {run_dir / 'model'}; tuneyard evaluate {quoted(run_dir)} --prompts FILE"
     if outcome == "fatal":
-        return f"Next: change the job file and submit it again; logs: tuneyard logs {run_dir}"
+        return f"Next: change the job file and submit it again; logs: tuneyard logs {quoted(run_dir)}"
     if outcome in ("crashed", "hang", "node_failure"):
-        return f"Next: tuneyard logs {run_dir}; then tuneyard resume {run_dir}"
+        return f"Next: tuneyard logs {quoted(run_dir)}; then tuneyard resume {quoted(run_dir)}"
     if outcome is None and not read_attempts(run_dir):
-        return f"Next: tuneyard resume {run_dir} starts it"
-    return f"Next: tuneyard resume {run_dir} goes on from the last checkpoint"
+        return f"Next: tuneyard resume {quoted(run_dir)} starts it"
+    return f"Next: tuneyard resume {quoted(run_dir)} goes on from the last checkpoint"

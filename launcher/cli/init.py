@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from launcher.cli.options import quoted
 from launcher.errors import JobError, MachineError
 
 TEMPLATE = """\
@@ -64,4 +65,4 @@ def init(file: Path, name: str, model: str, data: str, force: bool) -> None:
         file.write_text(TEMPLATE.format(name=name, model=model, data=data), encoding="utf-8")
     except OSError as error:
         raise MachineError(f"{file}: cannot be written: {error.strerror}") from error
-    click.echo(f"wrote {file}\nNext: edit it, then tuneyard plan {file}")
+    click.echo(f"wrote {file}\nNext: edit it, then tuneyard plan {quoted(file)}")

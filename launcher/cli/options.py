@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,11 @@ runs_option = click.option(
     help="Folder of run directories.",
 )
 detach_option = click.option("--detach", is_flag=True, help="Do not follow the run.")
+
+
+def quoted(path: Path) -> str:
+    """A path as a shell wants it: the commands that are printed are there to be pasted."""
+    return shlex.quote(str(path))
 
 
 def run_argument(command: Command) -> Command:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from launcher.cli.options import job_argument, json_option
+from launcher.cli.options import job_argument, json_option, quoted
 from launcher.cli.output import make_console, print_json, print_plan
 from launcher.cli.planning import load_and_plan
 
@@ -21,4 +21,4 @@ def plan(job_file: Path, as_json: bool) -> None:
         print_json(made.as_json())
         return
     print_plan(made, make_console())
-    click.echo(f"\nNext: tuneyard check {job_file}, or tuneyard submit {job_file}")
+    click.echo(f"\nNext: tuneyard check {quoted(job_file)}, or tuneyard submit {quoted(job_file)}")

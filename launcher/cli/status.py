@@ -12,7 +12,7 @@ import click
 from cluster import Status, backend
 from cluster.rundir import read_attempts, read_progress
 from launcher.cli.follow import next_step
-from launcher.cli.options import json_option, run_argument, run_dir_of
+from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli.output import facts, make_console, print_json
 from launcher.rundata import backend_name
 
@@ -31,7 +31,7 @@ def status(run_name: str, runs_dir: Path, as_json: bool) -> None:
         return
     make_console().print(facts(_rows(run_dir, found, progress, len(attempts))), highlight=False)
     alive = found.state in ("queued", "running")
-    watch = f"Next: tuneyard logs {run_dir} --follow, or tuneyard stop {run_dir}"
+    watch = f"Next: tuneyard logs {quoted(run_dir)} --follow, or tuneyard stop {quoted(run_dir)}"
     click.echo(watch if alive else next_step(run_dir, found.outcome))
 
 

@@ -8,7 +8,7 @@ import click
 
 from cluster import backend
 from cluster.rundir import write_stop
-from launcher.cli.options import json_option, run_argument, run_dir_of
+from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli.output import print_json
 from launcher.errors import JobError
 from launcher.rundata import backend_name
@@ -23,11 +23,11 @@ def stop(run_name: str, runs_dir: Path, wait: bool, as_json: bool) -> None:
     run_dir = run_dir_of(run_name, runs_dir)
     where = backend(backend_name(run_dir))
     if where.status(run_dir).state not in ("queued", "running"):
-        raise JobError(f"{run_dir} is not running", f"See tuneyard status {run_dir}")
+        raise JobError(f"{run_dir} is not running", f"See tuneyard status {quoted(run_dir)}")
     write_stop(run_dir, reason="stopped", by="tuneyard stop")
     outcome = where.wait(run_dir).outcome if wait else None
     if as_json:
         print_json({"run": str(run_dir), "stopping": outcome is None, "outcome": outcome})
         return
     click.echo(f"outcome: {outcome}" if outcome else "asked to save and stop at the next step boundary")
-    click.echo(f"Next: tuneyard status {run_dir}, then tuneyard resume {run_dir}")
+    click.echo(f"Next: tuneyard status {quoted(run_dir)}, then tuneyard resume {quoted(run_dir)}")

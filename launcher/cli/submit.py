@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cluster import backend
 from launcher.cli.follow import follow
-from launcher.cli.options import detach_option, job_argument, json_option, runs_option
+from launcher.cli.options import detach_option, job_argument, json_option, quoted, runs_option
 from launcher.cli.output import make_console, print_json, print_plan
 from launcher.cli.planning import load_and_plan
 from launcher.cli.preparing import prepare
@@ -46,7 +46,7 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json:
     if as_json:
         print_json({"run": str(run_dir), "backend": handle.backend, "id": handle.id})
     else:
-        click.echo(f"Next: tuneyard status {run_dir}, or tuneyard logs {run_dir} --follow")
+        click.echo(f"Next: tuneyard status {quoted(run_dir)}, or tuneyard logs {quoted(run_dir)} --follow")
     return EXIT_OK
 
 
