@@ -49,8 +49,9 @@ def carry(attempt: Attempt, wishes: StopWishes) -> int:
     except BaseException as error:
         attempt.close(Verdict(Outcome.CRASHED, f"the agent failed: {error!r}"))
         raise
-    attempt.close(verdict)
+    # said before the record is closed: whoever follows the log reads until then
     attempt.say(": ".join([verdict.outcome.value, *verdict.cause.splitlines()[:1]]))
+    attempt.close(verdict)
     return EXIT_CODES[verdict.outcome]
 
 

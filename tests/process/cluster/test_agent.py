@@ -62,7 +62,7 @@ def test_ranks_that_do_not_leave_are_killed_with_their_orphans(run: Run) -> None
     asked = time.monotonic()
     agent.send_signal(signal.SIGUSR1)
     assert agent.wait(30) == 75
-    assert 1 <= time.monotonic() - asked < 1 + 5 + 4
+    assert 1 <= time.monotonic() - asked < 1 + 5 + 24, "grace, SIGTERM to SIGKILL, and slack for a busy machine"
     assert not [pid for pid in pids if lives(pid)]
     record = run.record()
     assert record["outcome"] == "walltime"
