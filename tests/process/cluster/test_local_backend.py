@@ -161,5 +161,6 @@ def test_following_a_run_that_is_being_stopped_ends_with_it(run: Run, local: clu
     assert "attempt 0 of support-1a2b" in next(lines)
     started = time.monotonic()
     (run.dir / "stop").touch()
-    assert [line for line in lines if line.startswith("[agent]")][-1].endswith("stopped: stop file during prepare")
+    last_words = [line for line in lines if line.startswith("[agent]")][-1]
+    assert "stopped: stop file" in last_words  # before prepare or during it
     assert time.monotonic() - started < 120, "it must not wait for the 600 s of the phase"
