@@ -12,10 +12,8 @@ from torch import nn
 from trainer.checkpoint.manifest import (
     DamagedCheckpointError,
     Manifest,
-    check_hash,
-    check_sizes,
     published,
-    read_manifest,
+    verified,
 )
 from trainer.checkpoint.read import RangeReader
 from trainer.config import TrainerConfig
@@ -58,11 +56,7 @@ def _chosen(checkpoints: Path, step: int | None) -> tuple[Path, Manifest]:
     for found, folder in published(checkpoints):
         if step is None or found == step:
             try:
-                manifest = read_manifest(folder)
-                check_sizes(folder, manifest)
-                for name, facts in manifest.files.items():
-                    check_hash(folder, name, facts)
-                return folder, manifest
+                return folder, verified(folder)
             except DamagedCheckpointError as damage:
                 say(f"{folder.name} is damaged and left out: {damage}")
                 problems.append(f"{folder.name}: {damage}")

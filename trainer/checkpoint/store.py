@@ -20,10 +20,10 @@ from trainer.checkpoint.manifest import (
     DamagedCheckpointError,
     Manifest,
     StoredRange,
-    check_hash,
     check_sizes,
     published,
     read_manifest,
+    verified,
 )
 from trainer.checkpoint.read import RangeReader
 from trainer.checkpoint.writer import BackgroundWriter, HostCopy, combined, digest
@@ -175,11 +175,7 @@ class CheckpointStore:
     def _problem_with(self, folder: Path) -> str | None:
         problem = ""
         try:
-            manifest = read_manifest(folder)
-            check_sizes(folder, manifest)
-            for number, (name, facts) in enumerate(sorted(manifest.files.items())):
-                if number % self._ranks.size == self._ranks.rank:
-                    check_hash(folder, name, facts)
+            verified(folder, self._ranks.rank, self._ranks.size)
         except DamagedCheckpointError as damage:
             problem = str(damage)
         return next((p for p in self._ranks.gather(problem) if p), None)

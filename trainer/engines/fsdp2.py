@@ -12,7 +12,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from trainer.config import TrainerConfig
 from trainer.data.batch import Batch
 from trainer.engines.base import (
-    MOMENTS,
+    KINDS,
     Engine,
     Range,
     adamw,
@@ -75,7 +75,7 @@ class Fsdp2Engine(Engine):
         for name, parameter in trainable_parameters(self.model):
             start, shape = _place(parameter)
             state = self.optimizer.state[parameter]
-            for kind in ("param", *MOMENTS):
+            for kind in KINDS:
                 local = _local(parameter if kind == "param" else state[kind])
                 found.append(Range(name, kind, start, shape, local.reshape(-1)))
         return found
