@@ -32,6 +32,8 @@ Schedule = Literal[
 ]
 
 ENGINES: tuple[str, ...] = get_args(Engine)
+DECIDED_WHILE_RUNNING = ("checkpoint.every_minutes",)
+"""Settings whose `auto` the trainer itself decides, from what it measures."""
 
 
 class Section(BaseModel):
@@ -159,8 +161,16 @@ class CheckpointConfig(Section):
     """When to save, and how many checkpoints to keep."""
 
     every_steps: PositiveInt | None = Field(None, description="Steps between checkpoints.")
-    every_minutes: Annotated[float, Field(gt=0)] | None = Field(15, description="Minutes between checkpoints.")
+    every_minutes: Annotated[float, Field(gt=0)] | Auto | None = Field(
+        "auto", description="Minutes between checkpoints; auto weighs the measured cost of a save against failures seen."
+    )
+    max_overhead: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.035, description="With auto, the largest share of the time that training may wait for saves."
+    )
     keep: PositiveInt = Field(2, description="Newest checkpoints that stay; the last good one always does.")
+    permanent_every_steps: PositiveInt | None = Field(
+        None, description="Steps between checkpoints that are never pruned, beside the newest ones."
+    )
 
 
 class LoggingConfig(Section):
@@ -207,7 +217,7 @@ class TrainerConfig(Section):
 
     @model_validator(mode="after")
     def _resolved(self) -> TrainerConfig:
-        left = unresolved(self)
+        left = [name for name in unresolved(self) if name not in DECIDED_WHILE_RUNNING]
         if left:
             raise ValueError(f"still `auto`, the plan must decide: {', '.join(left)}")
         return self

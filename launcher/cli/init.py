@@ -41,7 +41,7 @@ evaluation:
   every_steps: 100
   # generate: prompts.jsonl  # prompts with answers, scored on the finished model
 
-checkpoint: {{every_minutes: 15, keep: 2}}
+checkpoint: {{every_minutes: auto, keep: 2}}
 
 resources:
   gpu: auto                  # none trains on the CPU
