@@ -15,7 +15,7 @@ from launcher.jobfile import JobFile, SettingError, load_job
 from launcher.memory import GIB, Layout, LoraLayout, predict
 from launcher.plan import Plan, make_plan
 from launcher.shape import shape_from_config
-from trainer.config import ENGINES, TrainerConfig, unresolved
+from trainer.config import DECIDED_WHILE_RUNNING, ENGINES, TrainerConfig, unresolved
 
 LLAMA_8B = {
     "model_type": "llama",
