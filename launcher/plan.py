@@ -9,12 +9,11 @@ from launcher import __version__
 from launcher.decisions import MOST_TOKENIZER_PROCESSES, Basics, Decision, decide_basics
 from launcher.hardware import Machine
 from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
+from launcher.launch import launch_json
 from launcher.modelfiles import find_config
 from launcher.planner import Choice, choose
 from launcher.shape import ModelShape, read_shape
 from trainer.config import TrainerConfig
-
-SECONDS_PER_UNIT = {"m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,7 @@ def make_plan(job: JobFile, machine: Machine) -> Plan:
     threads = max(1, machine.num_cores // basics.world_size)
     return Plan(
         trainer=_trainer_config(job, basics, choice, machine),
-        launch=_launch(job, basics, threads),
+        launch=launch_json(job, basics, choice, shape, threads),
         decisions=[*basics.decisions, *choice.decisions, _threads_decision(threads, basics, machine)],
         choice=choice,
         shape=shape,
@@ -76,26 +75,6 @@ def make_plan(job: JobFile, machine: Machine) -> Plan:
 def _threads_decision(threads: int, basics: Basics, machine: Machine) -> Decision:
     reason = f"{machine.num_cores} cores / {basics.world_size} ranks"
     return Decision(setting="launch.threads_per_rank", value=threads, reason=reason)
-
-
-def _launch(job: JobFile, basics: Basics, threads: int) -> dict[str, Any]:
-    phases = ["prepare", "train", "export"] + (["evaluate"] if job.evaluation.generate else [])
-    launch: dict[str, Any] = {
-        "nodes": 1,
-        "ranks_per_node": basics.world_size,
-        "device": basics.device,
-        "threads_per_rank": threads,
-        "grace_seconds": job.resources.grace_seconds,
-        "phases": phases,
-    }
-    if job.resources.walltime:
-        launch["walltime_seconds"] = walltime_seconds(job.resources.walltime)
-    return launch
-
-
-def walltime_seconds(text: str) -> int:
-    """Seconds in a time such as `90m`, `4h` or `2d`."""
-    return int(text[:-1]) * SECONDS_PER_UNIT[text[-1]]
 
 
 def _trainer_config(job: JobFile, basics: Basics, choice: Choice, machine: Machine) -> TrainerConfig:

@@ -117,7 +117,7 @@ def choose(job: JobFile, basics: Basics, shape: ModelShape | None, machine: Mach
     _check_micro_batch(job, basics)
     _check_targets(job, shape)
     limit = memory_limit_bytes(basics, machine)
-    candidates = [_candidate(job, basics, shape, *options) for options in _options(job, basics, shape)]
+    candidates = every_candidate(job, basics, shape)
     fitting = [candidate for candidate in candidates if candidate.peak_bytes <= limit]
     if not fitting:
         raise _nothing_fits(candidates, limit)
@@ -126,6 +126,11 @@ def choose(job: JobFile, basics: Basics, shape: ModelShape | None, machine: Mach
     return Choice(
         candidate=best, rejected=rejected, decisions=_decisions(job, basics, best, fitting), limit_bytes=limit
     )
+
+
+def every_candidate(job: JobFile, basics: Basics, shape: ModelShape | None) -> list[Candidate]:
+    """Every layout that the job file leaves open, whether it fits or not."""
+    return [_candidate(job, basics, shape, *options) for options in _options(job, basics, shape)]
 
 
 def memory_limit_bytes(basics: Basics, machine: Machine) -> int:

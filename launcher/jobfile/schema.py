@@ -27,6 +27,8 @@ SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=53)]
 Walltime = Annotated[str, StringConstraints(pattern=WALLTIME_PATTERN)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NotNegativeInt = Annotated[int, Field(ge=0)]
 
 
 class ResourcesConfig(Section):
@@ -40,6 +42,16 @@ class ResourcesConfig(Section):
     micro_batch: PositiveInt | Auto = Field("auto", description="Packs in one forward pass of one rank.")
     walltime: Walltime | None = Field(None, description="Longest life of one attempt, such as 90m, 4h or 2d.")
     grace_seconds: int = Field(60, ge=1, le=3600, description="Seconds between the wish to stop and the end.")
+    hang_minutes: PositiveFloat | None = Field(
+        15.0, description="Minutes without a heartbeat while steps are made that count as a hang; null: never."
+    )
+    start_minutes: PositiveFloat = Field(60.0, description="The same before the first step is done.")
+    restart: bool = Field(True, description="Start the next attempt by itself after a crash, a hang or a lost node.")
+    max_crashes: NotNegativeInt = Field(3, description="Crashes and hangs after which the run is left alone.")
+    health_checks: list[Annotated[list[str], Field(min_length=1)]] = Field(
+        default_factory=list, description="Commands that must end with 0 on a node before it is used."
+    )
+    skip_health_checks: list[str] = Field(default_factory=list, description="Built-in health checks to leave out.")
 
 
 class ClusterConfig(Section):

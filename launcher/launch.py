@@ -1,0 +1,65 @@
+"""The `launch` part of plan.json: what the node agent starts, and how it watches over it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launcher.decisions import Basics
+from launcher.jobfile.schema import JobFile
+from launcher.planner import Choice
+from launcher.remedy import out_of_memory
+from launcher.shape import ModelShape
+
+SECONDS_PER_UNIT = {"m": 60, "h": 3600, "d": 86400}
+MAX_ATTEMPTS_WITHOUT_PROGRESS = 3
+CHECKPOINT_BYTES_PER_PARAMETER = 12
+"""A float32 parameter and its two moments."""
+
+
+def launch_json(job: JobFile, basics: Basics, choice: Choice, shape: ModelShape | None, threads: int) -> dict[str, Any]:
+    """What the node agent reads; every key is described in docs/run-directory.md."""
+    launch: dict[str, Any] = {
+        "nodes": 1,
+        "ranks_per_node": basics.world_size,
+        "device": basics.device,
+        "threads_per_rank": threads,
+        "grace_seconds": job.resources.grace_seconds,
+        "phases": ["prepare", "train", "export"] + (["evaluate"] if job.evaluation.generate else []),
+        **_watching(job),
+        "health": _health(job, basics, choice),
+        "remedies": {"out_of_memory": out_of_memory(job, basics, choice, shape)},
+    }
+    if job.resources.walltime:
+        launch["walltime_seconds"] = walltime_seconds(job.resources.walltime)
+    return launch
+
+
+def walltime_seconds(text: str) -> int:
+    """Seconds in a time such as `90m`, `4h` or `2d`."""
+    return int(text[:-1]) * SECONDS_PER_UNIT[text[-1]]
+
+
+def _watching(job: JobFile) -> dict[str, Any]:
+    asked = job.resources
+    return {
+        "hang_seconds": None if asked.hang_minutes is None else 60 * asked.hang_minutes,
+        "start_seconds": 60 * asked.start_minutes,
+        "restart": {
+            "auto": asked.restart,
+            "max_crashes": asked.max_crashes,
+            "max_attempts_without_progress": MAX_ATTEMPTS_WITHOUT_PROGRESS,
+        },
+    }
+
+
+def _health(job: JobFile, basics: Basics, choice: Choice) -> dict[str, Any]:
+    """Own checks, and what must be free: the checkpoints that are kept and the one being written; host memory."""
+    prediction = choice.candidate.prediction
+    trainable = prediction.num_trainable if prediction else 0
+    peak = prediction.peak_bytes if prediction and basics.device == "cpu" else 0
+    return {
+        "checks": job.resources.health_checks,
+        "skip": job.resources.skip_health_checks,
+        "free_disk_bytes": CHECKPOINT_BYTES_PER_PARAMETER * trainable * (job.checkpoint.keep + 1),
+        "free_memory_bytes": peak * basics.world_size,
+    }
