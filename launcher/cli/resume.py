@@ -1,30 +1,67 @@
-"""`tuneyard resume`: the next attempt of a run that ended early."""
+"""`tuneyard resume`: the next attempt of a run that ended early, or is to go on longer or otherwise."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
+from typing import Any
 
 import click
+from rich.console import Console
+from rich.table import Table
 
 from cluster import Backend, backend
+from cluster.rundir import read_progress
+from launcher.changes import CURVE, Change
 from launcher.cli.follow import follow
 from launcher.cli.options import detach_option, json_option, quoted, run_argument, run_dir_of
-from launcher.cli.output import print_json
+from launcher.cli.output import make_console, print_json
 from launcher.errors import EXIT_OK, JobError
+from launcher.revise import Revision, lengthened, replanned, saved_step
 from launcher.rundata import backend_name
 from launcher.trainer_process import require_trainer
 
 
 @click.command()
 @run_argument
+@click.option("--job", "job_file", type=click.Path(path_type=Path), help="A changed job file to go on with.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Go on to this step.")
+@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Go on to this many epochs.")
+@click.option("--dry-run", is_flag=True, help="Print what would change; write and start nothing.")
 @detach_option
 @json_option
-def resume(run_name: str, runs_dir: Path, detach: bool, as_json: bool) -> int:
-    """Go on with a run from its last checkpoint, as its next attempt."""
+def resume(
+    run_name: str,
+    runs_dir: Path,
+    job_file: Path | None,
+    max_steps: int | None,
+    epochs: float | None,
+    dry_run: bool,
+    detach: bool,
+    as_json: bool,
+) -> int:
+    """Go on with a run from its last checkpoint, as its next attempt.
+
+    A finished run goes on when its end is moved. What the run has trained on and how cannot change any more.
+    """
     run_dir = run_dir_of(run_name, runs_dir)
     where = backend(backend_name(run_dir))
-    _refuse(run_dir, where)
+    _refuse_living(run_dir, where)
+    revision = _revision(run_dir, job_file, max_steps, epochs)
+    if revision:
+        _show(revision.changes, make_console(stderr=as_json))
+        _refuse_changes(revision)
+    if where.status(run_dir).outcome == "finished":
+        _refuse_finished(run_dir, revision)
+    if dry_run:
+        return _dry_run(run_dir, revision, as_json)
     require_trainer()
+    if revision and revision.changes:
+        revision.write(_command(job_file, max_steps, epochs))
+    return _start(run_dir, where, detach, as_json)
+
+
+def _start(run_dir: Path, where: Backend, detach: bool, as_json: bool) -> int:
     handle = where.submit(run_dir)
     if not detach:
         return follow(run_dir, as_json=as_json)
@@ -37,9 +74,78 @@ def resume(run_name: str, runs_dir: Path, detach: bool, as_json: bool) -> int:
     return EXIT_OK
 
 
-def _refuse(run_dir: Path, where: Backend) -> None:
+def _revision(run_dir: Path, job_file: Path | None, max_steps: int | None, epochs: float | None) -> Revision | None:
+    given = [
+        name
+        for name, value in (("--job", job_file), ("--max-steps", max_steps), ("--epochs", epochs))
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise JobError(f"{' and '.join(given)} both say where the run ends", "Give one of them.")
+    if job_file is not None:
+        return replanned(run_dir, job_file)
+    return lengthened(run_dir, max_steps=max_steps, epochs=epochs) if given else None
+
+
+def _command(job_file: Path | None, max_steps: int | None, epochs: float | None) -> str:
+    options = {"--job": job_file, "--max-steps": max_steps, "--epochs": epochs}
+    words = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    return shlex.join(["tuneyard", "resume", *words])
+
+
+def _show(changes: list[Change], console: Console) -> None:
+    if not changes:
+        console.print("The plan stays as it is.", highlight=False)
+        return
+    table = Table(box=None, pad_edge=False, title="Changed", title_justify="left")
+    for column in ("setting", "was", "now", "effect"):
+        table.add_column(column, overflow="fold", no_wrap=column == "setting")
+    for change in changes:
+        table.add_row(*change.cells())
+    console.print(table, highlight=False, markup=False)
+    if bent := [change.setting for change in changes if change.kind == CURVE]:
+        console.print(f"Warning: other settings than before from here on: {', '.join(bent)}", highlight=False)
+
+
+def _refuse_changes(revision: Revision) -> None:
+    if revision.refused:
+        names = ", ".join(change.setting for change in revision.refused)
+        raise JobError(
+            f"{revision.run_dir.name} has trained, and cannot go on with another {names}",
+            "Put the old values back to go on, or submit the job as a new run.",
+        )
+    step, end = saved_step(revision.run_dir), revision.plan["trainer"]["training"]["max_steps"]
+    if step is not None and end and end < step:
+        raise JobError(f"{revision.run_dir.name} is at step {step}, behind an end at step {end}", "Set a later end.")
+
+
+def _refuse_living(run_dir: Path, where: Backend) -> None:
     found = where.status(run_dir)
     if found.state in ("queued", "running"):
         raise JobError(f"{run_dir} is {found.state}", f"Watch it: tuneyard logs {quoted(run_dir)} --follow")
-    if found.outcome == "finished":
-        raise JobError(f"{run_dir} is finished", f"Its model is in {run_dir / 'model'}; submit the job to train again.")
+
+
+def _refuse_finished(run_dir: Path, revision: Revision | None) -> None:
+    if revision is not None and revision.goes_on():
+        return
+    done = f"{run_dir} is finished" + _where_it_ended(run_dir)
+    further = "--max-steps N, --epochs X, or --job JOB with a later end"
+    raise JobError(
+        done, f"Its model is in {run_dir / 'model'}; tuneyard resume {quoted(run_dir)} goes on with {further}."
+    )
+
+
+def _where_it_ended(run_dir: Path) -> str:
+    progress = read_progress(run_dir) or {}
+    step, epoch = progress.get("step"), progress.get("epoch")
+    epochs = "" if epoch is None else f", epoch {epoch:.2f}"
+    return "" if step is None else f" at step {step}{epochs}"
+
+
+def _dry_run(run_dir: Path, revision: Revision | None, as_json: bool) -> int:
+    changes: list[dict[str, Any]] = [change.as_json() for change in revision.changes] if revision else []
+    if as_json:
+        print_json({"run": str(run_dir), "from_step": saved_step(run_dir), "changes": changes})
+    else:
+        click.echo("\nDry run: nothing was written or started.")
+    return EXIT_OK

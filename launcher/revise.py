@@ -1,0 +1,142 @@
+"""Changing the plan of a run that exists: planned anew from a job file, or lengthened, and nothing forgotten."""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.rundir import PLAN, read_plan, read_progress, write_json_atomic
+from launcher.changes import REFUSED, Change, compare, trainer_of
+from launcher.decisions import Decision
+from launcher.errors import JobError, MachineError
+from launcher.hardware import this_machine
+from launcher.jobfile import JobFile, LoadedJob, SettingError, load_job
+from launcher.plan import make_plan
+from trainer.config import TrainerConfig
+
+KEPT = re.compile(r"(?:plan|job)-(\d{3,})\.(?:json|yaml)")
+PINNED = ("tokens_per_step", "learning_rate")
+"""Settings of `training` whose `auto` means, for a run that exists: as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revision:
+    """A changed plan, not written yet."""
+
+    run_dir: Path
+    plan: dict[str, Any]
+    changes: list[Change]
+    job_text: bytes | None = None
+
+    @property
+    def refused(self) -> list[Change]:
+        """The changes that the run cannot take."""
+        return [change for change in self.changes if change.kind == REFUSED]
+
+    def goes_on(self) -> bool:
+        """Whether the changed plan leaves steps to do for a run that was finished."""
+        training, progress = self.plan["trainer"]["training"], read_progress(self.run_dir) or {}
+        if training["max_steps"]:
+            return bool(training["max_steps"] > (progress.get("step") or 0))
+        return bool(training["num_train_epochs"] > (progress.get("epoch") or 0) + 1e-9)
+
+    def write(self, by: str) -> None:
+        """Puts the plan (and the job file) in place; what stood there stays under the next free number.
+
+        Raises:
+            MachineError: the folder cannot be written to.
+            cluster.ClusterError: likewise, for the plan.
+        """
+        number = next_number(self.run_dir)
+        try:
+            _keep(self.run_dir / PLAN, self.run_dir / f"plan-{number:03d}.json")
+            if self.job_text is not None:
+                _keep(self.run_dir / "job.yaml", self.run_dir / f"job-{number:03d}.yaml")
+                _replace(self.run_dir / "job.yaml", self.job_text)
+        except OSError as error:
+            raise MachineError(f"{self.run_dir}: cannot be written: {error.strerror}") from error
+        write_json_atomic(self.run_dir / PLAN, self.plan | {"changes": self._history(by)})
+
+    def _history(self, by: str) -> list[dict[str, Any]]:
+        settings = [change.as_json() for change in self.changes]
+        earlier: list[dict[str, Any]] = read_plan(self.run_dir).get("changes") or []
+        return [*earlier, {"time": time.time(), "by": by, "step": saved_step(self.run_dir), "settings": settings}]
+
+
+def replanned(run_dir: Path, job_file: Path) -> Revision:
+    """The run's plan made anew from a job file, on this machine.
+
+    Raises:
+        JobError: the job file is wrong, or a step of the run cannot be laid over what it asks for.
+    """
+    old = read_plan(run_dir)
+    before, loaded = trainer_of(old), load_job(job_file)
+    job, decisions = pinned(loaded.job, before)
+    plan = _planned(loaded, job, before)
+    plan["decisions"] = [*(decision.as_json() for decision in decisions), *plan["decisions"]]
+    changes = compare(old, plan, saved_step(run_dir))
+    return Revision(run_dir=run_dir, plan=plan, changes=changes, job_text=job_file.read_bytes())
+
+
+def lengthened(run_dir: Path, *, max_steps: int | None = None, epochs: float | None = None) -> Revision:
+    """The run's plan with another end, counted in steps or in epochs; all else stays."""
+    old = read_plan(run_dir)
+    plan = copy.deepcopy(old)
+    # max_steps wins where both are set, so counting in epochs takes it away
+    plan["trainer"]["training"] |= {"max_steps": max_steps} | ({} if epochs is None else {"num_train_epochs": epochs})
+    if plan.get("prediction"):
+        plan["prediction"]["steps"] = max_steps
+    return Revision(run_dir=run_dir, plan=plan, changes=compare(old, plan, saved_step(run_dir)))
+
+
+def pinned(job: JobFile, before: TrainerConfig) -> tuple[JobFile, list[Decision]]:
+    """The job with the run's own name, and with the run's own values where it says `auto` and they must stay."""
+    kept = [name for name in PINNED if getattr(job.training, name) == "auto"]
+    if job.data.max_length != before.data.max_length:
+        kept = []  # refused anyway, and in words about max_length
+    values = {name: getattr(before.training, name) for name in kept}
+    decisions = [
+        Decision(setting=f"training.{name}", value=value, reason="as the run has it") for name, value in values.items()
+    ]
+    training = job.training.model_copy(update=values)
+    return job.model_copy(update={"training": training, "name": before.name}), decisions
+
+
+def _planned(loaded: LoadedJob, job: JobFile, before: TrainerConfig) -> dict[str, Any]:
+    try:
+        return make_plan(job, this_machine()).as_json()
+    except SettingError as error:
+        tokens, packs = before.training.tokens_per_step, before.execution.packs_per_step
+        if error.setting == "training.tokens_per_step" and job.training.tokens_per_step == tokens:
+            raise JobError(
+                f"a step of this run is {packs} packs, which the ranks that the job asks for do not divide",
+                f"Take a number of ranks that divides {packs}.",
+            ) from None
+        raise loaded.located(error) from None
+
+
+def saved_step(run_dir: Path) -> int | None:
+    """The step of the newest published checkpoint; `None` when there is none."""
+    names = [path.name for path in (run_dir / "checkpoints").glob("step-*")]
+    return max((int(name.removeprefix("step-")) for name in names if name[len("step-") :].isdigit()), default=None)
+
+
+def next_number(run_dir: Path) -> int:
+    """The number under which the plan and the job file that stand now are to be kept."""
+    used = [int(found[1]) for path in run_dir.iterdir() if (found := KEPT.fullmatch(path.name))]
+    return max(used, default=-1) + 1
+
+
+def _keep(file: Path, kept: Path) -> None:
+    if file.exists():
+        _replace(kept, file.read_bytes())
+
+
+def _replace(file: Path, content: bytes) -> None:
+    beside = file.with_name(f".{file.name}.new")
+    beside.write_bytes(content)
+    beside.replace(file)
