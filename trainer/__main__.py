@@ -1,10 +1,12 @@
-"""The trainer's commands: `python -m trainer prepare | train | export | evaluate RUN_DIR`."""
+"""The trainer's commands: `python -m trainer prepare | train | export | evaluate | checkpoints RUN_DIR`."""
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
+import signal
 import sys
 import traceback
 from datetime import timedelta
@@ -15,6 +17,7 @@ from pydantic import ValidationError
 
 from trainer.config import TrainerConfig, read_trainer_config
 from trainer.errors import EXIT_DONE, EXIT_USER_ERROR, UserError, run_reporting_user_errors
+from trainer.phases import PhaseClock
 from trainer.progress import Progress, record_failure, say
 
 
@@ -40,7 +43,8 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for name, function in (("prepare", _prepare), ("train", _train), ("export", _export), ("evaluate", _evaluate)):
+    functions = (_prepare, _train, _export, _evaluate, _checkpoints)
+    for name, function in ((function.__name__.removeprefix("_"), function) for function in functions):
         command = commands.add_parser(name)
         command.add_argument("run_dir", type=Path)
         command.set_defaults(command=function, recorded=name in ("prepare", "train"))
@@ -48,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--step", type=int)
             command.add_argument("--merge", action="store_true")
             command.add_argument("--output", type=Path)
+        if name == "checkpoints":
+            command.add_argument("--verify", action="store_true")
+            command.add_argument("--prune", type=int, metavar="KEEP")
         if name == "evaluate":
             command.add_argument("--model", type=Path)
             command.add_argument("--prompts", type=Path)
@@ -68,12 +75,18 @@ def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     from trainer.data.fingerprint import cache_key, prepared_report
 
     run_dir = arguments.run_dir
-    Progress(run_dir, attempt).update(state="preparing")
+    progress = Progress(run_dir, attempt)
+    progress.update(state="preparing")
+
+    def report(line: str) -> None:
+        say(line)
+        progress.pulse()
+
     preflight = prepared_report(run_dir, cache_key(config, run_dir / "data"))
     if preflight is None:  # only now load the tokenizer library: a resume is not to wait for it
         from trainer.data.prepare import prepare
 
-        preflight = prepare(run_dir, config, say)
+        preflight = prepare(run_dir, config, report)
     print(json.dumps(preflight, indent=1))
     return EXIT_DONE
 
@@ -84,12 +97,16 @@ def _train(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
     from trainer.loop import TrainingRun
 
+    faulthandler.register(signal.SIGQUIT, all_threads=True)  # the node agent asks for stacks when nothing moves
+    phases = PhaseClock.of_this_process()
+    phases.enter("rendezvous")
+    Progress(arguments.run_dir, attempt, os.environ.get("RANK") == "0", phases).update(state="starting")
     backend = "gloo"
     if config.execution.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=timedelta(minutes=10))
-    TrainingRun(arguments.run_dir, config, attempt, say).train()
+    TrainingRun(arguments.run_dir, config, attempt, say, phases).train()
     dist.destroy_process_group()
     return EXIT_DONE
 
@@ -115,6 +132,15 @@ def _evaluate(arguments: Any, config: TrainerConfig, attempt: int) -> int:
         output=arguments.output or arguments.run_dir / "evaluation.json",
     )
     print(f"exact_match {result['exact_match']:.4f} over {result['prompts']} prompts")
+    return EXIT_DONE
+
+
+def _checkpoints(arguments: Any, config: TrainerConfig, attempt: int) -> int:
+    from trainer.checkpoint.inventory import inventory, prune
+
+    folder = arguments.run_dir / "checkpoints"
+    removed = [] if arguments.prune is None else prune(folder, arguments.prune)
+    print(json.dumps({**inventory(folder, verify=arguments.verify), "removed": removed}, indent=1))
     return EXIT_DONE
 
 

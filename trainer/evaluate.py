@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,13 @@ from trainer.data.store import TokenStore
 from trainer.engines.base import Engine
 
 
-def held_out_loss(engine: Engine, run_dir: Path, order: GlobalOrder, ranks: Ranks) -> dict[str, Any] | None:
+def held_out_loss(
+    engine: Engine, run_dir: Path, order: GlobalOrder, ranks: Ranks, pulse: Callable[[], None] = lambda: None
+) -> dict[str, Any] | None:
     """Mean cross-entropy per supervised token over all held-out conversations; a collective.
+
+    Args:
+        pulse: called after every round, as a sign of life.
 
     Returns:
         {"eval_loss", "eval_perplexity", "eval_tokens"}, or None when nothing is held out.
@@ -32,6 +38,7 @@ def held_out_loss(engine: Engine, run_dir: Path, order: GlobalOrder, ranks: Rank
         own = first + ranks.rank
         numbers = [int(n) for n in packs[own]] if own < len(packs) else []
         loss += engine.evaluate(collate(store, numbers, reduction).to(engine.device))
+        pulse()
     targets = reduction.total(members)
     mean = float(ranks.sum(loss[None])[0]) / targets
     return {"eval_loss": mean, "eval_perplexity": math.exp(min(mean, 700.0)), "eval_tokens": int(targets)}

@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +14,24 @@ import numpy as np
 import torch
 
 from trainer.checkpoint.manifest import Manifest
-from trainer.checkpoint.store import CheckpointStore, PendingSave
+from trainer.checkpoint.store import CheckpointStore
 from trainer.collectives import Ranks
 from trainer.config import TrainerConfig
-from trainer.data.batch import Batch, Reduction, collate, prefetched
-from trainer.data.order import GlobalOrder, deal, work_of
+from trainer.data.batch import prefetched
+from trainer.data.order import GlobalOrder
 from trainer.data.store import TokenStore, read_fingerprint
 from trainer.engines import build_engine
 from trainer.errors import UserError
 from trainer.evaluate import held_out_loss
 from trainer.meters import Meters, StepFacts
-from trainer.model.build import attention_work, build_model
+from trainer.model.build import build_model
+from trainer.model.fingerprint import model_fingerprint
+from trainer.phases import PhaseClock
 from trainer.progress import Progress, StopRequest
+from trainer.resume import changes_the_curve, differences, exactness, refuse_other_run, refuse_past_the_end
+from trainer.saving import Saver, pointer
 from trainer.schedule import LearningRate
-
-
-@dataclass
-class StepWork:
-    """One rank's share of a step.
-
-    Attributes:
-        batches: its micro-batches, in order.
-        total: the loss's denominator over the whole step, on all ranks the same.
-        tokens, supervised_tokens: over all ranks.
-    """
-
-    batches: list[Batch]
-    total: float
-    tokens: int
-    supervised_tokens: int
+from trainer.steps import StepSource, StepWork
 
 
 @dataclass
@@ -54,45 +43,6 @@ class Counters:
     training_seconds: float = 0.0
 
 
-@dataclass
-class Clock:
-    """When the last save was, for saves by the minute."""
-
-    every_minutes: float | None
-    last: float = field(default_factory=time.monotonic)
-
-    @property
-    def due(self) -> bool:
-        return self.every_minutes is not None and time.monotonic() - self.last >= 60 * self.every_minutes
-
-
-class StepSource:
-    """Makes each step's work for one rank."""
-
-    def __init__(self, order: GlobalOrder, config: TrainerConfig, rank: int, pin: bool) -> None:
-        self._order, self._config, self._rank, self._pin = order, config, rank, pin
-        self._reduction = Reduction(order.store, config.loss.reduction)
-        self._linear = attention_work(config)
-
-    def step(self, number: int) -> StepWork:
-        """The work of global step `number`, from 0."""
-        rows, execution = self._order.store.rows, self._config.execution
-        packs = self._order.packs_of(number)
-        work = work_of(packs, rows["length"], self._linear)
-        dealt = deal(work, execution.world_size, execution.accumulation, execution.micro_batch)[self._rank]
-        everyone = np.concatenate(packs)
-        total = self._reduction.total(everyone)
-        if total <= 0:
-            raise UserError(f"all rows of step {number + 1} have weight 0", remedy="see `weight` in the data")
-        batches = [self._batch([int(n) for at in slot if at >= 0 for n in packs[at]]) for slot in dealt]
-        lengths, targets = rows["length"][everyone], rows["targets"][everyone]
-        return StepWork(batches, total, int(lengths.sum()), int(targets.sum()))
-
-    def _batch(self, numbers: list[int]) -> Batch:
-        batch = collate(self._order.store, numbers, self._reduction)
-        return batch.pin() if self._pin else batch
-
-
 class TrainingRun:
     """One attempt of a run, on one rank.
 
@@ -101,32 +51,44 @@ class TrainingRun:
         config: the plan's trainer part.
         attempt: number of this attempt.
         report: prints a line for people; only the first rank's lines are shown.
+        phases: where this attempt's time has gone so far.
     """
 
-    def __init__(self, run_dir: Path, config: TrainerConfig, attempt: int, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        config: TrainerConfig,
+        attempt: int,
+        report: Callable[[str], None],
+        phases: PhaseClock | None = None,
+    ) -> None:
         self.run_dir, self.config, self.attempt = run_dir, config, attempt
         self.ranks = Ranks()
         self.report = report if self.ranks.is_first else lambda _: None
         self.stop = StopRequest(run_dir)
-        self.progress = Progress(run_dir, attempt, writes=self.ranks.is_first)
-        self.progress.update(state="starting")
+        self.phases = phases or PhaseClock()
+        self.phases.enter("load")
+        self.progress = Progress(run_dir, attempt, self.ranks.is_first, self.phases)
+        self.progress.update(state="loading")
         self._check_world()
         seed_everything(config.training.seed, config.training.full_determinism)
         self.fingerprint = read_fingerprint(run_dir / "data")["content"]
+        self.model_fingerprint = self.ranks.first_decides(
+            "model", lambda: model_fingerprint(config.model.path, config.model.revision)
+        )
         self.order = GlobalOrder(TokenStore(run_dir / "data" / "train"), config)
         self.engine = build_engine(build_model(config), config)
         self.rate = LearningRate(config.training, self.order.max_steps)
-        self.checkpoints = CheckpointStore(run_dir / "checkpoints", self.ranks, config.checkpoint.keep, self.report)
+        store = CheckpointStore(run_dir / "checkpoints", self.ranks, config.checkpoint.keep, self.report)
+        self.saver = Saver(store, config.checkpoint, self.progress, self.phases, self.report)
         self.counters = Counters()
-        self.step = self._resume()
+        self.step = self.saver.saved_step = self._resume(store)
         self.meters = Meters(run_dir, config, self.ranks, attempt, self.step)
-        self.clock = Clock(config.checkpoint.every_minutes)
-        self._saved_step = self.step
-        self._pending: PendingSave | None = None
 
     def train(self) -> str:
         """Train to the end, or until asked to stop. Returns "finished" or "stopped"."""
-        self.progress.update(state="training", step=self.step, max_steps=self.order.max_steps)
+        self.phases.enter("first_step")
+        self.progress.update(state="first_step", step=self.step, max_steps=self.order.max_steps)
         source = StepSource(self.order, self.config, self.ranks.rank, pin=self.engine.device.type == "cuda")
         work = prefetched(source.step, self.step, self.order.max_steps)
         try:
@@ -140,27 +102,32 @@ class TrainingRun:
     def _one_step(self, work: Any) -> bool:
         """One optimizer step and what is due after it. Returns whether to leave."""
         asked = self.ranks.any(
-            bool(self.stop), self._first(self.clock.due), self._first(self.meters.due), self._still_writing()
+            bool(self.stop), self._first(self.saver.overdue), self._first(self.meters.due), self.saver.still_writing
         )
         started = time.monotonic()
         share = next(work)
         waited = time.monotonic() - started
         self._optimise(share, waited)
         self.counters.training_seconds += time.monotonic() - started
-        stop, save, flush, writing = asked.wait()
+        stop, overdue, flush, writing = asked.wait()
+        self._mark_step()
         last = self.step == self.order.max_steps
-        if self._pending is not None and not writing:
-            self._finish_save()
+        if not writing:
+            self.saver.finish()
         if flush or last or stop:
             self._flush()
         if self._every(self.config.evaluation.every_steps) and not last:
             self._evaluate()
-        if stop or last or save or self._every(self.config.checkpoint.every_steps):
+        if stop or last or self.saver.wants(self.step, overdue, writing):
             self._start_save()
         return stop and not last
 
-    def _still_writing(self) -> bool:
-        return self._pending is not None and not self._pending.written
+    def _mark_step(self) -> None:
+        """A step is done: from the second one on, time counts as training."""
+        if self.phases.running == "first_step":
+            self.phases.enter("training")
+            self.progress.update(state="training", step=self.step)
+        self.progress.pulse()
 
     def _optimise(self, share: StepWork, waited: float) -> None:
         engine, rate = self.engine, self.rate.at(self.step)
@@ -211,34 +178,21 @@ class TrainingRun:
 
     def _evaluate(self) -> None:
         self._flush()
-        self.progress.update(state="evaluating")
-        result = held_out_loss(self.engine, self.run_dir, self.order, self.ranks)
+        with self.phases.within("evaluate"):
+            self.progress.update(state="evaluating")
+            result = held_out_loss(self.engine, self.run_dir, self.order, self.ranks, self.progress.pulse)
+        self.progress.update(state="training")
         if result is not None:
             self.meters.write({"step": self.step, **result})
             self.report(f"step {self.step}  eval_loss {result['eval_loss']:.4f}")
 
     def _start_save(self) -> None:
         """Begin to save this step; the save before is finished first, so at most one is under way."""
-        self._finish_save()
-        if self._saved_step == self.step:
+        self.saver.finish()
+        if self.saver.saved_step == self.step:
             return
         self._flush()  # a state with an unfinite loss is never saved
-        self._pending = self.checkpoints.start(self.engine, self._manifest())
-        self.clock.last = time.monotonic()
-
-    def _finish_save(self) -> None:
-        if self._pending is None:
-            return
-        result = self.checkpoints.finish(self._pending)
-        self._pending = None
-        if result.folder is None:
-            self.report(f"checkpoint at step {result.step} FAILED, training goes on: {'; '.join(result.problems)}")
-            self.progress.update(save_problem={"step": result.step, "problems": result.problems})
-            return
-        self._saved_step = result.step
-        path = str(result.folder.relative_to(self.run_dir))
-        self.progress.update(last_checkpoint={"step": result.step, "path": path}, save_problem=None)
-        self.report(f"saved {path}; training waited {result.stall_seconds:.2f} s")
+        self.saver.start(self.engine, self._manifest())
 
     def _manifest(self) -> Manifest:
         return Manifest(
@@ -251,69 +205,64 @@ class TrainingRun:
             trainer=self.config.model_dump(mode="json"),
             receipt={},
             shapes={},
+            model=self.model_fingerprint,
+            permanent=self.saver.is_permanent(self.step),
         )
 
     def _leave(self) -> str:
         finished = self.step >= self.order.max_steps
         if finished:
             self._evaluate()
-        self.progress.update(state="saving")
-        self._finish_save()
+        self.progress.update(state="saving", step=self.step)
+        self.saver.finish()
         state = "finished" if finished else "stopped"
-        if self._saved_step != self.step:
-            raise UserError(
-                f"the state of step {self.step} could not be saved",
-                where=str(self.run_dir / "checkpoints"),
-                remedy="free space or mend the storage, then `tuneyard resume`",
-            )
+        if self.saver.saved_step != self.step:
+            self._unsaved(finished)
         self.progress.update(state=state, step=self.step)
         self.report(f"{state} at step {self.step}" + ("" if finished else f": {self.stop.reason()}"))
         self.meters.close()
         self.ranks.barrier()
         return state
 
-    def _resume(self) -> int:
-        found = self.checkpoints.newest_verified()
+    def _unsaved(self, finished: bool) -> None:
+        """The last save failed. Who was asked to leave leaves all the same, and goes on from an older checkpoint."""
+        lost = f"the state of step {self.step} could not be saved"
+        if finished:
+            raise UserError(
+                lost,
+                where=str(self.run_dir / "checkpoints"),
+                remedy="free space or mend the storage, then `tuneyard resume`",
+            )
+        self.report(f"{lost}; the run will go on from step {self.saver.saved_step}")
+
+    def _resume(self, store: CheckpointStore) -> int:
+        seed_everything(self.config.training.seed + 1 + self.ranks.rank, self.config.training.full_determinism)
+        found = store.restore(self.engine, self._check_same_run)
         if found is None:
-            seed_everything(self.config.training.seed + 1 + self.ranks.rank, self.config.training.full_determinism)
-            self.progress.update(resumed_from=None, exactness=None, last_checkpoint=None)
+            self.progress.update(resumed_from=None, exactness=None, last_checkpoint=None, step=0)
             return 0
         folder, manifest = found
-        self._check_same_run(folder, manifest)
-        seed_everything(self.config.training.seed + 1 + self.ranks.rank, self.config.training.full_determinism)
-        self.checkpoints.load(self.engine, folder, manifest)
         self.counters = Counters(**manifest.counters)  # type: ignore[arg-type]
-        exactness = self._exactness(manifest)
-        self.report(f"resumed {folder.name} ({exactness}: same data order{_and_bits(exactness)})")
-        path = str(folder.relative_to(self.run_dir))
+        level, why_not = exactness(manifest, self.config)
+        bits = ", same bits" if level == "bit-exact" else f"; {why_not}"
+        self.report(f"resumed {folder.name} ({level}: same data order{bits})")
+        self._report_changes(manifest)
         self.progress.update(
             resumed_from=manifest.step,
-            exactness=exactness,
+            exactness=level,
             step=manifest.step,
-            last_checkpoint={"step": manifest.step, "path": path},
+            last_checkpoint=pointer(folder, manifest.step),
         )
         return manifest.step
 
-    def _exactness(self, manifest: Manifest) -> str:
-        execution = self.config.execution
-        same = (manifest.engine, manifest.world_size) == (execution.engine, self.ranks.size)
-        layout = [manifest.trainer["execution"][n] for n in ("micro_batch", "accumulation")]
-        same = same and layout == [execution.micro_batch, execution.accumulation]
-        return "bit-exact" if same and self.config.training.full_determinism else "order-exact"
-
     def _check_same_run(self, folder: Path, manifest: Manifest) -> None:
-        if manifest.data["fingerprint"] != self.fingerprint:
-            raise UserError(
-                "the checkpoint was trained on other data than this run's `data/` holds",
-                where=str(folder),
-                remedy="put the old data back, or submit a new run",
-            )
-        if manifest.step > self.order.max_steps:
-            raise UserError(
-                f"the checkpoint is at step {manifest.step}, the job now ends at step {self.order.max_steps}",
-                where=str(folder),
-                remedy="raise training.max_steps or num_train_epochs",
-            )
+        refuse_other_run(folder, manifest, self.config, self.fingerprint, self.model_fingerprint)
+        refuse_past_the_end(folder, manifest, self.order.max_steps)
+
+    def _report_changes(self, manifest: Manifest) -> None:
+        for name, (then, now) in differences(manifest.trainer, self.config).items():
+            if changes_the_curve(name):
+                self.report(f"changed since the checkpoint: {name} was {then!r}, is {now!r}")
 
     def _check_world(self) -> None:
         planned = self.config.execution.world_size
@@ -322,10 +271,6 @@ class TrainingRun:
                 f"the plan is for {planned} ranks, {self.ranks.size} were started",
                 remedy="start the attempt through tuneyard, or plan again",
             )
-
-
-def _and_bits(exactness: str) -> str:
-    return ", same bits" if exactness == "bit-exact" else ""
 
 
 def seed_everything(seed: int, deterministic: bool) -> None:

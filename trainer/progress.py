@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.files import read_json, write_json_atomic
+from trainer.phases import PhaseClock
 
+PULSE_SECONDS = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 
@@ -21,12 +23,14 @@ class Progress:
         run_dir: the run directory.
         attempt: number of this attempt.
         writes: this process writes.
+        phases: where the attempt's time goes, told with every update.
     """
 
-    def __init__(self, run_dir: Path, attempt: int, writes: bool = True) -> None:
+    def __init__(self, run_dir: Path, attempt: int, writes: bool = True, phases: PhaseClock | None = None) -> None:
         self._file = run_dir / "progress.json"
-        self._writes = writes
-        old = read_json(self._file) if writes else None
+        self._writes, self.phases = writes, phases
+        self._written = -PULSE_SECONDS
+        old = _read(self._file) if writes else None
         self._facts: dict[str, Any] = {
             "state": "starting",
             "step": 0,
@@ -37,13 +41,22 @@ class Progress:
             "resumed_from": None,
             "exactness": None,
             "failure": None,
+            "save_problem": None,
+            "phase_seconds": None,
         }
 
     def update(self, **facts: Any) -> None:
         """Change some facts; the heartbeat is always renewed."""
         self._facts |= facts
         if self._writes:
-            _write_or_warn(self._file, {**self._facts, "heartbeat": time.time()})
+            seconds = {"phase_seconds": self.phases.seconds()} if self.phases else {}
+            _write_or_warn(self._file, {**self._facts, **seconds, "heartbeat": time.time()})
+            self._written = time.monotonic()
+
+    def pulse(self) -> None:
+        """Renew the heartbeat, if that was not done within the last second."""
+        if self._writes and time.monotonic() - self._written >= PULSE_SECONDS:
+            self.update()
 
 
 def record_failure(run_dir: Path, attempt: int, kind: str, message: str, remedy: str = "") -> None:
@@ -53,12 +66,21 @@ def record_failure(run_dir: Path, attempt: int, kind: str, message: str, remedy:
         kind: "fatal" (must not be tried again unchanged) or "crash".
     """
     file = run_dir / "progress.json"
-    facts = read_json(file) or {}
+    facts = _read(file) or {}
     if facts.get("attempt") == attempt and facts.get("failure"):
         return
     failure = {"kind": kind, "message": message, "remedy": remedy}
     facts |= {"state": "failed", "attempt": attempt, "failure": failure, "heartbeat": time.time()}
     _write_or_warn(file, facts)
+
+
+def _read(file: Path) -> Any:
+    """What progress.json says; it tells about the past, so a damaged one is replaced."""
+    try:
+        return read_json(file)
+    except ValueError as error:
+        say(f"{file} is damaged and will be replaced: {error}")
+        return None
 
 
 def say(line: str) -> None:

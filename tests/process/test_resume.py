@@ -85,7 +85,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 def end_state(run: Path) -> dict[str, str]:
-    return json.loads((run / "checkpoints" / f"step-{STEPS:08d}" / "manifest.json").read_text())["receipt"]["digest"]
+    return json.loads((run / "checkpoints" / f"step-{STEPS:08d}" / "manifest.json").read_text())["manifest"]["receipt"][
+        "digest"
+    ]
 
 
 def curve(run: Path) -> dict[int, tuple[float, int]]:
@@ -184,7 +186,7 @@ def train_on_full_storage(run_dir: str, full_from: int, full_to: int) -> str:
     def optimise_and_squeeze(*arguments: Any) -> None:
         optimise(*arguments)
         if run.step in (full_from, full_to):
-            run._finish_save()  # what is under way ends on the storage that it began on
+            run.saver.finish()  # what is under way ends on the storage that it began on
             most = 1000 if run.step == full_from else resource.RLIM_INFINITY
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
 

@@ -9,13 +9,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 NAME = re.compile(r"step-(\d{8,})")
 FILE_NAME = re.compile(r"rank-\d{5}\.safetensors")
 
 
 class DamagedCheckpointError(Exception):
     """A published checkpoint is not what its manifest says."""
+
+
+class UnreadableStorageError(Exception):
+    """The storage refuses to read what is there: nothing is known about the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class Manifest:
     shapes: tensor name to shape.
     files: file name to {"bytes", "sha256"}.
     ranges: every flat range that is stored.
+    model: fingerprint of the model that training began from.
+    saved: Unix seconds.
+    permanent: never pruned.
     """
 
     step: int
@@ -54,45 +61,82 @@ class Manifest:
     shapes: dict[str, list[int]]
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     ranges: list[StoredRange] = field(default_factory=list)
-    format: int = FORMAT
+    model: str = ""
+    saved: float = 0.0
+    permanent: bool = False
 
     def to_json(self) -> str:
         raw = asdict(self)
         raw["ranges"] = [list(vars(r).values()) for r in self.ranges]
-        return json.dumps(raw)
+        return json.dumps({"format": FORMAT, "sha256": _hash_of(raw), "manifest": raw})
+
+
+def _hash_of(raw: Any) -> str:
+    """SHA-256 of a JSON value, the same before it is written and after it is read."""
+    return hashlib.sha256(json.dumps(raw).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest in a published checkpoint.
 
     Raises:
-        DamagedCheckpointError: it is absent, broken, of another format, or names files outside the folder.
+        DamagedCheckpointError: it is absent, changed, of another step, or names files outside the folder.
+        UnreadableStorageError: the storage refuses, or another version of this program wrote it.
     """
+    text = _content(folder / "manifest.json")
     try:
-        raw = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        if raw["format"] != FORMAT:
-            raise DamagedCheckpointError(f"format {raw['format']}, this version reads {FORMAT}")
+        signed = json.loads(text)
+        if signed["format"] != FORMAT:
+            raise UnreadableStorageError(f"{folder} has format {signed['format']}, this version reads {FORMAT}")
+        raw = signed["manifest"]
+        if _hash_of(raw) != signed["sha256"]:
+            raise DamagedCheckpointError("manifest.json: content does not match its SHA-256")
         raw["ranges"] = [StoredRange(*entry) for entry in raw["ranges"]]
         manifest = Manifest(**raw)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpointError(f"manifest.json: {type(error).__name__}: {error}") from None
-    for name in manifest.files:
-        if not FILE_NAME.fullmatch(name):
-            raise DamagedCheckpointError(f"manifest.json names the file {name!r}")
+    _check_names(folder, manifest)
     return manifest
 
 
+def _check_names(folder: Path, manifest: Manifest) -> None:
+    match = NAME.fullmatch(folder.name)
+    if match and int(match[1]) != manifest.step:
+        raise DamagedCheckpointError(f"manifest.json is of step {manifest.step}")
+    for name in manifest.files:
+        if not FILE_NAME.fullmatch(name):
+            raise DamagedCheckpointError(f"manifest.json names the file {name!r}")
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise _cannot_read(file, error) from None
+
+
+def _cannot_read(file: Path, error: OSError) -> Exception:
+    """A file that is not there is damage; one that the storage does not give us may be whole."""
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return DamagedCheckpointError(f"{file.name}: {error.strerror}")
+    return UnreadableStorageError(f"{file}: {error.strerror or error}")
+
+
 def check_sizes(folder: Path, manifest: Manifest) -> None:
-    """Cheap check: every file is there with its size, and the ranges cover every tensor without gap or overlap.
+    """Cheap check: the files are there with their sizes, and no other; ranges cover every tensor, without overlap.
 
     Raises:
         DamagedCheckpointError
+        UnreadableStorageError
     """
+    shards = sorted(entry.name for entry in folder.iterdir() if FILE_NAME.fullmatch(entry.name))
+    if strangers := [name for name in shards if name not in manifest.files]:
+        raise DamagedCheckpointError(f"{strangers[0]} is not in the manifest")
     for name, facts in manifest.files.items():
         try:
             size = (folder / name).stat().st_size
         except OSError as error:
-            raise DamagedCheckpointError(f"{name}: {error.strerror}") from None
+            raise _cannot_read(folder / name, error) from None
         if size != facts["bytes"]:
             raise DamagedCheckpointError(f"{name} has {size} bytes, not {facts['bytes']}")
     _check_coverage(manifest)
@@ -127,7 +171,7 @@ def check_hash(folder: Path, name: str, facts: dict[str, Any]) -> None:
         with (folder / name).open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise DamagedCheckpointError(f"{name}: {error.strerror}") from None
+        raise _cannot_read(folder / name, error) from None
     if found != facts["sha256"]:
         raise DamagedCheckpointError(f"{name}: content does not match its SHA-256")
 

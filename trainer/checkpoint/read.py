@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from trainer.checkpoint.manifest import DamagedCheckpointError, Manifest, StoredRange
 from trainer.engines.base import Range
+from trainer.errors import UserError
 
 
 class RangeReader:
@@ -27,7 +28,8 @@ class RangeReader:
         """Copy stored values into the views of `ranges`.
 
         Raises:
-            DamagedCheckpointError: a range is not stored, or the tensor has another shape.
+            DamagedCheckpointError: a range is not stored.
+            UserError: the checkpoint is of another model.
         """
         for wanted in ranges:
             self._check_shape(wanted.tensor, wanted.shape)
@@ -53,9 +55,14 @@ class RangeReader:
             raise DamagedCheckpointError(f"{kind} of {tensor}: {filled} of {view.numel()} elements are stored")
 
     def _check_shape(self, tensor: str, shape: tuple[int, ...]) -> None:
+        """A checkpoint of another model is no damaged one: nothing is set aside for it."""
         stored = self._shapes.get(tensor)
         if stored is None or tuple(stored) != shape:
-            raise DamagedCheckpointError(f"{tensor} is stored with shape {stored}, the model has {list(shape)}")
+            raise UserError(
+                f"{tensor} is stored with shape {stored}, the model has {list(shape)}",
+                where=str(self._folder),
+                remedy="put the old model and method back, or submit a new run",
+            )
 
     def _file(self, name: str) -> safe_open:
         if name not in self._open:

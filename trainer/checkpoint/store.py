@@ -1,4 +1,4 @@
-"""The life of checkpoints in a run: reserve, write, vote, publish by rename, prune; find, verify, step back.
+"""The life of checkpoints in a run: reserve, write, vote, publish by rename, prune; find, verify, load, step back.
 
 Every action of one rank ends in a vote, so that one rank's failure cannot hang the others. A failed save leaves the
 published checkpoints as they are, and training goes on.
@@ -7,7 +7,6 @@ published checkpoints as they are, and training goes on.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,12 +19,15 @@ from trainer.checkpoint.manifest import (
     DamagedCheckpointError,
     Manifest,
     StoredRange,
+    UnreadableStorageError,
     check_sizes,
     published,
     read_manifest,
     verified,
 )
+from trainer.checkpoint.points import passing
 from trainer.checkpoint.read import RangeReader
+from trainer.checkpoint.retention import PERMANENT_MARK, doomed, remove, sweep
 from trainer.checkpoint.writer import BackgroundWriter, HostCopy, combined, digest
 from trainer.collectives import Ranks
 from trainer.engines.base import Engine, Range
@@ -43,12 +45,16 @@ class SaveResult:
         folder: the published checkpoint, or None when the save failed.
         problems: why it failed, one line per rank.
         stall_seconds: how long training waited.
+        write_seconds: from the beginning until it was published.
+        written_bytes: of all ranks.
     """
 
     step: int
     folder: Path | None
     problems: list[str]
     stall_seconds: float
+    write_seconds: float = 0.0
+    written_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,15 +67,27 @@ class PendingSave:
     writer: BackgroundWriter | None
     problems: list[str]
     seconds: float
+    begun: float
 
     @property
     def written(self) -> bool:
         """This rank's file is written, or has failed."""
         return self.writer is None or self.writer.done
 
+    def wait(self, seconds: float) -> bool:
+        """Wait for this rank's file, at most so long; whether it is written or has failed."""
+        return self.writer is None or self.writer.wait(seconds)
+
 
 class CheckpointStore:
-    """The checkpoints of one run, as seen by all its ranks together."""
+    """The checkpoints of one run, as seen by all its ranks together.
+
+    Args:
+        folder: `checkpoints/` of the run directory.
+        ranks: all ranks; they call every method together.
+        keep: newest checkpoints that stay, beside permanent ones.
+        report: prints a line for people.
+    """
 
     def __init__(self, folder: Path, ranks: Ranks, keep: int, report: Callable[[str], None]) -> None:
         self._folder, self._ranks, self._keep, self._report = folder, ranks, keep, report
@@ -84,12 +102,17 @@ class CheckpointStore:
             manifest: everything but receipt, files, shapes and ranges, which are filled in by `finish`.
         """
         started = time.monotonic()
+        manifest.saved = time.time()
         final = self._folder / f"step-{manifest.step:08d}"
         staging = self._folder / f".staging-{final.name}-{manifest.attempt:03d}"
         _, problems = self._ranks.agree("checkpoint folder", lambda: self._reserve(staging, final))
         file = staging / f"rank-{self._ranks.rank:05d}.safetensors"
-        writer = None if problems else BackgroundWriter(file, self._host.copy(self._owned(engine)), _random_state())
-        return PendingSave(manifest, staging, final, writer, problems, time.monotonic() - started)
+        writer = None
+        if not problems:
+            copies = self._host.copy(self._owned(engine))
+            passing("copied")
+            writer = BackgroundWriter(file, copies, _random_state())
+        return PendingSave(manifest, staging, final, writer, problems, time.monotonic() - started, started)
 
     def finish(self, pending: PendingSave) -> SaveResult:
         """Wait for the writers of all ranks, then publish and prune. A failure anywhere fails the save everywhere."""
@@ -106,8 +129,14 @@ class CheckpointStore:
             self._ranks.agree("clean up", lambda: self._discard(pending.staging))
         else:
             self._ranks.agree("prune", self._prune)
-        stall = pending.seconds + time.monotonic() - started
-        return SaveResult(pending.manifest.step, None if problems else pending.final, problems, stall)
+        return SaveResult(
+            step=pending.manifest.step,
+            folder=None if problems else pending.final,
+            problems=problems,
+            stall_seconds=pending.seconds + time.monotonic() - started,
+            write_seconds=time.monotonic() - pending.begun,
+            written_bytes=sum(facts["bytes"] for facts in pending.manifest.files.values()),
+        )
 
     def _owned(self, engine: Engine) -> list[Range]:
         """What this rank writes: its ranges, or its share of each when every rank holds everything."""
@@ -119,12 +148,14 @@ class CheckpointStore:
     def _reserve(self, staging: Path, final: Path) -> None:
         if not self._ranks.is_first:
             return
+        passing("reserve")
         if final.exists():
             raise FileExistsError(f"{final} is published already and never written into again")
         self._folder.mkdir(exist_ok=True)
-        for stale in self._folder.glob(".staging-*"):
-            shutil.rmtree(stale)
+        for stale in [*self._folder.glob(".staging-*"), *self._folder.glob(".trash-*")]:
+            sweep(stale)
         staging.mkdir()
+        passing("reserved")
 
     def _publish(self, pending: PendingSave, records: list[dict[str, Any]]) -> None:
         if not self._ranks.is_first:
@@ -134,69 +165,106 @@ class CheckpointStore:
             manifest.files[record["file"]] = record["facts"]
             manifest.shapes |= record["shapes"]
             manifest.ranges += [StoredRange(*entry) for entry in record["ranges"]]
-        with (staging / "manifest.json").open("w", encoding="utf-8") as stream:
-            stream.write(manifest.to_json())
-            stream.flush()
-            os.fsync(stream.fileno())
+        _write_manifest(staging, manifest)
         check_sizes(staging, manifest)
         fsync_folder(staging)
+        passing("staging synced")
         staging.rename(pending.final)
+        passing("renamed")
         fsync_folder(self._folder)
+        passing("published")
 
     def _discard(self, staging: Path) -> None:
-        if self._ranks.is_first and staging.exists():
-            shutil.rmtree(staging)
+        if self._ranks.is_first:
+            sweep(staging)
 
     def _prune(self) -> None:
         if not self._ranks.is_first:
             return
-        for _, old in published(self._folder)[self._keep :]:
-            trash = old.with_name(f".trash-{old.name}")
-            old.rename(trash)  # a half-deleted checkpoint must not look like one
-            shutil.rmtree(trash)
+        passing("prune")
+        for old in doomed(self._folder, self._keep):
+            remove(old)
+        passing("pruned")
 
-    def newest_verified(self) -> tuple[Path, Manifest] | None:
-        """The newest checkpoint whose files are what its manifest says; damaged newer ones are set aside.
+    def restore(self, engine: Engine, check: Callable[[Path, Manifest], None]) -> tuple[Path, Manifest] | None:
+        """Put the newest checkpoint that is whole into the engine; damaged ones are named and set aside.
 
-        All ranks call this; each hashes a share of the files.
+        Args:
+            engine: freshly built.
+            check: raises if the run may not go on from that checkpoint; called before anything is loaded.
+
+        Returns:
+            The checkpoint, or None when there is none.
+
+        Raises:
+            UserError: `check` refused, or the checkpoint is of another model.
+            UnreadableStorageError: the storage refuses to read; nothing is set aside for that.
+            DamagedCheckpointError: every checkpoint proved damaged, and the last one only while it was loaded. The
+                next attempt starts afresh.
         """
-        for folder in self._ranks.first_decides("checkpoints", self._list):
-            path = self._folder / folder
-            problem = self._problem_with(path)
+        touched = ""
+        for name in self._ranks.first_decides("checkpoints", self._list):
+            folder = self._folder / name
+            problem = self._problem_with(folder)
             if problem is None:
-                return path, read_manifest(path)
-            self._report(f"checkpoint {path.name} is damaged and set aside: {problem}")
-            self._ranks.agree("set aside", lambda p=path: self._set_aside(p))  # type: ignore[misc]
+                manifest = read_manifest(folder)
+                check(folder, manifest)
+                problem = touched = self.load(engine, folder, manifest)
+                if not problem:
+                    return folder, manifest
+            self._report(f"checkpoint {name} is damaged and set aside: {problem}")
+            self._ranks.agree("set aside", lambda f=folder: self._set_aside(f))  # type: ignore[misc]
+        if touched:
+            raise DamagedCheckpointError(f"no checkpoint is left to load: {touched}")
         return None
 
     def _list(self) -> list[str]:
         return [folder.name for _, folder in published(self._folder)]
 
     def _problem_with(self, folder: Path) -> str | None:
-        problem = ""
+        """What any rank found wrong with a checkpoint's files; each hashes a share of them."""
+        found = {"damage": "", "storage": ""}
         try:
             verified(folder, self._ranks.rank, self._ranks.size)
         except DamagedCheckpointError as damage:
-            problem = str(damage)
-        return next((p for p in self._ranks.gather(problem) if p), None)
+            found["damage"] = str(damage)
+        except (UnreadableStorageError, OSError) as refusal:
+            found["storage"] = str(refusal)
+        everyone = self._ranks.gather(found)
+        if refused := next((f["storage"] for f in everyone if f["storage"]), None):
+            raise UnreadableStorageError(f"{refused}; the checkpoint may be whole and stays where it is")
+        return next((f["damage"] for f in everyone if f["damage"]), None)
 
     def _set_aside(self, folder: Path) -> None:
         if self._ranks.is_first:
-            folder.rename(folder.with_name(f".damaged-{folder.name}-{int(time.time())}"))
+            folder.rename(folder.with_name(f".damaged-{folder.name}-{time.time_ns()}"))
 
-    def load(self, engine: Engine, folder: Path, manifest: Manifest) -> None:
-        """Put a verified checkpoint into the engine and check the receipt.
-
-        Raises:
-            DamagedCheckpointError: the state after loading is not the state that was saved.
-        """
-        RangeReader(folder, manifest).fill(engine.ranges())
+    def load(self, engine: Engine, folder: Path, manifest: Manifest) -> str:
+        """Fill the engine and check the receipt; "" when the state is the one that was saved, else what is not."""
+        problem = ""
+        try:
+            RangeReader(folder, manifest).fill(engine.ranges())
+        except DamagedCheckpointError as damage:
+            problem = str(damage)
+        if told := [p for p in self._ranks.gather(problem) if p]:
+            return told[0]
         engine.after_load(manifest.step)
-        found = combined(self._ranks.gather(digest(self._owned(engine))))
-        if found != manifest.receipt["digest"]:
-            raise DamagedCheckpointError(f"{folder.name}: the loaded state differs from the receipt")
+        if combined(self._ranks.gather(digest(self._owned(engine)))) != manifest.receipt["digest"]:
+            return "the loaded state differs from the receipt"
         if manifest.world_size == self._ranks.size:
             _restore_random_state(folder / f"rank-{self._ranks.rank:05d}.safetensors")
+        return ""
+
+
+def _write_manifest(staging: Path, manifest: Manifest) -> None:
+    if manifest.permanent:
+        (staging / PERMANENT_MARK).touch()
+    with (staging / "manifest.json").open("w", encoding="utf-8") as stream:
+        passing("manifest open")
+        stream.write(manifest.to_json())
+        stream.flush()
+        os.fsync(stream.fileno())
+    passing("manifest written")
 
 
 def _share(whole: Range, rank: int, size: int) -> Range:

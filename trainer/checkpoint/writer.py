@@ -61,6 +61,11 @@ class BackgroundWriter:
         """The file is written, or has failed."""
         return not self._thread.is_alive()
 
+    def wait(self, seconds: float) -> bool:
+        """Wait at most so long; whether it is done."""
+        self._thread.join(seconds)
+        return self.done
+
     def result(self) -> dict[str, Any]:
         """What was written: file, its size and hash, ranges, shapes, digest. Waits for the thread.
 
