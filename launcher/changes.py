@@ -19,8 +19,7 @@ FREE, CURVE, REFUSED = "free", "curve", "refused"
 
 FIXED = {
     "data.": "the run has trained on rows, packs and masks made this way",
-    "model.path": "the checkpoints hold the weights of that model",
-    "model.revision": "the checkpoints hold the weights of that model",
+    "model.": "the checkpoints hold the weights of that model, trained in that type",
     "method.": "the checkpoints hold other tensors than this method trains",
     "loss.": "the run has minimised another loss",
     "training.seed": "it orders the data",
@@ -29,13 +28,12 @@ FIXED = {
 }
 """What must stay, by the beginning of the setting's name, and why."""
 
-EXEMPT = {"loss.chunk_tokens": "the same loss; other memory"}
+EXEMPT = {"model.attention": "the same sums; they may round differently"}
 """Settings below `FIXED` that change no result."""
 
 EFFECTS = {
     "training.gradient_checkpointing": "the same gradients; other memory and time",
     "training.full_determinism": "decides whether later resumes are bit-exact",
-    "model.trust_remote_code": "from now on",
     "execution.": "the same steps over the same data; sums may round differently",
     "checkpoint.": "from now on",
     "logging.": "from now on",

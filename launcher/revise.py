@@ -19,8 +19,8 @@ from launcher.plan import make_plan
 from trainer.config import TrainerConfig
 
 KEPT = re.compile(r"(?:plan|job)-(\d{3,})\.(?:json|yaml)")
-PINNED = ("tokens_per_step", "learning_rate")
-"""Settings of `training` whose `auto` means, for a run that exists: as it is."""
+PINNED = (("model", "dtype"), ("training", "tokens_per_step"), ("training", "learning_rate"))
+"""Settings whose `auto` means, for a run that exists: as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +95,15 @@ def lengthened(run_dir: Path, *, max_steps: int | None = None, epochs: float | N
 
 def pinned(job: JobFile, before: TrainerConfig) -> tuple[JobFile, list[Decision]]:
     """The job with the run's own name, and with the run's own values where it says `auto` and they must stay."""
-    kept = [name for name in PINNED if getattr(job.training, name) == "auto"]
-    if job.data.max_length != before.data.max_length:
-        kept = []  # refused anyway, and in words about max_length
-    values = {name: getattr(before.training, name) for name in kept}
-    decisions = [
-        Decision(setting=f"training.{name}", value=value, reason="as the run has it") for name, value in values.items()
-    ]
-    training = job.training.model_copy(update=values)
-    return job.model_copy(update={"training": training, "name": before.name}), decisions
+    values: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
+    decisions = []
+    for section, name in PINNED:
+        # with another max_length the step is refused anyway, and in words about max_length
+        if getattr(getattr(job, section), name) == "auto" and job.data.max_length == before.data.max_length:
+            value = values[section][name] = getattr(getattr(before, section), name)
+            decisions.append(Decision(setting=f"{section}.{name}", value=value, reason="as the run has it"))
+    sections = {section: getattr(job, section).model_copy(update=update) for section, update in values.items()}
+    return job.model_copy(update={**sections, "name": before.name}), decisions
 
 
 def _planned(loaded: LoadedJob, job: JobFile, before: TrainerConfig) -> dict[str, Any]:
