@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.agent.children import Children
+from cluster.agent.evidence import tail
 from cluster.agent.outcome import PhaseEnd, describe_exit
 from cluster.agent.stopping import StopWishes
 
 TERM_TO_KILL_SECONDS = 5.0
 _POLL_SECONDS = 0.1
-_TAIL_BYTES = 65536
 _FIRST_FAILURE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 
 
@@ -84,13 +84,3 @@ def telling_words(phase: Phase) -> str:
         return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
     found = _FIRST_FAILURE.search(text)
     return f"rank {found[1]} {describe_exit(int(found[2]))}" if found else ""
-
-
-def tail(path: Path) -> str:
-    """The end of a log, "" when it cannot be read."""
-    try:
-        with open(path, "rb") as log:
-            log.seek(max(0, log.seek(0, 2) - _TAIL_BYTES))
-            return log.read().decode(errors="replace")
-    except OSError:
-        return ""
