@@ -1,14 +1,16 @@
-"""Running the trainer's one-process commands: `prepare`, `export`, `evaluate`."""
+"""Running the trainer's one-process commands: `prepare`, `export`, `evaluate`, `checkpoints`."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -51,6 +53,24 @@ def run_trainer(command: str, run_dir: Path, *arguments: str, on_line: Callable[
         raise JobError(f"{command}: the job or its data is wrong, see above")
     if code:
         raise RunFailedError(f"{command} broke with exit code {code}, see above", f"Run directory: {run_dir}")
+
+
+def ask_trainer(command: str, run_dir: Path, *arguments: str) -> dict[str, Any]:
+    """Runs a command that answers with one JSON object, and gives the object. Needs no torch.
+
+    Raises:
+        JobError: the arguments or the run directory are wrong; the trainer has said how.
+        RunFailedError: it broke, or its answer is no JSON.
+    """
+    said: list[str] = []
+    run_trainer(command, run_dir, *arguments, on_line=said.append)
+    try:
+        answer = json.loads("\n".join(said))
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise RunFailedError(f"{command} did not answer with a JSON object: {said[-1] if said else 'nothing'}")
+    return answer
 
 
 def _run(line: list[str], on_line: Callable[[str], None]) -> int:
