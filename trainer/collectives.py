@@ -14,6 +14,10 @@ from trainer.errors import UserError
 T = TypeVar("T")
 
 
+class PeerError(RuntimeError):
+    """Another rank failed in something that all do together; its log says more."""
+
+
 class Ranks:
     """The control group: a Gloo group over all ranks, so that agreeing never waits for a GPU."""
 
@@ -40,18 +44,28 @@ class Ranks:
         return [json.loads(bytes(part[: int(size)].numpy())) for part, size in zip(parts, sizes, strict=True)]
 
     def agree(self, what: str, action: Callable[[], T]) -> tuple[T | None, list[str]]:
-        """Run `action` on every rank and learn on every rank what failed anywhere; failures do not raise.
+        """Run `action` on every rank and learn on every rank what the operating system refused anywhere.
 
         Returns:
             This rank's result (None if it failed), and one line per rank that failed with an operating system error.
+
+        Raises:
+            Exception: `action` failed otherwise: its own error here, a PeerError on the other ranks.
         """
         result: T | None = None
-        error = ""
+        refused, broken = "", None
         try:
             result = action()
-        except OSError as problem:
-            error = f"rank {self.rank}: {what}: {problem}"
-        return result, [line for line in self.gather(error) if line]
+        except OSError as error:
+            refused = f"rank {self.rank}: {what}: {error}"
+        except Exception as error:
+            broken = error
+        everyone = self.gather([refused, f"rank {self.rank}: {what}: {broken!r}" if broken else ""])
+        if broken:
+            raise broken
+        if told := next((words for _, words in everyone if words), None):
+            raise PeerError(told)
+        return result, [line for line, _ in everyone if line]
 
     def any(self, *flags: bool) -> PendingFlags:
         """Start finding out which of `flags` are set on any rank."""
@@ -73,8 +87,10 @@ class Ranks:
 
         Raises:
             UserError: `action` failed with one on the first rank, or with an operating system error.
+            Exception: `action` failed otherwise: its own error on the first rank, a PeerError on the others.
         """
         value: dict[str, Any] = {}
+        broken: Exception | None = None
         if self.is_first:
             try:
                 value = {"result": action()}
@@ -82,7 +98,11 @@ class Ranks:
                 value = {"error": [error.message, error.where, error.remedy]}
             except OSError as error:
                 value = {"error": [f"{what}: {error}", "", ""]}
+            except Exception as error:
+                value, broken = {"broken": f"rank 0: {what}: {error!r}"}, error
         answer = self.gather(value)[0]
+        if "broken" in answer:
+            raise broken or PeerError(answer["broken"])
         if "error" in answer:
             message, where, remedy = answer["error"]
             raise UserError(message, where=where, remedy=remedy)

@@ -18,6 +18,7 @@ from trainer.checkpoint.store import CheckpointStore
 from trainer.collectives import Ranks
 from trainer.config import TrainerConfig
 from trainer.data.batch import prefetched
+from trainer.data.epochs import known_steps, order_key, remember_steps
 from trainer.data.order import GlobalOrder
 from trainer.data.store import TokenStore, read_fingerprint
 from trainer.engines import build_engine
@@ -76,7 +77,7 @@ class TrainingRun:
         self.model_fingerprint = self.ranks.first_decides(
             "model", lambda: model_fingerprint(config.model.path, config.model.revision)
         )
-        self.order = GlobalOrder(TokenStore(run_dir / "data" / "train"), config)
+        self.order = self._order()
         self.engine = build_engine(build_model(config), config)
         self.rate = LearningRate(config.training, self.order.max_steps)
         store = CheckpointStore(run_dir / "checkpoints", self.ranks, config.checkpoint.keep, self.report)
@@ -193,6 +194,7 @@ class TrainingRun:
             return
         self._flush()  # a state with an unfinite loss is never saved
         self.saver.start(self.engine, self._manifest())
+        self._remember_order()
 
     def _manifest(self) -> Manifest:
         return Manifest(
@@ -254,6 +256,18 @@ class TrainingRun:
             last_checkpoint=pointer(folder, manifest.step),
         )
         return manifest.step
+
+    def _order(self) -> GlobalOrder:
+        data = self.run_dir / "data"
+        key = order_key(self.fingerprint, self.config)
+        known = self.ranks.first_decides("epochs", lambda: known_steps(data, key))
+        return GlobalOrder(TokenStore(data / "train"), self.config, known)
+
+    def _remember_order(self) -> None:
+        """Leave the number of steps of every epoch so far to the next attempt."""
+        if self.ranks.is_first:
+            key = order_key(self.fingerprint, self.config)
+            remember_steps(self.run_dir / "data", key, self.order.steps_of_epochs)
 
     def _check_same_run(self, folder: Path, manifest: Manifest) -> None:
         refuse_other_run(folder, manifest, self.config, self.fingerprint, self.model_fingerprint)

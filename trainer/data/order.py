@@ -1,12 +1,14 @@
 """The one global order of a run: which packs form step s, and who works on which of them.
 
 A step is a fixed set of packs, whatever the number of ranks. The position in the data is one number, the step; every
-rank derives everything else from (index, seed), so resuming is O(1) and needs no communication.
+rank derives everything else from (index, seed), so resuming needs no communication. It packs one epoch, the one that
+it goes on in; how many steps the epochs before had is remembered (`trainer.data.epochs`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,18 +39,20 @@ class GlobalOrder:
     Args:
         store: the training conversations.
         config: seed, max_length, packs_per_step, epochs, sources' weights, held-out share.
+        steps_of_epochs: what is known of earlier attempts.
 
     Attributes:
         max_steps: steps of the whole run.
         train, held_out: conversation numbers.
+        steps_of_epochs: of the epochs that have been counted.
     """
 
-    def __init__(self, store: TokenStore, config: TrainerConfig) -> None:
+    def __init__(self, store: TokenStore, config: TrainerConfig, steps_of_epochs: Sequence[int] = ()) -> None:
         self.store = store
         self.config = config
         self.train, self.held_out = split(len(store), config.data.eval.split, config.training.seed)
         self._cached: tuple[int, Packs] | None = None
-        self._steps: list[int] = []
+        self.steps_of_epochs = list(steps_of_epochs)
         self.max_steps = config.training.max_steps or self._steps_of_all_epochs()
 
     def locate(self, step: int) -> Position:
@@ -70,10 +74,10 @@ class GlobalOrder:
         return [packs[number] for number in range(first, last)]
 
     def steps_in(self, epoch: int) -> int:
-        while len(self._steps) <= epoch:
-            packs = len(self._epoch(len(self._steps)))
-            self._steps.append(math.ceil(packs / self.config.execution.packs_per_step))
-        return self._steps[epoch]
+        while len(self.steps_of_epochs) <= epoch:
+            packs = len(self._epoch(len(self.steps_of_epochs)))
+            self.steps_of_epochs.append(math.ceil(packs / self.config.execution.packs_per_step))
+        return self.steps_of_epochs[epoch]
 
     def _steps_of_all_epochs(self) -> int:
         epochs = self.config.training.num_train_epochs
