@@ -17,8 +17,10 @@ from cluster.agent.attempt import close_abandoned
 from cluster.agent.launch import Launch
 from cluster.agent.outcome import abandoned
 from cluster.agent.phases import TERM_TO_KILL_SECONDS
+from cluster.agent.restarts import SUBMITTED
 from cluster.contract import Backend, ClusterError, Handle, Status
 from cluster.logs import read_logs
+from cluster.policy import RESTART
 from cluster.processes import boot_id, is_here, signal_process
 
 SPAWN_LOG = "agent-spawn.log"
@@ -101,17 +103,30 @@ class LocalBackend(Backend):
 
 def _running(run_dir: Path, record: dict[str, Any] | None) -> Status:
     if record is None or record.get("outcome") is not None:
-        return Status("running", "the agent is starting")
+        return Status("running", _between_attempts(record))
     progress = rundir.read_progress(run_dir) or {}
     if progress.get("attempt") != record["attempt"]:
         return Status("running", "no sign of the trainer yet", record["attempt"])
     return Status("running", str(progress.get("state", "")), record["attempt"])
 
 
+def _between_attempts(record: dict[str, Any] | None) -> str:
+    """What a living agent without an open attempt is about to do."""
+    decision = (record or {}).get("decision") or {}
+    if record is None or decision.get("action") != RESTART:
+        return "the agent is starting"
+    left = (record.get("ended") or 0.0) + decision.get("wait_seconds", 0.0) - time.time()
+    return f"waiting {max(0.0, left):.0f} s before attempt {record['attempt'] + 1} ({decision.get('reason')})"
+
+
 def _spawn(run_dir: Path) -> tuple[subprocess.Popen[bytes], int]:
     """Starts an agent that outlives us; also where in the spawn log its words begin."""
     paths = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
-    environment = {"PYTHONPATH": os.pathsep.join([*paths, str(_CODE)]), "PYTHONSAFEPATH": "1"}
+    environment = {
+        "PYTHONPATH": os.pathsep.join([*paths, str(_CODE)]),
+        "PYTHONSAFEPATH": "1",
+        SUBMITTED: f"{time.time():.3f}",
+    }
     log_path = run_dir / "logs" / SPAWN_LOG
     try:
         log_path.parent.mkdir(exist_ok=True)

@@ -20,8 +20,12 @@ def read_logs(
     """The lines of an attempt's logs (cluster.contract.Backend.logs); `alive` tells whether more can come."""
     _refuse_unknown(run_dir, attempt)
     number = attempt if attempt is not None else _newest(run_dir, follow, alive)
-    if number is None:
-        return
+    while number is not None:
+        yield from _lines_of(run_dir, number, rank, follow, alive)
+        number = _next(run_dir, number, alive) if follow and attempt is None else None
+
+
+def _lines_of(run_dir: Path, number: int, rank: int | None, follow: bool, alive: Callable[[], bool]) -> Iterator[str]:
     folder = attempt_log_dir(run_dir, number)
     if rank is None:
         tails = [Tail(folder / name, f"[{Path(name).stem}] ") for name in _STORY]
@@ -85,6 +89,16 @@ def _newest(run_dir: Path, follow: bool, alive: Callable[[], bool]) -> int | Non
             return int(attempts[-1]["attempt"])
         if not lives:
             return None
+        time.sleep(_POLL_SECONDS)
+
+
+def _next(run_dir: Path, number: int, alive: Callable[[], bool]) -> int | None:
+    """The attempt after this one, waited for while an agent is alive to open it."""
+    while True:
+        lives = alive()
+        newer = [record["attempt"] for record in read_attempts(run_dir) if record["attempt"] > number]
+        if newer or not lives:
+            return newer[0] if newer else None
         time.sleep(_POLL_SECONDS)
 
 

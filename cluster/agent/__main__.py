@@ -1,23 +1,24 @@
-"""`python -m cluster.agent RUN_DIR`: carries one attempt of a planned run to its end.
+"""`python -m cluster.agent RUN_DIR`: carries a planned run, attempt after attempt, as long as the policy says so.
 
-Exit code: 0 finished; 75 preempted, at the walltime, or stopped; 2 fatal; 1 crashed, or another agent lives.
+Exit code: 0 finished; 75 stopped, or to be started again by a scheduler; 2 fatal; 3 the policy gave up;
+1 another agent lives, or this one broke.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from cluster.agent.attempt import Attempt, close_abandoned
-from cluster.agent.children import Children
-from cluster.agent.launch import Launch, phase_command, phase_environment
-from cluster.agent.outcome import EXIT_CODES, Verdict, describe_exit, judge, went_well
-from cluster.agent.phases import Phase, run_phase
+from cluster.agent.life import carry
+from cluster.agent.outcome import FAILED, RESTART_ME, exit_code
+from cluster.agent.restarts import node_must_change, stopped_already, submission, wait_for_restart
 from cluster.agent.stopping import StopWishes
 from cluster.contract import ClusterError, Outcome
 from cluster.lock import AgentLock, LockHeldError
-from cluster.rundir import read_plan, read_progress
+from cluster.policy import RESTART
 
 
 def main(arguments: list[str]) -> int:
@@ -32,55 +33,25 @@ def main(arguments: list[str]) -> int:
         with AgentLock(run_dir) as lock:
             close_abandoned(run_dir, lock.previous)
             wishes.clear_stale()
-            return carry(Attempt(run_dir), wishes)
+            return live(run_dir, wishes)
     except ClusterError as error:
         print(f"agent: {error}", file=sys.stderr)
-        return EXIT_CODES[Outcome.CRASHED if isinstance(error, LockHeldError) else Outcome.FATAL]
+        return FAILED if isinstance(error, LockHeldError) else exit_code(Outcome.FATAL, "")
 
 
-def carry(attempt: Attempt, wishes: StopWishes) -> int:
-    """Runs the attempt's phases and writes its outcome, whatever happens; returns the agent's exit code."""
-    wishes.say = attempt.say
-    attempt.say(f"attempt {attempt.number} of {attempt.run_dir.name}: agent {os.getpid()}")
-    try:
-        verdict = run_phases(attempt, wishes)
-    except ClusterError as error:
-        verdict = Verdict(Outcome.FATAL, str(error))
-    except BaseException as error:
-        attempt.close(Verdict(Outcome.CRASHED, f"the agent failed: {error!r}"))
-        raise
-    # said before the record is closed: whoever follows the log reads until then
-    attempt.say(": ".join([verdict.outcome.value, *verdict.cause.splitlines()[:1]]))
-    attempt.close(verdict)
-    return EXIT_CODES[verdict.outcome]
-
-
-def run_phases(attempt: Attempt, wishes: StopWishes) -> Verdict:
-    """Runs the planned phases in order, until one fails or somebody wants a stop."""
-    launch = Launch.from_plan(read_plan(attempt.run_dir))
-    with Children(attempt.say) as children:
-        for name in launch.phases:
-            if wishes.poll() is not None:
-                break
-            attempt.say(f"{name}: started")
-            end = run_phase(make_phase(launch, name, attempt), children, wishes)
-            attempt.say(f"{name}: {describe_exit(end.exit_code)} after {end.seconds:.1f} s")
-            attempt.add(end)
-            if not went_well(end, read_progress(attempt.run_dir), attempt.number):
-                break
-    progress = read_progress(attempt.run_dir)
-    return judge(attempt.number, attempt.ends, launch.phases, progress, wishes.poll())
-
-
-def make_phase(launch: Launch, name: str, attempt: Attempt) -> Phase:
-    """One phase of this attempt. Only training watches for the stop file, so only it has a grace period."""
-    return Phase(
-        name,
-        phase_command(launch, name, attempt.run_dir, attempt.number),
-        phase_environment(launch, attempt.number, attempt.log_dir, os.environ),
-        attempt.log_dir / f"{name}.log",
-        launch.grace_seconds if name == "train" else 0.0,
-    )
+def live(run_dir: Path, wishes: StopWishes) -> int:
+    """Carries attempts until the run has ended, has to move, or is asked to stop; returns the exit code."""
+    given = submission(os.environ)
+    if (code := stopped_already(run_dir, given)) is not None:
+        return code
+    submitted = given or time.time()
+    while True:
+        attempt = Attempt(run_dir, submitted)
+        outcome, decision = carry(attempt, wishes)
+        if decision.action != RESTART or node_must_change(decision, os.environ):
+            return exit_code(outcome, decision.action)
+        if not wait_for_restart(attempt, decision, wishes):
+            return RESTART_ME
 
 
 if __name__ == "__main__":

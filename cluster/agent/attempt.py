@@ -11,17 +11,19 @@ from socket import gethostname
 from typing import Any
 
 from cluster.agent.outcome import PhaseEnd, Verdict, abandoned, of_attempt
-from cluster.contract import ClusterError
+from cluster.contract import ClusterError, Outcome
+from cluster.policy import Decision, Limits, decide
 from cluster.processes import boot_id
 from cluster.rundir import attempt_log_dir, next_attempt, put_attempt, read_attempts, read_progress, read_stop
 
 _BEFORE_TRAINING = ("preparing", "starting")
+_SPEAK_FOR_THEMSELVES = (Outcome.FINISHED, Outcome.STOPPED, Outcome.FATAL)
 
 
 class Attempt:
     """The attempt that this agent carries. Opening it writes its record, with no outcome yet."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, submitted: float) -> None:
         self.run_dir = run_dir
         self.number = next_attempt(run_dir)
         self.log_dir = attempt_log_dir(run_dir, self.number)
@@ -32,6 +34,7 @@ class Attempt:
             "outcome": None,
             "cause": None,
             "nodes": [gethostname()],
+            "submitted": submitted,
             "started": time.time(),
             "ended": None,
         }
@@ -55,16 +58,41 @@ class Attempt:
         except ClusterError as error:  # a full disk: the run goes on, and the outcome may still fit
             self.say(str(error))
 
-    def close(self, verdict: Verdict) -> None:
-        """Writes the outcome: the last word of this attempt."""
+    def close(self, verdict: Verdict, limits: Limits) -> Decision:
+        """Writes the outcome, the last word of this attempt, and what the policy decides upon it."""
         self._record |= {"outcome": verdict.outcome.value, "cause": verdict.cause, "ended": time.time()}
-        self._write()
+        self._record["remedy"] = verdict.remedy
+        self._record["evidence"] = [item.as_json() for item in verdict.evidence]
+        self._collect()
+        earlier = [record for record in read_attempts(self.run_dir) if record["attempt"] != self.number]
+        decision = decide([*earlier, self._record], limits, time.time())
+        self._record["decision"] = decision.as_json()
+        # said before the record is closed: whoever follows the log reads until then
+        self.say(": ".join([verdict.outcome.value, *verdict.cause.splitlines()[:1]]))
+        if verdict.outcome not in _SPEAK_FOR_THEMSELVES:
+            self.say(_in_words(decision))
+        put_attempt(self.run_dir, self._record)
+        return decision
+
+    def amend(self, decision: Decision) -> None:
+        """Replaces the decision: somebody stopped the run before it was carried out."""
+        self.say(_in_words(decision))
+        self._record["decision"] = decision.as_json()
+        put_attempt(self.run_dir, self._record)
 
     def _write(self) -> None:
+        self._collect()
+        put_attempt(self.run_dir, self._record)
+
+    def _collect(self) -> None:
         self._record |= steps_of(read_progress(self.run_dir), self.number)
         self._record["seconds"] = {end.phase: end.seconds for end in self.ends}
         self._record["exit_codes"] = {end.phase: end.exit_code for end in self.ends}
-        put_attempt(self.run_dir, self._record)
+
+
+def _in_words(decision: Decision) -> str:
+    wait = f" in {decision.wait_seconds:g} s" if decision.wait_seconds else ""
+    return f"{decision.action}{wait}: {decision.reason}"
 
 
 def close_abandoned(run_dir: Path, previous: Mapping[str, Any] | None) -> None:

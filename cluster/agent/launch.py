@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from cluster.agent import rank
 from cluster.contract import ClusterError
+from cluster.policy import Limits
 
 PHASES = ("prepare", "train", "export", "evaluate")
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
@@ -19,7 +20,7 @@ _CODE = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Launch:
-    """plan.json's `launch`."""
+    """plan.json's `launch`; docs/run-directory.md describes the keys."""
 
     nodes: int
     ranks_per_node: int
@@ -27,18 +28,28 @@ class Launch:
     threads_per_rank: int
     grace_seconds: float
     phases: tuple[str, ...]
+    hang_seconds: float | None = 900.0
+    start_seconds: float | None = 3600.0
+    restart: Limits = field(default_factory=Limits)
+    health: Mapping[str, Any] = field(default_factory=dict)
+    remedies: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_plan(cls, plan: Mapping[str, Any]) -> Launch:
         """Reads it out of a plan; ClusterError names what is missing or cannot be started."""
         given = plan.get("launch")
         given = given if isinstance(given, dict) else {}
-        if missing := [field.name for field in fields(cls) if field.name not in given]:
+        if missing := [name for name in _required(cls) if name not in given]:
             raise ClusterError(f"plan.json: launch lacks {', '.join(missing)}", "plan the job again")
-        launch = cls(**{field.name: given[field.name] for field in fields(cls)})
+        known = {one.name: given[one.name] for one in fields(cls) if one.name in given}
+        launch = cls(**{**known, "restart": Limits.from_plan(plan)})
         if unknown := [phase for phase in launch.phases if phase not in PHASES]:
             raise ClusterError(f"plan.json: launch.phases has unknown {', '.join(map(str, unknown))}")
         return launch
+
+
+def _required(kind: type[Launch]) -> list[str]:
+    return [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
 
 
 def phase_command(launch: Launch, phase: str, run_dir: Path, attempt: int) -> list[str]:

@@ -10,17 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.agent.evidence import Evidence
 from cluster.contract import Outcome
+from cluster.policy import RESTART
 
-EXIT_CODES = {
-    Outcome.FINISHED: 0,
-    Outcome.STOPPED: 75,
-    Outcome.PREEMPTED: 75,
-    Outcome.WALLTIME: 75,
-    Outcome.FATAL: 2,
-    Outcome.CRASHED: 1,
-}
-"""The agent's own exit code for each outcome that it can reach."""
+FAILED = 1
+"""Exit code of an agent that could not do its work: another one is alive on this run, or it broke."""
+RESTART_ME = 75
+GAVE_UP = 3
+_FINAL = {Outcome.FINISHED: 0, Outcome.STOPPED: RESTART_ME, Outcome.FATAL: 2}
 
 _JOB_IS_WRONG = 2
 _STOP_OUTCOMES = {"preempted": Outcome.PREEMPTED, "walltime": Outcome.WALLTIME}
@@ -35,6 +33,7 @@ class PhaseEnd:
     seconds: float = 0.0
     ended_by_agent: bool = False  # it was told to leave, did not, and was sent SIGTERM or SIGKILL
     words: str = ""
+    hang: str = ""  # what the heartbeat watch found when it ended the phase
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,13 @@ class Verdict:
 
     outcome: Outcome
     cause: str
+    evidence: tuple[Evidence, ...] = ()
+    remedy: str = ""
+
+
+def exit_code(outcome: Outcome, action: str) -> int:
+    """The agent's own exit code: 75 asks a scheduler for a restart, 3 says that the policy gave up."""
+    return _FINAL.get(outcome, RESTART_ME if action == RESTART else GAVE_UP)
 
 
 def of_attempt(progress: Mapping[str, Any] | None, attempt: int) -> Mapping[str, Any]:
@@ -65,8 +71,9 @@ def judge(
     planned: Sequence[str],
     progress: Mapping[str, Any] | None,
     stop: Mapping[str, Any] | None,
+    found: Sequence[Evidence] = (),
 ) -> Verdict:
-    """The verdict over an attempt: its phases so far, those planned, its progress, the wish to stop."""
+    """The verdict over an attempt: its phases so far, those planned, its progress, the wish to stop, evidence."""
     failed = next((end for end in ends if not went_well(end, progress, attempt)), None)
     if failed is None:
         return Verdict(Outcome.FINISHED, "") if len(ends) == len(planned) else stopped(stop)
@@ -75,7 +82,7 @@ def judge(
         return stopped(stop)
     if stop is not None and failed.ended_by_agent:
         return _forced(stopped(stop), failed)
-    return _failure(failed, mine)
+    return _failure(failed, mine, tuple(found))
 
 
 def stopped(stop: Mapping[str, Any] | None) -> Verdict:
@@ -125,13 +132,23 @@ def _forced(verdict: Verdict, end: PhaseEnd) -> Verdict:
     return Verdict(verdict.outcome, f"{verdict.cause}; training did not leave in time and was killed unsaved")
 
 
-def _failure(end: PhaseEnd, mine: Mapping[str, Any]) -> Verdict:
+def _failure(end: PhaseEnd, mine: Mapping[str, Any], found: tuple[Evidence, ...]) -> Verdict:
     failure = mine.get("failure") or {}
     said = str(failure.get("message", ""))
-    if failure.get("kind") == "fatal":
-        return Verdict(Outcome.FATAL, said or end.phase)
+    best = found[0] if found else None
+    remedy = (best.remedy if best else "") or str(failure.get("remedy") or "")
+    if failure.get("kind") == "fatal":  # the trainer's own word is the first truth
+        return Verdict(Outcome.FATAL, said or end.phase, found, remedy)
     exits = describe_exit(end.exit_code) if end.exit_code else "left without finishing"
-    parts = [end.words or exits, said] if end.phase == "train" else [exits, end.words or said]
+    proof = f"{best.words}: {best.line}" if best and best.words else said
+    parts = [end.hang or end.words or exits, proof] if end.phase == "train" else [exits, proof or end.words]
     cause = f"{end.phase}: " + "; ".join(part for part in parts if part)
-    fatal = end.phase != "train" and end.exit_code == _JOB_IS_WRONG
-    return Verdict(Outcome.FATAL if fatal else Outcome.CRASHED, cause)
+    return Verdict(_outcome_of(end, best), cause, found, remedy)
+
+
+def _outcome_of(end: PhaseEnd, best: Evidence | None) -> Outcome:
+    if best is not None and best.outcome != Outcome.CRASHED:
+        return best.outcome
+    if end.phase != "train" and end.exit_code == _JOB_IS_WRONG:
+        return Outcome.FATAL
+    return Outcome.HANG if end.hang else Outcome.CRASHED

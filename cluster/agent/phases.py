@@ -16,6 +16,7 @@ from cluster.agent.stopping import StopWishes
 
 TERM_TO_KILL_SECONDS = 5.0
 _POLL_SECONDS = 0.1
+_KILLED_RANK = re.compile(r"rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-(?!15\b)\d+")  # SIGTERM is torchrun's own
 _FIRST_FAILURE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 
 
@@ -84,3 +85,8 @@ def telling_words(phase: Phase) -> str:
         return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
     found = _FIRST_FAILURE.search(text)
     return f"rank {found[1]} {describe_exit(int(found[2]))}" if found else ""
+
+
+def killed_ranks(torchrun_log: Path) -> list[int]:
+    """The ranks that died by a signal, as far as torchrun saw it before it ended the others."""
+    return [int(rank) for rank in _KILLED_RANK.findall(tail(torchrun_log))]

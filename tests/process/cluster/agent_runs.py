@@ -16,6 +16,8 @@ from cluster.processes import stat_fields
 ROOT = Path(__file__).parents[3]
 STANDIN = Path(__file__).parent / "standin"
 PATIENCE_SECONDS = 60.0
+NEVER = {"auto": False}
+"""`launch.restart` of a run that ends with its first attempt."""
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
@@ -51,6 +53,14 @@ class Run:
         }
         self.dir.mkdir(exist_ok=True)
         (self.dir / "plan.json").write_text(json.dumps({"launch": launch, "trainer": {"steps": 3, **trainer}}))
+        return self
+
+    def launch(self, **more: Any) -> "Run":
+        """Adds to plan.json's `launch`."""
+        path = self.dir / "plan.json"
+        plan = json.loads(path.read_text())
+        plan["launch"] |= more
+        path.write_text(json.dumps(plan))
         return self
 
     def start(self) -> subprocess.Popen[bytes]:

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from agent_runs import Run, lives, until
+from agent_runs import NEVER, Run, lives, until
 
 EVERYTHING = ["prepare", "train", "export", "evaluate"]
 
@@ -70,10 +70,10 @@ def test_ranks_that_do_not_leave_are_killed_with_their_orphans(run: Run) -> None
 
 
 def test_a_killed_rank_is_a_crash_that_names_the_rank(run: Run) -> None:
-    run.plan(["train", "export"], grace_seconds=1, steps=10**6)
+    run.plan(["train", "export"], grace_seconds=1, steps=10**6).launch(restart=NEVER)
     agent = run.start()
     os.kill(run.rank_pids()[1], signal.SIGKILL)
-    assert agent.wait(30) == 1
+    assert agent.wait(30) == 3
     record = run.record()
     assert (record["outcome"], record["cause"]) == ("crashed", "train: rank 1 killed by SIGKILL")
     assert "export" not in record["exit_codes"]
@@ -113,8 +113,8 @@ def test_wrong_data_in_prepare_is_fatal_and_nothing_else_is_started(run: Run) ->
 
 
 def test_a_failed_export_is_a_crash_that_names_the_phase(run: Run) -> None:
-    run.plan(["export"], export_exit=1)
-    assert run.carry() == 1
+    run.plan(["export"], export_exit=1).launch(restart=NEVER)
+    assert run.carry() == 3
     assert run.record()["cause"] == "export: exit code 1; export went wrong"
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from cluster import Outcome
-from cluster.agent.outcome import EXIT_CODES, PhaseEnd, abandoned, describe_exit, judge
+from cluster.agent.evidence import Evidence
+from cluster.agent.outcome import PhaseEnd, abandoned, describe_exit, exit_code, judge
 
 ATTEMPT = 4
 FORCED = "training did not leave in time and was killed unsaved"
@@ -168,9 +169,53 @@ def test_an_agent_that_left_no_verdict(stop, previous, outcome) -> None:
     assert abandoned({"attempt": 0, "started": 50.0}, stop, previous, boot="b1").outcome == outcome
 
 
-def test_every_outcome_that_an_agent_reaches_has_an_exit_code() -> None:
-    decided_elsewhere = {Outcome.NODE_FAILURE, Outcome.HANG}
-    assert EXIT_CODES.keys() == set(Outcome) - decided_elsewhere
+OOM = Evidence("out_of_memory", "n", "OutOfMemoryError: 2 GiB", "job", Outcome.FATAL, "too little memory", "less")
+ECC = Evidence("gpu_hardware", "n", "uncorrectable ECC", "node", Outcome.NODE_FAILURE, "the GPU hardware failed")
+FULL = Evidence("storage", "n", "[Errno 28]", "storage", Outcome.CRASHED, "the storage is full", "free space")
+HUNG = PhaseEnd("train", -9, ended_by_agent=True, hang="no heartbeat for 61 s at step 12")
+
+PROOFS = [
+    # what the trainer said, how training ended, the evidence: outcome, cause, remedy
+    (
+        failed("crash", "x"),
+        CRASHED,
+        OOM,
+        "fatal",
+        "rank 3 killed by SIGKILL; too little memory: OutOfMemoryError: 2 GiB",
+    ),
+    (failed("fatal", "bad row"), CRASHED, ECC, "fatal", "bad row"),
+    (progress("training"), CRASHED, ECC, "node_failure", "rank 3 killed by SIGKILL; the GPU hardware failed: uncorr"),
+    (progress("saving"), LEFT, FULL, "crashed", "rank 0 exit code 75; the storage is full: [Errno 28]"),
+    (progress("training"), HUNG, None, "hang", "no heartbeat for 61 s at step 12"),
+    (progress("training"), HUNG, ECC, "node_failure", "no heartbeat for 61 s at step 12; the GPU hardware failed"),
+    (progress("finished"), HUNG, None, "finished", ""),
+]
+
+
+@pytest.mark.parametrize(("seen", "end", "proof", "outcome", "cause"), PROOFS)
+def test_what_evidence_makes_of_a_failure(seen, end, proof, outcome, cause) -> None:
+    verdict = judge(ATTEMPT, [PREPARED, end], TRAIN, seen, None, [proof] if proof else [])
+    assert verdict.outcome == outcome
+    assert verdict.cause.removeprefix("train: ").startswith(cause)
+    if proof and outcome != "finished":
+        assert verdict.evidence == (proof,)
+        assert verdict.remedy == proof.remedy
+
+
+def test_the_trainers_own_remedy_is_kept_when_nothing_better_is_known() -> None:
+    said = progress("failed", failure={"kind": "fatal", "message": "m", "remedy": "r"})
+    assert judge(ATTEMPT, [PREPARED, LEFT], TRAIN, said, None).remedy == "r"
+
+
+def test_exit_codes_tell_a_scheduler_what_to_do() -> None:
+    codes = {
+        (outcome.value, action): exit_code(outcome, action) for outcome in Outcome for action in ("restart", "stop")
+    }
+    assert {code for (_, action), code in codes.items() if action == "restart"} == {0, 2, 75}
+    assert codes[("finished", "stop")] == 0
+    assert codes[("fatal", "stop")] == 2
+    assert codes[("stopped", "stop")] == 75
+    assert {codes[(name, "stop")] for name in ("preempted", "walltime", "node_failure", "hang", "crashed")} == {3}
 
 
 @pytest.mark.parametrize(

@@ -36,11 +36,13 @@ def train(run_dir: Path, settings: dict) -> int:
         (run_dir / f"orphan{rank}.pid").write_text(str(far.pid))
     for step in range(start, settings["steps"] + 1):
         if rank == 0:
-            write_progress(run_dir, "training", step, start)
+            write_progress(run_dir, "training", step, start, saved=saved_step(settings, step, start))
         if (run_dir / "stop").exists() and not settings.get("deaf"):
             return leave(run_dir, rank, step, start)
         if told and not settings.get("deaf"):
             return 1  # torchrun ends us since another rank failed
+        if step == settings.get("raise_at", {}).get(os.environ["TUNEYARD_ATTEMPT"]) and rank == 0:
+            raise OSError(settings.get("says", "lost the thread"))
         if settings.get("fatal_at") == step:
             failure = {"kind": "fatal", "message": "out of memory", "remedy": "a smaller micro-batch"}
             write_progress(run_dir, "failed", step, start, failure)
@@ -57,13 +59,21 @@ def leave(run_dir: Path, rank: int, step: int, start: int) -> int:
     return 75
 
 
+def saved_step(settings: dict, step: int, start: int) -> int:
+    every = settings.get("save_every")
+    return max(start, step // every * every) if every else start
+
+
 def resume_step(run_dir: Path) -> int:
     path = run_dir / "progress.json"
     return json.loads(path.read_text())["last_checkpoint"]["step"] if path.exists() else 0
 
 
-def write_progress(run_dir: Path, state: str, step: int, start: int, failure: dict | None = None) -> None:
-    saved = step if state in ("stopped", "finished") else start
+def write_progress(
+    run_dir: Path, state: str, step: int, start: int, failure: dict | None = None, saved: int | None = None
+) -> None:
+    if saved is None:
+        saved = step if state in ("stopped", "finished") else start
     progress = {
         "state": state,
         "attempt": int(os.environ["TUNEYARD_ATTEMPT"]),
