@@ -67,12 +67,19 @@ class Children:
         except ProcessLookupError:
             return  # it left by itself in between
 
+    def kill(self, pid: int) -> None:
+        """Kills one process below the agent."""
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
     def end_all(self) -> None:
         """Kills and reaps everything below the agent, and names what would not die."""
         deadline = time.monotonic() + _END_SECONDS
         while (left := self._left()) and time.monotonic() < deadline:
             for pid in left:
-                _kill(pid)
+                self.kill(pid)
             time.sleep(_REAP_SECONDS)
         if left:
             self._say(f"processes {left} do not die (waiting for a device?): this machine needs a look")
@@ -114,13 +121,6 @@ def descendants(ancestor: int) -> list[int]:
     for pid in found:  # grows while we walk it
         found += children.get(pid, [])
     return found
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 def _prctl(option: int, value: int) -> None:

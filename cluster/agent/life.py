@@ -10,6 +10,7 @@ from cluster.agent.children import Children
 from cluster.agent.evidence import Evidence, in_logs, killed_for_memory, oom_kills, without_aftermath
 from cluster.agent.launch import Launch, phase_command, phase_environment
 from cluster.agent.outcome import PhaseEnd, Verdict, describe_exit, judge, went_well
+from cluster.agent.oversight import Oversight
 from cluster.agent.phases import Phase, killed_ranks, run_phase
 from cluster.agent.stopping import StopWishes
 from cluster.contract import ClusterError, Outcome
@@ -59,6 +60,7 @@ def make_phase(launch: Launch, name: str, attempt: Attempt) -> Phase:
         phase_environment(launch, attempt.number, attempt.log_dir, os.environ),
         attempt.log_dir / f"{name}.log",
         launch.grace_seconds if name == "train" else 0.0,
+        Oversight(launch, attempt.run_dir, attempt.number, attempt.log_dir) if name == "train" else None,
     )
 
 
@@ -72,7 +74,7 @@ def gather(attempt: Attempt, launch: Launch, kills_before: int | None) -> list[E
     kills = (oom_kills() or 0) - (kills_before or 0)
     if kills > 0 and not last.ended_by_agent:
         found.insert(0, killed_for_memory(node, kills))
-    return without_aftermath(found, killed=died_by_signal(last, attempt))
+    return without_aftermath([*found, *last.proofs], killed=died_by_signal(last, attempt))
 
 
 def died_by_signal(end: PhaseEnd, attempt: Attempt) -> bool:

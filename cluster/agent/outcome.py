@@ -34,6 +34,7 @@ class PhaseEnd:
     ended_by_agent: bool = False  # it was told to leave, did not, and was sent SIGTERM or SIGKILL
     words: str = ""
     hang: str = ""  # what the heartbeat watch found when it ended the phase
+    proofs: tuple[Evidence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _failure(end: PhaseEnd, mine: Mapping[str, Any], found: tuple[Evidence, ...]
 
 
 def _outcome_of(end: PhaseEnd, best: Evidence | None) -> Outcome:
-    if best is not None and best.outcome != Outcome.CRASHED:
+    if best is not None and best.outcome in (Outcome.FATAL, Outcome.NODE_FAILURE):
         return best.outcome
     if end.phase != "train" and end.exit_code == _JOB_IS_WRONG:
         return Outcome.FATAL

@@ -12,6 +12,7 @@ from pathlib import Path
 from cluster.agent.children import Children
 from cluster.agent.evidence import tail
 from cluster.agent.outcome import PhaseEnd, describe_exit
+from cluster.agent.oversight import Oversight
 from cluster.agent.stopping import StopWishes
 
 TERM_TO_KILL_SECONDS = 5.0
@@ -29,6 +30,7 @@ class Phase:
     environment: dict[str, str]
     log_path: Path
     grace_seconds: float
+    oversight: Oversight | None = None
 
 
 def run_phase(phase: Phase, children: Children, wishes: StopWishes) -> PhaseEnd:
@@ -46,10 +48,17 @@ def run_phase(phase: Phase, children: Children, wishes: StopWishes) -> PhaseEnd:
             children.signal_group(pid, number)
         elif number == signal.SIGKILL:
             children.end_all()
+        if phase.oversight is not None and not escalation.begun:
+            phase.oversight.look(children, time.monotonic())
         time.sleep(_POLL_SECONDS)
     children.end_all()
-    seconds = round(time.monotonic() - started, 3)
-    return PhaseEnd(phase.name, code, seconds, escalation.begun, telling_words(phase))
+    return _end_of(phase, code, time.monotonic() - started, escalation.begun)
+
+
+def _end_of(phase: Phase, code: int, seconds: float, escalated: bool) -> PhaseEnd:
+    hang, proofs = (phase.oversight.hang, phase.oversight.proofs) if phase.oversight is not None else ("", ())
+    ended_by_agent = escalated or bool(hang)
+    return PhaseEnd(phase.name, code, round(seconds, 3), ended_by_agent, telling_words(phase), hang, proofs)
 
 
 class Escalation:

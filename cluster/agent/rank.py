@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from cluster.agent.children import die_with_parent
@@ -14,12 +15,18 @@ from cluster.rundir import rank_log_name
 
 LOG_DIR = "TUNEYARD_LOG_DIR"
 AGENT_PID = "TUNEYARD_AGENT_PID"
+RANK_STARTED = "TUNEYARD_RANK_STARTED"
+"""Unix seconds at which this rank's process began, for the trainer's account of the time."""
 
 
 def main() -> None:
     """Never returns: replaces itself by `python -m trainer train RUN_DIR`."""
     die_with_parent(orphaned_to=[1, int(os.environ[AGENT_PID])])
-    write_to(Path(os.environ[LOG_DIR]) / rank_log_name(int(os.environ["RANK"])))
+    log_dir, rank = Path(os.environ[LOG_DIR]), int(os.environ["RANK"])
+    log = log_dir / rank_log_name(rank)
+    write_to(log)
+    log.with_suffix(".pid").write_text(str(os.getpid()))  # for whoever asks why the run stands still
+    os.environ[RANK_STARTED] = f"{time.time():.3f}"
     os.execv(sys.executable, [sys.executable, "-m", "trainer", "train", sys.argv[1]])
 
 

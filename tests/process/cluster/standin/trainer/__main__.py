@@ -34,6 +34,8 @@ def train(run_dir: Path, settings: dict) -> int:
     if settings.get("leave_orphan"):
         far = subprocess.Popen(["sleep", str(FAR_AWAY_SECONDS)], start_new_session=True)
         (run_dir / f"orphan{rank}.pid").write_text(str(far.pid))
+    if settings.get("mute"):
+        time.sleep(FAR_AWAY_SECONDS)
     for step in range(start, settings["steps"] + 1):
         if rank == 0:
             write_progress(run_dir, "training", step, start, saved=saved_step(settings, step, start))
@@ -47,10 +49,22 @@ def train(run_dir: Path, settings: dict) -> int:
             failure = {"kind": "fatal", "message": "out of memory", "remedy": "a smaller micro-batch"}
             write_progress(run_dir, "failed", step, start, failure)
             return 2
+        if settings.get("lockstep"):
+            all_reduce(run_dir, rank, step)
         time.sleep(settings.get("step_seconds", 0.02))
     if rank == 0:
         write_progress(run_dir, "finished", settings["steps"], start)
     return 0
+
+
+def all_reduce(run_dir: Path, rank: int, step: int) -> None:
+    """Waits for the other ranks, as a collective does: whatever signal arrives, for ever."""
+    life = os.environ["TUNEYARD_ATTEMPT"]
+    (run_dir / f"at-{life}-{rank}").write_text(str(step))
+    for other in range(int(os.environ["WORLD_SIZE"])):
+        path = run_dir / f"at-{life}-{other}"
+        while not (path.exists() and int(path.read_text() or 0) >= step):
+            time.sleep(0.005)
 
 
 def leave(run_dir: Path, rank: int, step: int, start: int) -> int:
