@@ -1,0 +1,296 @@
+"""A campaign: runs struck again and again until they finish; what must hold is checked after every attempt."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.chaos.faults import DAMAGE, Fault, draw
+from benchmarks.chaos.job import SAVE_EVERY, STEPS, Layout, Workshop
+from benchmarks.chaos.rest import damage
+from benchmarks.chaos.strike import BALLAST, attempt
+from tests.support.ranks import RankGroup
+from trainer.checkpoint.inventory import inventory
+
+FROZEN_SECONDS = 2.0
+"""A heartbeat that stands still for so long, with a frozen rank, is the hang that was injected."""
+PATIENCE_SECONDS = 45.0
+"""No attempt may take longer: that is a hang nobody asked for."""
+LEAVE_SECONDS = 1.0
+ORDER_TOLERANCE = 2e-5
+
+
+@dataclass
+class Reference:
+    """Where a run that was never disturbed ends."""
+
+    digest: dict[str, str]
+    losses: dict[int, float]
+    tokens: dict[int, int]
+
+
+@dataclass
+class Tally:
+    """What a campaign found."""
+
+    faults: Counter[str] = field(default_factory=Counter)
+    points: Counter[str] = field(default_factory=Counter)
+    engines: Counter[str] = field(default_factory=Counter)
+    attempts: int = 0
+    runs: int = 0
+    constant_runs: int = 0
+    bit_equal_runs: int = 0
+    moved_runs: int = 0
+    order_exact_runs: int = 0
+    lost_checkpoints: int = 0
+    hangs: int = 0
+    detected_hangs: int = 0
+    steps_lost: list[int] = field(default_factory=list)
+    steps_lost_to_damage: list[int] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "faults": sum(self.faults.values()),
+            "lost_checkpoints": self.lost_checkpoints,
+            "hangs": self.hangs,
+            "bit_equal": self.bit_equal_runs == self.constant_runs,
+            "order_exact": self.order_exact_runs == self.moved_runs,
+            "steps_lost_max": max(self.steps_lost, default=0),
+            "steps_lost_mean": round(sum(self.steps_lost) / max(1, len(self.steps_lost)), 2),
+            "steps_lost_max_after_damage_or_full_disk": max(self.steps_lost_to_damage, default=0),
+            "runs": self.runs,
+            "runs_on_constant_ranks": self.constant_runs,
+            "runs_moved": self.moved_runs,
+            "attempts": self.attempts,
+            "detected_hangs": self.detected_hangs,
+            "by_kind": dict(sorted(self.faults.items())),
+            "kills_by_point": dict(sorted(self.points.items())),
+            "by_engine": dict(sorted(self.engines.items())),
+            "problems": self.problems,
+        }
+
+    @property
+    def clean(self) -> bool:
+        found = self.as_json()
+        return found["bit_equal"] and found["order_exact"] and not (self.lost_checkpoints or self.hangs)
+
+
+class Campaign:
+    """Strikes runs until enough faults have struck.
+
+    Args:
+        workshop: makes the runs.
+        engines: taken in turns.
+        faults: how many faults in all.
+        seed: decides every fault.
+        say: told of every run.
+    """
+
+    def __init__(
+        self, workshop: Workshop, engines: list[str], faults: int, seed: int, say: Callable[[str], None]
+    ) -> None:
+        self.workshop, self.engines, self.faults, self.say = workshop, engines, faults, say
+        self.rng = random.Random(seed)
+        self.tally = Tally()
+        self._references: dict[Layout, Reference] = {}
+
+    def carry(self) -> Tally:
+        """Run it."""
+        while sum(self.tally.faults.values()) < self.faults:
+            self._one_run(self.tally.runs)
+        return self.tally
+
+    def _one_run(self, number: int) -> None:
+        engine = self.engines[number % len(self.engines)]
+        method = "lora" if self.rng.random() < 0.2 else "full"
+        moves = self.rng.random() < 0.2
+        layout = Layout(engine, 2, method)
+        reference = self._reference(layout)
+        with self.workshop.run(f"run-{number:04d}", layout) as run_dir:
+            struck = StruckRun(self, run_dir, layout, moves)
+            struck.carry()
+            self.tally.runs += 1
+            self._compare(struck, reference)
+            self.say(f"run {number} {engine} {method}{' moved' if struck.moved else ''}: {struck.story}")
+
+    def _reference(self, layout: Layout) -> Reference:
+        if layout not in self._references:
+            with self.workshop.run(f"reference-{layout.engine}-{layout.method}", layout) as run_dir:
+                with RankGroup(attempt, layout.ranks, str(run_dir), 0, None, log=run_dir / "log") as group:
+                    group.wait(PATIENCE_SECONDS)
+                    assert [group.result(rank) for rank in range(layout.ranks)] == ["finished"] * layout.ranks
+                self._references[layout] = Reference(end_digest(run_dir), *curves(run_dir))
+        return self._references[layout]
+
+    def _compare(self, struck: StruckRun, reference: Reference) -> None:
+        tally, run_dir = self.tally, struck.run_dir
+        losses, tokens = curves(run_dir)
+        if not struck.moved:
+            tally.constant_runs += 1
+            same = end_digest(run_dir) == reference.digest and losses == reference.losses
+            tally.bit_equal_runs += same
+        else:
+            tally.moved_runs += 1
+            near = [abs(losses.get(s, 9e9) - loss) <= ORDER_TOLERANCE * loss for s, loss in reference.losses.items()]
+            same = tokens == reference.tokens and all(near)
+            tally.order_exact_runs += same
+        if not same:
+            tally.problems.append(f"{run_dir.name} ends elsewhere: {struck.story}")
+
+
+class StruckRun:
+    """One run of a campaign, from its first attempt until it is finished."""
+
+    def __init__(self, campaign: Campaign, run_dir: Path, layout: Layout, moves: bool) -> None:
+        self.campaign, self.run_dir, self.layout, self.moves = campaign, run_dir, layout, moves
+        self.tally, self.rng = campaign.tally, campaign.rng
+        self.moved = False
+        self.number = 0
+        self.story = ""
+
+    def carry(self) -> None:
+        """Attempts with faults, then, when the campaign has had enough or the run is nearly done, one without."""
+        while True:
+            enough = sum(self.tally.faults.values()) >= self.campaign.faults or self.number > 3 * STEPS
+            fault = None if enough else draw(self.rng)
+            if self._attempt(fault):
+                return
+            if self.number > 4 * STEPS:
+                raise RuntimeError(f"{self.run_dir.name} does not finish: {self.story}")
+            self._maybe_move()
+
+    def _maybe_move(self) -> None:
+        if self.moves and self.rng.random() < 0.5:
+            engine, ranks = self.rng.choice(self.campaign.engines), self.rng.choice([1, 2, 4])
+            self.moved = self.moved or (engine, ranks) != (self.layout.engine, self.layout.ranks)
+            self.layout = self.layout.moved(engine, ranks)
+            self.campaign.workshop.lay(self.run_dir, self.layout)
+
+    def _attempt(self, fault: Fault | None) -> bool:
+        """One attempt and its fault; whether the run is finished."""
+        before = self._resumable()
+        (self.run_dir / "stop").unlink(missing_ok=True)
+        in_flight = fault
+        if fault is not None and fault.at_rest:  # damage needs an end to come after
+            in_flight = Fault(**{**fault.as_json(), "kind": "kill all"})
+        ended = self._supervise(in_flight)
+        (self.run_dir / "checkpoints" / BALLAST).unlink(missing_ok=True)
+        progress = self._progress()
+        self._check_start(before, progress)
+        after = self._resumable()
+        finished = ended == "finished"
+        self._check_end(before, after, progress, in_flight, finished)
+        if fault is not None and not finished:
+            self._count(fault)
+            if fault.at_rest and damage(fault, self.run_dir):
+                self._check_damage(fault, after)
+        self.number += 1
+        self.tally.attempts += 1
+        return finished
+
+    def _count(self, fault: Fault) -> None:
+        self.tally.faults[fault.kind] += 1
+        self.tally.engines[self.layout.engine] += 1
+        if fault.kind == "kill at point":
+            self.tally.points[fault.point] += 1
+        self.story += f" {fault.kind}{'@' + fault.point if 'point' in fault.kind else ''}"
+
+    def _supervise(self, fault: Fault | None) -> str:
+        """Start the ranks and see them to their end, as torchrun and the node agent would."""
+        raw = fault.as_json() if fault else None
+        log = self.run_dir / f"attempt-{self.number:03d}.log"
+        started = time.monotonic()
+        beat, beaten = None, started
+        with RankGroup(attempt, self.layout.ranks, str(self.run_dir), self.number, raw, log=log) as group:
+            while any(process.exitcode is None for process in group.processes):
+                group.wait(0.01)
+                now, heartbeat = time.monotonic(), self._progress().get("heartbeat")
+                beat, beaten = (heartbeat, now) if heartbeat != beat else (beat, beaten)
+                if any(process.exitcode for process in group.processes):
+                    group.wait(LEAVE_SECONDS)
+                    break
+                if fault and fault.kind == "freeze one" and beat and now - beaten > FROZEN_SECONDS:
+                    self.tally.detected_hangs += 1
+                    break
+                if now - started > PATIENCE_SECONDS:
+                    self.tally.hangs += 1
+                    self._problem(f"hung, {fault}\n{log.read_text()[-2000:]}")
+                    break
+            group.end()
+            codes = [process.exitcode for process in group.processes]
+            return group.result(0) if not any(codes) else "failed"
+
+    def _resumable(self) -> int:
+        """Step of the newest whole checkpoint on disk, 0 when there is none."""
+        found = inventory(self.run_dir / "checkpoints", verify=True)
+        whole = [entry["step"] for entry in found["checkpoints"] if entry["state"] == "published" and entry["verified"]]
+        return max(whole, default=0)
+
+    def _check_start(self, before: int, progress: dict[str, Any]) -> None:
+        """The attempt went on from the newest whole checkpoint, if it came so far as to say."""
+        if progress.get("attempt") != self.number or progress.get("state") in ("starting", "loading"):
+            return
+        if (progress.get("resumed_from") or 0) != before:
+            self.tally.lost_checkpoints += 1
+            self._problem(f"attempt {self.number} resumed from {progress.get('resumed_from')}, {before} was there")
+
+    def _check_end(
+        self, before: int, after: int, progress: dict[str, Any], fault: Fault | None, finished: bool
+    ) -> None:
+        if after < before:
+            self.tally.lost_checkpoints += 1
+            self._problem(f"attempt {self.number} left {after}, {before} was there before; {fault}")
+        if finished or progress.get("attempt") != self.number:
+            return
+        lost = max(0, int(progress.get("step") or 0) - after)
+        storage = fault is not None and fault.kind in ("disk full", "refuse at point", "slow storage")
+        (self.tally.steps_lost_to_damage if storage else self.tally.steps_lost).append(lost)
+        if not storage and lost > 2 * SAVE_EVERY:
+            self._problem(f"attempt {self.number} lost {lost} steps: {fault}")
+
+    def _check_damage(self, fault: Fault, whole: int) -> None:
+        """Damage is seen, and only the damaged checkpoint is given up."""
+        now = self._resumable()
+        if fault.kind in DAMAGE and whole:
+            self.tally.steps_lost_to_damage.append(whole - now)
+            if now >= whole:
+                self._problem(f"{fault} was not noticed")
+        elif now != whole:
+            self.tally.lost_checkpoints += 1
+            self._problem(f"{fault} hid step {whole}: now {now}")
+
+    def _problem(self, words: str) -> None:
+        self.tally.problems.append(f"{self.run_dir.name} {self.layout}: {words}")
+        self.campaign.say(self.tally.problems[-1])
+
+    def _progress(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.run_dir / "progress.json").read_text())
+        except (OSError, ValueError):
+            return {}
+
+
+def end_digest(run_dir: Path) -> dict[str, str]:
+    """Digest of the last step's parameters and moments."""
+    manifest = run_dir / "checkpoints" / f"step-{STEPS:08d}" / "manifest.json"
+    return json.loads(manifest.read_text())["manifest"]["receipt"]["digest"]
+
+
+def curves(run_dir: Path) -> tuple[dict[int, float], dict[int, int]]:
+    """Loss and tokens of every step; what was trained last counts."""
+    losses, tokens = {}, {}
+    for line in (run_dir / "logs" / "metrics.jsonl").read_text().splitlines():
+        try:
+            found = json.loads(line)
+        except ValueError:  # cut off by a kill
+            continue
+        if "loss" in found:
+            losses[found["step"]], tokens[found["step"]] = found["loss"], found["tokens"]
+    return losses, tokens

@@ -1,0 +1,83 @@
+"""What can go wrong, drawn from a seed: every kind with its parameters, so that a campaign can be repeated."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trainer.checkpoint.points import POINTS
+
+IN_FLIGHT = {
+    "kill one": 3,
+    "kill all": 3,
+    "kill at point": 8,
+    "refuse at point": 4,
+    "terminate one": 3,
+    "stop file": 1,
+    "freeze one": 1,
+    "disk full": 3,
+    "slow storage": 1,
+}
+"""Kinds that strike a living attempt, with their weights."""
+AT_REST = {
+    "bit flip": 3,
+    "truncation": 2,
+    "missing file": 2,
+    "extra shard": 1,
+    "half a manifest": 1,
+    "stale folders": 2,
+    "scrambled times": 1,
+    "foreign entries": 1,
+    "damaged progress": 1,
+}
+"""Kinds that strike between two attempts. Each follows a kill, so that there is something to resume."""
+DAMAGE = ("bit flip", "truncation", "missing file", "extra shard", "half a manifest")
+"""Kinds after which the newest checkpoint must be stepped over."""
+OF_EVERY_RANK = ("copied", "file open", "file half", "file unsynced", "file synced", "file read back")
+REFUSALS = ("ENOSPC", "EDQUOT", "EIO")
+AT_REST_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault.
+
+    Attributes:
+        kind: a key of `IN_FLIGHT` or `AT_REST`.
+        step: steps after the attempt's first at which it strikes or arms.
+        delay_seconds: from there until a signal is sent, so that it falls anywhere within a step.
+        rank: which rank, modulo the number of ranks.
+        point: named point in the life of a checkpoint.
+        place: 0 to 1, where in a file or a disk.
+        detail: errno of a refusal.
+    """
+
+    kind: str
+    step: int
+    delay_seconds: float
+    rank: int
+    point: str
+    place: float
+    detail: str
+
+    @property
+    def at_rest(self) -> bool:
+        return self.kind in AT_REST
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def draw(rng: random.Random) -> Fault:
+    """The next fault."""
+    kinds = AT_REST if rng.random() < AT_REST_SHARE else IN_FLIGHT
+    return Fault(
+        kind=rng.choices(list(kinds), list(kinds.values()))[0],
+        step=rng.randint(1, 7),
+        delay_seconds=rng.random() * 0.03,
+        rank=rng.randrange(4),
+        point=rng.choice(POINTS),
+        place=rng.random(),
+        detail=rng.choice(REFUSALS),
+    )
