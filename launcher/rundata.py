@@ -47,7 +47,7 @@ def read_run(run_dir: Path) -> RunData:
     Raises:
         cluster.ClusterError: there is no plan, or a JSON file is damaged.
     """
-    lines = list(_metric_lines(run_dir / "logs" / "metrics.jsonl"))
+    lines = list(metric_lines(run_dir / "logs" / "metrics.jsonl"))
     job = run_dir / "job.yaml"
     return RunData(
         run_dir=run_dir,
@@ -100,7 +100,7 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _metric_lines(path: Path) -> Iterator[dict[str, Any]]:
+def metric_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Metrics; a line that was cut off by a crash is left out."""
     if not path.is_file():
         return

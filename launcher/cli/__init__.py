@@ -15,6 +15,7 @@ VERBS = {
     "schema": "Print the JSON Schema of the job file, or its table of settings.",
     "check": "Tokenise the data and print the preflight report; trains nothing.",
     "plan": "Print what would run, whether it fits, and why.",
+    "drill": "Rehearse a fault on a few steps of a job, and say what it costs.",
     "submit": "Plan a job, start it, and follow it.",
     "status": "Where a run is.",
     "logs": "Print a run's logs.",

@@ -32,3 +32,15 @@ def write_model(folder: Path, **changes: object) -> Path:
     (folder / "config.json").write_text(json.dumps(TINY_MODEL | changes))
     (folder / "tokenizer.json").write_text("{}")
     return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """The smallest tokenizer that renders a chat."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1, "a": 2}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<eos>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] + ' ' + m['content'] + eos_token }}{% endfor %}"
+    tokenizer.save_pretrained(folder)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from launcher_samples import GOOD_JOB
+from launcher_samples import GOOD_JOB, write_tokenizer
 
 from launcher.cli import VERBS, run
 from launcher.jobfile import load_job
@@ -20,18 +20,6 @@ from launcher.runs import find_run, list_runs, new_run_dir, run_id, write_run
 
 def everything_in(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def write_tokenizer(folder: Path) -> None:
-    """The smallest tokenizer that renders a chat."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    inner = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1, "a": 2}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<eos>")
-    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] + ' ' + m['content'] + eos_token }}{% endfor %}"
-    tokenizer.save_pretrained(folder)
 
 
 @pytest.fixture

@@ -1,0 +1,141 @@
+"""`tuneyard drill`: a fault rehearsed on the user's own job."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from cluster import Backend, backend
+from cluster.rundir import PLAN, read_progress, write_json_atomic
+from launcher.cli.options import job_argument, json_option, quoted, runs_option
+from launcher.cli.output import make_console, print_json
+from launcher.cli.planning import load_and_plan
+from launcher.cli.preparing import prepare
+from launcher.drill.faults import FAULTS, Fault
+from launcher.drill.run import drill_plan, rehearse, share_data
+from launcher.drill.verdict import Verdict, judge
+from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError, RunFailedError
+from launcher.plan import Plan
+from launcher.runs import new_run_dir, remove_run, write_run
+from launcher.trainer_process import require_trainer
+
+ALL = "all"
+COLUMNS = ("fault", "", "steps lost", "noticed", "training again", "back at the step", "what was seen")
+
+
+@click.command()
+@job_argument
+@click.option("--fault", type=click.Choice([ALL, *FAULTS]), default=ALL, show_default=True, help="What goes wrong.")
+@click.option("--steps", type=click.IntRange(min=9), default=12, show_default=True, help="Steps that are trained.")
+@click.option(
+    "--hang-seconds", type=click.FloatRange(min=2), default=10, show_default=True, help="Silence that is a hang."
+)
+@click.option("--keep", is_flag=True, help="Keep the run directories of drills that passed.")
+@runs_option
+@json_option
+def drill(
+    job_file: Path, fault: str, steps: int, hang_seconds: float, keep: bool, runs_dir: Path, as_json: bool
+) -> int:
+    """Rehearse a fault on a few steps of a job, and say what it costs.
+
+    The job is started for real, hit for real, and must come back by itself with the same losses.
+    """
+    _, plan = load_and_plan(job_file)
+    require_trainer()
+    console = make_console(stderr=as_json)
+    chosen = list(FAULTS.values()) if fault == ALL else [FAULTS[fault]]
+    company = _Company(job_file, plan, runs_dir, backend("local"), console)
+    try:
+        verdicts = [company.play(one, steps, hang_seconds, keep) for one in chosen]
+    finally:
+        company.clear()
+    _show(job_file, verdicts, as_json, console)
+    return EXIT_OK if all(verdict.passed for verdict in verdicts) else EXIT_RUN_FAILED
+
+
+class _Company:
+    """Plays one drill after another with data that is tokenised once."""
+
+    def __init__(self, job_file: Path, plan: Plan, runs_dir: Path, where: Backend, console: Console) -> None:
+        self._job_file, self._plan, self._runs_dir = job_file, plan, runs_dir
+        self._where, self._console = where, console
+        self._prepared: Path | None = None
+
+    def play(self, fault: Fault, steps: int, hang_seconds: float, keep: bool) -> Verdict:
+        """One drill in a run directory of its own, which goes when the drill passed."""
+        run_dir = new_run_dir(self._runs_dir, f"{self._plan.trainer.name}-drill-{fault.name}")
+        self._say(f"{fault.name}: {run_dir}")
+        write_run(run_dir, self._job_file.read_bytes(), self._plan)
+        short = drill_plan(self._plan.as_json(), fault, steps, hang_seconds)
+        write_json_atomic(run_dir / PLAN, short)
+        self._give_data(run_dir)
+        verdict = self._played(fault, run_dir, short["trainer"]["training"]["max_steps"])
+        self._say(f"{fault.name}: {'passed' if verdict.passed else 'FAILED'}: {verdict.reason}")
+        if verdict.passed and not keep:
+            remove_run(run_dir)
+        else:
+            self._say(f"kept: tuneyard status {quoted(run_dir)}")
+        return verdict
+
+    def clear(self) -> None:
+        """Removes the data that the drills shared."""
+        if self._prepared is not None:
+            remove_run(self._prepared)
+
+    def _played(self, fault: Fault, run_dir: Path, steps: int) -> Verdict:
+        try:
+            return judge(fault, rehearse(fault, run_dir, self._where), steps)
+        except RunFailedError as error:
+            failure = ((read_progress(run_dir) or {}).get("failure") or {}).get("message")
+            return _unplayed(fault, error.message + (f"; {failure}" if failure else ""))
+
+    def _give_data(self, run_dir: Path) -> None:
+        """Tokenises in the first run directory; what it made is kept beside the runs for the others."""
+        if self._prepared is None:
+            try:
+                prepare(run_dir, self._console)
+            except (JobError, KeyboardInterrupt):
+                remove_run(run_dir)
+                raise
+            self._prepared = new_run_dir(self._runs_dir, f".{self._plan.trainer.name}-drill-data")
+            share_data(run_dir, self._prepared)
+        else:
+            share_data(self._prepared, run_dir)
+
+    def _say(self, words: str) -> None:
+        self._console.print(words, highlight=False, soft_wrap=True)
+
+
+def _unplayed(fault: Fault, reason: str) -> Verdict:
+    nothing: dict[str, Any] = {field.name: None for field in dataclasses.fields(Verdict)}
+    facts = {"fault": fault.name, "passed": False, "reason": reason, "hit": "", "hit_at_step": 0, "steps_compared": 0}
+    return Verdict(**nothing | facts)
+
+
+def _show(job_file: Path, verdicts: list[Verdict], as_json: bool, console: Console) -> None:
+    passed = all(verdict.passed for verdict in verdicts)
+    if as_json:
+        faults = [dataclasses.asdict(verdict) for verdict in verdicts]
+        print_json({"job": str(job_file), "passed": passed, "faults": faults})
+        return
+    table = Table(box=None, pad_edge=False, title="Drill", title_justify="left")
+    for column in COLUMNS:
+        table.add_column(column, overflow="fold", no_wrap=column != COLUMNS[-1])
+    for verdict in verdicts:
+        table.add_row(*_cells(verdict))
+    console.print(table, highlight=False)
+    again = f"Next: tuneyard submit {quoted(job_file)}"
+    click.echo(again if passed else "Next: look at what was kept, mend it, and drill again")
+
+
+def _cells(verdict: Verdict) -> tuple[str, ...]:
+    seconds = (verdict.detect_seconds, verdict.restart_seconds, verdict.back_seconds)
+    lost = "" if verdict.steps_lost is None else str(verdict.steps_lost)
+    mark = "passed" if verdict.passed else "FAILED"
+    times = ("" if value is None else f"{value:.1f} s" for value in seconds)
+    return verdict.fault, mark, lost, *times, verdict.reason

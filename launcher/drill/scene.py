@@ -1,0 +1,117 @@
+"""A run that is alive in a drill: where it is, its processes, and holding it still while something is done to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cluster import Backend
+from cluster.agent.children import descendants
+from cluster.lock import holder
+from cluster.rundir import read_attempts, read_progress
+from launcher.errors import RunFailedError
+
+PATIENCE_SECONDS = 900.0
+POLL_SECONDS = 0.005
+"""Small models make a step in 20 ms, and the fault must come between two given ones."""
+ALIVE_SECONDS = 0.5
+
+Found = TypeVar("Found")
+
+
+class Scene:
+    """The living run of one drill."""
+
+    def __init__(self, run_dir: Path, where: Backend) -> None:
+        self.run_dir, self.where = run_dir, where
+
+    def progress(self) -> dict[str, Any]:
+        """progress.json, empty before the trainer wrote it."""
+        return read_progress(self.run_dir) or {}
+
+    def published(self) -> set[str]:
+        """The names of the published checkpoints."""
+        return {path.name for path in (self.run_dir / "checkpoints").glob("step-*")}
+
+    def agent(self) -> int:
+        """The node agent's process."""
+        return int((holder(self.run_dir) or {})["pid"])
+
+    def ranks(self) -> list[int]:
+        """The processes that train, by rank."""
+        wanted = ["trainer", "train", str(self.run_dir)]
+        found = [pid for pid in descendants(self.agent()) if _strings(pid, "cmdline")[-3:] == wanted]
+        return sorted(found, key=_rank)
+
+    def until(self, condition: Callable[[], Found | None], what: str, seconds: float = PATIENCE_SECONDS) -> Found:
+        """Waits for something to be there, and gives it.
+
+        Raises:
+            RunFailedError: the run ended before, or the patience did.
+        """
+        now = time.monotonic()
+        deadline, look = now + seconds, now + ALIVE_SECONDS
+        while True:
+            if (found := condition()) is not None:
+                return found
+            now = time.monotonic()
+            if now >= look:
+                look = now + ALIVE_SECONDS
+                self._must_live(what)
+            if now >= deadline:
+                raise RunFailedError(f"waited {seconds:.0f} s for {what}")
+            time.sleep(POLL_SECONDS)
+
+    def until_step(self, step: int, saved: int) -> int:
+        """Waits until so many steps are done and a checkpoint of `saved` or later is published; gives the step."""
+
+        def there() -> int | None:
+            progress = self.progress()
+            checkpoint = progress.get("last_checkpoint") or {}
+            done = int(progress.get("step") or 0)
+            in_time = progress.get("state") == "training" and done >= step and checkpoint.get("step", 0) >= saved
+            return done if in_time else None
+
+        return self.until(there, f"step {step} with a checkpoint of step {saved}")
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[list[int]]:
+        """Holds all ranks still inside the block, so that what is done there comes at one step of all."""
+        ranks = self.ranks()
+        _signal_all(ranks, signal.SIGSTOP)
+        try:
+            yield ranks
+        finally:
+            _signal_all(ranks, signal.SIGCONT)
+
+    def attempt(self, number: int) -> dict[str, Any] | None:
+        """The record of an attempt that has its outcome, else None."""
+        return next((r for r in read_attempts(self.run_dir) if r["attempt"] == number and r.get("outcome")), None)
+
+    def _must_live(self, what: str) -> None:
+        status = self.where.status(self.run_dir)
+        if status.state not in ("queued", "running"):
+            cause = f": {status.reason}" if status.reason else ""
+            raise RunFailedError(f"the run ended ({status.outcome}{cause}) before {what}")
+
+
+def _strings(pid: int, name: str) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8", errors="replace").rstrip("\0").split("\0")
+    except OSError:
+        return []  # it left in between
+
+
+def _rank(pid: int) -> int:
+    return next((int(text[5:]) for text in _strings(pid, "environ") if text.startswith("RANK=")), 0)
+
+
+def _signal_all(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

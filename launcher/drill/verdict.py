@@ -1,0 +1,136 @@
+"""Passed or failed, and what the fault cost: a pure function of what a drill left behind."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from launcher.drill.faults import Fault
+from launcher.drill.run import KEEP, Evidence
+
+ORDER_EXACT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one drill showed. Seconds are None where they cannot be told."""
+
+    fault: str
+    passed: bool
+    reason: str
+    hit: str
+    hit_at_step: int
+    resumed_from: int | None
+    exactness: str | None
+    steps_lost: int | None
+    steps_compared: int
+    detect_seconds: float | None
+    restart_seconds: float | None
+    back_seconds: float | None
+
+
+def judge(fault: Fault, found: Evidence, steps: int) -> Verdict:
+    """Whether the run came back as it should have."""
+    problems = list(_problems(fault, found, steps))
+    pairs, exactness = _trained_twice(found), found.progress.get("exactness")
+    resumed_from, last = found.progress.get("resumed_from"), _last_step(found, 0)
+    detect, restart, back = _seconds(found)
+    return Verdict(
+        fault=fault.name,
+        passed=not problems,
+        reason="; ".join(problems) or _praise(found, len(pairs)),
+        hit=found.blow.hit,
+        hit_at_step=found.blow.step,
+        resumed_from=resumed_from,
+        exactness=exactness,
+        steps_lost=None if resumed_from is None else max(0, last - resumed_from),
+        steps_compared=len(pairs),
+        detect_seconds=detect,
+        restart_seconds=restart,
+        back_seconds=back,
+    )
+
+
+def _problems(fault: Fault, found: Evidence, steps: int) -> Iterator[str]:
+    progress, outcomes = found.progress, [record.get("outcome") for record in found.attempts]
+    if outcomes[0] != fault.outcome:
+        yield f"the fault was called {outcomes[0]}, not {fault.outcome}: {found.attempts[0].get('cause')}"
+    if outcomes[-1] != "finished" or progress.get("step") != steps:
+        yield f"the run ended as {outcomes[-1]} at step {progress.get('step')} of {steps}{_last_cause(found)}"
+    elif len(outcomes) > 2:
+        yield f"it took {len(outcomes)} attempts: {', '.join(map(str, outcomes))}"
+    yield from _wrong_start(found)
+    yield from _lost_checkpoints(found)
+    yield from _other_losses(found)
+
+
+def _last_cause(found: Evidence) -> str:
+    cause = found.attempts[-1].get("cause")
+    return f" ({cause})" if cause else ""
+
+
+def _wrong_start(found: Evidence) -> Iterator[str]:
+    wanted = None if found.expected is None else int(found.expected.removeprefix("step-"))
+    if wanted is None:
+        yield "there was no good checkpoint to go on from"
+    elif found.progress.get("resumed_from") != wanted:
+        yield f"it went on from step {found.progress.get('resumed_from')}, not from step {wanted}"
+    damaged = found.blow.damaged
+    if damaged and damaged not in found.set_aside:
+        yield f"{damaged} was damaged, and nobody set it aside"
+
+
+def _lost_checkpoints(found: Evidence) -> Iterator[str]:
+    """The newest that were ever published must be there, except the one that the drill itself damaged."""
+    sound = sorted(found.ever - {found.blow.damaged})
+    if lost := [name for name in sound[-KEEP:] if name not in found.left]:
+        yield f"checkpoints are gone: {', '.join(lost)}"
+
+
+def _other_losses(found: Evidence) -> Iterator[str]:
+    exact = found.progress.get("exactness") == "bit-exact"
+    for step, before, after in _trained_twice(found):
+        same = before == after if exact else math.isclose(before, after, rel_tol=ORDER_EXACT_TOLERANCE)
+        if not same:
+            yield f"step {step} has loss {before!r} before and {after!r} after"
+            return
+
+
+def _trained_twice(found: Evidence) -> list[tuple[int, float, float]]:
+    """Step, loss of the first attempt that trained it, loss of the last one."""
+    losses: dict[int, list[float]] = defaultdict(list)
+    for line in found.metrics:
+        if "loss" in line:
+            losses[line["step"]].append(line["loss"])
+    return [(step, both[0], both[-1]) for step, both in sorted(losses.items()) if len(both) > 1]
+
+
+def _steps_of(found: Evidence, attempts: range) -> list[dict[str, Any]]:
+    return [line for line in found.metrics if "loss" in line and line.get("attempt") in attempts]
+
+
+def _last_step(found: Evidence, attempt: int) -> int:
+    return max((line["step"] for line in _steps_of(found, range(attempt, attempt + 1))), default=found.blow.step)
+
+
+def _seconds(found: Evidence) -> tuple[float | None, float | None, float | None]:
+    """From the blow until it was noticed; from then until the next attempt made a step; until the old step again."""
+    noticed = found.attempts[0].get("ended")
+    later = _steps_of(found, range(1, len(found.attempts)))
+    last = _last_step(found, 0)
+    back = next((line["time"] for line in later if line["step"] >= last), None)
+    return (
+        None if noticed is None else round(noticed - found.blow.time, 1),
+        None if noticed is None or not later else round(later[0]["time"] - noticed, 1),
+        None if back is None else round(back - found.blow.time, 1),
+    )
+
+
+def _praise(found: Evidence, num_compared: int) -> str:
+    level = found.progress.get("exactness")
+    compared = f"{num_compared} steps trained twice agree ({level})" if num_compared else "no step was trained twice"
+    aside = f"; {found.blow.damaged} was set aside" if found.blow.damaged else ""
+    return f"went on from step {found.progress.get('resumed_from')}; {compared}{aside}"
