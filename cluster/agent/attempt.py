@@ -58,6 +58,10 @@ class Attempt:
         except ClusterError as error:  # a full disk: the run goes on, and the outcome may still fit
             self.say(str(error))
 
+    def note(self, **facts: Any) -> None:
+        """Adds facts to the record; they are written with the next change of it."""
+        self._record |= facts
+
     def close(self, verdict: Verdict, limits: Limits) -> Decision:
         """Writes the outcome, the last word of this attempt, and what the policy decides upon it."""
         self._record |= {"outcome": verdict.outcome.value, "cause": verdict.cause, "ended": time.time()}

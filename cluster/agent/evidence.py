@@ -7,7 +7,7 @@ or behind a prefix that PyTorch, NCCL or the NVIDIA driver writes. A data row th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,17 +149,6 @@ def killed_for_memory(node: str, kills: int) -> Evidence:
     return Evidence("host_out_of_memory", node, line, "job", Outcome.FATAL, words, remedy)
 
 
-def oom_kills(membership: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """How many processes the kernel has killed for lack of memory in our cgroup; None where it does not tell."""
-    for path in _memory_files(membership, root):
-        try:
-            counts = dict(line.split() for line in path.read_text(encoding="ascii").splitlines())
-            return int(counts["oom_kill"])
-        except (OSError, ValueError, KeyError):
-            continue
-    return None
-
-
 def tail(path: Path) -> str:
     """The end of a log, "" when it cannot be read."""
     try:
@@ -177,17 +166,3 @@ def _last_exception(lines: list[str]) -> list[str]:
         return []
     after = (line for line in lines[starts[-1] + 1 :] if line and not line.startswith(" "))
     return [line for line in [next(after, "")] if line]
-
-
-def _memory_files(membership: Path, root: Path) -> Iterator[Path]:
-    """Where our memory cgroup counts its kills, version 2 and 1, seen from the host or from a container."""
-    try:
-        lines = membership.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, own = line.split(":", 2)
-        if "memory" in controllers.split(","):
-            yield from (root / "memory" / folder / "memory.oom_control" for folder in (own.lstrip("/"), ""))
-        if controllers == "":
-            yield from (root / folder / "memory.events" for folder in (own.lstrip("/"), ""))

@@ -6,8 +6,10 @@ import os
 from socket import gethostname
 
 from cluster.agent.attempt import Attempt
+from cluster.agent.cgroup import oom_kills
 from cluster.agent.children import Children
-from cluster.agent.evidence import Evidence, in_logs, killed_for_memory, oom_kills, without_aftermath
+from cluster.agent.evidence import Evidence, in_logs, killed_for_memory, without_aftermath
+from cluster.agent.health import gate, run_checks
 from cluster.agent.launch import Launch, phase_command, phase_environment
 from cluster.agent.outcome import PhaseEnd, Verdict, describe_exit, judge, went_well
 from cluster.agent.oversight import Oversight
@@ -37,6 +39,8 @@ def carry(attempt: Attempt, wishes: StopWishes) -> tuple[Outcome, Decision]:
 
 def run_phases(attempt: Attempt, launch: Launch, wishes: StopWishes) -> Verdict:
     """Runs the planned phases in order, until one fails or somebody wants a stop."""
+    if (closed := check_health(attempt, launch)) is not None:
+        return closed
     kills_before = oom_kills()
     with Children(attempt.say) as children:
         for name in launch.phases:
@@ -50,6 +54,15 @@ def run_phases(attempt: Attempt, launch: Launch, wishes: StopWishes) -> Verdict:
                 break
     progress, stop = read_progress(attempt.run_dir), wishes.poll()
     return judge(attempt.number, attempt.ends, launch.phases, progress, stop, gather(attempt, launch, kills_before))
+
+
+def check_health(attempt: Attempt, launch: Launch) -> Verdict | None:
+    """Asks the health gate; the verdict when this machine or its storage is not fit to begin."""
+    checks = run_checks(attempt.run_dir, launch)
+    attempt.note(health=[check.as_json() for check in checks])
+    for check in checks:
+        attempt.say(f"health: {check.name}: {'' if check.ok else 'FAILED: '}{check.words}")
+    return gate(checks, gethostname())
 
 
 def make_phase(launch: Launch, name: str, attempt: Attempt) -> Phase:

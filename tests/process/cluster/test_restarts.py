@@ -136,3 +136,23 @@ def test_a_full_storage_is_named_with_its_remedy(run: Run) -> None:
         }
     ]
     json.dumps(record)
+
+
+def test_a_machine_that_fails_its_checks_is_tried_three_times_and_no_phase_is_started(run: Run) -> None:
+    run.plan(["prepare"]).launch(restart=QUICK, health={"checks": [["sh", "-c", "echo link 3 is down; exit 1"]]})
+    assert run.carry() == 3
+    records = read_attempts(run.dir)
+    assert [record["outcome"] for record in records] == ["node_failure"] * 3
+    assert records[-1]["cause"] == "health: sh: link 3 is down"
+    assert records[-1]["exit_codes"] == {}
+    assert records[-1]["health"][-1] == {"name": "sh", "ok": False, "words": "link 3 is down", "blames": "node"}
+    (excluded,) = records[0]["decision"]["exclude"]
+    assert (excluded["node"], excluded["evidence"]) == (os.uname().nodename, "sh: link 3 is down")
+    assert "health: sh: FAILED: link 3 is down" in run.log("agent.log")
+
+
+def test_where_a_scheduler_can_move_the_run_an_excluded_node_is_left(run: Run, monkeypatch) -> None:
+    monkeypatch.setenv("TUNEYARD_SCHEDULER", "slurm")
+    run.plan(["prepare"]).launch(restart=QUICK, health={"checks": [["false"]]})
+    assert run.carry() == 75
+    assert decisions(run) == [("node_failure", "restart")]

@@ -10,7 +10,6 @@ from cluster.agent.evidence import (
     in_logs,
     killed_for_memory,
     last_words,
-    oom_kills,
     without_aftermath,
 )
 
@@ -166,30 +165,3 @@ def test_what_explains_the_others_comes_first_and_broken_connections_are_afterma
     assert without_aftermath(alone, killed=False) == alone
     assert without_aftermath(alone, killed=True) == []
     assert killed_for_memory("n", 2).line == "the kernel killed 2 processes of this job's memory cgroup"
-
-
-def cgroup(tmp_path: Path, membership: str, file: str, text: str) -> int | None:
-    (tmp_path / "membership").write_text(membership)
-    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / file).write_text(text)
-    return oom_kills(tmp_path / "membership", tmp_path)
-
-
-V1 = "4:memory:/slurm/uid_1000/job_7\n1:cpu,cpuacct:/\n0::/\n"
-EVENTS = "low 0\nhigh 12\nmax 3\noom 2\noom_kill 2\noom_group_kill 0\n"
-
-
-def test_the_kernels_kills_are_counted_in_either_version(tmp_path: Path) -> None:
-    assert cgroup(tmp_path / "none", "0::/\n", "other", "") is None
-    counted = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"
-    assert cgroup(tmp_path / "one", V1, "memory/slurm/uid_1000/job_7/memory.oom_control", counted) == 3
-    assert cgroup(tmp_path / "two", "0::/kubepods/pod7/c1\n", "kubepods/pod7/c1/memory.events", EVENTS) == 2
-    # a container sees its own group as the root, whatever the path says
-    assert cgroup(tmp_path / "three", "0::/kubepods/pod7/c1\n", "memory.events", EVENTS) == 2
-    assert cgroup(tmp_path / "four", V1, "memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\n") is None
-
-
-@pytest.fixture(autouse=True)
-def folders(tmp_path: Path) -> None:
-    for name in ("none", "one", "two", "three", "four"):
-        (tmp_path / name).mkdir()

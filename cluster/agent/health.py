@@ -1,0 +1,253 @@
+"""The health gate: is this machine fit to carry an attempt? Asked before its first phase.
+
+`python -m cluster.agent.health RUN_DIR` prints the answers as a table; exit code 1 when the gate is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cluster.agent import gpus
+from cluster.agent.cgroup import memory_left
+from cluster.agent.evidence import Evidence
+from cluster.agent.launch import Launch
+from cluster.agent.outcome import Verdict
+from cluster.contract import ClusterError, Outcome
+from cluster.rundir import read_plan
+
+_OWN_CHECK_SECONDS = 60.0
+_PROBE_BYTES = b"tuneyard" * 8192
+_SANE_YEARS = (1_704_067_200.0, 4_102_444_800.0)  # 2024 to 2100: a machine without a clock starts in 1970
+_MAX_SKEW_SECONDS = 300.0
+_GIB = 2.0**30
+
+
+REMEDIES = {
+    "node": "the node is left out for 24 hours; have it checked, or leave the check out with launch.health.skip",
+    "storage": "free space or raise the quota where the run directory lies",
+    "job": "correct launch.health.checks",
+}
+"""What to do about a closed gate, by whom it blames."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One answer. A check that only warns is ok, and its words say what is odd."""
+
+    name: str
+    ok: bool
+    words: str
+    blames: str = "node"  # node | storage | job
+
+    def as_json(self) -> dict[str, Any]:
+        """How it is kept in the attempt's record."""
+        return {"name": self.name, "ok": self.ok, "words": self.words, "blames": self.blames}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """plan.json's `launch.health`."""
+
+    checks: tuple[tuple[str, ...], ...] = ()
+    skip: tuple[str, ...] = ()
+    free_disk_bytes: float = 0
+    free_memory_bytes: float = 0
+
+    @classmethod
+    def of(cls, launch: Launch) -> Settings:
+        """Reads them out of the launch; ClusterError names what cannot be used."""
+        known = {one.name: launch.health[one.name] for one in fields(cls) if one.name in launch.health}
+        settings = cls(**known)
+        for check in settings.checks:
+            if isinstance(check, str) or not check or not all(isinstance(word, str) for word in check):
+                raise ClusterError(f"plan.json: launch.health.checks has {check!r}", "give each as a list of arguments")
+        return settings
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the checks look at."""
+
+    run_dir: Path
+    launch: Launch
+    settings: Settings = field(default_factory=Settings)
+
+
+def run_checks(run_dir: Path, launch: Launch) -> list[Check]:
+    """Every check that is not left out, in order; the user's own come last."""
+    place = Place(run_dir, launch, Settings.of(launch))
+    built_in = [check(place) for name, check in BUILT_IN.items() if name not in place.settings.skip]
+    return [*built_in, *_own_checks(place)]
+
+
+def gate(checks: Sequence[Check], node: str) -> Verdict | None:
+    """The verdict over an attempt that must not begin here; None when every check is passed."""
+    failed = [check for check in checks if not check.ok]
+    if not failed:
+        return None
+    proofs = tuple(Evidence("health", node, f"{check.name}: {check.words}", check.blames) for check in failed)
+    cause = "health: " + "; ".join(proof.line for proof in proofs)
+    blamed = {check.blames for check in failed}
+    outcome = Outcome.NODE_FAILURE if "node" in blamed else Outcome.CRASHED
+    return Verdict(outcome, cause, proofs, next(REMEDIES[blames] for blames in REMEDIES if blames in blamed))
+
+
+def check_gpus(place: Place) -> Check:
+    """As many GPUs as ranks, nobody else's work on them, and no fault known to the driver."""
+    if place.launch.device == "cpu":
+        return Check("gpus", True, "none needed")
+    try:
+        words, trouble = gpus.fitness(place.launch.ranks_per_node, os.environ)
+    except gpus.UnreadableError as error:
+        return Check("gpus", False, str(error))
+    return Check("gpus", not trouble, trouble or words)
+
+
+def check_memory(place: Place) -> Check:
+    """Host memory that can be had without swapping."""
+    free = _available_memory()
+    if free is None:
+        return Check("memory", True, "not told by this system")
+    need = place.settings.free_memory_bytes
+    return Check("memory", free >= need, _amounts(free, need))
+
+
+def check_disk(place: Place) -> Check:
+    """Free space where the run directory lies."""
+    free, need = shutil.disk_usage(place.run_dir).free, place.settings.free_disk_bytes
+    return Check("disk", free >= need, _amounts(free, need), "storage")
+
+
+def check_storage(place: Place) -> Check:
+    """Writes, flushes, reads back and deletes a file in the run directory; it also shows the storage's clock."""
+    probe = place.run_dir / f".health-{socket.gethostname()}-{os.getpid()}"
+    began = time.monotonic()
+    try:
+        skew = _write_and_read(probe)
+    except OSError as error:
+        return Check("storage", False, f"{place.run_dir}: {error.strerror or error}", "storage")
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    odd = f"; its clock differs by {skew:.0f} s from this machine's" if abs(skew) > _MAX_SKEW_SECONDS else ""
+    return Check("storage", True, f"written and read in {time.monotonic() - began:.2f} s{odd}", "storage")
+
+
+def check_clock(place: Place) -> Check:
+    """A year that can be: certificates, logs and back-off depend on it."""
+    now = time.time()
+    return Check("clock", _SANE_YEARS[0] < now < _SANE_YEARS[1], time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now)))
+
+
+def check_network(place: Place) -> Check:
+    """The loopback, over which the ranks of one node meet. A host name that does not resolve is only odd."""
+    try:
+        _talk_to_ourselves()
+    except OSError as error:
+        return Check("network", False, f"loopback: {error.strerror or error}")
+    name = socket.gethostname()
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError as error:
+        return Check("network", True, f"loopback works; {name} does not resolve: {error}")
+    return Check("network", True, "loopback works")
+
+
+BUILT_IN: dict[str, Callable[[Place], Check]] = {
+    "gpus": check_gpus,
+    "memory": check_memory,
+    "disk": check_disk,
+    "storage": check_storage,
+    "clock": check_clock,
+    "network": check_network,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the table for a run that was planned."""
+    if len(arguments) != 1:
+        print("usage: python -m cluster.agent.health RUN_DIR", file=sys.stderr)
+        return 2
+    run_dir = Path(arguments[0]).resolve()
+    try:
+        checks = run_checks(run_dir, Launch.from_plan(read_plan(run_dir)))
+    except ClusterError as error:
+        print(f"health: {error}", file=sys.stderr)
+        return 2
+    for check in checks:
+        print(f"{'ok    ' if check.ok else 'FAILED'}  {check.name:<12} {check.words}")
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def _own_checks(place: Place) -> Iterator[Check]:
+    for command in place.settings.checks:
+        yield _own_check(list(command), place)
+
+
+def _own_check(command: list[str], place: Place) -> Check:
+    name = Path(command[0]).name
+    try:
+        done = subprocess.run(
+            command, cwd=place.run_dir, capture_output=True, text=True, timeout=_OWN_CHECK_SECONDS, errors="replace"
+        )
+    except subprocess.TimeoutExpired:
+        return Check(name, False, f"no answer within {_OWN_CHECK_SECONDS:.0f} s")
+    except OSError as error:
+        return Check(name, False, f"{command[0]}: cannot be run: {error.strerror}", "job")
+    last = next((line.strip() for line in reversed((done.stdout + done.stderr).splitlines()) if line.strip()), "")
+    return Check(name, done.returncode == 0, last or f"exit code {done.returncode}")
+
+
+def _available_memory() -> float | None:
+    """Free host memory, or what is left under the limit of our cgroup when that is less."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    facts = {line.split(":")[0]: line.split()[1] for line in lines if len(line.split()) > 1}
+    free = float(facts.get("MemAvailable", 0)) * 1024
+    left = memory_left()
+    return free if left is None else min(free, left)
+
+
+def _write_and_read(probe: Path) -> float:
+    """Seconds by which the storage's clock is ahead of ours."""
+    before = time.time()
+    with open(probe, "wb") as file:
+        file.write(_PROBE_BYTES)
+        file.flush()
+        os.fsync(file.fileno())
+    if probe.read_bytes() != _PROBE_BYTES:
+        raise OSError("what was read back is not what was written")
+    return probe.stat().st_mtime - before
+
+
+def _talk_to_ourselves() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname(), timeout=2) as client,
+        server.accept()[0] as peer,
+    ):
+        client.sendall(b"x")
+        peer.settimeout(2)
+        if peer.recv(1) != b"x":
+            raise OSError("what arrives is not what was sent")
+
+
+def _amounts(free: float, need: float) -> str:
+    wanted = f", {need / _GIB:.1f} GiB needed" if need else ""
+    return f"{free / _GIB:.1f} GiB free{wanted}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
