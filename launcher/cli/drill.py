@@ -113,7 +113,15 @@ class _Company:
 
 def _unplayed(fault: Fault, reason: str) -> Verdict:
     nothing: dict[str, Any] = {field.name: None for field in dataclasses.fields(Verdict)}
-    facts = {"fault": fault.name, "passed": False, "reason": reason, "hit": "", "hit_at_step": 0, "steps_compared": 0}
+    facts = {
+        "fault": fault.name,
+        "passed": False,
+        "reason": reason,
+        "hit": "",
+        "noticed_as": "",
+        "hit_at_step": 0,
+        "steps_compared": 0,
+    }
     return Verdict(**nothing | facts)
 
 

@@ -32,10 +32,21 @@ EXIT_BY_OUTCOME = {
     "fatal": EXIT_RUN_FAILED,
     "node_failure": EXIT_RUN_FAILED,
 }
+ENDINGS = {
+    "finished": "finished",
+    "stopped": "was stopped",
+    "preempted": "was preempted",
+    "walltime": "reached its walltime",
+    "hang": "hung",
+    "crashed": "crashed",
+    "fatal": "failed for good",
+    "node_failure": "lost its node",
+}
+CAUSE_CHARACTERS = 160
 
 
 def follow(run_dir: Path, *, as_json: bool = False) -> int:
-    """Shows a run until its attempt ends, and gives the exit code for its outcome.
+    """Shows a run until it ends, over restarts, and gives the exit code for its outcome.
 
     Ctrl-C stops following only; the run goes on.
     """
@@ -51,12 +62,16 @@ def follow(run_dir: Path, *, as_json: bool = False) -> int:
     return _end(run_dir, status, as_json)
 
 
-def _watch(run_dir: Path, show: Callable[[dict[str, Any]], None]) -> Status:
-    """Calls `show` with each new progress until the run is neither queued nor running."""
+def _watch(run_dir: Path, show: Callable[[dict[str, Any]], None], say: Callable[[str], None]) -> Status:
+    """Calls `show` with each new progress, `say` with each restart, until the run is neither queued nor running."""
     where = backend(backend_name(run_dir))
     shown: dict[str, Any] = {}
+    told = {record["attempt"] for record in read_attempts(run_dir) if record.get("outcome")}
     while True:
         status = where.status(run_dir)
+        if status.state in ("queued", "running"):
+            for record in unsaid_restarts(read_attempts(run_dir), told):
+                say(restart_words(record))
         progress = read_progress(run_dir) or {}
         if progress and progress != shown and progress.get("attempt") == status.attempt:
             show(progress)
@@ -64,6 +79,36 @@ def _watch(run_dir: Path, show: Callable[[dict[str, Any]], None]) -> Status:
         if status.state not in ("queued", "running"):
             return status
         time.sleep(POLL_SECONDS)
+
+
+def unsaid_restarts(records: list[dict[str, Any]], told: set[int]) -> list[dict[str, Any]]:
+    """Attempts that ended and are followed by another one, each given once; `told` remembers them.
+
+    A machine that is taken away restarts elsewhere and later, if at all: that is said when the next attempt is there.
+    """
+    newest = max((record["attempt"] for record in records), default=0)
+    found = []
+    for record in records:
+        decision = record.get("decision") or {}
+        waits = decision.get("action") == "restart" and bool(decision.get("wait_seconds"))
+        if record.get("outcome") and record["attempt"] not in told and (waits or record["attempt"] < newest):
+            told.add(record["attempt"])
+            found.append(record)
+    return found
+
+
+def restart_words(record: dict[str, Any]) -> str:
+    """One line about an attempt that ended and the one that comes: `attempt 1 crashed at step 12 (...); ...`."""
+    step, cause = record.get("last_step"), str(record.get("cause") or "").splitlines()
+    at = "" if step is None else f" at step {step}"
+    why = f" ({cause[0][:CAUSE_CHARACTERS]})" if cause else ""
+    wait = (record.get("decision") or {}).get("wait_seconds") or 0
+    when = f"starts in {wait:.0f} s" if wait else "starts"
+    return f"attempt {record['attempt']} {ENDINGS[record['outcome']]}{at}{why}; attempt {record['attempt'] + 1} {when}"
+
+
+def _speaker(console: Console) -> Callable[[str], None]:
+    return lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _watch_with_bar(run_dir: Path, console: Console) -> Status:
@@ -77,7 +122,7 @@ def _watch_with_bar(run_dir: Path, console: Console) -> Status:
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=None, state="starting", steps="?", facts="")
-        return _watch(run_dir, lambda progress: _advance(bar, task, progress))
+        return _watch(run_dir, lambda progress: _advance(bar, task, progress), _speaker(console))
 
 
 def _advance(bar: Progress, task: TaskID, progress: dict[str, Any]) -> None:
@@ -102,18 +147,19 @@ def _facts(progress: dict[str, Any]) -> str:
 
 
 def _watch_with_lines(run_dir: Path, console: Console) -> Status:
-    last: dict[str, Any] = {"time": 0.0, "state": "", "text": ""}
+    last: dict[str, Any] = {"time": 0.0, "state": ("", None), "text": ""}
+    speak = _speaker(console)
 
     def show(progress: dict[str, Any]) -> None:
-        now, state = time.monotonic(), str(progress.get("state", ""))
+        now, state = time.monotonic(), (progress.get("state"), progress.get("attempt"))
         if now - last["time"] < LINE_SECONDS and state == last["state"]:
             return
         text = _line(progress)
         if text != last["text"]:
             last.update(time=now, state=state, text=text)
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            speak(text)
 
-    return _watch(run_dir, show)
+    return _watch(run_dir, show, speak)
 
 
 def _line(progress: dict[str, Any]) -> str:
@@ -144,13 +190,23 @@ def _end(run_dir: Path, status: Status, as_json: bool) -> int:
 
 
 def _say(run_dir: Path, outcome: str, reason: str, report: Path) -> None:
-    failure = (read_progress(run_dir) or {}).get("failure") or {}
     click.echo(f"outcome: {outcome}" + (f" ({reason})" if reason and reason != outcome else ""))
-    for key in ("message", "remedy"):
-        if failure.get(key) and outcome not in ("finished", "stopped"):
-            click.echo(str(failure[key]))
+    for words in _last_words(run_dir, outcome):
+        click.echo(words)
     click.echo(f"report: {report}")
     click.echo(next_step(run_dir, outcome))
+
+
+def _last_words(run_dir: Path, outcome: str) -> list[str]:
+    """What the trainer said, what to do about it, and why the run is not started again."""
+    if outcome in ("finished", "stopped"):
+        return []
+    failure, records = (read_progress(run_dir) or {}).get("failure") or {}, read_attempts(run_dir)
+    record = records[-1] if records else {}
+    decision = record.get("decision") or {}
+    gave_up = f"not started again: {decision['reason']}" if decision.get("action") == "stop" else ""
+    words = (failure.get("message"), record.get("remedy") or failure.get("remedy"), gave_up)
+    return [str(text) for text in words if text]
 
 
 def next_step(run_dir: Path, outcome: str | None) -> str:
@@ -158,7 +214,8 @@ def next_step(run_dir: Path, outcome: str | None) -> str:
     if outcome == "finished":
         return f"Next: the model is in {run_dir / 'model'}; tuneyard evaluate {quoted(run_dir)} --prompts FILE"
     if outcome == "fatal":
-        return f"Next: change the job file and submit it again; logs: tuneyard logs {quoted(run_dir)}"
+        logs, name = f"tuneyard logs {quoted(run_dir)}", quoted(run_dir)
+        return f"Next: {logs}; change the job file, then tuneyard resume {name} --job JOB, or submit it anew"
     if outcome in ("crashed", "hang", "node_failure"):
         return f"Next: tuneyard logs {quoted(run_dir)}; then tuneyard resume {quoted(run_dir)}"
     if outcome is None and not read_attempts(run_dir):

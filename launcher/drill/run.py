@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import Backend
-from cluster.rundir import read_attempts
+from cluster.rundir import attempt_log_dir, read_attempts
 from launcher.drill.faults import SAVE_EVERY, Blow, Fault
 from launcher.drill.scene import PATIENCE_SECONDS, Scene
 from launcher.errors import RunFailedError
@@ -35,6 +35,7 @@ class Evidence:
         attempts: All records.
         metrics: All lines of metrics.jsonl, steps that were trained twice standing twice.
         set_aside: Checkpoints that the trainer found damaged and named so.
+        num_stacks: Ranks of which the agent wrote down where they stood.
     """
 
     blow: Blow
@@ -45,6 +46,7 @@ class Evidence:
     attempts: list[dict[str, Any]]
     metrics: list[dict[str, Any]]
     set_aside: set[str]
+    num_stacks: int = 0
 
 
 def drill_plan(plan: dict[str, Any], fault: Fault, steps: int, hang_seconds: float) -> dict[str, Any]:
@@ -104,6 +106,7 @@ def _way_back(fault: Fault, scene: Scene, blow: Blow) -> Evidence:
         attempts=read_attempts(scene.run_dir),
         metrics=list(metric_lines(scene.run_dir / "logs" / "metrics.jsonl")),
         set_aside={path.name.removeprefix(".damaged-")[:13] for path in folder.glob(".damaged-*")},
+        num_stacks=len(list(attempt_log_dir(scene.run_dir, 0).glob("stacks-rank-*"))),
     )
 
 

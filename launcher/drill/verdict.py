@@ -22,6 +22,7 @@ class Verdict:
     passed: bool
     reason: str
     hit: str
+    noticed_as: str
     hit_at_step: int
     resumed_from: int | None
     exactness: str | None
@@ -43,6 +44,7 @@ def judge(fault: Fault, found: Evidence, steps: int) -> Verdict:
         passed=not problems,
         reason="; ".join(problems) or _praise(found, len(pairs)),
         hit=found.blow.hit,
+        noticed_as=str(found.attempts[0].get("cause") or ""),
         hit_at_step=found.blow.step,
         resumed_from=resumed_from,
         exactness=exactness,
@@ -60,8 +62,10 @@ def _problems(fault: Fault, found: Evidence, steps: int) -> Iterator[str]:
         yield f"the fault was called {outcomes[0]}, not {fault.outcome}: {found.attempts[0].get('cause')}"
     if outcomes[-1] != "finished" or progress.get("step") != steps:
         yield f"the run ended as {outcomes[-1]} at step {progress.get('step')} of {steps}{_last_cause(found)}"
-    elif len(outcomes) > 2:
+    elif len(outcomes) != 2:
         yield f"it took {len(outcomes)} attempts: {', '.join(map(str, outcomes))}"
+    if fault.outcome == "hang" and not found.num_stacks:
+        yield "nobody wrote down where the ranks stood"
     yield from _wrong_start(found)
     yield from _lost_checkpoints(found)
     yield from _other_losses(found)

@@ -100,6 +100,13 @@ def test_what_does_not_pass(case: str) -> None:
     assert reason in found.reason
 
 
+def test_a_hang_without_stacks_does_not_pass() -> None:
+    attempts = [record(0, "hang", 1007.5), GOOD.attempts[1]]
+    found = judge(FAULTS["hang"], dataclasses.replace(GOOD, attempts=attempts), STEPS)
+    assert found.reason == "nobody wrote down where the ranks stood"
+    assert judge(FAULTS["hang"], dataclasses.replace(GOOD, attempts=attempts, num_stacks=2), STEPS).passed
+
+
 def test_other_ranks_may_round_differently() -> None:
     order = GOOD.progress | {"exactness": "order-exact"}
     near = [*GOOD.metrics[:-9], line(4, 1, loss=1.8001), *GOOD.metrics[-8:]]

@@ -1,0 +1,73 @@
+"""Following a run over its restarts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import Outcome, Status
+from launcher.cli.follow import ENDINGS, EXIT_BY_OUTCOME, follow, next_step, restart_words, unsaid_restarts
+from launcher.jobfile import load_job
+from launcher.plan import make_plan
+from launcher.runs import new_run_dir, write_run
+
+
+def ended(attempt: int, outcome: str = "crashed", wait: float = 10.0, action: str = "restart") -> dict[str, Any]:
+    decision = {"action": action, "reason": "", "wait_seconds": wait, "exclude": []}
+    return {"attempt": attempt, "outcome": outcome, "last_step": 12, "cause": "rank 1 died\nmore", "decision": decision}
+
+
+def test_words_about_a_restart() -> None:
+    assert restart_words(ended(1)) == "attempt 1 crashed at step 12 (rank 1 died); attempt 2 starts in 10 s"
+    early = ended(0, "node_failure", 0.0) | {"last_step": None, "cause": None}
+    assert restart_words(early) == "attempt 0 lost its node; attempt 1 starts"
+    assert set(ENDINGS) == set(EXIT_BY_OUTCOME) == {outcome.value for outcome in Outcome}
+
+
+def test_a_restart_is_said_once_and_only_when_it_comes() -> None:
+    told: set[int] = set()
+    assert unsaid_restarts([{"attempt": 0, "outcome": None}], told) == []
+    assert [record["attempt"] for record in unsaid_restarts([ended(0)], told)] == [0]
+    assert unsaid_restarts([ended(0), {"attempt": 1, "outcome": None}], told) == []
+    preempted = [ended(0), ended(1, "preempted", 0.0)]
+    assert unsaid_restarts(preempted, told) == [], "perhaps on another machine, perhaps never"
+    later = [*preempted, {"attempt": 2, "outcome": None}]
+    assert [record["attempt"] for record in unsaid_restarts(later, told)] == [1]
+    assert unsaid_restarts([*later[:2], ended(2, "fatal", 0.0, "stop")], told) == []
+
+
+def test_following_goes_on_into_the_next_attempt(write_job: Callable[..., Path], cpu_machine, tmp_path, monkeypatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    job = write_job()
+    run_dir = new_run_dir(tmp_path / "runs", "quick")
+    write_run(run_dir, job.read_bytes(), make_plan(load_job(job).job, cpu_machine))
+    scenes = [
+        (Status("running", "training", 0), [{"attempt": 0, "outcome": None}], 0),
+        (Status("running", "waiting"), [ended(0, wait=2.0)], 0),
+        (Status("running", "training", 1), [ended(0, wait=2.0), {"attempt": 1, "outcome": None}], 1),
+        (Status("ended", "", 1, "finished"), [ended(0, wait=2.0), ended(1, "finished", 0.0, "stop")], 1),
+    ]
+    left = iter(scenes)
+
+    def status(self: Any, run_dir: Path) -> Status:
+        found, records, attempt = next(left)
+        (run_dir / "attempts.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        progress = {"state": "training", "attempt": attempt, "step": 13 * attempt, "max_steps": 20}
+        (run_dir / "progress.json").write_text(json.dumps(progress))
+        return found
+
+    monkeypatch.setattr("cluster.local.LocalBackend.status", status)
+    monkeypatch.setattr("launcher.cli.follow.POLL_SECONDS", 0)
+    assert follow(run_dir) == 0
+    shown = capsys.readouterr().out
+    assert "attempt 0 crashed at step 12 (rank 1 died); attempt 1 starts in 2 s\n" in shown
+    assert shown.index("attempt 1 starts") < shown.index("step 13/20")
+    assert "outcome: finished" in shown
+
+
+def test_after_a_fatal_end_one_may_go_on_with_a_changed_job(tmp_path: Path) -> None:
+    assert "tuneyard resume" in next_step(tmp_path, "fatal") and "--job JOB" in next_step(tmp_path, "fatal")
