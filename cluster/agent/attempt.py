@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from socket import gethostname
 from typing import Any
 
+from cluster.agent.health import Check
 from cluster.agent.outcome import PhaseEnd, Verdict, abandoned, of_attempt
 from cluster.contract import ClusterError, Outcome
+from cluster.goodput import account, mean_time_between_failures_seconds
 from cluster.policy import Decision, Limits, decide
 from cluster.processes import boot_id
 from cluster.rundir import attempt_log_dir, next_attempt, put_attempt, read_attempts, read_progress, read_stop
@@ -29,14 +31,17 @@ class Attempt:
         self.log_dir = attempt_log_dir(run_dir, self.number)
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self.ends: list[PhaseEnd] = []
+        started, earlier = time.time(), read_attempts(run_dir)
+        self.mtbf_seconds = mean_time_between_failures_seconds(earlier)
         self._record: dict[str, Any] = {
             "attempt": self.number,
             "outcome": None,
             "cause": None,
             "nodes": [gethostname()],
             "submitted": submitted,
-            "started": time.time(),
+            "started": started,
             "ended": None,
+            "phase_seconds": {"queue": round(_queued_seconds(earlier, submitted, started), 3)},
         }
         self._write()
 
@@ -58,9 +63,10 @@ class Attempt:
         except ClusterError as error:  # a full disk: the run goes on, and the outcome may still fit
             self.say(str(error))
 
-    def note(self, **facts: Any) -> None:
-        """Adds facts to the record; they are written with the next change of it."""
-        self._record |= facts
+    def note_health(self, checks: Sequence[Check], seconds: float) -> None:
+        """Adds what the health gate found; it is written with the next change of the record."""
+        self._record["health"] = [check.as_json() for check in checks]
+        self._record["phase_seconds"]["gate"] = round(seconds, 3)
 
     def close(self, verdict: Verdict, limits: Limits) -> Decision:
         """Writes the outcome, the last word of this attempt, and what the policy decides upon it."""
@@ -68,6 +74,7 @@ class Attempt:
         self._record["remedy"] = verdict.remedy
         self._record["evidence"] = [item.as_json() for item in verdict.evidence]
         self._collect()
+        self._record |= account(self._record, of_attempt(read_progress(self.run_dir), self.number))
         earlier = [record for record in read_attempts(self.run_dir) if record["attempt"] != self.number]
         decision = decide([*earlier, self._record], limits, time.time())
         self._record["decision"] = decision.as_json()
@@ -94,6 +101,13 @@ class Attempt:
         self._record["exit_codes"] = {end.phase: end.exit_code for end in self.ends}
 
 
+def _queued_seconds(earlier: Sequence[Mapping[str, Any]], submitted: float, started: float) -> float:
+    """How long the run waited for this attempt: since it was submitted, or since its last attempt ended."""
+    last = earlier[-1] if earlier else {}
+    waits_since = last.get("ended") if last.get("submitted") == submitted else submitted
+    return max(0.0, started - (waits_since or started))
+
+
 def _in_words(decision: Decision) -> str:
     wait = f" in {decision.wait_seconds:g} s" if decision.wait_seconds else ""
     return f"{decision.action}{wait}: {decision.reason}"
@@ -111,7 +125,8 @@ def closed(run_dir: Path, record: dict[str, Any], verdict: Verdict) -> dict[str,
     progress = of_attempt(read_progress(run_dir), record["attempt"])
     ended = progress.get("heartbeat") or record.get("started")
     outcome = {"outcome": verdict.outcome.value, "cause": verdict.cause, "ended": ended}
-    return {**record, **outcome, **steps_of(progress, record["attempt"])}
+    whole = {**record, **outcome, **steps_of(progress, record["attempt"])}
+    return {**whole, **account(whole, progress)}
 
 
 def steps_of(progress: Mapping[str, Any] | None, attempt: int) -> dict[str, Any]:

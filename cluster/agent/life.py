@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from socket import gethostname
 
 from cluster.agent.attempt import Attempt
@@ -18,6 +19,11 @@ from cluster.agent.stopping import StopWishes
 from cluster.contract import ClusterError, Outcome
 from cluster.policy import Decision, Limits
 from cluster.rundir import read_plan, read_progress
+
+PHASE_STARTED = "TUNEYARD_PHASE_STARTED"
+"""Unix seconds at which the agent started the phase, for the trainer's account of the time."""
+MTBF = "TUNEYARD_MTBF_SECONDS"
+"""How long an attempt of this run can expect to live, for the interval between checkpoints."""
 
 
 def carry(attempt: Attempt, wishes: StopWishes) -> tuple[Outcome, Decision]:
@@ -58,8 +64,9 @@ def run_phases(attempt: Attempt, launch: Launch, wishes: StopWishes) -> Verdict:
 
 def check_health(attempt: Attempt, launch: Launch) -> Verdict | None:
     """Asks the health gate; the verdict when this machine or its storage is not fit to begin."""
+    began = time.monotonic()
     checks = run_checks(attempt.run_dir, launch)
-    attempt.note(health=[check.as_json() for check in checks])
+    attempt.note_health(checks, time.monotonic() - began)
     for check in checks:
         attempt.say(f"health: {check.name}: {'' if check.ok else 'FAILED: '}{check.words}")
     return gate(checks, gethostname())
@@ -67,10 +74,11 @@ def check_health(attempt: Attempt, launch: Launch) -> Verdict | None:
 
 def make_phase(launch: Launch, name: str, attempt: Attempt) -> Phase:
     """One phase of this attempt. Only training watches for the stop file, so only it has a grace period."""
+    facts = {PHASE_STARTED: f"{time.time():.3f}", MTBF: f"{attempt.mtbf_seconds:.0f}"}
     return Phase(
         name,
         phase_command(launch, name, attempt.run_dir, attempt.number),
-        phase_environment(launch, attempt.number, attempt.log_dir, os.environ),
+        {**phase_environment(launch, attempt.number, attempt.log_dir, os.environ), **facts},
         attempt.log_dir / f"{name}.log",
         launch.grace_seconds if name == "train" else 0.0,
         Oversight(launch, attempt.run_dir, attempt.number, attempt.log_dir) if name == "train" else None,

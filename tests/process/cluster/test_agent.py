@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -26,12 +28,41 @@ def test_a_run_from_first_word_to_finished(run: Run) -> None:
     assert "train: exit code 0" in run.log("agent.log")
 
 
+def test_the_record_tells_where_the_time_went(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNEYARD_SUBMITTED", str(time.time() - 100))
+    run.plan(["prepare", "train"], ranks=1, steps=20)
+    assert run.carry() == 0
+    record = run.record()
+    spent = record["phase_seconds"]
+    assert 100 <= spent["queue"] < 130
+    assert sum(spent.values()) == pytest.approx(spent["queue"] + record["ended"] - record["started"], abs=0.01)
+    assert 0.4 <= spent["training"] < record["seconds"]["train"]
+    assert spent["launch"] > 0.1
+    assert spent["prepare"] == record["seconds"]["prepare"]
+    assert (record["lost_steps"], record["lost_seconds"]) == (0, 0.0)
+    assert [check["name"] for check in record["health"] if not check["ok"]] == []
+
+
+def test_a_prestop_hook_has_the_run_saved_and_waits_for_it(run: Run) -> None:
+    run.plan(["train"], steps=10**6)
+    agent = run.start()
+    run.rank_pids()
+    hook = subprocess.run([sys.executable, "-m", "cluster.agent.prestop", str(run.dir)], timeout=60, check=False)
+    assert hook.returncode == 0
+    assert agent.wait(5) == 75
+    assert (run.record()["outcome"], run.record()["cause"]) == ("preempted", "preStop")
+    again = subprocess.run([sys.executable, "-m", "cluster.agent.prestop", str(run.dir)], timeout=10, check=False)
+    assert again.returncode == 0
+
+
 def test_ranks_get_the_environment_that_the_plan_asks_for(run: Run) -> None:
     run.plan(["train"])
     assert run.carry() == 0
     seen = json.loads((run.dir / "rank1.env").read_text())
     assert seen["OMP_NUM_THREADS"] == "1"
     assert seen["TUNEYARD_ATTEMPT"] == "0"
+    assert seen["TUNEYARD_MTBF_SECONDS"] == str(6 * 3600)
+    assert float(seen["TUNEYARD_PHASE_STARTED"]) < float(seen["TUNEYARD_RANK_STARTED"]) < run.record()["ended"]
     assert seen["WORLD_SIZE"] == "2"
     assert seen["DS_ACCELERATOR"] == "cpu"
     assert seen["CUDA_VISIBLE_DEVICES"] == ""

@@ -83,6 +83,14 @@ def resume_step(run_dir: Path) -> int:
     return json.loads(path.read_text())["last_checkpoint"]["step"] if path.exists() else 0
 
 
+STARTED = time.time()
+
+
+def phase_seconds() -> dict[str, float]:
+    launched = float(os.environ["TUNEYARD_RANK_STARTED"]) - float(os.environ["TUNEYARD_PHASE_STARTED"])
+    return {"launch": launched, "training": time.time() - STARTED}
+
+
 def write_progress(
     run_dir: Path, state: str, step: int, start: int, failure: dict | None = None, saved: int | None = None
 ) -> None:
@@ -94,6 +102,7 @@ def write_progress(
         "step": step,
         "last_checkpoint": {"step": saved, "path": f"checkpoints/step-{saved:08d}"},
         "resumed_from": {"step": start} if start else None,
+        "phase_seconds": phase_seconds(),
         "heartbeat": time.time(),
         "failure": failure,
     }
