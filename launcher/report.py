@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from launcher import __version__
+from launcher import __version__, goodput
 from launcher.charts import Chart, Point, Series, line_chart, smoothed
 from launcher.errors import MachineError
 from launcher.memory import GIB
@@ -75,6 +75,7 @@ def context(run: RunData) -> dict[str, Any]:
         "rejected": (run.plan.get("rejected") or [])[:MOST_REJECTED],
         "num_rejected": len(run.plan.get("rejected") or []),
         "attempts": [attempt_row(record) for record in run.attempts],
+        "life": staying_alive(run.attempts),
         "evaluation": evaluation(run.evaluation),
         "job_text": run.job_text,
         "version": __version__,
@@ -94,6 +95,7 @@ def headline(run: RunData) -> list[tuple[str, str]]:
         ("tokens", _number(progress.get("tokens"), "{:,.0f}")),
         ("tokens per second", _number(_median_speed(run), "{:,.0f}")),
         ("time in training", _duration(sum(_seconds(r).get("train", 0) for r in run.attempts))),
+        ("goodput", _goodput(run.attempts)),
         ("engine", _engine(execution)),
     ]
     return [(label, value) for label, value in found if value]
@@ -103,6 +105,12 @@ def _engine(execution: dict[str, Any]) -> str | None:
     if not execution:
         return None
     return f"{execution['engine']} on {execution['world_size']} x {execution['device']}"
+
+
+def _goodput(records: list[dict[str, Any]]) -> str | None:
+    """Said only of a run that was interrupted: otherwise it tells how long a run is, not how well it lived."""
+    found = goodput.account(records)
+    return goodput.percent(found.goodput) if found and len(records) > 1 else None
 
 
 def _number(value: float | None, form: str) -> str | None:
@@ -116,6 +124,8 @@ def _of(value: Any, total: Any) -> str | None:
 def _duration(seconds: float) -> str | None:
     if seconds <= 0:
         return None
+    if round(seconds) == 0:
+        return "< 1 s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
@@ -206,11 +216,26 @@ def attempt_row(record: dict[str, Any]) -> dict[str, Any]:
         "attempt": record.get("attempt", ""),
         "outcome": outcome.replace("_", " "),
         "tone": TONES.get(outcome, WAITING),
-        "cause": record.get("cause") or "",
+        "cause": goodput.short_cause(record),
         "started": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(started)) if started else "",
         "steps": f"{record.get('first_step', '')} to {record.get('last_step', '')}",
         "nodes": ", ".join(map(str, record.get("nodes") or [])),
-        "phases": ", ".join(f"{name} {seconds:.0f} s" for name, seconds in _seconds(record).items()),
+        "phases": ", ".join(f"{name} {seconds:.0f} s" for name, seconds in goodput.attempt_phases(record)),
+        "lost": goodput.lost_in_words(record),
+    }
+
+
+def staying_alive(records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Goodput, and where the time went as a stacked bar; nothing before an attempt has ended."""
+    found = goodput.account(records)
+    if found is None:
+        return None
+    return {
+        "goodput": goodput.in_words(found),
+        "wall": _duration(found.wall_seconds),
+        "restarts": len(records) - 1,
+        "decision": goodput.decision_in_words(records),
+        "slices": [(part.label, _duration(part.seconds), part.share) for part in goodput.slices(found)],
     }
 
 

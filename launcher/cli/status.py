@@ -11,6 +11,7 @@ import click
 
 from cluster import Status, backend
 from cluster.rundir import read_attempts, read_progress
+from launcher import goodput
 from launcher.cli.follow import next_step
 from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli.output import facts, make_console, print_json
@@ -27,22 +28,36 @@ def status(run_name: str, runs_dir: Path, as_json: bool) -> None:
     progress, attempts = read_progress(run_dir) or {}, read_attempts(run_dir)
     if as_json:
         fields = dataclasses.asdict(found)
-        print_json({"run": str(run_dir), **fields, "progress": progress, "attempts": attempts})
+        account = goodput.account(attempts)
+        life = {"attempts": attempts, "goodput": dataclasses.asdict(account) if account else None}
+        print_json({"run": str(run_dir), **fields, "progress": progress, **life})
         return
-    make_console().print(facts(_rows(run_dir, found, progress, len(attempts))), highlight=False)
+    make_console().print(facts(_rows(run_dir, found, progress, attempts)), highlight=False)
     alive = found.state in ("queued", "running")
     watch = f"Next: tuneyard logs {quoted(run_dir)} --follow, or tuneyard stop {quoted(run_dir)}"
     click.echo(watch if alive else next_step(run_dir, found.outcome))
 
 
-def _rows(run_dir: Path, found: Status, progress: dict[str, Any], num_attempts: int) -> dict[str, Any]:
+def _rows(run_dir: Path, found: Status, progress: dict[str, Any], attempts: list[dict[str, Any]]) -> dict[str, Any]:
     rows: dict[str, Any] = {"run": run_dir, "state": found.state}
     if found.outcome:
         rows["outcome"] = found.outcome
     if found.reason:
         rows["reason"] = found.reason
-    rows["attempts"] = num_attempts
+    rows["attempts"] = len(attempts)
+    rows |= _life_rows(attempts)
     return rows | _progress_rows(progress, alive=found.state in ("queued", "running"))
+
+
+def _life_rows(attempts: list[dict[str, Any]]) -> dict[str, Any]:
+    """How well the run stayed alive, once an attempt has ended."""
+    found = goodput.account(attempts)
+    rows = {
+        "restarts": len(attempts) - 1 if len(attempts) > 1 else None,
+        "goodput": goodput.in_words(found) if found else None,
+        "decided": goodput.decision_in_words(attempts),
+    }
+    return {name: value for name, value in rows.items() if value is not None}
 
 
 def _progress_rows(progress: dict[str, Any], *, alive: bool) -> dict[str, Any]:

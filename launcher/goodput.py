@@ -1,0 +1,99 @@
+"""How well a run stayed alive, for people: its goodput, where the time went, and what its restarts cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.goodput import Goodput, summarise
+
+GROUPS = {
+    "starting": ("launch", "import", "rendezvous", "load", "first_step"),
+    "saving": ("save",),
+    "data, export, evaluation": ("prepare", "export", "evaluate", "evaluate_model"),
+    "waiting for machines": ("queue",),
+    "other": ("gate", "other"),
+}
+"""What time can go into beside training, coarser than the records have it."""
+USEFUL, LOST = "training that counts", "training done twice"
+CAUSE_CHARACTERS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """A part of a stacked bar; `share` is in per cent of the whole."""
+
+    label: str
+    seconds: float
+    share: float
+
+
+def account(records: Sequence[dict[str, Any]]) -> Goodput | None:
+    """The run's account over the attempts that have ended; `None` before the first one has."""
+    found = summarise([record for record in records if record.get("outcome")])
+    return found if found.wall_seconds > 0 else None
+
+
+def in_words(found: Goodput) -> str:
+    """`93 % (lost 4 steps, 12 s)`."""
+    return f"{percent(found.goodput)} (lost {lost(found.lost_steps, found.lost_seconds)})"
+
+
+def lost(steps: int, seconds: float) -> str:
+    """`4 steps, 12 s`; `nothing` where that is so."""
+    if not steps:
+        return "nothing"
+    return f"{steps} step{'' if steps == 1 else 's'}, " + (f"{seconds:.0f} s" if seconds >= 1 else "< 1 s")
+
+
+def percent(share: float) -> str:
+    """A share in whole per cent, with a decimal where that says more."""
+    return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{100 * share:.1f} %"
+
+
+def decision_in_words(records: Sequence[dict[str, Any]]) -> str | None:
+    """What the restart policy decided last, with its reason and the nodes that it left out."""
+    last: dict[str, Any] = next((record for record in reversed(records) if record.get("outcome")), {})
+    decision = last.get("decision")
+    if not decision or last["outcome"] == "finished":
+        return None  # that a finished run is not restarted goes without saying
+    wait = f" in {decision['wait_seconds']:.0f} s" if decision.get("wait_seconds") else ""
+    nodes = [str(entry.get("node")) for entry in decision.get("exclude") or []]
+    without = f"; without {', '.join(nodes)}" if nodes else ""
+    return f"{decision['action']}{wait}: {decision['reason']}{without}"
+
+
+def slices(found: Goodput) -> list[Slice]:
+    """The run's time as a stacked bar, parts without time left out."""
+    parts = {USEFUL: found.useful_seconds, LOST: found.lost_seconds} | grouped(found.by_phase)
+    whole = sum(parts.values()) or 1.0
+    return [
+        Slice(label=label, seconds=seconds, share=100 * seconds / whole) for label, seconds in parts.items() if seconds
+    ]
+
+
+def grouped(phases: dict[str, float]) -> dict[str, float]:
+    """Seconds beside training, by group."""
+    return {label: sum(phases.get(phase) or 0.0 for phase in names) for label, names in GROUPS.items()}
+
+
+def attempt_phases(record: dict[str, Any]) -> list[tuple[str, float]]:
+    """Where one attempt's time went: training first, then the groups; those under half a second left out."""
+    phases = record.get("phase_seconds") or {}
+    if "training" not in phases:  # it is alive, or was written by an older version
+        return list((record.get("seconds") or {}).items())
+    parts = {"training": phases["training"]} | grouped(phases)
+    return [(label, seconds) for label, seconds in parts.items() if seconds >= 0.5]
+
+
+def lost_in_words(record: dict[str, Any]) -> str:
+    """The steps that had to be made again after an attempt, with their seconds."""
+    steps = record.get("lost_steps")
+    return "" if steps is None else lost(steps, record.get("lost_seconds") or 0.0)
+
+
+def short_cause(record: dict[str, Any]) -> str:
+    """The first line of what ended an attempt, and not all of it where it is long."""
+    text = (str(record.get("cause") or "").splitlines() or [""])[0]
+    return text if len(text) <= CAUSE_CHARACTERS else text[: CAUSE_CHARACTERS - 3] + "..."
