@@ -18,7 +18,7 @@ from cluster.policy import Decision, Limits, decide
 from cluster.processes import boot_id
 from cluster.rundir import attempt_log_dir, next_attempt, put_attempt, read_attempts, read_progress, read_stop
 
-_BEFORE_TRAINING = ("preparing", "starting")
+_BEFORE_TRAINING = ("preparing", "starting", "loading")
 _SPEAK_FOR_THEMSELVES = (Outcome.FINISHED, Outcome.STOPPED, Outcome.FATAL)
 
 
@@ -141,10 +141,14 @@ def steps_of(progress: Mapping[str, Any] | None, attempt: int) -> dict[str, Any]
 
 def _first_step(mine: Mapping[str, Any]) -> int | None:
     """Where the attempt began: where the run stands, when it has not trained, as `step` is older than it then."""
-    if not mine:
-        return None
-    if mine.get("state") in _BEFORE_TRAINING:
-        return mine.get("step")
     resumed = mine.get("resumed_from")
-    step: int | None = resumed.get("step") if isinstance(resumed, dict) else resumed
-    return step or 0
+    resumed = resumed.get("step") if isinstance(resumed, dict) else resumed
+    if resumed is not None or not mine:
+        return resumed
+    return 0 if _has_trained(mine) else mine.get("step")
+
+
+def _has_trained(mine: Mapping[str, Any]) -> bool:
+    if spent := mine.get("phase_seconds"):  # tells it even of an attempt that failed while loading
+        return bool(spent.get("first_step") or spent.get("training"))
+    return mine.get("state") not in _BEFORE_TRAINING

@@ -14,7 +14,7 @@ from cluster.agent.watch import HeartbeatWatch, Stall
 from cluster.contract import Outcome
 from cluster.rundir import read_progress
 
-LINGER_SECONDS = 5.0
+LINGER_SECONDS = 3.0
 _LOOK_SECONDS = 0.5
 _TORCHRUN_ENDS_RANKS = "closing signal"
 _NAMED_RANKS = 8

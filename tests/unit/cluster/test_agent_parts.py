@@ -170,3 +170,9 @@ def test_steps_come_from_this_attempts_progress_only(resumed) -> None:
 def test_an_attempt_that_never_trained_made_no_step() -> None:
     progress = {"attempt": 1, "state": "preparing", "step": 120, "resumed_from": None, "last_checkpoint": {"step": 120}}
     assert list(steps_of(progress, 1).values()) == [120, 120, 120]
+
+
+@pytest.mark.parametrize(("spent", "first"), [({"load": 2.0, "first_step": 0.0}, 120), ({"first_step": 1.0}, 0)])
+def test_an_attempt_that_failed_while_loading_made_no_step(spent, first: int) -> None:
+    progress = {"attempt": 1, "state": "failed", "step": 120, "resumed_from": None, "phase_seconds": spent}
+    assert steps_of(progress, 1)["first_step"] == first
