@@ -135,6 +135,7 @@ def _seconds(found: Evidence) -> tuple[float | None, float | None, float | None]
 
 def _praise(found: Evidence, num_compared: int) -> str:
     level = found.progress.get("exactness")
-    compared = f"{num_compared} steps trained twice agree ({level})" if num_compared else "no step was trained twice"
+    steps = "1 step" if num_compared == 1 else f"{num_compared} steps"
+    compared = f"{steps} trained twice: the same loss ({level})" if num_compared else "no step was trained twice"
     aside = f"; {found.blow.damaged} was set aside" if found.blow.damaged else ""
     return f"went on from step {found.progress.get('resumed_from')}; {compared}{aside}"

@@ -52,7 +52,7 @@ def test_what_a_fault_costs() -> None:
     found = verdict()
     assert (found.passed, found.steps_lost, found.steps_compared) == (True, 2, 2)
     assert (found.detect_seconds, found.restart_seconds, found.back_seconds) == (2.5, 96.5, 100.0)
-    assert found.reason == "went on from step 3; 2 steps trained twice agree (bit-exact)"
+    assert found.reason == "went on from step 3; 2 steps trained twice: the same loss (bit-exact)"
 
 
 def test_a_run_that_was_saved_first_loses_nothing() -> None:
