@@ -17,9 +17,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from launcher.shape import ModelShape, lora_parameters, targeted
+from launcher.shape import Linear, ModelShape, lora_parameters, targeted
 
 GIB = 1024**3
+NF4_BLOCK = 64
+"""Numbers of a weight that share a scale in bitsandbytes' NF4."""
+SCALES_BLOCK = 256
+"""Scales that share a float32 scale of their own, when they are quantised to bytes as well."""
 FP32_BYTES = 4
 MOMENTS_BYTES = 2 * FP32_BYTES
 STAGE3_SUBGROUP = 1_000_000_000
@@ -37,9 +41,9 @@ FRAGMENTATION_SHARE = 0.06
 """Share of what torch allocates that the caching allocator cannot use again at once."""
 
 PHASES: dict[str, tuple[str, ...]] = {
-    "forward": ("activations", "gathered"),
+    "forward": ("activations", "gathered", "dequantised"),
     "loss": ("kept_activations", "loss_chunk", "gathered"),
-    "backward": ("activations", "gathered", "reduce_buffers", "lm_head_gradient"),
+    "backward": ("activations", "gathered", "dequantised", "reduce_buffers", "lm_head_gradient"),
     "step": ("step_temporary",),
 }
 """What is alive in each phase, beside the model states."""
@@ -74,11 +78,13 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraLayout:
-    """The settings of LoRA that change memory."""
+    """The settings of LoRA that change memory, those of a quantised base among them."""
 
     r: int
     target_modules: str | list[str]
     use_dora: bool = False
+    quantization: str | None = None
+    double_quantization: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +140,7 @@ def predict(shape: ModelShape, layout: Layout) -> Prediction:
         **_activations(shape, layout),
         **_loss(shape, layout),
         **_transfer_buffers(shape, layout, trainable),
+        "dequantised": _dequantised(shape, layout),
         "runtime": _runtime(layout),
     }
     components["fragmentation"] = _fragmentation(components, layout)
@@ -154,6 +161,45 @@ def adapter_parameters(shape: ModelShape, layout: Layout) -> int:
     return lora_parameters(shape, r=lora.r, target_modules=lora.target_modules, use_dora=lora.use_dora)
 
 
+def quantised_parameters(shape: ModelShape, layout: Layout) -> int:
+    """Numbers that are held quantised: the weights, not the biases, of all projections of the layers."""
+    if layout.lora is None or layout.lora.quantization is None:
+        return 0
+    return shape.num_layers * sum(linear.inputs * linear.outputs for linear in shape.linears)
+
+
+def quantised_bytes(shape: ModelShape, layout: Layout) -> int:
+    """Bytes of the quantised weights with their scales, the same on every rank."""
+    if not quantised_parameters(shape, layout):
+        return 0
+    return shape.num_layers * sum(_quantised_linear_bytes(linear, layout) for linear in shape.linears)
+
+
+def _quantised_linear_bytes(linear: Linear, layout: Layout) -> int:
+    """Packed numbers and scales of one projection, as bitsandbytes holds them.
+
+    NF4 (Dettmers et al. 2023, QLoRA, arXiv 2305.14314, section 3): 4 bits a number, and per block of 64 a scale
+    of 32 bits, 0.5 bits a number. Double quantisation makes the scale a byte, and adds 32 bits per 256 scales:
+    8/64 + 32/(64 * 256) = 0.127 bits a number. int8 (Dettmers et al. 2022, arXiv 2208.07339): a byte a number and
+    a float32 scale per row.
+    """
+    assert layout.lora is not None
+    numbers = linear.inputs * linear.outputs
+    if layout.lora.quantization == "int8":
+        return numbers + FP32_BYTES * linear.outputs
+    blocks = -(-numbers // NF4_BLOCK)
+    if not layout.lora.double_quantization:
+        return numbers // 2 + FP32_BYTES * blocks
+    return numbers // 2 + blocks + FP32_BYTES * -(-blocks // SCALES_BLOCK)
+
+
+def _dequantised(shape: ModelShape, layout: Layout) -> int:
+    """The largest projection in the compute type: what bitsandbytes multiplies with, forward and backward."""
+    if not quantised_parameters(shape, layout):
+        return 0
+    return max(linear.inputs * linear.outputs for linear in shape.linears) * layout.compute_bytes
+
+
 def _phase_bytes(components: dict[str, int], names: tuple[str, ...]) -> int:
     return sum(components[name] for name in (*STATES, *names, "fragmentation"))
 
@@ -170,14 +216,16 @@ def _model_states(shape: ModelShape, layout: Layout, trainable: int) -> dict[str
     ZeRO (Rajbhandari et al. 2020, section 5): stage 1 splits optimizer state, 2 gradients too, 3 parameters
     too. FSDP2 keeps float32 shards, which are the master weights: 4 + 4 + 8 bytes over n. DeepSpeed keeps
     weights of the compute type, a separate float32 master over n, and copies its gradients to float32 when it
-    steps. In float32, ZeRO-0 trains the weights themselves.
+    steps. In float32, ZeRO-0 trains the weights themselves. Quantised weights lie whole on every rank: no
+    engine splits them.
     """
-    frozen = shape.num_parameters if layout.lora else 0
+    quantised = quantised_parameters(shape, layout)
+    frozen = shape.num_parameters - quantised if layout.lora else 0
     trained_bytes = FP32_BYTES if layout.lora or layout.engine == "fsdp2" else layout.compute_bytes
     weights = frozen * layout.compute_bytes + trainable * trained_bytes
     split = trainable // _shards(layout, 1)
     return {
-        "weights": weights // _shards(layout, 3),
+        "weights": weights // _shards(layout, 3) + quantised_bytes(shape, layout),
         "gradients": trainable * trained_bytes // _shards(layout, 2),
         "moments": split * MOMENTS_BYTES,
         "master_weights": split * FP32_BYTES if _has_master(layout, trained_bytes) else 0,
@@ -256,7 +304,9 @@ def _transfer_buffers(shape: ModelShape, layout: Layout, trainable: int) -> dict
     if _shards(layout, 3) == 1 and not (layout.engine == "fsdp2" and layout.compute_bytes < FP32_BYTES):
         bucket = min(trainable, FLAT_BUCKET) * layout.compute_bytes if layout.world_size > 1 else 0
         return {"gathered": 0, "reduce_buffers": bucket}
-    gathered = (2 * shape.layer_parameters + shape.root_parameters) * layout.compute_bytes
+    whole_everywhere = quantised_parameters(shape, layout) // shape.num_layers
+    layer = shape.layer_parameters - whole_everywhere
+    gathered = (2 * layer + shape.root_parameters) * layout.compute_bytes
     layer_trainable = trainable // shape.num_layers if layout.lora else shape.layer_parameters
     return {"gathered": gathered, "reduce_buffers": layer_trainable * FP32_BYTES}
 

@@ -120,7 +120,7 @@ def choose(job: JobFile, basics: Basics, shape: ModelShape | None, machine: Mach
     candidates = every_candidate(job, basics, shape)
     fitting = [candidate for candidate in candidates if candidate.peak_bytes <= limit]
     if not fitting:
-        raise _nothing_fits(candidates, limit)
+        raise _nothing_fits(job, candidates, limit)
     best = min(fitting, key=_rank)
     rejected = [_reject(other, best, limit) for other in sorted(candidates, key=_rank) if other is not best]
     return Choice(
@@ -210,7 +210,13 @@ def _lora(job: JobFile) -> LoraLayout | None:
     method = job.method
     if method.kind != "lora":
         return None
-    return LoraLayout(r=method.r, target_modules=method.target_modules, use_dora=method.use_dora)
+    return LoraLayout(
+        r=method.r,
+        target_modules=method.target_modules,
+        use_dora=method.use_dora,
+        quantization=method.quantization,
+        double_quantization=method.double_quantization,
+    )
 
 
 def _situation(job: JobFile, basics: Basics) -> str:
@@ -243,14 +249,20 @@ def _reject(candidate: Candidate, best: Candidate, limit_bytes: int) -> Rejected
     return Rejected(candidate=candidate, reason=reason)
 
 
-def _nothing_fits(candidates: list[Candidate], limit_bytes: int) -> JobError:
+def _nothing_fits(job: JobFile, candidates: list[Candidate], limit_bytes: int) -> JobError:
     least = min(candidates, key=lambda candidate: candidate.peak_bytes)
     phase = least.prediction.binding_phase if least.prediction else ""
     return JobError(
         f"no plan fits: the leanest ({least.label}) needs {least.peak_bytes / GIB:.1f} GiB per rank "
         f"in its {phase} phase, and {limit_bytes / GIB:.1f} GiB are usable",
-        "Use `method: {kind: lora}`, a shorter data.max_length, a smaller model, or more ranks.",
+        f"Use {_leaner_method(job)}a shorter data.max_length, a smaller model, or more ranks.",
     )
+
+
+def _leaner_method(job: JobFile) -> str:
+    if job.method.kind == "full":
+        return "`method: {kind: lora}`, "
+    return "" if job.method.quantization == "nf4" else "`quantization: nf4` in `method`, "
 
 
 def _decisions(job: JobFile, basics: Basics, best: Candidate, fitting: list[Candidate]) -> list[Decision]:

@@ -72,6 +72,10 @@ class MethodConfig(Section):
     use_rslora: bool = Field(False, description="Scale by lora_alpha / sqrt(r) instead.")
     use_dora: bool = Field(False, description="Weight-decomposed adapters.")
     modules_to_save: list[str] | None = Field(None, description="Modules trained in full beside the adapters.")
+    quantization: Literal["nf4", "int8"] | None = Field(
+        None, description="Hold the frozen linear layers in 4-bit NormalFloat or 8-bit integers (QLoRA)."
+    )
+    double_quantization: bool = Field(True, description="With nf4, quantise the scales of its blocks as well.")
 
     @model_validator(mode="after")
     def _lora_only(self) -> MethodConfig:
@@ -79,6 +83,12 @@ class MethodConfig(Section):
         extra = sorted(n for n in self.model_fields_set - {"kind"} if getattr(self, n) != fields[n].default)
         if self.kind == "full" and extra:
             raise ValueError(f"{', '.join(extra)} only act with `kind: lora`; remove them or set it")
+        return self
+
+    @model_validator(mode="after")
+    def _quantised(self) -> MethodConfig:
+        if not self.double_quantization and self.quantization != "nf4":
+            raise ValueError("double_quantization only acts with `quantization: nf4`; remove it or set that")
         return self
 
 
@@ -162,7 +172,8 @@ class CheckpointConfig(Section):
 
     every_steps: PositiveInt | None = Field(None, description="Steps between checkpoints.")
     every_minutes: Annotated[float, Field(gt=0)] | Auto | None = Field(
-        "auto", description="Minutes between checkpoints; auto weighs the measured cost of a save against failures seen."
+        "auto",
+        description="Minutes between checkpoints; auto weighs the measured cost of a save against failures seen.",
     )
     max_overhead: Annotated[float, Field(gt=0, le=1)] = Field(
         0.035, description="With auto, the largest share of the time that training may wait for saves."

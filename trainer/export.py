@@ -28,7 +28,8 @@ def export(
     """Write the newest good checkpoint, or that of `step`, to `output` (default: the run's `model/`).
 
     Args:
-        merge: add the adapter into the base weights, so that the result needs no PEFT.
+        merge: add the adapter into the base weights, so that the result needs no PEFT. The weights are those of the
+            model in full precision, also when the adapter was trained on quantised ones.
 
     Raises:
         UserError: there is no good checkpoint, or `output` holds something that is not an export.
@@ -38,9 +39,11 @@ def export(
     target = output or run_dir / "model"
     if target.exists() and not (target / "config.json").exists() and not (target / "adapter_config.json").exists():
         raise UserError(f"{target} exists and is no exported model", remedy="choose another --output")
-    model = _loaded(config, RangeReader(folder, manifest), manifest)
+    model, dtypes = _loaded(config, RangeReader(folder, manifest), manifest)
+    if config.method.quantization:
+        say(_about_precision(config, merge))
     if merge and config.method.kind == "lora":
-        model = model.merge_and_unload()
+        model = _merged(model, dtypes)
     staging = target.with_name(f".{target.name}-staging")
     shutil.rmtree(staging, ignore_errors=True)
     model.save_pretrained(staging, max_shard_size="5GB")
@@ -68,7 +71,23 @@ def _chosen(checkpoints: Path, step: int | None) -> tuple[Path, Manifest]:
     )
 
 
-def _loaded(config: TrainerConfig, reader: RangeReader, manifest: Manifest) -> Any:
+def _about_precision(config: TrainerConfig, merge: bool) -> str:
+    kind = config.method.quantization
+    if merge:
+        return f"merging into the full-precision weights; the adapter was trained on {kind} ones"
+    return f"the adapter was trained on {kind} weights; PEFT loads it on those and on the full-precision model"
+
+
+def _merged(model: Any, dtypes: dict[str, torch.dtype]) -> Any:
+    """The base model with the adapter added in, every tensor in the type that it is stored in."""
+    merged = model.merge_and_unload()
+    for name, parameter in merged.named_parameters():
+        parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))
+    return merged
+
+
+def _loaded(config: TrainerConfig, reader: RangeReader, manifest: Manifest) -> tuple[Any, dict[str, torch.dtype]]:
+    """The trained model, never quantised, and the types in which its own tensors are stored."""
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -78,12 +97,13 @@ def _loaded(config: TrainerConfig, reader: RangeReader, manifest: Manifest) -> A
         dtype="auto",
         use_safetensors=True,
     )
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     if config.method.kind == "lora":
         from trainer.model.lora import add_adapters
 
         model = add_adapters(model, config.method)
     _fill(model, reader, manifest)
-    return model
+    return model, dtypes
 
 
 @torch.no_grad()

@@ -179,12 +179,14 @@ def deepspeed_config(config: TrainerConfig, trainable: int) -> dict[str, Any]:
     """
     execution = config.execution
     bucket = max(1, min(trainable, LARGEST_BUCKET))
-    plain = execution.engine == "zero0" and config.model.dtype == "float32"
+    # Without ZeRO, DeepSpeed refuses bfloat16 weights with float32 gradients; adapters are float32 on any base.
+    low = config.model.dtype == "bfloat16" and not (execution.engine == "zero0" and config.method.kind == "lora")
+    plain = execution.engine == "zero0" and not low
     return {
         "train_micro_batch_size_per_gpu": 1,  # one flat row
         "gradient_accumulation_steps": execution.accumulation,
         "gradient_clipping": 0.0 if plain else config.training.max_grad_norm or NO_CLIPPING,
-        "bf16": {"enabled": config.model.dtype == "bfloat16"},
+        "bf16": {"enabled": low},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         "zero_allow_untested_optimizer": True,

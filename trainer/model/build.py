@@ -14,6 +14,7 @@ from trainer.data.batch import Batch
 from trainer.errors import UserError
 from trainer.model import attention
 from trainer.model.loss import HeadSettings, install_loss_head
+from trainer.model.quantise import hide_quantised_weights, loading_options, refuse_quantised_checkpoint
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -56,7 +57,7 @@ class SupervisedModel(nn.Module):
 
 
 def build_model(config: TrainerConfig) -> SupervisedModel:
-    """The model of a job, on the CPU, ready for an engine.
+    """The model of a job, ready for an engine: on the CPU, or quantised on the device that it trains on.
 
     Raises:
         UserError: the model cannot be loaded, or a setting of the method takes no effect.
@@ -75,16 +76,19 @@ def build_model(config: TrainerConfig) -> SupervisedModel:
         from trainer.model.lora import add_adapters
 
         causal_lm = add_adapters(causal_lm, config.method)
+        hide_quantised_weights(causal_lm, config.method)
     else:
         causal_lm.requires_grad_(True)
     return SupervisedModel(causal_lm, str(config.model.attention), settings)
 
 
 def load_causal_lm(config: TrainerConfig, **options: Any) -> Any:
-    """The Transformers model of a job, on the CPU, in the type that its trainable weights are kept in."""
+    """The Transformers model of a job, in the type that its weights are kept in; quantised if the method says so."""
     full_bf16 = config.method.kind == "lora" or config.execution.engine.startswith("zero")
     dtype = DTYPES[str(config.model.dtype)] if full_bf16 else torch.float32
+    options |= loading_options(config.method, config.execution.device, dtype)
     try:
+        refuse_quantised_checkpoint(config.model)
         return AutoModelForCausalLM.from_pretrained(
             config.model.path,
             revision=config.model.revision,

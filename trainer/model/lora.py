@@ -9,14 +9,16 @@ from torch import nn
 
 from trainer.config import MethodConfig
 from trainer.errors import UserError
+from trainer.model.quantise import quantised_layers
 
 
 def add_adapters(causal_lm: nn.Module, method: MethodConfig) -> Any:
-    """PEFT's wrapper of `causal_lm`, whose trainable parameters are those that `method` asks for.
+    """PEFT's wrapper of `causal_lm`, whose trainable parameters are those that `method` asks for, in float32.
 
     Raises:
         UserError: PEFT refuses the settings, or one of them takes no effect.
     """
+    _check_can_train(causal_lm, method)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=method.r,
@@ -33,7 +35,21 @@ def add_adapters(causal_lm: nn.Module, method: MethodConfig) -> Any:
     except ValueError as error:
         raise UserError(f"PEFT refuses the method: {error}", remedy="see `method` in the job file") from error
     _check_took_effect(model, method)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # PEFT does so with its own, but not with biases and whole modules
+            parameter.data = parameter.data.float()
     return model
+
+
+def _check_can_train(model: nn.Module, method: MethodConfig) -> None:
+    quantised = [name for name, _ in quantised_layers(model)]
+    for saved in method.modules_to_save or []:
+        for name, _ in model.named_modules():
+            if name.endswith(saved) and any(f"{layer}.".startswith(f"{name}.") for layer in quantised):
+                raise UserError(
+                    f"method.modules_to_save names {saved!r}, whose weights are quantised and cannot train",
+                    remedy="leave it to its adapter, or take method.quantization out",
+                )
 
 
 def _check_took_effect(model: nn.Module, method: MethodConfig) -> None:

@@ -12,7 +12,7 @@ from launcher_samples import GOOD_JOB, write_model
 from launcher.errors import JobError, MachineError
 from launcher.hardware import Machine, parse_gpus, visible
 from launcher.jobfile import JobFile, SettingError, load_job
-from launcher.memory import GIB, Layout, LoraLayout, predict
+from launcher.memory import GIB, PHASES, Layout, LoraLayout, predict
 from launcher.plan import Plan, make_plan
 from launcher.shape import shape_from_config
 from trainer.config import DECIDED_WHILE_RUNNING, ENGINES, TrainerConfig, unresolved
@@ -221,6 +221,57 @@ def test_adapters_take_sixteen_bytes_each() -> None:
     parts = prediction.components
     assert parts["weights"] == 2 * N + 4 * adapters
     assert parts["gradients"] + parts["moments"] == 12 * adapters
+
+
+# Llama-3.1-8B by hand: a layer's projections hold 2 x 4096 x 4096 + 2 x 4096 x 1024 + 3 x 4096 x 14336 =
+# 218,103,808 numbers, in 2 x 4096 + 2 x 1024 + 2 x 14336 + 4096 = 43,008 rows; 1,050,939,392 numbers lie elsewhere.
+QUANTISED = {
+    ("nf4", True): 32 * (109_051_904 + 3_407_872 + 4 * 13_312),  # half a byte; a byte per 64; 4 per 64 x 256
+    ("nf4", False): 32 * (109_051_904 + 4 * 3_407_872),
+    ("int8", True): 32 * (218_103_808 + 4 * 43_008),
+}
+
+
+@pytest.mark.parametrize("case", QUANTISED)
+@pytest.mark.parametrize(("engine", "shards"), [("zero0", 1), ("zero2", 1), ("zero3", 8), ("fsdp2", 8)])
+def test_quantised_weights_lie_whole_on_every_rank(case: tuple[str, bool], engine: str, shards: int) -> None:
+    lora = LoraLayout(r=16, target_modules="all-linear", quantization=case[0], double_quantization=case[1])
+    prediction = predict(SHAPE, layout(engine=engine, world_size=8, lora=lora))
+    rest = 2 * 1_050_939_392 + 4 * 41_943_040
+    assert prediction.components["weights"] == rest // shards + QUANTISED[case]
+    assert prediction.components["dequantised"] == 4096 * 14336 * 2
+    assert prediction.num_parameters == N + 41_943_040
+
+
+def test_bits_of_a_quantised_number_are_those_of_the_paper() -> None:
+    numbers = 32 * 218_103_808
+    assert 8 * QUANTISED["nf4", True] / numbers == pytest.approx(4 + 8 / 64 + 32 / (64 * 256))
+    assert 8 * QUANTISED["nf4", True] / numbers == pytest.approx(4.127, abs=5e-4)
+    assert 8 * QUANTISED["nf4", False] / numbers == 4.5
+
+
+def test_only_what_is_not_quantised_is_gathered() -> None:
+    settings = {"engine": "fsdp2", "world_size": 8, "checkpointing": True}
+    plain, quantised = (
+        predict(SHAPE, layout(**settings, lora=LoraLayout(r=16, target_modules="all-linear", quantization=kind)))
+        for kind in (None, "nf4")
+    )
+    assert plain.components["gathered"] - quantised.components["gathered"] == 2 * 2 * 218_103_808
+    assert plain.components["dequantised"] == 0
+    assert "dequantised" in PHASES["forward"]
+    assert "dequantised" in PHASES["backward"]
+
+
+def test_an_8b_model_fits_a_small_gpu_only_quantised(job, job_folder) -> None:
+    write_model(job_folder / "model", **LLAMA_8B, tie_word_embeddings=False)
+    gpu = Machine(num_cores=8, memory_bytes=2**36, gpu_names=("NVIDIA A10G",), gpu_memory_bytes=14 * GIB)
+    sections = {"resources": {"gpu": "auto", "cpu_ranks": "auto"}, "training": {"tokens_per_step": "auto"}}
+    with pytest.raises(JobError, match="no plan fits") as caught:
+        make_plan(job(**sections, method={"kind": "lora"}), gpu)
+    assert caught.value.remedy.startswith("Use `quantization: nf4` in `method`, a shorter")
+    plan = make_plan(job(**sections, method={"kind": "lora", "quantization": "nf4"}), gpu)
+    assert plan.trainer.method.quantization == "nf4"
+    assert plan.choice.candidate.peak_bytes < plan.choice.limit_bytes
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -1,0 +1,141 @@
+"""QLoRA: the frozen linear layers in 4-bit NormalFloat or 8-bit integers, through bitsandbytes.
+
+Every rank holds all quantised weights, and no engine knows of them: they are no parameters, so ZeRO-3 and FSDP2 shard
+the rest, and what is shared out, gathered, broadcast or cast by any engine never meets packed bytes. Of PEFT's
+`prepare_model_for_kbit_training` nothing is used: PEFT freezes the base anyway, embeddings and the output layer in
+float32 would double what quantising left of them (norms compute in float32 by themselves), and inputs need gradients
+only for reentrant checkpointing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, BitsAndBytesConfig
+
+from trainer.config import MethodConfig, ModelConfig
+from trainer.errors import UserError
+
+QUANTISED = ("Linear4bit", "Linear8bitLt")
+PACKS_FOR_INFERENCE = "support_avx512bf16_for_cpu"
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns in every call that 8-bit layers cast to float16
+
+
+def loading_options(method: MethodConfig, device: str, dtype: torch.dtype) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that quantise every linear layer but the output layer while it loads.
+
+    Args:
+        device: "cpu" or "cuda", where weights are quantised, one after the other, and stay.
+        dtype: in which the layers compute.
+    """
+    if method.quantization is None:
+        return {}
+    if method.quantization == "int8":
+        chosen = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        chosen = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=method.double_quantization,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    place = torch.cuda.current_device() if device == "cuda" else "cpu"
+    return {"quantization_config": chosen, "device_map": {"": place}}
+
+
+def refuse_quantised_checkpoint(model: ModelConfig) -> None:
+    """Raises:
+    UserError: the model's weights are stored quantised; there would be nothing exact to merge adapters into.
+    """
+    config = AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    stored = getattr(config, "quantization_config", None)
+    if stored is not None:
+        how = (stored if isinstance(stored, dict) else stored.to_dict()).get("quant_method", "some method")
+        raise UserError(
+            f"the weights in {model.path} are quantised already ({getattr(how, 'value', how)})",
+            remedy="take the model in full precision; `method.quantization: nf4` quantises it while it loads",
+        )
+
+
+def quantised_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Names and modules of the layers whose weights are quantised."""
+    for name, module in model.named_modules():
+        if type(module).__name__ in QUANTISED and isinstance(module, nn.Linear):  # PEFT's wrappers are no nn.Linear
+            yield name, module
+
+
+def hide_quantised_weights(model: nn.Module, method: MethodConfig) -> None:
+    """Take the quantised weights out of the parameters of `model`; layers work and move between devices as before.
+
+    Called when the adapters are there: PEFT looks at the parameters to find out what it adapts.
+
+    Raises:
+        UserError: nothing was quantised.
+    """
+    layers = [module for _, module in quantised_layers(model)]
+    if method.quantization and not layers:
+        raise UserError(
+            f"method.quantization is {method.quantization}, but the model has no linear layers that it could act on",
+            remedy="remove it",
+        )
+    for module in layers:
+        weight = module._parameters.pop("weight")
+        module.__class__ = _hiding(type(module))  # type: ignore[arg-type]  # classes are hashable
+        module.weight = weight
+        if hasattr(module, PACKS_FOR_INFERENCE):
+            setattr(module, PACKS_FOR_INFERENCE, False)
+
+
+@cache
+def _hiding(layer: Any) -> Any:
+    """The same class of layer, under the same name, by which PEFT knows it, with its weight hidden."""
+    return type(layer.__name__, (_HiddenWeight, layer), {"__module__": layer.__module__})
+
+
+class _HiddenWeight(nn.Module):
+    """Part of a bitsandbytes layer whose weight is a plain attribute.
+
+    An evaluation must not repack the weight: where the CPU has bfloat16 instructions, bitsandbytes does so for good,
+    and training after it would get no gradient through the layer. Hence `PACKS_FOR_INFERENCE` is off.
+    """
+
+    state: Any
+    weight: Any
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":  # DoRA's forward pass assigns it, which would register it again
+            self.__dict__["weight"] = self._settled(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
+        super()._apply(fn, recurse)
+        self.weight = fn(self.weight)
+        return self
+
+    def _settled(self, weight: Any) -> Any:
+        """8-bit layers compute with `state`; bitsandbytes would fill it from a moved weight, which lost its scales."""
+        if getattr(weight, "CB", None) is not None:
+            scales = self.state.SCB if weight.SCB is None else weight.SCB
+            self.state.CB, self.state.SCB = weight.CB, scales.to(weight.device)
+            weight.CB = weight.SCB = None
+        return weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = super().forward(x)
+        _release_input(out.grad_fn)
+        return out
+
+
+def _release_input(node: Any) -> None:
+    """8-bit layers keep their input where checkpointing cannot drop it, for a gradient that no frozen weight has."""
+    if type(node).__name__ == "MatMul8bitFpBackward":
+        node.A = None
+    elif type(node).__name__ == "MatMul8bitLtBackward" and not node.is_empty:
+        node.tensors = (None, None, None)
