@@ -6,15 +6,15 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos.faults import DAMAGE, Fault, draw
-from benchmarks.chaos.job import SAVE_EVERY, STEPS, Layout, Workshop
+from benchmarks.chaos.faults import DAMAGE, STORAGE, Fault, draw
+from benchmarks.chaos.job import METHODS, SAVE_EVERY, STEPS, Layout, Workshop
 from benchmarks.chaos.rest import damage
-from benchmarks.chaos.strike import BALLAST, attempt
+from benchmarks.chaos.strike import BALLAST, STRUCK, attempt
 from tests.support.ranks import RankGroup
 from trainer.checkpoint.inventory import inventory
 
@@ -24,6 +24,10 @@ PATIENCE_SECONDS = 45.0
 """No attempt may take longer: that is a hang nobody asked for."""
 LEAVE_SECONDS = 1.0
 ORDER_TOLERANCE = 2e-5
+MOVED_SHARE = 0.2
+
+Script = tuple[list[Fault], Fault | None]
+"""What strikes one attempt, and what strikes its remains."""
 
 
 @dataclass
@@ -71,7 +75,7 @@ class Tally:
             "attempts": self.attempts,
             "detected_hangs": self.detected_hangs,
             "by_kind": dict(sorted(self.faults.items())),
-            "kills_by_point": dict(sorted(self.points.items())),
+            "by_point": dict(sorted(self.points.items())),
             "by_engine": dict(sorted(self.engines.items())),
             "problems": self.problems,
         }
@@ -108,22 +112,40 @@ class Campaign:
         return self.tally
 
     def _one_run(self, number: int) -> None:
-        engine = self.engines[number % len(self.engines)]
-        method = "lora" if self.rng.random() < 0.2 else "full"
-        moves = self.rng.random() < 0.2
-        layout = Layout(engine, 2, method)
+        moves = self.rng.random() < MOVED_SHARE
+        methods = [method for method in METHODS if not (moves and METHODS[method].get("lora_dropout"))]
+        layout = Layout(self.engines[number % len(self.engines)], 2, self.rng.choice(methods))
+        self.strike(layout, self._drawn(), moves)
+
+    def _drawn(self) -> Iterator[Script]:
+        """Faults for one run, until the campaign has had enough or the run takes too many attempts."""
+        for _ in range(3 * STEPS):
+            if sum(self.tally.faults.values()) >= self.faults:
+                return
+            yield draw(self.rng)
+
+    def strike(self, layout: Layout, script: Iterator[Script], moves: bool = False) -> StruckRun:
+        """One run under the faults of a script, and then to its end.
+
+        Args:
+            layout: of its first attempt.
+            script: for each attempt the faults that strike it, and the one that strikes its remains.
+            moves: some attempts have another layout.
+        """
+        number = self.tally.runs
         reference = self._reference(layout)
         with self.workshop.run(f"run-{number:04d}", layout) as run_dir:
             struck = StruckRun(self, run_dir, layout, moves)
-            struck.carry()
+            struck.carry(script)
             self.tally.runs += 1
             self._compare(struck, reference)
-            self.say(f"run {number} {engine} {method}{' moved' if struck.moved else ''}: {struck.story}")
+            self.say(f"run {number} {layout.engine} {layout.method}{' moved' if struck.moved else ''}: {struck.story}")
+            return struck
 
     def _reference(self, layout: Layout) -> Reference:
         if layout not in self._references:
             with self.workshop.run(f"reference-{layout.engine}-{layout.method}", layout) as run_dir:
-                with RankGroup(attempt, layout.ranks, str(run_dir), 0, None, log=run_dir / "log") as group:
+                with RankGroup(attempt, layout.ranks, str(run_dir), 0, [], log=run_dir / "log") as group:
                     group.wait(PATIENCE_SECONDS)
                     assert [group.result(rank) for rank in range(layout.ranks)] == ["finished"] * layout.ranks
                 self._references[layout] = Reference(end_digest(run_dir), *curves(run_dir))
@@ -146,22 +168,27 @@ class Campaign:
 
 
 class StruckRun:
-    """One run of a campaign, from its first attempt until it is finished."""
+    """One run of a campaign, from its first attempt until it is finished.
+
+    Attributes:
+        layout: of the next attempt.
+        moved: whether attempts had different layouts.
+        number: of the next attempt.
+        resumed_from: step of every attempt so far.
+        story: what struck it, in words.
+    """
 
     def __init__(self, campaign: Campaign, run_dir: Path, layout: Layout, moves: bool) -> None:
         self.campaign, self.run_dir, self.layout, self.moves = campaign, run_dir, layout, moves
         self.tally, self.rng = campaign.tally, campaign.rng
         self.moved = False
+        self.resumed_from: list[int] = []
         self.number = 0
         self.story = ""
 
-    def carry(self) -> None:
-        """Attempts with faults, then, when the campaign has had enough or the run is nearly done, one without."""
-        while True:
-            enough = sum(self.tally.faults.values()) >= self.campaign.faults or self.number > 3 * STEPS
-            fault = None if enough else draw(self.rng)
-            if self._attempt(fault):
-                return
+    def carry(self, script: Iterator[Script]) -> None:
+        """Attempts with the faults of the script, then one without."""
+        while not self._attempt(*next(script, ([], None))):
             if self.number > 4 * STEPS:
                 raise RuntimeError(f"{self.run_dir.name} does not finish: {self.story}")
             self._maybe_move()
@@ -173,38 +200,47 @@ class StruckRun:
             self.layout = self.layout.moved(engine, ranks)
             self.campaign.workshop.lay(self.run_dir, self.layout)
 
-    def _attempt(self, fault: Fault | None) -> bool:
-        """One attempt and its fault; whether the run is finished."""
+    def _attempt(self, faults: list[Fault], damage_after: Fault | None) -> bool:
+        """One attempt, what strikes it and what strikes its remains; whether the run is finished."""
         before = self._resumable()
         (self.run_dir / "stop").unlink(missing_ok=True)
-        in_flight = fault
-        if fault is not None and fault.at_rest:  # damage needs an end to come after
-            in_flight = Fault(**{**fault.as_json(), "kind": "kill all"})
-        ended = self._supervise(in_flight)
+        finished = self._supervise(faults) == "finished"
         (self.run_dir / "checkpoints" / BALLAST).unlink(missing_ok=True)
+        kinds = self._count_struck()
         progress = self._progress()
         self._check_start(before, progress)
+        self.resumed_from.append(progress.get("resumed_from") or 0)
         after = self._resumable()
-        finished = ended == "finished"
-        self._check_end(before, after, progress, in_flight, finished)
-        if fault is not None and not finished:
-            self._count(fault)
-            if fault.at_rest and damage(fault, self.run_dir):
-                self._check_damage(fault, after)
+        self._check_end(before, after, progress, kinds, finished)
+        if damage_after and not finished and damage(damage_after, self.run_dir):
+            self._count(damage_after.kind, "")
+            self._check_damage(damage_after, after)
         self.number += 1
         self.tally.attempts += 1
         return finished
 
-    def _count(self, fault: Fault) -> None:
-        self.tally.faults[fault.kind] += 1
-        self.tally.engines[self.layout.engine] += 1
-        if fault.kind == "kill at point":
-            self.tally.points[fault.point] += 1
-        self.story += f" {fault.kind}{'@' + fault.point if 'point' in fault.kind else ''}"
+    def _count_struck(self) -> set[str]:
+        """The kinds of fault that struck this attempt, by what its ranks noted."""
+        file = self.run_dir / STRUCK
+        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        struck = {(line["kind"], line["point"]) for line in lines if line["attempt"] == self.number}
+        for kind, point in sorted(struck):
+            self._count(kind, point)
+        return {kind for kind, _ in struck}
 
-    def _supervise(self, fault: Fault | None) -> str:
+    def _count(self, kind: str, point: str) -> None:
+        self.tally.faults[kind] += 1
+        self.tally.engines[self.layout.engine] += 1
+        self.story += f" {kind}"
+        if "point" in kind:
+            self.tally.points[f"{kind}: {point}"] += 1
+            self.story += f" `{point}`"
+        self.story += ";"
+
+    def _supervise(self, faults: list[Fault]) -> str:
         """Start the ranks and see them to their end, as torchrun and the node agent would."""
-        raw = fault.as_json() if fault else None
+        raw = [fault.as_json() for fault in faults]
+        freezes = any(fault.kind == "freeze one" for fault in faults)
         log = self.run_dir / f"attempt-{self.number:03d}.log"
         started = time.monotonic()
         beat, beaten = None, started
@@ -216,12 +252,12 @@ class StruckRun:
                 if any(process.exitcode for process in group.processes):
                     group.wait(LEAVE_SECONDS)
                     break
-                if fault and fault.kind == "freeze one" and beat and now - beaten > FROZEN_SECONDS:
+                if freezes and beat and now - beaten > FROZEN_SECONDS:
                     self.tally.detected_hangs += 1
                     break
                 if now - started > PATIENCE_SECONDS:
                     self.tally.hangs += 1
-                    self._problem(f"hung, {fault}\n{log.read_text()[-2000:]}")
+                    self._problem(f"hung, {faults}\n{log.read_text()[-2000:]}")
                     break
             group.end()
             codes = [process.exitcode for process in group.processes]
@@ -241,19 +277,17 @@ class StruckRun:
             self.tally.lost_checkpoints += 1
             self._problem(f"attempt {self.number} resumed from {progress.get('resumed_from')}, {before} was there")
 
-    def _check_end(
-        self, before: int, after: int, progress: dict[str, Any], fault: Fault | None, finished: bool
-    ) -> None:
+    def _check_end(self, before: int, after: int, progress: dict[str, Any], kinds: set[str], finished: bool) -> None:
         if after < before:
             self.tally.lost_checkpoints += 1
-            self._problem(f"attempt {self.number} left {after}, {before} was there before; {fault}")
+            self._problem(f"attempt {self.number} left {after}, {before} was there before; {kinds}")
         if finished or progress.get("attempt") != self.number:
             return
         lost = max(0, int(progress.get("step") or 0) - after)
-        storage = fault is not None and fault.kind in ("disk full", "refuse at point", "slow storage")
+        storage = bool(kinds & STORAGE.keys())
         (self.tally.steps_lost_to_damage if storage else self.tally.steps_lost).append(lost)
         if not storage and lost > 2 * SAVE_EVERY:
-            self._problem(f"attempt {self.number} lost {lost} steps: {fault}")
+            self._problem(f"attempt {self.number} lost {lost} steps: {kinds}")
 
     def _check_damage(self, fault: Fault, whole: int) -> None:
         """Damage is seen, and only the damaged checkpoint is given up."""

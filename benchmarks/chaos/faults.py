@@ -8,18 +8,18 @@ from typing import Any
 
 from trainer.checkpoint.points import POINTS
 
-IN_FLIGHT = {
+ENDINGS = {
     "kill one": 3,
     "kill all": 3,
     "kill at point": 8,
-    "refuse at point": 4,
     "terminate one": 3,
     "stop file": 1,
     "freeze one": 1,
-    "disk full": 3,
-    "slow storage": 1,
+    "terminate at point": 2,
 }
-"""Kinds that strike a living attempt, with their weights."""
+"""Kinds that end an attempt, with their weights. Every struck attempt gets one."""
+STORAGE = {"refuse at point": 4, "disk full": 3, "slow storage": 1}
+"""Kinds that make saves fail or wait while training goes on. They come before an ending, or alone."""
 AT_REST = {
     "bit flip": 3,
     "truncation": 2,
@@ -31,12 +31,12 @@ AT_REST = {
     "foreign entries": 1,
     "damaged progress": 1,
 }
-"""Kinds that strike between two attempts. Each follows a kill, so that there is something to resume."""
+"""Kinds that strike between two attempts."""
 DAMAGE = ("bit flip", "truncation", "missing file", "extra shard", "half a manifest")
 """Kinds after which the newest checkpoint must be stepped over."""
 OF_EVERY_RANK = ("copied", "file open", "file half", "file unsynced", "file synced", "file read back")
 REFUSALS = ("ENOSPC", "EDQUOT", "EIO")
-AT_REST_SHARE = 0.25
+AT_REST_SHARE, STORAGE_SHARE, NO_ENDING_SHARE = 0.35, 0.3, 0.1
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Fault:
     """One fault.
 
     Attributes:
-        kind: a key of `IN_FLIGHT` or `AT_REST`.
+        kind: a key of `ENDINGS`, `STORAGE` or `AT_REST`.
         step: steps after the attempt's first at which it strikes or arms.
         delay_seconds: from there until a signal is sent, so that it falls anywhere within a step.
         rank: which rank, modulo the number of ranks.
@@ -54,24 +54,28 @@ class Fault:
     """
 
     kind: str
-    step: int
-    delay_seconds: float
-    rank: int
-    point: str
-    place: float
-    detail: str
-
-    @property
-    def at_rest(self) -> bool:
-        return self.kind in AT_REST
+    step: int = 1
+    delay_seconds: float = 0.0
+    rank: int = 0
+    point: str = POINTS[0]
+    place: float = 0.5
+    detail: str = REFUSALS[0]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def draw(rng: random.Random) -> Fault:
-    """The next fault."""
-    kinds = AT_REST if rng.random() < AT_REST_SHARE else IN_FLIGHT
+def draw(rng: random.Random) -> tuple[list[Fault], Fault | None]:
+    """The next attempt's faults: those that strike it, and the one that strikes what it leaves behind, if any."""
+    faults = []
+    if rng.random() < STORAGE_SHARE:
+        faults.append(_fault(rng, STORAGE))
+    if not faults or rng.random() >= NO_ENDING_SHARE:
+        faults.append(_fault(rng, ENDINGS))
+    return faults, _fault(rng, AT_REST) if rng.random() < AT_REST_SHARE else None
+
+
+def _fault(rng: random.Random, kinds: dict[str, int]) -> Fault:
     return Fault(
         kind=rng.choices(list(kinds), list(kinds.values()))[0],
         step=rng.randint(1, 7),

@@ -7,17 +7,18 @@ import shutil
 from pathlib import Path
 
 from benchmarks.chaos.faults import Fault
+from trainer.checkpoint.manifest import published
 
 
 def damage(fault: Fault, run_dir: Path) -> bool:
     """Apply an at-rest fault. False when there is nothing to apply it to."""
-    folders = sorted((run_dir / "checkpoints").glob("step-????????"))
+    folders = published(run_dir / "checkpoints")
     if fault.kind == "damaged progress":
         (run_dir / "progress.json").write_text('{"state": "trai')
         return True
     if not folders:
         return False
-    KINDS[fault.kind](folders[-1], fault)
+    KINDS[fault.kind](folders[0][1], fault)
     return True
 
 
@@ -61,14 +62,15 @@ def stale_folders(newest: Path, fault: Fault) -> None:
 
 def scrambled_times(newest: Path, fault: Fault) -> None:
     """The oldest looks newest: a restored backup, or a clock that jumped."""
-    for age, folder in enumerate(sorted(newest.parent.glob("step-*"))):
+    for age, folder in enumerate([folder for _, folder in reversed(published(newest.parent))]):
         os.utime(folder, (2e9 - 1e8 * age, 2e9 - 1e8 * age))
 
 
 def foreign_entries(newest: Path, fault: Fault) -> None:
-    """Names that only resemble checkpoints."""
+    """Names that only resemble checkpoints, of higher steps than any."""
     for name in ("step-00000997.bak", "old-step-00000996", "step-99", "step-0000000x"):
-        shutil.copytree(newest, newest.parent / name, dirs_exist_ok=True)
+        (newest.parent / name).mkdir(exist_ok=True)
+        shutil.copy(newest / "manifest.json", newest.parent / name)
     (newest.parent / "step-00000995").write_text("a file")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -13,10 +14,14 @@ from typing import Any
 
 from benchmarks.chaos.faults import OF_EVERY_RANK, Fault
 from trainer.checkpoint import points
+from trainer.checkpoint.manifest import published
 
 BALLAST = "ballast"
 FULL_STEPS = 5
 SLOW_SECONDS = 0.2
+STRUCK = "struck.jsonl"
+NO_STORAGE = ("copied", "pointer")
+"""Points at which no storage could refuse anything."""
 
 
 class Striker:
@@ -25,11 +30,12 @@ class Striker:
     Args:
         fault: what to do.
         run_dir: the run.
+        attempt: its number.
         rank, world_size: of this process.
     """
 
-    def __init__(self, fault: Fault, run_dir: Path, rank: int, world_size: int) -> None:
-        self._fault, self._run_dir, self._rank = fault, run_dir, rank
+    def __init__(self, fault: Fault, run_dir: Path, attempt: int, rank: int, world_size: int) -> None:
+        self._fault, self._run_dir, self._attempt, self._rank = fault, run_dir, attempt, rank
         self._chosen = rank == fault.rank % world_size
         self._strikes_at_point = self._chosen if fault.point in OF_EVERY_RANK else rank == 0
         self._armed = False
@@ -56,7 +62,14 @@ class Striker:
         self._signal_later(signal.SIGSTOP, self._chosen)
 
     def _stop_file(self) -> None:
+        self._note()
         (self._run_dir / "stop").touch()
+
+    def _note(self) -> None:
+        """Say that the fault strikes now, so that only faults that did are counted."""
+        line = json.dumps({"attempt": self._attempt, "kind": self._fault.kind, "point": self._fault.point})
+        with (self._run_dir / STRUCK).open("a") as stream:
+            stream.write(line + "\n")
 
     def _disk_full(self) -> None:
         """Takes the free space of the small filesystem, but for less than a checkpoint needs."""
@@ -68,49 +81,58 @@ class Striker:
             room = shutil.disk_usage(folder).free - left
             if room > 0:
                 os.posix_fallocate(stream.fileno(), 0, room)
+        self._note()
 
     def _signal_later(self, number: signal.Signals, chosen: bool) -> None:
         if chosen:
-            pid = os.getpid()
-            timer = threading.Timer(self._fault.delay_seconds, os.kill, (pid, number))
+            timer = threading.Timer(self._fault.delay_seconds, self._send, (number,))
             timer.daemon = True
             timer.start()
+
+    def _send(self, number: signal.Signals) -> None:
+        self._note()
+        os.kill(os.getpid(), number)
 
     def _at_point(self, point: str) -> None:
         if not self._armed or point != self._fault.point or not self._strikes_at_point:
             return
         if self._fault.kind == "kill at point":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self._fault.kind == "slow storage":
-            time.sleep(SLOW_SECONDS)
-        if self._fault.kind == "refuse at point" and point not in ("copied", "pointer"):  # no storage is used there
+            self._send(signal.SIGKILL)
+        if self._fault.kind == "terminate at point":
             self._armed = False
+            self._send(signal.SIGTERM)
+        if self._fault.kind == "slow storage":
+            self._note()
+            time.sleep(SLOW_SECONDS)
+        if self._fault.kind == "refuse at point" and point not in NO_STORAGE:
+            self._armed = False
+            self._note()
             number = getattr(errno, self._fault.detail)
             raise OSError(number, os.strerror(number))
 
 
 def _newest_bytes(checkpoints: Path) -> int:
-    folders = sorted(checkpoints.glob("step-*"))
-    return sum(file.stat().st_size for file in folders[-1].iterdir()) if folders else 50_000
+    found = published(checkpoints)
+    return sum(file.stat().st_size for file in found[0][1].iterdir()) if found else 50_000
 
 
-def attempt(run_dir: str, number: int, raw: dict[str, Any] | None) -> str:
-    """One attempt of a run on this rank, with a fault in it."""
+def attempt(run_dir: str, number: int, raw: list[dict[str, Any]]) -> str:
+    """One attempt of a run on this rank, with faults in it."""
     from trainer.config import read_trainer_config
     from trainer.loop import TrainingRun
     from trainer.progress import say
 
     folder = Path(run_dir)
     run = TrainingRun(folder, read_trainer_config(folder), number, say)
-    if raw is not None:
-        striker = Striker(Fault(**raw), folder, run.ranks.rank, run.ranks.size)
-        first, optimise = run.step, run._optimise
+    strikers = [Striker(Fault(**fault), folder, number, run.ranks.rank, run.ranks.size) for fault in raw]
+    first, optimise = run.step, run._optimise
 
-        def struck(*arguments: Any) -> None:
+    def struck(*arguments: Any) -> None:
+        for striker in strikers:
             striker.at_step(run.step - first)
-            optimise(*arguments)
+        optimise(*arguments)
 
-        run._optimise = struck  # type: ignore[method-assign]
+    run._optimise = struck  # type: ignore[method-assign]
     return run.train()
 
 

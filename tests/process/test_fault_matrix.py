@@ -1,0 +1,205 @@
+"""Every fault of the matrix, on real ranks: what strikes, and what must hold. docs/reliability.md lists them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.chaos.campaign import Campaign, Script, StruckRun
+from benchmarks.chaos.faults import AT_REST, DAMAGE, OF_EVERY_RANK, REFUSALS, Fault
+from benchmarks.chaos.job import Layout, Workshop
+from tests.support.ranks import run_on_ranks
+from trainer.checkpoint.points import POINTS
+from trainer.config import TrainerConfig
+
+WRITES = ("reserve", "file half", "file synced", "manifest open", "staging synced", "prune")
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("matrix"))
+
+
+@pytest.fixture
+def campaign(workshop: Workshop) -> Campaign:
+    return Campaign(workshop, ["fsdp2"], 0, 0, print)
+
+
+def strike(campaign: Campaign, engine: str, script: list[Script]) -> StruckRun:
+    """One run under a script; nothing may be lost, nothing may hang, and it ends where it would have ended."""
+    struck = campaign.strike(Layout(engine, 2, "full"), iter(script))
+    assert campaign.tally.problems == []
+    assert campaign.tally.clean
+    return struck
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_killed_at_every_point_of_a_save_loses_no_checkpoint(campaign: Campaign, rank: int) -> None:
+    points = OF_EVERY_RANK if rank else POINTS
+    strike(campaign, "fsdp2", [([Fault("kill at point", point=point, rank=rank)], None) for point in points])
+    struck = {name.removeprefix("kill at point: ") for name in campaign.tally.points}
+    assert struck == set(points), "every point was reached, and struck"
+
+
+@pytest.mark.parametrize("kind", ["kill one", "kill all", "freeze one", "terminate one", "stop file"])
+def test_ends_at_any_moment(campaign: Campaign, kind: str) -> None:
+    moments = [0.0, 0.004, 0.008, 0.02]
+    strike(campaign, "zero1", [([Fault(kind, 2, moment, rank=i)], None) for i, moment in enumerate(moments)])
+    assert campaign.tally.faults[kind] == len(moments)
+    assert campaign.tally.detected_hangs == (len(moments) if kind == "freeze one" else 0)
+
+
+@pytest.mark.parametrize("point", ["file half", "manifest written", "renamed", "trashed"])
+def test_sigterm_within_a_save_saves_once_more_and_leaves(campaign: Campaign, point: str) -> None:
+    strike(campaign, "zero2", [([Fault("terminate at point", point=point)], None)])
+    assert campaign.tally.faults["terminate at point"] == 1
+    assert campaign.tally.steps_lost == [0], "the state at the signal was saved"
+
+
+@pytest.mark.parametrize(("refusal", "point"), zip(itertools.cycle(REFUSALS), WRITES))
+def test_refused_writes_fail_the_save_and_training_goes_on(campaign: Campaign, point: str, refusal: str) -> None:
+    fault = Fault("refuse at point", point=point, detail=refusal, rank=1)
+    strike(campaign, "fsdp2", [([fault], None)])
+    assert campaign.tally.faults["refuse at point"] == 1
+    assert campaign.tally.attempts == 1, "the attempt that was refused storage finished the run"
+
+
+@pytest.mark.parametrize("left", [0.0, 0.4, 0.9])
+def test_a_full_disk_costs_saves_and_nothing_else(campaign: Campaign, left: float) -> None:
+    script: list[Script] = [([Fault("disk full", 4, place=left), Fault("kill all", 7)], None)]
+    strike(campaign, "zero3", [*script, ([Fault("disk full", 2, place=left)], None)])
+    assert campaign.tally.faults["disk full"] == 2
+
+
+@pytest.mark.parametrize("kind", AT_REST)
+def test_damage_at_rest_is_seen_and_stepped_over(campaign: Campaign, kind: str) -> None:
+    places = [0.05, 0.5, 0.93]
+    script: list[Script] = [([Fault("kill all", 9)], Fault(kind, place=place)) for place in places]
+    struck = strike(campaign, "fsdp2", script)
+    assert campaign.tally.faults[kind] == len(places)
+    if kind in DAMAGE:
+        assert campaign.tally.steps_lost_to_damage == [3] * len(places), "one checkpoint was given up each time"
+    assert struck.resumed_from[-1] > 0
+
+
+def test_a_step_saved_twice_never_mixes_two_attempts(campaign: Campaign) -> None:
+    """The newest is damaged, so its step is trained and saved again, and killed while that is published."""
+    again = [([Fault("kill at point", point=point)], None) for point in ("file half", "manifest written", "renamed")]
+    script: list[Script] = [([Fault("kill all", 7)], Fault("bit flip"))]
+    struck = strike(campaign, "zero1", [*script, *again])
+    assert struck.resumed_from[:2] == [0, 3], "step 6 was given up"
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 2), (2, 4), (1, 4)])
+def test_other_numbers_of_ranks_keep_the_order(campaign: Campaign, before: int, after: int) -> None:
+    struck_run = campaign.workshop.run("moved", Layout("fsdp2", before, "full"))
+    with struck_run as run_dir:
+        struck = StruckRun(campaign, run_dir, Layout("fsdp2", before, "full"), moves=False)
+        struck._attempt([Fault("kill all", 7)], None)
+        struck.layout, struck.moved = struck.layout.moved("zero3", after), True
+        campaign.workshop.lay(run_dir, struck.layout)
+        struck.carry(iter([]))
+        campaign._compare(struck, campaign._reference(Layout("fsdp2", 2, "full")))
+    assert campaign.tally.problems == []
+    assert campaign.tally.order_exact_runs == 1
+
+
+def test_ranks_that_do_not_divide_the_step_are_refused(workshop: Workshop) -> None:
+    config = workshop.config(Layout("fsdp2", 2, "full"))
+    config["execution"] |= {"world_size": 3, "accumulation": 1}
+    with pytest.raises(ValueError, match="must equal packs_per_step exactly"):
+        TrainerConfig.model_validate(config)
+
+
+def coordinator_fails(kind: str) -> str:
+    from trainer.collectives import Ranks
+
+    ranks = Ranks()
+
+    def action() -> None:
+        if ranks.is_first:
+            raise {"bug": ZeroDivisionError("no"), "storage": OSError(5, "Input/output error")}[kind]
+
+    started = time.monotonic()
+    try:
+        _, problems = ranks.agree("publish", action)
+        told = problems[0]
+    except Exception as error:
+        told = repr(error)
+    assert time.monotonic() - started < 30
+    return told
+
+
+def test_a_failure_of_the_first_rank_alone_reaches_every_rank() -> None:
+    assert run_on_ranks(coordinator_fails, 2, "storage") == ["rank 0: publish: [Errno 5] Input/output error"] * 2
+    first, second = run_on_ranks(coordinator_fails, 2, "bug")
+    assert first == "ZeroDivisionError('no')"
+    assert "PeerError" in second
+    assert "rank 0: publish: ZeroDivisionError" in second
+
+
+def signalled_attempt(run_dir: str, when: str) -> str:
+    """One attempt; the last rank gets SIGTERM while it loads, or while it evaluates."""
+    import trainer.loop
+    from trainer.config import read_trainer_config
+    from trainer.progress import say
+
+    last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
+
+    def then_signal(function: Any) -> Any:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            if last:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return function(*arguments, **options)
+
+        return wrapped
+
+    name = {"loading": "build_model", "evaluating": "held_out_loss"}[when]
+    setattr(trainer.loop, name, then_signal(getattr(trainer.loop, name)))
+    return trainer.loop.TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 0, say).train()
+
+
+@pytest.mark.parametrize("when", ["loading", "evaluating"])
+def test_sigterm_to_one_rank_outside_of_steps_stops_all_of_them(workshop: Workshop, when: str) -> None:
+    with workshop.run(f"signal-{when}", Layout("fsdp2", 2, "full")) as run_dir:
+        plan = json.loads((run_dir / "plan.json").read_text())
+        plan["trainer"]["evaluation"] = {"every_steps": 4}
+        (run_dir / "plan.json").write_text(json.dumps(plan))
+        assert run_on_ranks(signalled_attempt, 2, str(run_dir), when) == ["stopped"] * 2
+        progress = json.loads((run_dir / "progress.json").read_text())
+        assert progress["last_checkpoint"]["step"] == progress["step"] <= 5
+
+
+def reads_refused(run_dir: str) -> str:
+    """One attempt on storage that does not give back what it holds."""
+    from trainer.checkpoint import manifest
+    from trainer.config import read_trainer_config
+    from trainer.loop import TrainingRun
+
+    def refused(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    manifest.hashlib.file_digest = refused  # type: ignore[assignment]
+    try:
+        TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 1, print)
+    except manifest.UnreadableStorageError as error:
+        return str(error)
+    return "went on"
+
+
+def test_storage_that_refuses_to_read_costs_no_checkpoint(campaign: Campaign) -> None:
+    layout = Layout("fsdp2", 2, "full")
+    with campaign.workshop.run("unreadable", layout) as run_dir:
+        struck = StruckRun(campaign, run_dir, layout, moves=False)
+        struck._attempt([Fault("kill all", 7)], None)
+        for told in run_on_ranks(reads_refused, 2, str(run_dir)):
+            assert "Input/output error" in told
+            assert "stays where it is" in told
+        assert struck._resumable() == 6, "nothing was set aside"
