@@ -38,6 +38,9 @@ FIXED = (
 )
 """What makes the run: with another value it would be another one. What is in neither changes the curve from here."""
 
+LENGTH = ("training.max_steps", "training.num_train_epochs")
+"""May change at any time, too, but the learning rate's curve is stretched with them."""
+
 
 def differences(before: dict[str, Any], now: TrainerConfig) -> dict[str, tuple[Any, Any]]:
     """Settings with another value than a checkpoint's, by dotted name: (then, now)."""
@@ -112,7 +115,7 @@ def exactness(manifest: Manifest, config: TrainerConfig) -> tuple[str, str]:
     for name in ("engine", "world_size", "micro_batch", "accumulation", "device"):
         if then["execution"][name] != getattr(now, name):
             return "order-exact", f"{name} was {then['execution'][name]}, is {getattr(now, name)}"
-    if changed := [name for name in differences(then, config) if changes_the_curve(name)]:
+    if changed := [name for name in differences(then, config) if changes_the_curve(name) or name in LENGTH]:
         return "order-exact", f"changed: {', '.join(changed)}"
     if not config.training.full_determinism:
         return "order-exact", "training.full_determinism is off"

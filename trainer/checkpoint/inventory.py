@@ -13,10 +13,10 @@ from trainer.checkpoint.manifest import (
     read_manifest,
     verified,
 )
-from trainer.checkpoint.retention import doomed, is_permanent, remove
+from trainer.checkpoint.retention import DAMAGED, doomed, is_permanent, remove
 from trainer.errors import UserError
 
-LEFT_OVERS = {".staging-": "staging", ".trash-": "trash", ".damaged-": "damaged"}
+LEFT_OVERS = {".staging-": "staging", ".trash-": "trash", DAMAGED: "damaged"}
 
 
 def inventory(checkpoints: Path, verify: bool = False) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from trainer.checkpoint.points import passing
 
 PERMANENT_MARK = "permanent"
 """An empty file of this name in a checkpoint's folder keeps it for good."""
+DAMAGED = ".damaged-"
+"""How the names of checkpoints begin that were set aside; they end with the time in nanoseconds."""
 
 
 def is_permanent(folder: Path) -> bool:
@@ -23,6 +25,12 @@ def doomed(checkpoints: Path, keep: int) -> list[Path]:
     """
     passing_ones = [folder for _, folder in published(checkpoints) if not is_permanent(folder)]
     return passing_ones[max(1, keep) :]
+
+
+def outdated_damaged(checkpoints: Path) -> list[Path]:
+    """Checkpoints that were set aside, all but the one set aside last: evidence must not fill the storage."""
+    found = [entry for entry in checkpoints.glob(f"{DAMAGED}*") if entry.is_dir()]
+    return sorted(found, key=lambda entry: entry.name.rpartition("-")[2])[:-1]
 
 
 def remove(folder: Path) -> None:

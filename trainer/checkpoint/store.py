@@ -27,7 +27,7 @@ from trainer.checkpoint.manifest import (
 )
 from trainer.checkpoint.points import passing
 from trainer.checkpoint.read import RangeReader
-from trainer.checkpoint.retention import PERMANENT_MARK, doomed, remove, sweep
+from trainer.checkpoint.retention import DAMAGED, PERMANENT_MARK, doomed, outdated_damaged, remove, sweep
 from trainer.checkpoint.writer import BackgroundWriter, HostCopy, combined, digest
 from trainer.collectives import Ranks
 from trainer.engines.base import Engine, Range
@@ -184,6 +184,9 @@ class CheckpointStore:
         passing("prune")
         for old in doomed(self._folder, self._keep):
             remove(old)
+        for old in outdated_damaged(self._folder):
+            self._report(f"removed {old.name}: a later one has been set aside")
+            sweep(old)
         passing("pruned")
 
     def restore(self, engine: Engine, check: Callable[[Path, Manifest], None]) -> tuple[Path, Manifest] | None:
@@ -237,7 +240,7 @@ class CheckpointStore:
 
     def _set_aside(self, folder: Path) -> None:
         if self._ranks.is_first:
-            folder.rename(folder.with_name(f".damaged-{folder.name}-{time.time_ns()}"))
+            folder.rename(folder.with_name(f"{DAMAGED}{folder.name}-{time.time_ns()}"))
 
     def load(self, engine: Engine, folder: Path, manifest: Manifest) -> str:
         """Fill the engine and check the receipt; "" when the state is the one that was saved, else what is not."""
