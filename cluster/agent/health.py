@@ -245,8 +245,8 @@ def _talk_to_ourselves() -> None:
 
 
 def _amounts(free: float, need: float) -> str:
-    wanted = f", {need / _GIB:.1f} GiB needed" if need else ""
-    return f"{free / _GIB:.1f} GiB free{wanted}"
+    wanted = f", {need / _GIB:.2f} GiB needed" if need else ""
+    return f"{free / _GIB:.2f} GiB free{wanted}"
 
 
 if __name__ == "__main__":

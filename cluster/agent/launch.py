@@ -15,6 +15,7 @@ from cluster.policy import Limits
 
 PHASES = ("prepare", "train", "export", "evaluate")
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
+_MAY_BE_NULL = ("hang_seconds", "start_seconds")
 _CODE = Path(__file__).parents[2]
 
 
@@ -39,9 +40,10 @@ class Launch:
         """Reads it out of a plan; ClusterError names what is missing or cannot be started."""
         given = plan.get("launch")
         given = given if isinstance(given, dict) else {}
-        if missing := [name for name in _required(cls) if name not in given]:
+        if missing := [name for name in _required(cls) if given.get(name) is None]:
             raise ClusterError(f"plan.json: launch lacks {', '.join(missing)}", "plan the job again")
         known = {one.name: given[one.name] for one in fields(cls) if one.name in given}
+        known = {name: value for name, value in known.items() if value is not None or name in _MAY_BE_NULL}
         launch = cls(**{**known, "restart": Limits.from_plan(plan)})
         if unknown := [phase for phase in launch.phases if phase not in PHASES]:
             raise ClusterError(f"plan.json: launch.phases has unknown {', '.join(map(str, unknown))}")

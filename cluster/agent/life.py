@@ -67,8 +67,10 @@ def check_health(attempt: Attempt, launch: Launch) -> Verdict | None:
     began = time.monotonic()
     checks = run_checks(attempt.run_dir, launch)
     attempt.note_health(checks, time.monotonic() - began)
+    attempt.say("health: " + "; ".join(f"{check.name} {check.words}" for check in checks if check.ok))
     for check in checks:
-        attempt.say(f"health: {check.name}: {'' if check.ok else 'FAILED: '}{check.words}")
+        if not check.ok:
+            attempt.say(f"health: {check.name} FAILED: {check.words}")
     return gate(checks, gethostname())
 
 
@@ -81,7 +83,7 @@ def make_phase(launch: Launch, name: str, attempt: Attempt) -> Phase:
         {**phase_environment(launch, attempt.number, attempt.log_dir, os.environ), **facts},
         attempt.log_dir / f"{name}.log",
         launch.grace_seconds if name == "train" else 0.0,
-        Oversight(launch, attempt.run_dir, attempt.number, attempt.log_dir) if name == "train" else None,
+        Oversight(launch, attempt.run_dir, attempt.number, attempt.log_dir, attempt.say) if name == "train" else None,
     )
 
 

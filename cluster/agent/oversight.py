@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from socket import gethostname
 
@@ -23,9 +24,10 @@ _NAMED_RANKS = 8
 class Oversight:
     """Looks at one training phase again and again. `hang` says what was found when it stood still."""
 
-    def __init__(self, launch: Launch, run_dir: Path, attempt: int, log_dir: Path) -> None:
+    def __init__(self, launch: Launch, run_dir: Path, attempt: int, log_dir: Path, say: Callable[[str], None]) -> None:
         self.hang = ""
         self.proofs: tuple[Evidence, ...] = ()
+        self._say = say
         self._run_dir = run_dir
         self._log_dir = log_dir
         self._watch = HeartbeatWatch(attempt, launch.hang_seconds, launch.start_seconds)
@@ -46,6 +48,7 @@ class Oversight:
         self._end_lingerers(children, now)
 
     def _investigate(self, stall: Stall) -> None:
+        self._say(f"{stall.words}: taking stacks, and ending the attempt")
         ranks = ranks_in(self._log_dir, descendants(os.getpid()))
         stuck = {rank.number: condition(rank.pid) for rank in ranks}  # before the dump, of which ranks may die
         stacks = dump_stacks(ranks)
@@ -60,8 +63,11 @@ class Oversight:
             if _TORCHRUN_ENDS_RANKS in tail(self._log_dir / "train.log"):
                 self._ending_since = now
         elif now - self._ending_since >= LINGER_SECONDS:
-            for rank in ranks_in(self._log_dir, descendants(os.getpid())):
+            lingering = ranks_in(self._log_dir, descendants(os.getpid()))
+            for rank in lingering:
                 children.kill(rank.pid)
+            if lingering:
+                self._say(f"killed {len(lingering)} ranks that waited for a dead one")
 
 
 def _suspicion(rank: Rank, what: str) -> Evidence:

@@ -9,7 +9,7 @@ from socket import gethostname
 
 from cluster.agent.attempt import Attempt
 from cluster.agent.launch import Launch
-from cluster.agent.outcome import exit_code
+from cluster.agent.outcome import GAVE_UP, RESTART_ME, exit_code
 from cluster.agent.stopping import StopWishes
 from cluster.contract import ClusterError, Outcome
 from cluster.policy import STOP, Decision, decide
@@ -45,7 +45,8 @@ def stopped_already(run_dir: Path, submitted: float | None) -> int | None:
     decision = decide(records, limits, time.time())
     if decision.action != STOP:
         return None
-    return exit_code(Outcome(records[-1]["outcome"]), decision.action)
+    code = exit_code(Outcome(records[-1]["outcome"]), decision.action)
+    return GAVE_UP if code == RESTART_ME else code  # who starts a stopped run again must not do so for ever
 
 
 def node_must_change(decision: Decision, environment: Mapping[str, str]) -> bool:

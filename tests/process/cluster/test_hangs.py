@@ -29,6 +29,7 @@ def test_a_stopped_rank_is_a_hang_that_is_named_and_the_run_goes_on(run: Run) ->
     assert [(item["kind"], item["line"], item["blames"]) for item in record["evidence"]] == [
         ("stuck_rank", "rank 1 is stopped (SIGSTOP)", "suspect")
     ]
+    assert "taking stacks" in run.log("agent.log")
     assert "in all_reduce" in run.log("stacks-rank-00000.txt")
     assert "is stopped" in run.log("stacks-rank-00001.txt")
     assert record["decision"]["action"] == "restart"
@@ -61,4 +62,5 @@ def test_ranks_that_wait_for_a_dead_one_do_not_cost_torchruns_thirty_seconds(run
     assert agent.wait(30) == 3
     assert LINGER_SECONDS <= time.monotonic() - died < LINGER_SECONDS + 8
     assert not lives(pids[0])
+    assert "killed 1 ranks that waited for a dead one" in run.log("agent.log")
     assert run.record()["cause"] == "train: rank 1 killed by SIGKILL"

@@ -105,6 +105,17 @@ def test_a_scheduler_that_starts_an_agent_again_after_the_end_changes_nothing(ru
     assert [run.carry(), run.record()["attempt"]] == [0, 3]
 
 
+def test_a_run_that_its_user_stopped_is_not_started_again_by_a_scheduler(run: Run, monkeypatch) -> None:
+    monkeypatch.setenv("TUNEYARD_SUBMITTED", "1795000000.5")
+    run.plan(["prepare"], prepare_seconds=600)
+    agent = run.start()
+    run.pid_in("prepare.pid")
+    agent.send_signal(signal.SIGINT)
+    assert agent.wait(10) == 75
+    assert run.carry() == 3
+    assert decisions(run) == [("stopped", "stop")]
+
+
 def test_agents_that_die_without_a_word_are_bounded_too(run: Run, monkeypatch) -> None:
     monkeypatch.setenv("TUNEYARD_SUBMITTED", "1795000000.5")
     run.plan(["prepare"], prepare_seconds=600)
@@ -148,7 +159,7 @@ def test_a_machine_that_fails_its_checks_is_tried_three_times_and_no_phase_is_st
     assert records[-1]["health"][-1] == {"name": "sh", "ok": False, "words": "link 3 is down", "blames": "node"}
     (excluded,) = records[0]["decision"]["exclude"]
     assert (excluded["node"], excluded["evidence"]) == (os.uname().nodename, "sh: link 3 is down")
-    assert "health: sh: FAILED: link 3 is down" in run.log("agent.log")
+    assert "health: sh FAILED: link 3 is down" in run.log("agent.log")
 
 
 def test_where_a_scheduler_can_move_the_run_an_excluded_node_is_left(run: Run, monkeypatch) -> None:

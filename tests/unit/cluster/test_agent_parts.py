@@ -11,6 +11,7 @@ from cluster.agent.attempt import steps_of
 from cluster.agent.launch import Launch, phase_command, phase_environment
 from cluster.agent.phases import TERM_TO_KILL_SECONDS, Escalation, Phase, telling_words
 from cluster.agent.stopping import StopWishes
+from cluster.policy import Limits
 
 LAUNCH = Launch(1, 2, "cpu", 3, 60.0, ("prepare", "train"))
 
@@ -129,6 +130,16 @@ def test_a_launch_that_cannot_be_started_is_refused() -> None:
         Launch.from_plan({"launch": given})
     with pytest.raises(ClusterError, match="unknown bake"):
         Launch.from_plan({"launch": {**given, "phases": ["prepare", "bake"]}})
+
+
+def test_optional_keys_of_a_launch_have_defaults() -> None:
+    given = {"nodes": 1, "ranks_per_node": 1, "device": "cpu", "threads_per_rank": 1, "grace_seconds": 1, "phases": []}
+    plain = Launch.from_plan({"launch": given})
+    assert (plain.hang_seconds, plain.start_seconds, plain.restart) == (900.0, 3600.0, Limits())
+    nulls = dict.fromkeys(["hang_seconds", "start_seconds", "restart", "health", "remedies"])
+    quiet = Launch.from_plan({"launch": {**given, **nulls}})
+    assert (quiet.hang_seconds, quiet.start_seconds) == (None, None)
+    assert (quiet.restart, quiet.health, quiet.remedies) == (Limits(), {}, {})
 
 
 TORCHRUN = """
