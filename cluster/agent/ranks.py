@@ -110,7 +110,8 @@ def _main_frames(stacks: str) -> Iterator[tuple[str, str]]:
         if not found:
             return
         file, number = found["file"] or found["spy_file"], found["line"] or found["spy_line"]
-        yield found["name"] or found["spy_name"], f"{Path(file).name}:{number}"
+        name = found["name"] or found["spy_name"]
+        yield name.rpartition(".")[2], f"{Path(file).name}:{number}"  # py-spy writes methods with their class
 
 
 def _spied(ranks: Sequence[Rank]) -> dict[int, str]:

@@ -94,7 +94,13 @@ Thread 4260 (idle): "Thread-1"
 
 @pytest.mark.parametrize(
     ("stacks", "words"),
-    [(FAULTHANDLER, "waits in all_reduce"), (PY_SPY, "is in read_rows (shards.py:51)"), ("", ""), ("nothing", "")],
+    [
+        (FAULTHANDLER, "waits in all_reduce"),
+        (PY_SPY, "is in read_rows (shards.py:51)"),
+        (PY_SPY.replace("read_rows", "Group.barrier"), "waits in barrier"),
+        ("", ""),
+        ("nothing", ""),
+    ],
 )
 def test_where_the_main_thread_is(stacks: str, words: str) -> None:
     assert where_in(stacks) == words
