@@ -1,7 +1,7 @@
 """`python -m cluster.agent RUN_DIR`: carries a planned run, attempt after attempt, as long as the policy says so.
 
 Exit code: 0 finished; 75 stopped, or to be started again by a scheduler; 2 fatal; 3 the policy gave up;
-1 another agent lives, or this one broke.
+1 another agent lives, or this one could not do its work.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from cluster.agent.life import carry
 from cluster.agent.outcome import FAILED, RESTART_ME, exit_code
 from cluster.agent.restarts import node_must_change, stopped_already, submission, wait_for_restart
 from cluster.agent.stopping import StopWishes
-from cluster.contract import ClusterError, Outcome
-from cluster.lock import AgentLock, LockHeldError
+from cluster.contract import ClusterError
+from cluster.lock import AgentLock
 from cluster.policy import RESTART
 
 
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
             return live(run_dir, wishes)
     except ClusterError as error:
         print(f"agent: {error}", file=sys.stderr)
-        return FAILED if isinstance(error, LockHeldError) else exit_code(Outcome.FATAL, "")
+        return FAILED
 
 
 def live(run_dir: Path, wishes: StopWishes) -> int:

@@ -75,7 +75,7 @@ RULES = (
         r"^(torch\.)?(cuda\.)?OutOfMemoryError: |^RuntimeError: CUDA out of memory|CUDA error: out of memory"
         r"|^torch\.AcceleratorError: .*out of memory|CUBLAS_STATUS_ALLOC_FAILED",
         *(Outcome.FATAL, "job", "the GPU has too little memory for this job"),
-        "lower training.max_length or the micro-batch, or set training.gradient_checkpointing",
+        "lower data.max_length or resources.micro_batch, or set training.gradient_checkpointing",
     ),
     _rule(
         "host_memory",
