@@ -7,11 +7,12 @@ from typing import Any
 
 from trainer.checkpoint.manifest import (
     DamagedCheckpointError,
+    Manifest,
     UnreadableStorageError,
+    check_hashes,
     check_sizes,
     published,
     read_manifest,
-    verified,
 )
 from trainer.checkpoint.retention import DAMAGED, doomed, is_permanent, remove
 from trainer.errors import UserError
@@ -44,7 +45,7 @@ def prune(checkpoints: Path, keep: int) -> list[str]:
         raise UserError(f"--prune {keep} would leave nothing to resume from", remedy="keep at least 1")
     going = doomed(checkpoints, keep)
     staying = [folder for _, folder in published(checkpoints) if folder not in going]
-    if going and not any(_problem(folder, verify=True) is None for folder in staying):
+    if going and not any(_looked_at(folder, verify=True)[1] is None for folder in staying):
         raise UserError(
             f"none of the {len(staying)} checkpoints that would stay is whole; nothing was removed",
             where=str(checkpoints),
@@ -56,34 +57,30 @@ def prune(checkpoints: Path, keep: int) -> list[str]:
 
 
 def _entry(folder: Path, step: int, verify: bool) -> dict[str, Any]:
-    problem = _problem(folder, verify)
-    facts = dict.fromkeys(("attempt", "engine", "world_size", "saved"))
-    try:
-        manifest = read_manifest(folder)
-        facts = {name: getattr(manifest, name) for name in facts}
-    except (DamagedCheckpointError, UnreadableStorageError):
-        pass  # `problem` says so
+    manifest, problem = _looked_at(folder, verify)
     return {
         "name": folder.name,
         "step": step,
         "state": "published",
         "permanent": is_permanent(folder),
         "bytes": _size(folder),
-        **facts,
+        **{name: getattr(manifest, name, None) for name in ("attempt", "engine", "world_size", "saved")},
         "problem": problem,
         "verified": problem is None if verify else None,
     }
 
 
-def _problem(folder: Path, verify: bool) -> str | None:
+def _looked_at(folder: Path, verify: bool) -> tuple[Manifest | None, str | None]:
+    """The manifest, as far as it can be read, and what is wrong."""
+    manifest = None
     try:
+        manifest = read_manifest(folder)
+        check_sizes(folder, manifest)
         if verify:
-            verified(folder)
-        else:
-            check_sizes(folder, read_manifest(folder))
+            check_hashes(folder, manifest)
     except (DamagedCheckpointError, UnreadableStorageError, OSError) as problem:
-        return str(problem)
-    return None
+        return manifest, str(problem)
+    return manifest, None
 
 
 def _left_overs(checkpoints: Path) -> list[dict[str, Any]]:

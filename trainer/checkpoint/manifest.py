@@ -161,19 +161,21 @@ def _check_coverage(manifest: Manifest) -> None:
                 raise DamagedCheckpointError(f"{kind} of {tensor} ends at element {end} of {size}")
 
 
-def check_hash(folder: Path, name: str, facts: dict[str, Any]) -> None:
-    """Costly check: the file's content.
+def check_hashes(folder: Path, manifest: Manifest, rank: int = 0, size: int = 1) -> None:
+    """Costly check: the files' contents; of `size` ranks, each reads its share of the files.
 
     Raises:
         DamagedCheckpointError
+        UnreadableStorageError
     """
-    try:
-        with (folder / name).open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise _cannot_read(folder / name, error) from None
-    if found != facts["sha256"]:
-        raise DamagedCheckpointError(f"{name}: content does not match its SHA-256")
+    for name in sorted(manifest.files)[rank::size]:
+        try:
+            with (folder / name).open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise _cannot_read(folder / name, error) from None
+        if found != manifest.files[name]["sha256"]:
+            raise DamagedCheckpointError(f"{name}: content does not match its SHA-256")
 
 
 def verified(folder: Path, rank: int = 0, size: int = 1) -> Manifest:
@@ -184,8 +186,7 @@ def verified(folder: Path, rank: int = 0, size: int = 1) -> Manifest:
     """
     manifest = read_manifest(folder)
     check_sizes(folder, manifest)
-    for name in sorted(manifest.files)[rank::size]:
-        check_hash(folder, name, manifest.files[name])
+    check_hashes(folder, manifest, rank, size)
     return manifest
 
 
