@@ -116,6 +116,7 @@ def choose(job: JobFile, basics: Basics, shape: ModelShape | None, machine: Mach
     """
     _check_micro_batch(job, basics)
     _check_targets(job, shape)
+    _check_engine(job, basics)
     limit = memory_limit_bytes(basics, machine)
     candidates = every_candidate(job, basics, shape)
     fitting = [candidate for candidate in candidates if candidate.peak_bytes <= limit]
@@ -163,6 +164,20 @@ def _check_targets(job: JobFile, shape: ModelShape | None) -> None:
         raise SettingError("method.target_modules", error.message, remedy=error.remedy) from None
 
 
+def _check_engine(job: JobFile, basics: Basics) -> None:
+    if job.resources.engine in _unsupported(job, basics):
+        raise SettingError(
+            "resources.engine",
+            "cannot train all weights in bfloat16: DeepSpeed keeps float32 master weights from stage 1 on only",
+            got=job.resources.engine,
+            remedy="Use zero1, which is the same on one GPU, or `model.dtype: float32`.",
+        )
+
+
+def _unsupported(job: JobFile, basics: Basics) -> tuple[str, ...]:
+    return ("zero0",) if job.method.kind == "full" and basics.dtype == "bfloat16" else ()
+
+
 def _divisors(number: int) -> list[int]:
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
@@ -170,7 +185,8 @@ def _divisors(number: int) -> list[int]:
 def _options(job: JobFile, basics: Basics, shape: ModelShape | None) -> Iterator[tuple[str, int, bool]]:
     """Every combination of engine, micro-batch and checkpointing that the job file leaves open."""
     asked = job.resources
-    engines = list(ENGINES) if asked.engine == "auto" else [asked.engine]
+    every = [engine for engine in ENGINES if engine not in _unsupported(job, basics)]
+    engines = every if asked.engine == "auto" else [asked.engine]
     if asked.micro_batch != "auto":
         micro_batches = [asked.micro_batch]
     else:

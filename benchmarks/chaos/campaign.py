@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections import Counter
@@ -118,9 +119,12 @@ class Campaign:
         self.strike(layout, self._drawn(), moves)
 
     def _drawn(self) -> Iterator[Script]:
-        """Faults for one run, until the campaign has had enough or the run takes too many attempts."""
+        """Faults for one run, until it had its share, the campaign has enough, or it takes too many attempts."""
+        before = sum(self.tally.faults.values())
+        share = math.ceil(self.faults / len(self.engines))  # a small campaign meets every engine, too
         for _ in range(3 * STEPS):
-            if sum(self.tally.faults.values()) >= self.faults:
+            struck = sum(self.tally.faults.values())
+            if struck >= self.faults or struck - before >= share:
                 return
             yield draw(self.rng)
 

@@ -21,6 +21,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"kind": "full"},
     "lora": {"kind": "lora", "r": 4, "lora_dropout": 0.1},
     "lora without dropout": {"kind": "lora", "r": 4},
+    "qlora": {"kind": "lora", "r": 4, "quantization": "nf4"},
 }
 """Dropout draws from each rank's own generator: equal bits need equal ranks."""
 SMALL_DISK_BYTES = 8_000_000

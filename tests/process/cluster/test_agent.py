@@ -74,6 +74,7 @@ def test_sigterm_becomes_a_stop_file_and_the_next_attempt_goes_on(run: Run) -> N
     agent = run.start()
     run.rank_pids()
     agent.send_signal(signal.SIGTERM)
+    until(lambda: (run.dir / "stop").exists(), "the stop file")  # of two that wait, the kernel delivers USR1 first
     agent.send_signal(signal.SIGUSR1)  # a second signal changes nothing
     assert agent.wait(30) == 75
     first = run.record()
