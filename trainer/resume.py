@@ -21,6 +21,7 @@ FREE = (
     "training.num_train_epochs",
     "training.gradient_checkpointing",
     "model.attention",
+    "loss.chunk_tokens",
     "model.path",
     "model.revision",
     "data.train.path",
@@ -38,8 +39,14 @@ FIXED = (
 )
 """What makes the run: with another value it would be another one. What is in neither changes the curve from here."""
 
-LENGTH = ("training.max_steps", "training.num_train_epochs")
-"""May change at any time, too, but the learning rate's curve is stretched with them."""
+NEW_BITS = (
+    "training.max_steps",
+    "training.num_train_epochs",
+    "training.gradient_checkpointing",
+    "model.attention",
+    "loss.chunk_tokens",
+)
+"""May change, but sums round differently then, or the learning rate's curve is stretched."""
 
 
 def differences(before: dict[str, Any], now: TrainerConfig) -> dict[str, tuple[Any, Any]]:
@@ -115,7 +122,7 @@ def exactness(manifest: Manifest, config: TrainerConfig) -> tuple[str, str]:
     for name in ("engine", "world_size", "micro_batch", "accumulation", "device"):
         if then["execution"][name] != getattr(now, name):
             return "order-exact", f"{name} was {then['execution'][name]}, is {getattr(now, name)}"
-    if changed := [name for name in differences(then, config) if changes_the_curve(name) or name in LENGTH]:
+    if changed := [name for name in differences(then, config) if changes_the_curve(name) or name in NEW_BITS]:
         return "order-exact", f"changed: {', '.join(changed)}"
     if not config.training.full_determinism:
         return "order-exact", "training.full_determinism is off"

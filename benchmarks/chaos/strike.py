@@ -141,4 +141,4 @@ def prepare(run_dir: str) -> None:
     from trainer.config import read_trainer_config
     from trainer.data.prepare import prepare as prepare_data
 
-    prepare_data(Path(run_dir), read_trainer_config(Path(run_dir)))
+    prepare_data(Path(run_dir), read_trainer_config(Path(run_dir)), lambda _: None)

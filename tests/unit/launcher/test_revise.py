@@ -67,7 +67,7 @@ CASES = {
     "checkpoints": ("training:", "checkpoint: {keep: 9}\ntraining:", {"checkpoint.keep": "free"}),
     "micro-batch": ("cpu_ranks: 2", "cpu_ranks: 2, micro_batch: 2", None),
     "hang": ("cpu_ranks: 2", "cpu_ranks: 2, hang_minutes: 5", {"launch.hang_seconds": "free"}),
-    "logits": ("training:", "loss: {chunk_tokens: 64}\ntraining:", {"loss.chunk_tokens": "refused"}),
+    "logits": ("training:", "loss: {chunk_tokens: 64}\ntraining:", {"loss.chunk_tokens": "free"}),
     "attention": ("path: model}", "path: model, attention: sdpa}", {"model.attention": "free"}),
     "type": ("path: model}", "path: model, dtype: bfloat16}", {"model.dtype": "refused"}),
     "rate": ("max_steps: 60", "max_steps: 60, learning_rate: 0.1", {"training.learning_rate": "curve"}),
