@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -162,14 +163,77 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(runs: Runs)
     assert [p for p in (damaged / "checkpoints").iterdir() if p.name.startswith(f".damaged-step-{STEPS:08d}")]
 
 
-def test_changed_data_is_refused(runs: Runs) -> None:
+def test_a_finished_run_goes_on_to_a_later_end(runs: Runs) -> None:
+    constant = {"lr_scheduler_type": "constant", "warmup_steps": 0}
+    straight = runs.make("end-straight", training={**constant, "max_steps": STEPS})
+    extended = runs.make("end-extended", training={**constant, "max_steps": 14})
+    run_on_ranks(train, 2, str(straight), 0)
+    assert run_on_ranks(train, 2, str(extended), 0) == ["finished"] * 2
+    later = runs.config(2, "fsdp2", training={**constant, "max_steps": STEPS})
+    (extended / "plan.json").write_text(json.dumps({"trainer": later}))
+    assert run_on_ranks(train, 2, str(extended), 1) == ["finished"] * 2
+    progress = json.loads((extended / "progress.json").read_text())
+    assert (progress["resumed_from"], progress["exactness"]) == (14, "order-exact"), "a longer run is another one"
+    assert curve(extended) == curve(straight)
+    assert end_state(extended) == end_state(straight)
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    r"loss\.reduction: was 'token', is 'sequence'": {"loss": {"reduction": "sequence"}},
+    r"method\.r: was 4, is 8": {"method": {"kind": "lora", "r": 8}},
+    r"training\.seed: was 42, is 1": {"training": {"seed": 1}},
+}
+
+
+@pytest.mark.parametrize("message", CHANGES)
+def test_what_makes_the_run_is_refused_with_the_difference(runs: Runs, message: str) -> None:
+    old = {"method": {"kind": "lora", "r": 4}}
+    run = runs.make(f"refused-{len(message)}", **old)
+    run_on_ranks(train, 2, str(run), 0, "stop file", 3)
+    (run / "stop").unlink()
+    before = sorted(path.name for path in (run / "checkpoints").iterdir())
+    (run / "plan.json").write_text(json.dumps({"trainer": runs.config(2, "fsdp2", **{**old, **CHANGES[message]})}))
+    with pytest.raises(RankFailedError, match=message):
+        run_on_ranks(train, 2, str(run), 1)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == before, "no checkpoint is set aside for it"
+
+
+def test_another_model_is_refused(runs: Runs) -> None:
+    run = runs.make("other-model")
+    run_on_ranks(train, 2, str(run), 0, "stop file", 3)
+    (run / "stop").unlink()
+    config = json.loads((run / "plan.json").read_text())
+    for name, seed in (("moved", 0), ("retrained", 1)):
+        shutil.copytree(runs.model, runs.folder / name)
+        weights = runs.folder / name / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[: -4 * seed or None] + bytes(4 * seed))
+    config["trainer"]["model"]["path"] = str(runs.folder / "retrained")
+    (run / "plan.json").write_text(json.dumps(config))
+    with pytest.raises(RankFailedError, match=r"files of model\.path: were \w+, are \w+"):
+        run_on_ranks(train, 2, str(run), 1)
+    config["trainer"]["model"]["path"] = str(runs.folder / "moved")
+    (run / "plan.json").write_text(json.dumps(config))
+    assert run_on_ranks(train, 2, str(run), 2) == ["finished"] * 2, "the same model may lie elsewhere"
+
+
+def test_changed_data_is_refused_with_the_difference(runs: Runs) -> None:
     run = runs.make("changed")
     run_on_ranks(train, 2, str(run), 0, "stop file", 3)
     config = json.loads((run / "plan.json").read_text())
-    config["trainer"]["data"]["max_length"] = 200
-    (run / "plan.json").write_text(json.dumps(config))
-    with pytest.raises(RankFailedError, match="this run has trained on other data: changed since then: settings"):
-        run_on_ranks(prepare_run, 1, str(run), distributed=False)
+    changes = {
+        r"data\.max_length: was 256, is 200": {"max_length": 200},
+        r"template: was tokenizer, is alpaca": {"chat_template": "alpaca"},
+        r"content of source 1: was \w{12}, is \w{12}": {"train": [{"path": str(other_rows(runs))}]},
+    }
+    for message, change in changes.items():
+        changed = {**config["trainer"], "data": {**config["trainer"]["data"], **change}}
+        (run / "plan.json").write_text(json.dumps({"trainer": changed}))
+        with pytest.raises(RankFailedError, match=message):
+            run_on_ranks(prepare_run, 1, str(run), distributed=False)
+
+
+def other_rows(runs: Runs) -> Path:
+    return tiny.write_rows(runs.folder / "other.jsonl", 120, seed=1)
 
 
 def train_on_full_storage(run_dir: str, full_from: int, full_to: int) -> str:

@@ -33,12 +33,35 @@ def same_data(old: dict[str, Any], new: dict[str, Any], run_dir: Path) -> bool:
         return True
     if not any((run_dir / "checkpoints").glob("step-*")):
         return False
-    changed = [name for name, value in new.items() if name != "stat" and old.get(name) != value]
+    changed = [line for name, value in new.items() if name != "stat" for line in _changed(name, old.get(name), value)]
     raise UserError(
-        f"this run has trained on other data: changed since then: {', '.join(changed)}",
+        "this run has trained on other data; changed since then:\n  " + "\n  ".join(changed),
         where=str(run_dir / "data" / "fingerprint.json"),
         remedy="put the old data, tokenizer and settings back to resume, or submit a new run",
     )
+
+
+def _changed(name: str, was: Any, now: Any) -> list[str]:
+    """What is different in one part of the key, a line each."""
+    if was == now:
+        return []
+    if name == "settings" and was:
+        before, after = json.loads(was), json.loads(now)
+        return [
+            f"data.{key}: was {before.get(key)!r}, is {after[key]!r}" for key in after if before.get(key) != after[key]
+        ]
+    if name == "sources" and was and len(was) == len(now):
+        pairs = [(at, *pair) for at, pair in enumerate(zip(was, now, strict=True))]
+        return [f"content of source {at + 1}: was {_short(b)}, is {_short(a)}" for at, b, a in pairs if b != a]
+    if name == "sources":
+        return [f"data: {len(was or [])} sources before, {len(now)} now"]
+    return [f"{name}: was {_short(was)}, is {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    """A digest's beginning; names as they are."""
+    text = str(value)
+    return text[:12] if len(text) == hashlib.sha256().digest_size * 2 else text
 
 
 def cache_key(config: TrainerConfig, data_dir: Path) -> dict[str, Any]:

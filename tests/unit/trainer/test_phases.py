@@ -1,0 +1,82 @@
+"""Seconds by phase add up, and the heartbeat is renewed at most once a second."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from trainer.phases import PHASES, PhaseClock
+from trainer.progress import Progress
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    moment = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: moment[0])
+    return moment
+
+
+def test_every_second_belongs_to_one_phase(now: list[float]) -> None:
+    clock = PhaseClock("load")
+    now[0] += 2
+    clock.enter("first_step")
+    now[0] += 3
+    clock.enter("training")
+    now[0] += 10
+    with clock.within("save"):
+        now[0] += 1
+        with clock.within("evaluate"):
+            now[0] += 4
+    now[0] += 5
+    found = clock.seconds()
+    assert found == {**dict.fromkeys(PHASES, 0.0), "load": 2, "first_step": 3, "training": 15, "save": 1, "evaluate": 4}
+    assert sum(found.values()) == now[0] - 1000
+    assert clock.running == "training"
+
+
+def test_a_phase_ends_with_its_error(now: list[float]) -> None:
+    clock = PhaseClock("training")
+    with pytest.raises(OSError, match="full"), clock.within("save"):
+        now[0] += 2
+        raise OSError("full")
+    now[0] += 1
+    assert (clock.seconds()["save"], clock.seconds()["training"]) == (2, 1)
+
+
+def test_what_the_agent_noted_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 110.0)
+    monkeypatch.setenv("TUNEYARD_PHASE_STARTED", "100.0")
+    monkeypatch.setenv("TUNEYARD_RANK_STARTED", "103.0")
+    found = PhaseClock.of_this_process().seconds()
+    assert (found["launch"], found["import"]) == (3.0, 7.0)
+    monkeypatch.setenv("TUNEYARD_RANK_STARTED", "soon")
+    assert PhaseClock.of_this_process().seconds()["launch"] == 0.0
+
+
+def test_the_heartbeat_is_renewed_once_a_second(tmp_path: Path, now: list[float]) -> None:
+    progress = Progress(tmp_path, attempt=3, phases=PhaseClock("training"))
+
+    def written() -> dict:
+        return json.loads((tmp_path / "progress.json").read_text())
+
+    progress.update(state="training", step=7)
+    first = written()["heartbeat"]
+    now[0] += 0.9
+    progress.pulse()
+    assert written()["heartbeat"] == first
+    now[0] += 0.2
+    progress.pulse()
+    assert written()["heartbeat"] > first
+    assert written()["phase_seconds"]["training"] == pytest.approx(1.1)
+    assert (written()["step"], written()["attempt"]) == (7, 3)
+
+
+def test_only_the_first_rank_writes_and_a_damaged_file_is_replaced(tmp_path: Path) -> None:
+    Progress(tmp_path, attempt=0, writes=False).update(state="training")
+    assert not (tmp_path / "progress.json").exists()
+    (tmp_path / "progress.json").write_text('{"step": 4, "sta')
+    Progress(tmp_path, attempt=1).update(state="loading")
+    assert json.loads((tmp_path / "progress.json").read_text())["state"] == "loading"
