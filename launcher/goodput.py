@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.goodput import Goodput, summarise
+from cluster.goodput import account as account_of_attempt
 
 GROUPS = {
     "starting": ("launch", "import", "rendezvous", "load", "first_step"),
@@ -29,10 +30,25 @@ class Slice:
     share: float
 
 
-def account(records: Sequence[dict[str, Any]]) -> Goodput | None:
-    """The run's account over the attempts that have ended; `None` before the first one has."""
-    found = summarise([record for record in records if record.get("outcome")])
+def account(records: Sequence[dict[str, Any]], progress: dict[str, Any] | None = None) -> Goodput | None:
+    """The run's account; `None` before there is anything to tell.
+
+    Args:
+        records: All attempts.
+        progress: Where the trainer is; with it, the attempt that runs counts until its last sign of life.
+    """
+    known = [record for record in records if record.get("outcome")]
+    if progress and records and not records[-1].get("outcome") and progress.get("attempt") == records[-1]["attempt"]:
+        known.append(_so_far(records[-1], progress))
+    found = summarise(known)
     return found if found.wall_seconds > 0 else None
+
+
+def _so_far(record: dict[str, Any], progress: dict[str, Any]) -> dict[str, Any]:
+    """An open record as if the attempt had just ended well: nothing of it is lost yet."""
+    steps = {"first_step": progress.get("resumed_from") or 0, "last_step": progress.get("step")}
+    until = {**record, **steps, "outcome": "finished", "ended": progress.get("heartbeat")}
+    return {**until, **account_of_attempt(until, progress)}
 
 
 def in_words(found: Goodput) -> str:

@@ -28,7 +28,7 @@ def status(run_name: str, runs_dir: Path, as_json: bool) -> None:
     progress, attempts = read_progress(run_dir) or {}, read_attempts(run_dir)
     if as_json:
         fields = dataclasses.asdict(found)
-        account = goodput.account(attempts)
+        account = goodput.account(attempts, progress)
         life = {"attempts": attempts, "goodput": dataclasses.asdict(account) if account else None}
         print_json({"run": str(run_dir), **fields, "progress": progress, **life})
         return
@@ -45,13 +45,13 @@ def _rows(run_dir: Path, found: Status, progress: dict[str, Any], attempts: list
     if found.reason:
         rows["reason"] = found.reason
     rows["attempts"] = len(attempts)
-    rows |= _life_rows(attempts)
+    rows |= _life_rows(attempts, progress)
     return rows | _progress_rows(progress, alive=found.state in ("queued", "running"))
 
 
-def _life_rows(attempts: list[dict[str, Any]]) -> dict[str, Any]:
-    """How well the run stayed alive, once an attempt has ended."""
-    found = goodput.account(attempts)
+def _life_rows(attempts: list[dict[str, Any]], progress: dict[str, Any]) -> dict[str, Any]:
+    """How well the run has stayed alive."""
+    found = goodput.account(attempts, progress)
     rows = {
         "restarts": len(attempts) - 1 if len(attempts) > 1 else None,
         "goodput": goodput.in_words(found) if found else None,
@@ -73,9 +73,16 @@ def _progress_rows(progress: dict[str, Any], *, alive: bool) -> dict[str, Any]:
         "last checkpoint": checkpoint.get("path"),
         "resumed": progress.get("exactness"),
         "failure": failure.get("message"),
-        "remedy": failure.get("remedy"),
+        "remedy": failure.get("remedy") or None,
+        "save": _save_problem(progress),
     }
     return {name: value for name, value in rows.items() if value is not None}
+
+
+def _save_problem(progress: dict[str, Any]) -> str | None:
+    """The last save, if it failed: training goes on, but somebody must look at the storage."""
+    found = progress.get("save_problem")
+    return f"of step {found['step']} FAILED: {'; '.join(found['problems'])}" if found else None
 
 
 def _rounded(value: float | None, form: str) -> str | None:

@@ -73,6 +73,17 @@ def test_an_attempt_that_is_alive_does_not_count_yet() -> None:
     assert goodput.account([]) is None
     assert goodput.account([ALIVE | {"attempt": 0}]) is None
     assert goodput.account([CRASHED, ALIVE]) == goodput.account([CRASHED])
+    assert goodput.account([CRASHED, ALIVE], {"attempt": 0}) == goodput.account([CRASHED]), "it has not said a word"
+
+
+def test_an_attempt_that_is_alive_counts_until_its_last_heartbeat() -> None:
+    alive = ALIVE | {"attempt": 0, "started": 100.0, "phase_seconds": {"queue": 10.0, "gate": 1.0}}
+    spent = {"launch": 4.0, "load": 5.0, "first_step": 1.0, "training": 60.0, "save": 2.0}
+    progress = {"attempt": 0, "step": 61, "resumed_from": None, "heartbeat": 190.0, "phase_seconds": spent}
+    found = goodput.account([alive], progress)
+    assert found is not None
+    assert (found.wall_seconds, found.useful_seconds, found.lost_steps) == (100.0, 60.0, 0)
+    assert found.goodput == 0.6
 
 
 @pytest.mark.parametrize(
