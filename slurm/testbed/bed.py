@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -77,7 +78,7 @@ class Testbed:
         return {name: state for name, _, state in (line.partition(" ") for line in lines)}
 
     def kill_slurmd(self, node: str) -> None:
-        """Kills a node's daemon; the job's processes go on, and SLURM calls the node down in some 15 seconds."""
+        """Kills a node's daemon; the job's processes go on, and SLURM calls the node down in some 20 seconds."""
         self.host(node).kill("slurmd")
 
     def power_off(self, node: str) -> None:
@@ -101,13 +102,13 @@ class Testbed:
         wait_until(is_back, _BOOT_SECONDS, lambda: f"{node} is {self.node_states().get(node)}")
 
     def restart_controller(self) -> None:
-        """Kills the controller and starts it again on its saved state."""
+        """Ends the controller and starts it again on its saved state."""
         self.stop_controller()
         self.start_controller()
 
     def stop_controller(self) -> None:
-        """Kills the controller; commands then find nobody."""
-        self.host(CONTROLLER).kill("slurmctld")
+        """Ends the controller, which saves its state first; commands then find nobody."""
+        self.host(CONTROLLER).kill("slurmctld", signal.SIGTERM)
 
     def start_controller(self) -> None:
         """Starts the controller on its saved state."""

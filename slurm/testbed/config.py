@@ -64,7 +64,7 @@ PreemptMode=REQUEUE
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,bf_min_age_reserve=0,sched_interval=2,batch_sched_delay=0
 KillWait=5
-SlurmdTimeout=12
+SlurmdTimeout=8
 MessageTimeout=10
 MinJobAge=600
 JobCompType=jobcomp/filetxt

@@ -72,17 +72,17 @@ class Host:
         """Process numbers of all that runs on this host, or of what is called `name`."""
         return [pid for pid in _all_processes() if self._is_mine(pid) and name in (None, _name_of(pid))]
 
-    def kill(self, name: str | None = None) -> None:
+    def kill(self, name: str | None = None, number: signal.Signals = signal.SIGKILL) -> None:
         """Ends the processes called `name`, or everything at once, as a power cut would."""
 
         def none_left() -> bool:
             left = self.processes(name)
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, number)
             return not left
 
-        wait_until(none_left, _KILL_SECONDS, f"{self.name}: processes cannot be killed")
+        wait_until(none_left, _KILL_SECONDS, f"{self.name}: processes cannot be ended")
 
     def _is_mine(self, pid: int) -> bool:
         try:

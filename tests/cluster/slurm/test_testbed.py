@@ -13,10 +13,11 @@ from slurm.testbed import Testbed, TestbedError
 from slurm.testbed.host import wait_until
 
 ROOT = Path(__file__).parents[3]
+# A job that ends by itself in its grace period counts as completed: it must requeue itself to come back.
 SLEEPER = """#!/bin/bash
-trap 'echo USR1; exit 0' USR1
+trap 'echo USR1; scontrol requeue $SLURM_JOB_ID' USR1
 echo "start ${SLURM_RESTART_COUNT:-0} on $(hostname) gpus $CUDA_VISIBLE_DEVICES"
-sleep 300 & wait
+sleep 300 & wait; wait
 """
 
 
