@@ -84,7 +84,9 @@ class Tally:
     @property
     def clean(self) -> bool:
         found = self.as_json()
-        return found["bit_equal"] and found["order_exact"] and not (self.lost_checkpoints or self.hangs)
+        return (
+            found["bit_equal"] and found["order_exact"] and not (self.lost_checkpoints or self.hangs or self.problems)
+        )
 
 
 class Campaign:
@@ -285,6 +287,8 @@ class StruckRun:
         if after < before:
             self.tally.lost_checkpoints += 1
             self._problem(f"attempt {self.number} left {after}, {before} was there before; {kinds}")
+        if kinds and kinds <= STORAGE.keys() and not finished:
+            self._problem(f"attempt {self.number} ended, though only storage was refused: {kinds}")
         if finished or progress.get("attempt") != self.number:
             return
         lost = max(0, int(progress.get("step") or 0) - after)
@@ -316,9 +320,9 @@ class StruckRun:
 
 
 def end_digest(run_dir: Path) -> dict[str, str]:
-    """Digest of the last step's parameters and moments."""
+    """Digest of the last step's parameters and moments; empty when there is no checkpoint of it."""
     manifest = run_dir / "checkpoints" / f"step-{STEPS:08d}" / "manifest.json"
-    return json.loads(manifest.read_text())["manifest"]["receipt"]["digest"]
+    return json.loads(manifest.read_text())["manifest"]["receipt"]["digest"] if manifest.exists() else {}
 
 
 def curves(run_dir: Path) -> tuple[dict[int, float], dict[int, int]]:
