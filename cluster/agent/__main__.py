@@ -12,12 +12,15 @@ import time
 from pathlib import Path
 
 from cluster.agent.attempt import Attempt, close_abandoned
+from cluster.agent.crew import Crew
+from cluster.agent.follower import follow
 from cluster.agent.life import carry
+from cluster.agent.node import Node, this_node
 from cluster.agent.outcome import FAILED, RESTART_ME, exit_code
 from cluster.agent.restarts import node_must_change, stopped_already, submission, wait_for_restart
 from cluster.agent.stopping import StopWishes
+from cluster.agent.takeover import taken_over
 from cluster.contract import ClusterError
-from cluster.lock import AgentLock
 from cluster.policy import RESTART
 
 
@@ -30,16 +33,28 @@ def main(arguments: list[str]) -> int:
     wishes = StopWishes(run_dir, lambda words: print(words, file=sys.stderr))
     wishes.listen()
     try:
-        with AgentLock(run_dir) as lock:
+        node = this_node()
+        if node.rank:
+            return follow(run_dir, node, wishes)
+        with taken_over(run_dir, node.generation, submission(os.environ)) as lock:
             close_abandoned(run_dir, lock.previous)
             wishes.clear_stale()
-            return live(run_dir, wishes)
+            return lead(run_dir, node, wishes)
     except ClusterError as error:
         print(f"agent: {error}", file=sys.stderr)
         return FAILED
 
 
-def live(run_dir: Path, wishes: StopWishes) -> int:
+def lead(run_dir: Path, node: Node, wishes: StopWishes) -> int:
+    """The head's life; its followers are sent away when it ends."""
+    crew = Crew(run_dir, node, wishes.say)
+    try:
+        return live(run_dir, wishes, crew)
+    finally:
+        crew.dismiss()
+
+
+def live(run_dir: Path, wishes: StopWishes, crew: Crew) -> int:
     """Carries attempts until the run has ended, has to move, or is asked to stop; returns the exit code."""
     given = submission(os.environ)
     if (code := stopped_already(run_dir, given)) is not None:
@@ -47,10 +62,10 @@ def live(run_dir: Path, wishes: StopWishes) -> int:
     submitted = given or time.time()
     while True:
         attempt = Attempt(run_dir, submitted)
-        outcome, decision = carry(attempt, wishes)
-        if decision.action != RESTART or node_must_change(decision, os.environ):
+        outcome, decision = carry(attempt, wishes, crew)
+        if decision.action != RESTART or node_must_change(decision, os.environ, crew):
             return exit_code(outcome, decision.action)
-        if not wait_for_restart(attempt, decision, wishes):
+        if not wait_for_restart(attempt, decision, wishes, crew):
             return RESTART_ME
 
 

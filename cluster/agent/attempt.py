@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from socket import gethostname
 from typing import Any
 
 from cluster.agent.health import Check
+from cluster.agent.node import this_node
 from cluster.agent.outcome import PhaseEnd, Verdict, abandoned, of_attempt
 from cluster.contract import ClusterError, Outcome
 from cluster.goodput import account, mean_time_between_failures_seconds
@@ -31,13 +31,14 @@ class Attempt:
         self.log_dir = attempt_log_dir(run_dir, self.number)
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self.ends: list[PhaseEnd] = []
-        started, earlier = time.time(), read_attempts(run_dir)
+        started, earlier, node = time.time(), read_attempts(run_dir), this_node()
         self.mtbf_seconds = mean_time_between_failures_seconds(earlier)
         self._record: dict[str, Any] = {
             "attempt": self.number,
             "outcome": None,
             "cause": None,
-            "nodes": [gethostname()],
+            "nodes": list(node.names),
+            **({"generation": node.generation} if node.generation else {}),
             "submitted": submitted,
             "started": started,
             "ended": None,
@@ -63,9 +64,15 @@ class Attempt:
         except ClusterError as error:  # a full disk: the run goes on, and the outcome may still fit
             self.say(str(error))
 
-    def note_health(self, checks: Sequence[Check], seconds: float) -> None:
-        """Adds what the health gate found; it is written with the next change of the record."""
-        self._record["health"] = [check.as_json() for check in checks]
+    def note_health(self, checks: Mapping[str, Sequence[Check]], seconds: float) -> None:
+        """Adds what each node's health gate found; it is written with the next change of the record.
+
+        Of the other nodes of a run only what failed, as their reports hold the rest: a run may have hundreds.
+        """
+        (first, ours), *others = checks.items()
+        self._record["health"] = [check.as_json() | ({"node": first} if others else {}) for check in ours]
+        for node, theirs in others:
+            self._record["health"] += [check.as_json() | {"node": node} for check in theirs if not check.ok]
         self._record["phase_seconds"]["gate"] = round(seconds, 3)
 
     def close(self, verdict: Verdict, limits: Limits) -> Decision:

@@ -26,6 +26,7 @@ _KNOWN_PREFIX = re.compile(
     r"|^  what\(\): "
     r"|^Unable to determine the device handle for "
 )
+_BEFORE_LOGS = ("lost_node", "host_out_of_memory")
 _HARDWARE_XIDS = "48|6[1-4]|74|79|92|9[45]|119|120|140"
 
 
@@ -135,6 +136,12 @@ def in_logs(logs: Iterable[Path], node: str, remedies: Mapping[str, str]) -> lis
     return [found[rule.kind] for rule in RULES if rule.kind in found]
 
 
+def in_order(found: Iterable[Evidence]) -> list[Evidence]:
+    """What explains the others first, also where several nodes have found something."""
+    places = {kind: place for place, kind in enumerate([*_BEFORE_LOGS, *(rule.kind for rule in RULES)])}
+    return sorted(found, key=lambda item: places.get(item.kind, len(places)))
+
+
 def without_aftermath(found: list[Evidence], killed: bool) -> list[Evidence]:
     """Drops broken connections where something else explains them: when a rank dies, its peers lose theirs."""
     explained = killed or any(item.kind != "connection" for item in found)
@@ -147,6 +154,11 @@ def killed_for_memory(node: str, kills: int) -> Evidence:
     words = "the machine, or the limit on this job, has too little host memory"
     remedy = "ask for more host memory, or fewer ranks per node"
     return Evidence("host_out_of_memory", node, line, "job", Outcome.FATAL, words, remedy)
+
+
+def lost_node(node: str, words: str) -> Evidence:
+    """A node whose agent fell silent: it, or its way to the storage, is gone."""
+    return Evidence("lost_node", node, words, "suspect", Outcome.NODE_FAILURE, "a node was lost")
 
 
 def tail(path: Path) -> str:

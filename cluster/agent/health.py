@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from cluster.agent import gpus
 from cluster.agent.cgroup import memory_left
 from cluster.agent.evidence import Evidence
 from cluster.agent.launch import Launch
+from cluster.agent.node import this_node
 from cluster.agent.outcome import Verdict
 from cluster.contract import ClusterError, Outcome
 from cluster.rundir import read_plan
@@ -92,14 +93,20 @@ def run_checks(run_dir: Path, launch: Launch) -> list[Check]:
 
 def gate(checks: Sequence[Check], node: str) -> Verdict | None:
     """The verdict over an attempt that must not begin here; None when every check is passed."""
-    failed = [check for check in checks if not check.ok]
+    return gate_of({node: checks})
+
+
+def gate_of(checks: Mapping[str, Sequence[Check]]) -> Verdict | None:
+    """The same over the checks of every node, by its name."""
+    failed = [(node, check) for node in checks for check in checks[node] if not check.ok]
     if not failed:
         return None
-    proofs = tuple(Evidence("health", node, f"{check.name}: {check.words}", check.blames) for check in failed)
-    cause = "health: " + "; ".join(proof.line for proof in proofs)
-    blamed = {check.blames for check in failed}
+    proofs = tuple(Evidence("health", node, f"{check.name}: {check.words}", check.blames) for node, check in failed)
+    lines = [f"{proof.node}: {proof.line}" if len(checks) > 1 else proof.line for proof in proofs]
+    blamed = {check.blames for _, check in failed}
     outcome = Outcome.NODE_FAILURE if "node" in blamed else Outcome.CRASHED
-    return Verdict(outcome, cause, proofs, next(REMEDIES[blames] for blames in REMEDIES if blames in blamed))
+    remedy = next(REMEDIES[blames] for blames in REMEDIES if blames in blamed)
+    return Verdict(outcome, "health: " + "; ".join(lines), proofs, remedy)
 
 
 def check_gpus(place: Place) -> Check:
@@ -130,7 +137,7 @@ def check_disk(place: Place) -> Check:
 
 def check_storage(place: Place) -> Check:
     """Writes, flushes, reads back and deletes a file in the run directory; it also shows the storage's clock."""
-    probe = place.run_dir / f".health-{socket.gethostname()}-{os.getpid()}"
+    probe = place.run_dir / f".health-{this_node().name}-{os.getpid()}"
     began = time.monotonic()
     try:
         skew = _write_and_read(probe)

@@ -31,6 +31,8 @@ class Launch:
     phases: tuple[str, ...]
     hang_seconds: float | None = 900.0
     start_seconds: float | None = 3600.0
+    join_seconds: float = 600.0
+    silence_seconds: float = 180.0
     restart: Limits = field(default_factory=Limits)
     health: Mapping[str, Any] = field(default_factory=dict)
     remedies: Mapping[str, str] = field(default_factory=dict)
@@ -54,8 +56,13 @@ def _required(kind: type[Launch]) -> list[str]:
     return [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
 
 
-def phase_command(launch: Launch, phase: str, run_dir: Path, attempt: int) -> list[str]:
-    """The command of one phase: torchrun for training, one process for everything else."""
+def phase_command(
+    launch: Launch, phase: str, run_dir: Path, attempt: int, node_rank: int = 0, endpoint: str = ""
+) -> list[str]:
+    """The command of one phase: torchrun for training, one process for everything else.
+
+    `endpoint` is where the agents of several nodes meet; one node needs none.
+    """
     if phase != "train":
         return [sys.executable, "-m", "trainer", phase, str(run_dir)]
     return [
@@ -63,14 +70,20 @@ def phase_command(launch: Launch, phase: str, run_dir: Path, attempt: int) -> li
         f"--nnodes={launch.nodes}",
         f"--nproc-per-node={launch.ranks_per_node}",
         "--max-restarts=0",
-        "--rdzv-backend=c10d",
-        "--rdzv-endpoint=localhost:0",
+        *_rendezvous(launch, node_rank, endpoint),
         f"--rdzv-id={run_dir.name}-{attempt:03d}",  # ranks of an older attempt can never join
-        "--local-addr=127.0.0.1",  # one node: do not depend on how its name resolves
         f"--signals-to-handle={_SIGNALS}",
         f"--log-dir={os.devnull}",  # ranks write their own logs; without this, torchrun litters /tmp
         *["-m", "cluster.agent.rank", str(run_dir)],
     ]
+
+
+def _rendezvous(launch: Launch, node_rank: int, endpoint: str) -> list[str]:
+    if not endpoint:  # one node: do not depend on how its name resolves
+        return ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=127.0.0.1"]
+    # static: the scheduler has said who takes part, and each node's ranks have the numbers that its place gives them
+    wait = f"--rdzv-conf=timeout={max(1, round(launch.join_seconds))}"
+    return ["--rdzv-backend=static", f"--rdzv-endpoint={endpoint}", f"--node-rank={node_rank}", wait]
 
 
 def phase_environment(launch: Launch, attempt: int, log_dir: Path, base: Mapping[str, str]) -> dict[str, str]:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from socket import gethostname
+from collections.abc import Callable
+from pathlib import Path
 
 from cluster.agent.attempt import Attempt
 from cluster.agent.cgroup import oom_kills
 from cluster.agent.children import Children
-from cluster.agent.evidence import Evidence, in_logs, killed_for_memory, without_aftermath
-from cluster.agent.health import gate, run_checks
+from cluster.agent.crew import Crew, lost_evidence
+from cluster.agent.evidence import Evidence, in_logs, in_order, killed_for_memory, without_aftermath
+from cluster.agent.health import gate_of, run_checks
 from cluster.agent.launch import Launch, phase_command, phase_environment
+from cluster.agent.node import Node
 from cluster.agent.outcome import PhaseEnd, Verdict, describe_exit, judge, went_well
-from cluster.agent.oversight import Oversight
+from cluster.agent.oversight import HeadOversight, Scene
 from cluster.agent.phases import Phase, killed_ranks, run_phase
 from cluster.agent.stopping import StopWishes
 from cluster.contract import ClusterError, Outcome
 from cluster.policy import Decision, Limits
-from cluster.rundir import read_plan, read_progress
+from cluster.rundir import rank_log_name, read_plan, read_progress
 
 PHASE_STARTED = "TUNEYARD_PHASE_STARTED"
 """Unix seconds at which the agent started the phase, for the trainer's account of the time."""
@@ -26,15 +29,15 @@ MTBF = "TUNEYARD_MTBF_SECONDS"
 """How long an attempt of this run can expect to live, for the interval between checkpoints."""
 
 
-def carry(attempt: Attempt, wishes: StopWishes) -> tuple[Outcome, Decision]:
+def carry(attempt: Attempt, wishes: StopWishes, crew: Crew) -> tuple[Outcome, Decision]:
     """Runs the attempt's phases; writes its outcome, whatever happens, and what the policy makes of it."""
-    wishes.say = attempt.say
+    wishes.say = crew.say = attempt.say
     attempt.say(f"attempt {attempt.number} of {attempt.run_dir.name}: agent {os.getpid()}")
     limits = Limits()
     try:
         launch = Launch.from_plan(read_plan(attempt.run_dir))
         limits = launch.restart
-        verdict = run_phases(attempt, launch, wishes)
+        verdict = run_phases(attempt, launch, wishes, crew)
     except ClusterError as error:
         verdict = Verdict(Outcome.FATAL, str(error), remedy=error.remedy)
     except BaseException as error:
@@ -43,63 +46,111 @@ def carry(attempt: Attempt, wishes: StopWishes) -> tuple[Outcome, Decision]:
     return verdict.outcome, attempt.close(verdict, limits)
 
 
-def run_phases(attempt: Attempt, launch: Launch, wishes: StopWishes) -> Verdict:
+def run_phases(attempt: Attempt, launch: Launch, wishes: StopWishes, crew: Crew) -> Verdict:
     """Runs the planned phases in order, until one fails or somebody wants a stop."""
-    if (closed := check_health(attempt, launch)) is not None:
+    if (closed := check_health(attempt, launch, wishes, crew)) is not None:
         return closed
     kills_before = oom_kills()
     with Children(attempt.say) as children:
         for name in launch.phases:
             if wishes.poll() is not None:
                 break
-            attempt.say(f"{name}: started")
-            end = run_phase(make_phase(launch, name, attempt), children, wishes)
-            attempt.say(f"{name}: {describe_exit(end.exit_code)} after {end.seconds:.1f} s")
-            attempt.add(end)
+            end = run_one(name, attempt, launch, children, wishes, crew)
             if not went_well(end, read_progress(attempt.run_dir), attempt.number):
                 break
     progress, stop = read_progress(attempt.run_dir), wishes.poll()
-    return judge(attempt.number, attempt.ends, launch.phases, progress, stop, gather(attempt, launch, kills_before))
+    found = gather(attempt, launch, crew.node, kills_before)
+    return judge(attempt.number, attempt.ends, launch.phases, progress, stop, found)
 
 
-def check_health(attempt: Attempt, launch: Launch) -> Verdict | None:
-    """Asks the health gate; the verdict when this machine or its storage is not fit to begin."""
+def run_one(
+    name: str, attempt: Attempt, launch: Launch, children: Children, wishes: StopWishes, crew: Crew
+) -> PhaseEnd:
+    """One phase, on every node when it is training; its end, which the attempt has noted."""
+    endpoint = crew.call_to_train(attempt.number) if name == "train" else ""
+    attempt.say(f"{name}: started" + (f" on {len(crew.node.names)} nodes, meeting at {endpoint}" if endpoint else ""))
+    end = run_phase(make_phase(launch, name, attempt, crew, endpoint), children, wishes)
+    attempt.say(f"{name}: {describe_exit(end.exit_code)} after {end.seconds:.1f} s")
+    if name == "train":
+        end = crew.end_training(end, hurried=wishes.signalled_at is not None)
+    attempt.add(end)
+    return end
+
+
+def check_health(attempt: Attempt, launch: Launch, wishes: StopWishes, crew: Crew) -> Verdict | None:
+    """Asks the health gate of every node; the verdict when one, or the storage, is not fit to begin."""
     began = time.monotonic()
-    checks = run_checks(attempt.run_dir, launch)
+    if launch.nodes != len(crew.node.names):
+        raise ClusterError(f"the plan needs {launch.nodes} nodes, and this is {len(crew.node.names)}", "submit it anew")
+    crew.call_to_check(launch, attempt.number)
+    checks = {crew.node.name: run_checks(attempt.run_dir, launch)}
+    reports = crew.collect(launch.join_seconds, wishes)
+    checks |= {report.node: list(report.health) for report in reports}
     attempt.note_health(checks, time.monotonic() - began)
-    attempt.say("health: " + "; ".join(f"{check.name} {check.words}" for check in checks if check.ok))
-    for check in checks:
-        if not check.ok:
-            attempt.say(f"health: {check.name} FAILED: {check.words}")
-    return gate(checks, gethostname())
+    ours = checks[crew.node.name]
+    attempt.say("health: " + "; ".join(f"{check.name} {check.words}" for check in ours if check.ok))
+    for node in checks:
+        for check in checks[node]:
+            if not check.ok:
+                where = "" if crew.node.alone else f" on {node}"
+                attempt.say(f"health: {check.name} FAILED{where}: {check.words}")
+    if crew.lost:
+        words = "; ".join(crew.lost.values())
+        return Verdict(Outcome.NODE_FAILURE, words, tuple(lost_evidence(crew.lost)), "look at the node's own log")
+    return gate_of(checks)
 
 
-def make_phase(launch: Launch, name: str, attempt: Attempt) -> Phase:
+def make_phase(launch: Launch, name: str, attempt: Attempt, crew: Crew, endpoint: str = "") -> Phase:
     """One phase of this attempt. Only training watches for the stop file, so only it has a grace period."""
-    facts = {PHASE_STARTED: f"{time.time():.3f}", MTBF: f"{attempt.mtbf_seconds:.0f}"}
+    log, training = attempt.log_dir / f"{name}.log", name == "train"
+    scene = make_scene(launch, attempt.run_dir, attempt.number, attempt.log_dir, log, crew.node, attempt.say)
     return Phase(
         name,
-        phase_command(launch, name, attempt.run_dir, attempt.number),
-        {**phase_environment(launch, attempt.number, attempt.log_dir, os.environ), **facts},
-        attempt.log_dir / f"{name}.log",
-        launch.grace_seconds if name == "train" else 0.0,
-        Oversight(launch, attempt.run_dir, attempt.number, attempt.log_dir, attempt.say) if name == "train" else None,
+        phase_command(launch, name, attempt.run_dir, attempt.number, 0, endpoint),
+        {**phase_environment(launch, attempt.number, attempt.log_dir, os.environ), **facts(attempt.mtbf_seconds)},
+        log,
+        launch.grace_seconds if training else 0.0,
+        HeadOversight(scene, launch, crew) if training else None,
+        crew.beat,
     )
 
 
-def gather(attempt: Attempt, launch: Launch, kills_before: int | None) -> list[Evidence]:
+def facts(mtbf_seconds: float) -> dict[str, str]:
+    """What a phase is told about time."""
+    return {PHASE_STARTED: f"{time.time():.3f}", MTBF: f"{mtbf_seconds:.0f}"}
+
+
+def make_scene(
+    launch: Launch, run_dir: Path, attempt: int, log_dir: Path, log: Path, node: Node, say: Callable[[str], None]
+) -> Scene:
+    """Where one node's part of training takes place."""
+    return Scene(run_dir, attempt, log_dir, log, node.name, node.ranks(launch.ranks_per_node), say)
+
+
+def gather(attempt: Attempt, launch: Launch, node: Node, kills_before: int | None) -> list[Evidence]:
     """What the logs of the last phase and the kernel's counters prove, in case it failed."""
     if not attempt.ends:
         return []
-    last, node = attempt.ends[-1], gethostname()
-    logs = sorted(attempt.log_dir.glob("rank-*.log")) if last.phase == "train" else []
-    found = in_logs([*logs, attempt.log_dir / f"{last.phase}.log"], node, launch.remedies)
+    last = attempt.ends[-1]
+    ranks = node.ranks(launch.ranks_per_node) if last.phase == "train" else range(0)
+    found = on_this_node(
+        [*(attempt.log_dir / rank_log_name(rank) for rank in ranks), attempt.log_dir / f"{last.phase}.log"],
+        *(node.name, launch, kills_before, last.ended_by_agent),
+    )
+    return without_aftermath(in_order([*found, *last.proofs]), killed=died_by_signal(last, attempt))
+
+
+def on_this_node(
+    logs: list[Path], node: str, launch: Launch, kills_before: int | None, ended_by_agent: bool
+) -> list[Evidence]:
+    """What these logs prove, and the kernel's count of processes that it killed for memory."""
+    found = in_logs(logs, node, launch.remedies)
     kills = (oom_kills() or 0) - (kills_before or 0)
-    if kills > 0 and not last.ended_by_agent:
+    if kills > 0 and not ended_by_agent:
         found.insert(0, killed_for_memory(node, kills))
-    return without_aftermath([*found, *last.proofs], killed=died_by_signal(last, attempt))
+    return found
 
 
 def died_by_signal(end: PhaseEnd, attempt: Attempt) -> bool:
-    """Whether a signal that was not ours ended the phase or one of its ranks."""
-    return end.exit_code < 0 or bool(killed_ranks(attempt.log_dir / "train.log"))
+    """Whether a signal that was not ours ended the phase or one of its ranks, on whatever node."""
+    return end.exit_code < 0 or any(killed_ranks(log) for log in attempt.log_dir.glob("train*.log"))

@@ -21,6 +21,7 @@ GAVE_UP = 3
 _FINAL = {Outcome.FINISHED: 0, Outcome.STOPPED: RESTART_ME, Outcome.FATAL: 2}
 
 _JOB_IS_WRONG = 2
+_NAMED_RANKS = 8
 _STOP_OUTCOMES = {"preempted": Outcome.PREEMPTED, "walltime": Outcome.WALLTIME}
 
 
@@ -35,6 +36,12 @@ class PhaseEnd:
     words: str = ""
     hang: str = ""  # what the heartbeat watch found when it ended the phase
     proofs: tuple[Evidence, ...] = ()
+    named: tuple[tuple[bool, str], ...] = ()  # during a hang: (could not run, what a rank was doing)
+
+    @property
+    def hang_words(self) -> str:
+        """The hang with what its ranks were doing, those that could not run first."""
+        return "; ".join([self.hang, *(words for _, words in sorted(self.named, key=_stuck_first)[:_NAMED_RANKS])])
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,10 @@ def _forced(verdict: Verdict, end: PhaseEnd) -> Verdict:
     return Verdict(verdict.outcome, f"{verdict.cause}; training did not leave in time and was killed unsaved")
 
 
+def _stuck_first(named: tuple[bool, str]) -> bool:
+    return not named[0]
+
+
 def _failure(end: PhaseEnd, mine: Mapping[str, Any], found: tuple[Evidence, ...]) -> Verdict:
     failure = mine.get("failure") or {}
     said = str(failure.get("message", ""))
@@ -142,7 +153,7 @@ def _failure(end: PhaseEnd, mine: Mapping[str, Any], found: tuple[Evidence, ...]
         return Verdict(Outcome.FATAL, said or end.phase, found, remedy)
     exits = describe_exit(end.exit_code) if end.exit_code else "left without finishing"
     proof = f"{best.words}: {best.line}" if best and best.words else said
-    parts = [end.hang or end.words or exits, proof] if end.phase == "train" else [exits, proof or end.words]
+    parts = [end.hang_words or end.words or exits, proof] if end.phase == "train" else [exits, proof or end.words]
     cause = f"{end.phase}: " + "; ".join(part for part in parts if part)
     return Verdict(_outcome_of(end, best), cause, found, remedy)
 

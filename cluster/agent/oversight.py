@@ -1,14 +1,16 @@
-"""Watching over training while it runs: a heartbeat that stops, and ranks that outlive a dead one."""
+"""Watching over training while it runs: a heartbeat that stops, ranks that outlive a dead one, nodes in trouble."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from socket import gethostname
 
 from cluster.agent.children import Children, descendants
+from cluster.agent.crew import Crew
 from cluster.agent.evidence import Evidence, tail
+from cluster.agent.invitation import HANG
 from cluster.agent.launch import Launch
 from cluster.agent.ranks import Rank, condition, dump_stacks, ranks_in, where_in
 from cluster.agent.watch import HeartbeatWatch, Stall
@@ -18,57 +20,115 @@ from cluster.rundir import read_progress
 LINGER_SECONDS = 3.0
 _LOOK_SECONDS = 0.5
 _TORCHRUN_ENDS_RANKS = "closing signal"
-_NAMED_RANKS = 8
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One node's part of a training phase: where its ranks and its torchrun leave their words."""
+
+    run_dir: Path
+    attempt: int
+    log_dir: Path
+    torchrun_log: Path
+    node: str
+    ranks: range
+    say: Callable[[str], None]
+
+    def living(self) -> list[Rank]:
+        """The ranks of this node that run."""
+        return ranks_in(self.log_dir, descendants(os.getpid()), self.ranks)
 
 
 class Oversight:
-    """Looks at one training phase again and again. `hang` says what was found when it stood still."""
+    """Looks at one node's ranks again and again.
 
-    def __init__(self, launch: Launch, run_dir: Path, attempt: int, log_dir: Path, say: Callable[[str], None]) -> None:
+    `ended` is True when it has ended them, `hang` says what was found when training stood still, `named` and
+    `proofs` what each rank was doing then.
+    """
+
+    look_seconds = _LOOK_SECONDS
+
+    def __init__(self, scene: Scene) -> None:
+        self.ended = False
         self.hang = ""
         self.proofs: tuple[Evidence, ...] = ()
-        self._say = say
-        self._run_dir = run_dir
-        self._log_dir = log_dir
-        self._watch = HeartbeatWatch(attempt, launch.hang_seconds, launch.start_seconds)
-        limits = [limit for limit in (launch.hang_seconds, launch.start_seconds) if limit]
-        self._look_seconds = min([_LOOK_SECONDS, *(limit / 10 for limit in limits)])
+        self.named: list[tuple[bool, str]] = []
+        self.scene = scene
         self._next_look = 0.0
         self._ending_since: float | None = None
 
     def look(self, children: Children, now: float) -> None:
-        """Ends everything when training hangs, and the ranks that would have torchrun wait for them."""
+        """Ends everything when training cannot go on, and the ranks that would have torchrun wait for them."""
         if now < self._next_look:
             return
-        self._next_look = now + self._look_seconds
-        stall = self._watch.look(read_progress(self._run_dir), now)
-        if stall is not None and not self.hang:
-            self._investigate(stall)
-            children.end_all()
+        self._next_look = now + self.look_seconds
+        if not self.ended:
+            self.judge(children, now)
         self._end_lingerers(children, now)
 
-    def _investigate(self, stall: Stall) -> None:
-        self._say(f"{stall.words}: taking stacks, and ending the attempt")
-        ranks = ranks_in(self._log_dir, descendants(os.getpid()))
+    def judge(self, children: Children, now: float) -> None:
+        """Ends training here when it must; what makes it so differs between the head and its followers."""
+
+    def end(self, children: Children) -> None:
+        """Kills everything below the agent."""
+        self.ended = True
+        children.end_all()
+
+    def investigate(self) -> None:
+        """Takes stacks, and notes what each rank was doing. Ranks may die of it."""
+        ranks = self.scene.living()
         stuck = {rank.number: condition(rank.pid) for rank in ranks}  # before the dump, of which ranks may die
         stacks = dump_stacks(ranks)
         others = {rank.number: where_in(stacks.get(rank.number, "")) for rank in ranks if not stuck[rank.number]}
-        named = [f"rank {number} {what}" for number, what in [*stuck.items(), *others.items()] if what]
-        self.hang = "; ".join([stall.words, *named[:_NAMED_RANKS]])
-        self.proofs = tuple(_suspicion(rank, stuck[rank.number]) for rank in ranks if stuck[rank.number])
+        self.named += [(True, f"rank {number} {what}") for number, what in stuck.items() if what]
+        self.named += [(False, f"rank {number} {what}") for number, what in others.items() if what]
+        self.proofs = tuple(self._suspicion(rank, stuck[rank.number]) for rank in ranks if stuck[rank.number])
+
+    def _suspicion(self, rank: Rank, what: str) -> Evidence:
+        return Evidence("stuck_rank", self.scene.node, f"rank {rank.number} {what}", "suspect", Outcome.HANG)
 
     def _end_lingerers(self, children: Children, now: float) -> None:
         """torchrun gives the peers of a dead rank 30 s, which they cannot use: they wait for it in a collective."""
         if self._ending_since is None:
-            if _TORCHRUN_ENDS_RANKS in tail(self._log_dir / "train.log"):
+            if _TORCHRUN_ENDS_RANKS in tail(self.scene.torchrun_log):
                 self._ending_since = now
         elif now - self._ending_since >= LINGER_SECONDS:
-            lingering = ranks_in(self._log_dir, descendants(os.getpid()))
+            lingering = self.scene.living()
             for rank in lingering:
                 children.kill(rank.pid)
             if lingering:
-                self._say(f"killed {len(lingering)} ranks that waited for a dead one")
+                self.scene.say(f"killed {len(lingering)} ranks that waited for a dead one")
 
 
-def _suspicion(rank: Rank, what: str) -> Evidence:
-    return Evidence("stuck_rank", gethostname(), f"rank {rank.number} {what}", "suspect", Outcome.HANG)
+class HeadOversight(Oversight):
+    """Decides about a hang for all nodes, and ends training here when another node cannot go on."""
+
+    def __init__(self, scene: Scene, launch: Launch, crew: Crew) -> None:
+        super().__init__(scene)
+        self._crew = crew
+        self._trouble_since: float | None = None
+        self._watch = HeartbeatWatch(scene.attempt, launch.hang_seconds, launch.start_seconds)
+        limits = [limit for limit in (launch.hang_seconds, launch.start_seconds) if limit]
+        self.look_seconds = min([_LOOK_SECONDS, *(limit / 10 for limit in limits)])
+
+    def judge(self, children: Children, now: float) -> None:
+        stall = self._watch.look(read_progress(self.scene.run_dir), now)
+        if stall is not None:
+            self._end_hang(stall, children)
+        elif trouble := self._crew.trouble(now):
+            self._end_after(trouble, children, now)
+
+    def _end_hang(self, stall: Stall, children: Children) -> None:
+        self.scene.say(f"{stall.words}: taking stacks, and ending the attempt")
+        self.hang = stall.words
+        self._crew.invite(HANG)
+        self.investigate()
+        self.end(children)
+
+    def _end_after(self, trouble: str, children: Children, now: float) -> None:
+        """Our own ranks get a moment to find out for themselves what is wrong: they say it best."""
+        if self._trouble_since is None:
+            self._trouble_since = now
+            self.scene.say(f"another node cannot go on: {trouble}")
+        elif now - self._trouble_since >= LINGER_SECONDS:
+            self.end(children)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,8 @@ class Phase:
     log_path: Path
     grace_seconds: float
     oversight: Oversight | None = None
+    beat: Callable[[], None] = lambda: None
+    """Called all the time while the phase runs: other nodes want to know that we live."""
 
 
 def run_phase(phase: Phase, children: Children, wishes: StopWishes) -> PhaseEnd:
@@ -50,15 +52,20 @@ def run_phase(phase: Phase, children: Children, wishes: StopWishes) -> PhaseEnd:
             children.end_all()
         if phase.oversight is not None and not escalation.begun:
             phase.oversight.look(children, time.monotonic())
+        phase.beat()
         time.sleep(_POLL_SECONDS)
     children.end_all()
     return _end_of(phase, code, time.monotonic() - started, escalation.begun)
 
 
 def _end_of(phase: Phase, code: int, seconds: float, escalated: bool) -> PhaseEnd:
-    hang, proofs = (phase.oversight.hang, phase.oversight.proofs) if phase.oversight is not None else ("", ())
-    ended_by_agent = escalated or bool(hang)
-    return PhaseEnd(phase.name, code, round(seconds, 3), ended_by_agent, telling_words(phase), hang, proofs)
+    words = telling_words(phase)
+    if (seen := phase.oversight) is None:
+        return PhaseEnd(phase.name, code, round(seconds, 3), escalated, words)
+    ended_by_agent = escalated or seen.ended
+    return PhaseEnd(
+        phase.name, code, round(seconds, 3), ended_by_agent, words, seen.hang, seen.proofs, tuple(seen.named)
+    )
 
 
 class Escalation:

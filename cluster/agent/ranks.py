@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,14 +51,17 @@ class Rank:
         return self.log_dir / f"stacks-{self.log.stem}.txt"
 
 
-def ranks_in(log_dir: Path, alive: Collection[int]) -> list[Rank]:
-    """The ranks of an attempt that are among the living processes below the agent."""
+def ranks_in(log_dir: Path, alive: Collection[int], numbers: Container[int] | None = None) -> list[Rank]:
+    """The ranks of an attempt that are among the living processes below the agent.
+
+    `numbers` are the ranks of this node: another node's process may have the same id as one of ours.
+    """
     found = []
     for path in sorted(log_dir.glob("rank-*.pid")):
         named = _PID_FILE.fullmatch(path.name)
         with contextlib.suppress(OSError, ValueError):
             pid = int(path.read_text(encoding="ascii"))
-            if named and pid in alive:
+            if named and pid in alive and (numbers is None or int(named[1]) in numbers):
                 found.append(Rank(int(named[1]), pid, log_dir))
     return found
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from socket import gethostname
 
 from cluster.agent.attempt import Attempt
+from cluster.agent.crew import Crew
 from cluster.agent.launch import Launch
 from cluster.agent.outcome import GAVE_UP, RESTART_ME, exit_code
 from cluster.agent.stopping import StopWishes
@@ -49,18 +49,19 @@ def stopped_already(run_dir: Path, submitted: float | None) -> int | None:
     return GAVE_UP if code == RESTART_ME else code  # who starts a stopped run again must not do so for ever
 
 
-def node_must_change(decision: Decision, environment: Mapping[str, str]) -> bool:
-    """Whether the next attempt belongs on another node, and there is somebody who can take it there."""
-    here = gethostname()
-    return SCHEDULER in environment and any(excluded.node == here for excluded in decision.exclude)
+def node_must_change(decision: Decision, environment: Mapping[str, str], crew: Crew) -> bool:
+    """Whether the next attempt belongs on other nodes, and there is somebody who can take it there."""
+    ours = crew.node.names
+    return SCHEDULER in environment and (bool(crew.lost) or any(node.node in ours for node in decision.exclude))
 
 
-def wait_for_restart(attempt: Attempt, decision: Decision, wishes: StopWishes) -> bool:
+def wait_for_restart(attempt: Attempt, decision: Decision, wishes: StopWishes, crew: Crew) -> bool:
     """Lets the back-off pass; False when somebody wants the run to stop, or this agent to leave."""
     deadline = time.monotonic() + decision.wait_seconds
     while (stop := wishes.poll()) is None:
         if time.monotonic() >= deadline:
             return True
+        crew.beat()
         time.sleep(_POLL_SECONDS)
     if stop["reason"] == "stopped":
         attempt.amend(Decision(STOP, f"stopped before it was restarted: {stop.get('by') or 'stop file'}"))
