@@ -48,11 +48,18 @@ def read_plan(run_dir: Path) -> dict[str, Any]:
 
 
 def read_progress(run_dir: Path) -> dict[str, Any] | None:
-    """Where the trainer is; None when it has not said so yet, or the file cannot be read."""
+    """Where the trainer is; None when it has not said so yet, or the file cannot be read.
+
+    On a full disk the trainer can only touch the file: its time counts as a heartbeat, too.
+    """
     try:
-        return read_json(run_dir / PROGRESS)
-    except ClusterError:
+        progress = read_json(run_dir / PROGRESS)
+        touched = (run_dir / PROGRESS).stat().st_mtime if progress else 0.0
+    except (ClusterError, OSError):
         return None
+    if progress is not None and isinstance(progress.get("heartbeat"), int | float):
+        progress["heartbeat"] = max(progress["heartbeat"], touched)
+    return progress
 
 
 def read_attempts(run_dir: Path) -> list[dict[str, Any]]:

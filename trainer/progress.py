@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -90,11 +91,13 @@ def say(line: str) -> None:
 
 
 def _write_or_warn(file: Path, facts: dict[str, Any]) -> None:
-    """A full disk must end neither training nor the report of a failure."""
+    """A full disk must end neither training nor the report of a failure. The file's time stays a sign of life."""
     try:
         write_json_atomic(file, facts)
     except OSError as error:
         say(f"{file} cannot be written: {error}")
+        with contextlib.suppress(OSError):
+            os.utime(file)  # needs no space
 
 
 class StopRequest:

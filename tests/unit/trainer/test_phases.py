@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from pathlib import Path
 
 import pytest
 
+import trainer.progress
+from cluster.rundir import read_progress
 from trainer.phases import PHASES, PhaseClock
 from trainer.progress import Progress
 
@@ -80,3 +84,24 @@ def test_only_the_first_rank_writes_and_a_damaged_file_is_replaced(tmp_path: Pat
     (tmp_path / "progress.json").write_text('{"step": 4, "sta')
     Progress(tmp_path, attempt=1).update(state="loading")
     assert json.loads((tmp_path / "progress.json").read_text())["state"] == "loading"
+
+
+def test_a_full_disk_does_not_stop_the_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent must not take a run for hung because its progress cannot be written."""
+    progress = Progress(tmp_path, attempt=0)
+    progress.update(state="training", step=7)
+    file = tmp_path / "progress.json"
+    os.utime(file, (1e9, 1e9))
+    before = read_progress(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(trainer.progress, "write_json_atomic", full)
+    time.sleep(0.01)
+    progress.update(step=8)
+    after = read_progress(tmp_path)
+    assert before is not None
+    assert after is not None
+    assert after["heartbeat"] > before["heartbeat"]
+    assert after["step"] == 7, "what could not be written is not there"
