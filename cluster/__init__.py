@@ -12,7 +12,7 @@ from cluster.contract import Backend, ClusterError, Handle, Outcome, Status
 
 __all__ = ["Backend", "ClusterError", "Handle", "Outcome", "Status", "BACKENDS", "backend"]
 
-BACKENDS = {"local": "cluster.local:LocalBackend"}
+BACKENDS = {"local": "cluster.local:LocalBackend", "slurm": "cluster.slurm.backend:SlurmBackend"}
 """Where each backend lives, by the name that a job file uses."""
 
 

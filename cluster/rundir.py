@@ -18,6 +18,7 @@ PLAN = "plan.json"
 PROGRESS = "progress.json"
 ATTEMPTS = "attempts.jsonl"
 STOP = "stop"
+DOWN_NODES = "down-nodes"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -103,6 +104,15 @@ def read_stop(run_dir: Path) -> dict[str, Any] | None:
 def clear_stop(run_dir: Path) -> None:
     """Removes the wish to stop, if there is one."""
     (run_dir / STOP).unlink(missing_ok=True)
+
+
+def read_down_nodes(run_dir: Path) -> dict[str, str]:
+    """Nodes that the scheduler called down when it was last asked, each with its state; written by a batch script."""
+    try:
+        text = (run_dir / "logs" / DOWN_NODES).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    return {line.split()[0]: line.split()[1].rstrip("*") for line in text.splitlines() if len(line.split()) > 1}
 
 
 def attempt_log_dir(run_dir: Path, attempt: int) -> Path:

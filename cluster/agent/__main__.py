@@ -36,9 +36,10 @@ def main(arguments: list[str]) -> int:
         node = this_node()
         if node.rank:
             return follow(run_dir, node, wishes)
-        with taken_over(run_dir, node.generation, submission(os.environ)) as lock:
+        submitted = submission(os.environ)
+        with taken_over(run_dir, node.generation, submitted) as lock:
             close_abandoned(run_dir, lock.previous)
-            wishes.clear_stale()
+            wishes.clear_stale(submitted)
             return lead(run_dir, node, wishes)
     except ClusterError as error:
         print(f"agent: {error}", file=sys.stderr)

@@ -11,12 +11,20 @@ from typing import Any
 
 from cluster.agent.health import Check
 from cluster.agent.node import this_node
-from cluster.agent.outcome import PhaseEnd, Verdict, abandoned, of_attempt
+from cluster.agent.outcome import PhaseEnd, Verdict, abandoned, of_attempt, with_down_nodes
 from cluster.contract import ClusterError, Outcome
 from cluster.goodput import account, mean_time_between_failures_seconds
 from cluster.policy import Decision, Limits, decide
 from cluster.processes import boot_id
-from cluster.rundir import attempt_log_dir, next_attempt, put_attempt, read_attempts, read_progress, read_stop
+from cluster.rundir import (
+    attempt_log_dir,
+    next_attempt,
+    put_attempt,
+    read_attempts,
+    read_down_nodes,
+    read_progress,
+    read_stop,
+)
 
 _BEFORE_TRAINING = ("preparing", "starting", "loading")
 _SPEAK_FOR_THEMSELVES = (Outcome.FINISHED, Outcome.STOPPED, Outcome.FATAL)
@@ -77,6 +85,7 @@ class Attempt:
 
     def close(self, verdict: Verdict, limits: Limits) -> Decision:
         """Writes the outcome, the last word of this attempt, and what the policy decides upon it."""
+        verdict = with_down_nodes(verdict, self._record["nodes"], read_down_nodes(self.run_dir))
         self._record |= {"outcome": verdict.outcome.value, "cause": verdict.cause, "ended": time.time()}
         self._record["remedy"] = verdict.remedy
         self._record["evidence"] = [item.as_json() for item in verdict.evidence]
@@ -122,9 +131,11 @@ def _in_words(decision: Decision) -> str:
 
 def close_abandoned(run_dir: Path, previous: Mapping[str, Any] | None) -> None:
     """Gives an outcome to records whose agent died. Only the holder of the lock may do this."""
+    stop, generation, down = read_stop(run_dir), this_node().generation, read_down_nodes(run_dir)
     for record in read_attempts(run_dir):
         if record.get("outcome") is None:
-            put_attempt(run_dir, closed(run_dir, record, abandoned(record, read_stop(run_dir), previous, boot_id())))
+            verdict = abandoned(record, stop, previous, boot_id(), generation)
+            put_attempt(run_dir, closed(run_dir, record, with_down_nodes(verdict, record.get("nodes") or [], down)))
 
 
 def closed(run_dir: Path, record: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
@@ -132,6 +143,8 @@ def closed(run_dir: Path, record: dict[str, Any], verdict: Verdict) -> dict[str,
     progress = of_attempt(read_progress(run_dir), record["attempt"])
     ended = progress.get("heartbeat") or record.get("started")
     outcome = {"outcome": verdict.outcome.value, "cause": verdict.cause, "ended": ended}
+    if verdict.evidence:
+        outcome["evidence"] = [item.as_json() for item in verdict.evidence]
     whole = {**record, **outcome, **steps_of(progress, record["attempt"])}
     return {**whole, **account(whole, progress)}
 

@@ -116,18 +116,35 @@ def abandoned(
     stop: Mapping[str, Any] | None,
     previous: Mapping[str, Any] | None,
     boot: str | None,
+    generation: str = "",
 ) -> Verdict:
     """The verdict over an attempt whose agent died without one: asked to stop, killed, or lost with its node.
 
     `previous` is the dead agent's identity, `boot` this machine's boot id: when both agree, the machine has
-    lived on and only the agent was killed.
+    lived on and only the agent was killed. `generation` is the scheduler's present life of the job: in another
+    one than the attempt's, the scheduler ended the job, and started it again.
     """
     if stop is not None and _seconds(stop.get("time")) >= _seconds(record.get("started")):
         asked = stopped(stop)
         return Verdict(asked.outcome, f"{asked.cause}; the agent was killed before it could say more")
+    if generation and record.get("generation") not in (None, generation):
+        return Verdict(Outcome.PREEMPTED, "the scheduler ended the job; the agent was killed before it could say more")
     if previous is not None and boot is not None and previous.get("boot") == boot:
         return Verdict(Outcome.CRASHED, "the agent was killed")
     return Verdict(Outcome.NODE_FAILURE, "the agent vanished with its machine")
+
+
+def with_down_nodes(verdict: Verdict, nodes: Sequence[str], down: Mapping[str, str]) -> Verdict:
+    """The same verdict, or a lost node's: when machines were taken away, and the scheduler calls one of them down.
+
+    Nobody is blamed: the scheduler itself keeps away from a node as long as it is down.
+    """
+    lost = [node for node in nodes if node in down]
+    if not lost or verdict.outcome not in (Outcome.PREEMPTED, Outcome.CRASHED, Outcome.NODE_FAILURE):
+        return verdict
+    words = "; ".join(f"the scheduler calls {node} {down[node]}" for node in lost)
+    proofs = tuple(Evidence("node_down", node, f"the scheduler calls it {down[node]}", "scheduler") for node in lost)
+    return Verdict(Outcome.NODE_FAILURE, f"{words}; {verdict.cause}", (*proofs, *verdict.evidence), verdict.remedy)
 
 
 def _seconds(value: Any) -> float:

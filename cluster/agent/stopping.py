@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from cluster.contract import ClusterError
-from cluster.rundir import STOP, clear_stop, read_stop, write_stop
+from cluster.rundir import STOP, clear_stop, read_attempts, read_stop, write_stop
 
 REASONS = {
     signal.SIGTERM: "preempted",
@@ -43,8 +43,15 @@ class StopWishes:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._note)
 
-    def clear_stale(self) -> None:
-        """Removes the `stop` file of an earlier attempt; wishes by signal stay."""
+    def clear_stale(self, submitted: float | None = None) -> None:
+        """Removes the `stop` file of an earlier attempt. Wishes by signal stay, and the user's of a run that waited.
+
+        `submitted` is when a scheduler was given the run: who stops it while it waits in the queue means it.
+        """
+        stop, records = read_stop(self._run_dir), read_attempts(self._run_dir)
+        since = max([submitted or 0.0, *(record.get("ended") or 0.0 for record in records[-1:])])
+        if submitted is not None and stop is not None and stop["reason"] == "stopped" and _time(stop) > since:
+            return
         clear_stop(self._run_dir)
 
     def poll(self) -> dict[str, Any] | None:
@@ -76,3 +83,8 @@ class StopWishes:
             self._unwritten = {"reason": reason, "by": by, "time": time.time()}
             with contextlib.suppress(OSError):  # then the end of the grace period tells them
                 (self._run_dir / STOP).touch()
+
+
+def _time(stop: dict[str, Any]) -> float:
+    at = stop.get("time")
+    return float(at) if isinstance(at, int | float) else 0.0

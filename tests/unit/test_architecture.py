@@ -54,10 +54,14 @@ def test_arrows_point_one_way(path: Path) -> None:
     assert not [imported for imported in ours if not allowed(imported, package)]
 
 
+SUBMITIT = "cluster/slurm/submission.py"
+
+
 def test_cluster_needs_the_standard_library_only() -> None:
     for path in (ROOT / "cluster").rglob("*.py"):
         tops = {imported.partition(".")[0] for imported in imports(path)}
-        assert tops <= sys.stdlib_module_names | {"cluster"}, name(path)
+        submits = {"submitit"} if name(path) == SUBMITIT else set()  # on the machine that submits, never on a node
+        assert tops <= sys.stdlib_module_names | {"cluster"} | submits, name(path)
 
 
 @pytest.mark.parametrize("modules", ["launcher, cluster", "trainer, trainer.config", "cluster.agent.__main__"])

@@ -1,0 +1,206 @@
+"""The SLURM backend: submits a run's script, and tells from the scheduler and the run directory where the run is."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster import lock, rundir
+from cluster.agent.attempt import close_abandoned
+from cluster.agent.launch import Launch
+from cluster.agent.outcome import abandoned, with_down_nodes
+from cluster.agent.phases import TERM_TO_KILL_SECONDS
+from cluster.contract import Backend, ClusterError, Handle, Outcome, Status
+from cluster.logs import read_logs
+from cluster.policy import exclusions
+from cluster.processes import boot_id
+from cluster.slurm import submission
+from cluster.slurm.jobs import Submission, job_ids, read_submission, write_submission
+from cluster.slurm.scheduler import Job, Scheduler, SlurmError, clean_environment
+from cluster.slurm.script import Job as Wanted
+from cluster.slurm.script import Site, render
+
+_POLL_SECONDS = 1.0
+_CLOSING_SECONDS = 45.0
+_CODE = Path(__file__).parents[2]
+_BEFORE_IT_RUNS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
+
+
+class SlurmBackend(Backend):
+    """Runs as SLURM jobs. Nothing is kept but the run directory and what the scheduler knows."""
+
+    name = "slurm"
+
+    def __init__(self, scheduler: Scheduler | None = None) -> None:
+        self._scheduler = scheduler or Scheduler()
+
+    def submit(self, run_dir: Path) -> Handle:
+        """Gives the run's script to SLURM."""
+        run_dir = run_dir.resolve()
+        if (job := self._living(run_dir)) is not None:
+            raise ClusterError(f"{run_dir.name} is job {job.id} already, {job.state}", "wait for it, or cancel it")
+        if (who := lock.holder(run_dir)) is not None:
+            raise lock.LockHeldError(*lock.already_running(run_dir, who))
+        submitted = time.time()
+        script = self.script(run_dir, rundir.read_plan(run_dir), submitted)
+        (run_dir / "logs").mkdir(exist_ok=True)
+        job_id = str(submission.submit(run_dir, script).job_id)
+        write_submission(run_dir, Submission(job_id, submitted))
+        return Handle(self.name, job_id, run_dir)
+
+    def script(self, run_dir: Path, plan: Mapping[str, Any], submitted: float) -> str:
+        """The batch script of a planned run, exactly as it would be submitted."""
+        launch, given = Launch.from_plan(plan), plan["launch"]
+        known = exclusions(rundir.read_attempts(run_dir), submitted)
+        wanted = Wanted(
+            run_dir=run_dir,
+            nodes=launch.nodes,
+            grace_seconds=launch.grace_seconds,
+            submitted=submitted,
+            python=sys.executable,
+            code=_CODE,
+            cpus_per_node=given.get("cpus_per_node"),
+            gpus_per_node=0 if launch.device == "cpu" else launch.ranks_per_node,
+            walltime_seconds=given.get("walltime_seconds"),
+            lead_seconds=given.get("lead_seconds"),
+            exclude=[node.node for node in known],
+        )
+        return render(wanted, Site(**(given.get("slurm") or {})))
+
+    def status(self, run_dir: Path) -> Status:
+        """From the scheduler, which knows whether the run lives, and the newest record."""
+        records = rundir.read_attempts(run_dir)
+        record = records[-1] if records else None
+        if read_submission(run_dir) is None:
+            return Status("none", "not submitted yet")
+        try:
+            job = self._newest(run_dir)
+        except SlurmError as error:
+            return _as_far_as_known(run_dir, record, error)
+        if job is not None and job.is_alive:
+            return self._alive(run_dir, job, record)
+        return _ended(run_dir, job, record)
+
+    def logs(
+        self, run_dir: Path, *, rank: int | None = None, attempt: int | None = None, follow: bool = False
+    ) -> Iterator[str]:
+        """Out of the run directory."""
+        return read_logs(run_dir, rank, attempt, follow, lambda: self.status(run_dir).state in ("queued", "running"))
+
+    def cancel(self, run_dir: Path) -> None:
+        """Asks the agents to end the run as the user's wish; then, or when it only waits, ends its jobs."""
+        run_dir = run_dir.resolve()
+        job = self._living(run_dir)
+        if job is None:
+            return
+        rundir.write_stop(run_dir, "stopped", "tuneyard cancel")
+        if job.state not in _BEFORE_IT_RUNS:
+            self._ask_to_leave(run_dir, job)
+        for job_id in job_ids(run_dir):
+            self._cancel_job(run_dir, job_id)
+        if not self._gone(run_dir, _CLOSING_SECONDS):
+            raise ClusterError(f"job {job.id} does not end", f"ask the site: scontrol show job {job.id}")
+        with contextlib.suppress(lock.LockHeldError), lock.AgentLock(run_dir) as held:
+            close_abandoned(run_dir, held.previous)
+
+    def wait(self, run_dir: Path, timeout_seconds: float | None = None) -> Status:
+        """Asks the scheduler again and again."""
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while (status := self.status(run_dir)).state not in ("none", "ended"):
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+            time.sleep(_POLL_SECONDS)
+        return status
+
+    def _newest(self, run_dir: Path) -> Job | None:
+        """The living job of the run, else the last one that the scheduler remembers."""
+        known = [job for job_id in job_ids(run_dir) if (job := self._scheduler.job(job_id)) is not None]
+        living = [job for job in known if job.is_alive]
+        running = [job for job in living if job.state not in _BEFORE_IT_RUNS]
+        return next((job for job in [*running, *living, *known]), None)
+
+    def _living(self, run_dir: Path) -> Job | None:
+        job = self._newest(run_dir)
+        return job if job is not None and job.is_alive else None
+
+    def _alive(self, run_dir: Path, job: Job, record: Mapping[str, Any] | None) -> Status:
+        number = record["attempt"] if record else None
+        if job.state in _BEFORE_IT_RUNS:
+            return Status("queued", _why_pending(job), number)
+        if record is None or record.get("outcome") is not None:
+            return Status("running", f"job {job.id} on {job.nodes}: the agents are starting or leaving", number)
+        progress = rundir.read_progress(run_dir) or {}
+        mine = progress.get("attempt") == record["attempt"]
+        return Status("running", str(progress.get("state", "")) if mine else "no sign of the trainer yet", number)
+
+    def _ask_to_leave(self, run_dir: Path, job: Job) -> None:
+        """An interrupt to every agent starts its grace period; a job that ended meanwhile needs none."""
+        line = ["scancel", "--signal=INT", job.id]  # the steps, not the batch script, which waits for them
+        subprocess.run(line, env=clean_environment(), capture_output=True, check=False)
+        grace_seconds = Launch.from_plan(rundir.read_plan(run_dir)).grace_seconds
+        self._gone(run_dir, grace_seconds + TERM_TO_KILL_SECONDS + _CLOSING_SECONDS / 3)
+
+    def _cancel_job(self, run_dir: Path, job_id: str) -> None:
+        job = self._scheduler.job(job_id)
+        if job is not None and job.is_alive:
+            submission.handle(run_dir, job_id).cancel(check=False)
+
+    def _gone(self, run_dir: Path, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while self._living(run_dir) is not None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+
+def _why_pending(job: Job) -> str:
+    return f"job {job.id}: {job.reason or job.state}"
+
+
+def _as_far_as_known(run_dir: Path, record: Mapping[str, Any] | None, error: SlurmError) -> Status:
+    """The scheduler does not answer: the run directory alone tells, and no more than it can."""
+    number = record["attempt"] if record else None
+    if lock.holder(run_dir) is not None:
+        return Status("running", f"SLURM does not answer ({error.message}); an agent lives", number)
+    if record is not None and record.get("outcome") in (Outcome.FINISHED, Outcome.FATAL, Outcome.STOPPED):
+        return Status("ended", record.get("cause") or "", number, record["outcome"])
+    return Status("unknown", f"SLURM does not answer: {error.message}", number)
+
+
+def _ended(run_dir: Path, job: Job | None, record: Mapping[str, Any] | None) -> Status:
+    """No job of the run lives any more."""
+    if record is None or not _of_last_submission(run_dir, record):
+        words = f"job {job.id} ended {job.state} before its agent began" if job else "its job is gone, without a word"
+        return Status("ended", words + _last_words(run_dir), record["attempt"] if record else None, _no_attempt(job))
+    outcome, cause = record.get("outcome"), record.get("cause") or ""
+    if outcome is None:
+        down = rundir.read_down_nodes(run_dir)
+        verdict = abandoned(record, rundir.read_stop(run_dir), lock.last_holder(run_dir), boot_id(), "another life")
+        verdict = with_down_nodes(verdict, record.get("nodes") or [], down)
+        outcome, cause = verdict.outcome.value, verdict.cause
+    if job is not None and job.state == "CANCELLED" and outcome not in (Outcome.FINISHED, Outcome.FATAL):
+        outcome, cause = Outcome.STOPPED.value, f"job {job.id} was cancelled; {cause}".rstrip("; ")
+    return Status("ended", cause, record["attempt"], outcome)
+
+
+def _of_last_submission(run_dir: Path, record: Mapping[str, Any]) -> bool:
+    given = read_submission(run_dir)
+    return given is not None and abs((record.get("submitted") or 0.0) - given.submitted) < 0.01
+
+
+def _no_attempt(job: Job | None) -> str:
+    if job is not None and job.state == "CANCELLED":
+        return Outcome.STOPPED.value
+    return (Outcome.NODE_FAILURE if job is not None and job.state == "NODE_FAIL" else Outcome.CRASHED).value
+
+
+def _last_words(run_dir: Path) -> str:
+    logs = [run_dir / "logs" / f"slurm-{job_id}.log" for job_id in job_ids(run_dir)[:1]]
+    lines = [line for log in logs if log.is_file() for line in log.read_text(errors="replace").splitlines() if line]
+    return f": {lines[-1]}" if lines else ""

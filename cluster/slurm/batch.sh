@@ -1,0 +1,72 @@
+#!/bin/bash
+@directives@
+
+# Written by `tuneyard submit`. SLURM runs it at every start of the job, the first and those after a requeue.
+set -u
+run_dir=@run_dir@
+python=@python@
+nodes=@nodes@
+export TUNEYARD_SCHEDULER=slurm TUNEYARD_SUBMITTED=@submitted@ PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
+unset SLURM_EXPORT_ENV # srun would take the job's own environment away from its tasks
+
+@setup@
+code=@code@
+export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$code"
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
+container=(@container@)
+
+# The scheduler may be away for a while, and what it must hear now is what keeps the run alive.
+patiently() {
+  local pause
+  for pause in 1 2 5 15 30 60 60 60; do
+    "$@" && return
+    sleep "$pause"
+  done
+  "$@"
+}
+
+# When machines are taken away: which of them SLURM calls down, for the agent's verdict.
+note_down_nodes() {
+  local found="$run_dir/logs/.down-nodes-$SLURM_JOB_ID"
+  if sinfo --noheader --Node --states=down,fail,no_respond --format='%N %T' >"$found" 2>/dev/null; then
+    mv -f "$found" "$run_dir/logs/down-nodes"
+  fi
+}
+
+# SLURM's warning. One that comes long before the walltime is about preemption, where a site sends it for that, too.
+# shellcheck disable=SC2317 # it is called by a trap
+warned() {
+  warning=USR1
+  if [ "$SECONDS" -lt @early@ ]; then warning=USR2; fi
+  if [ -n "$srun_pid" ]; then kill -s "$warning" "$srun_pid"; fi
+}
+
+# Runs a program of ours in the job's environment, here on the first node.
+once() {
+  @once@${container[@]+"${container[@]}"} "$python" -m "$@"
+}
+
+warning="" srun_pid="" status=0
+trap warned USR1
+trap note_down_nodes TERM
+note_down_nodes
+echo "$SLURM_JOB_ID ${SLURM_RESTART_COUNT:-0} $(date +%s)" >>"$run_dir/logs/slurm-jobs"
+@presubmit@
+if [ -z "$warning" ]; then
+  srun --export=ALL --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=@wait@ \
+    ${container[@]+"${container[@]}"} "$python" -m cluster.slurm.task "$run_dir" &
+  srun_pid=$!
+  while kill -0 "$srun_pid" 2>/dev/null; do # a signal ends `wait`, not srun
+    wait "$srun_pid"
+    status=$?
+  done
+fi
+
+# A job that SLURM is ending is no longer RUNNING: then SLURM has decided, and a cancelled job stays cancelled.
+state=$(patiently squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
+limit=@limit@
+if [ "$state" != RUNNING ] && { [ "$limit" -eq 0 ] || [ "$SECONDS" -lt "$limit" ]; }; then exit "$status"; fi
+answer=$(once cluster.slurm.after "$run_dir" "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" "${warning:-none}")
+read -r action status exclude <<<"${answer:-leave 1}"
+@decide@
+exit "$status"

@@ -1,0 +1,232 @@
+"""The batch script of a run, as text: options in, text out, no side effect.
+
+Whatever a user or a site may write is a value here, and every value is quoted: a name with a quote, a space or a
+`$(...)` in it stays a name. What no quoting can carry, line breaks and control characters, is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.contract import ClusterError
+
+WARNING_SLOP_SECONDS = 60
+"""SLURM warns up to so much earlier than it was asked to."""
+_AFTER_GRACE_SECONDS = 15
+_WAIT_FOR_OTHERS_SECONDS = 60
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TEMPLATE = Path(__file__).with_name("batch.sh")
+_GPU_STYLES = ("gpus-per-node", "gres", "none")
+_CONTAINERS = ("", "apptainer", "pyxis")
+_MARK = re.compile("@([a-z_]+)@")
+
+_REQUEUE = """\
+if [ "$action" = again ]; then
+  patiently scontrol requeue "$SLURM_JOB_ID"
+  if [ -n "$exclude" ]; then patiently scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$exclude"; fi
+fi"""
+
+_PRESUBMIT = """
+# This site does not requeue: the next life waits in the queue from now on, so that it survives whatever ends this one.
+submit_next() {
+  local name
+  while read -r name; do
+    case "$name" in SLURM_CONF) ;; SLURM* | SBATCH* | SRUN* | PMI*) unset "$name" ;; esac
+  done < <(compgen -e)
+  sbatch --parsable --dependency="afterany:$1" "$run_dir/slurm.sh"
+}
+next=$(submit_next "$SLURM_JOB_ID") || next=""
+next=${next%%;*}
+if [ -n "$next" ]; then echo "$next - $(date +%s)" >>"$run_dir/logs/slurm-jobs"; fi
+"""
+
+_CHAIN = """\
+if [ -n "$next" ] && [ "$action" != again ]; then patiently scancel "$next"; fi
+if [ -n "$next" ] && [ "$action" = again ] && [ -n "$exclude" ]; then
+  patiently scontrol update JobId="$next" ExcNodeList="$exclude"
+fi"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What the cluster wants to be told, from its profile."""
+
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    reservation: str = ""
+    comment: str = ""
+    exclusive: bool = False
+    memory: str = ""
+    gpu_style: str = "gpus-per-node"
+    gpu_type: str = ""
+    requeue: bool = True
+    modules: Sequence[str] = ()
+    setup: Sequence[str] = ()
+    """Lines of the site's own, put into the script as they are: the one place where text is not a value."""
+    venv: str = ""
+    python: str = ""
+    container: str = ""
+    image: str = ""
+    mounts: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    forward: Sequence[str] = ()
+    """Names of variables that the job takes over from the environment of whoever submits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to run, from its plan."""
+
+    run_dir: Path
+    nodes: int
+    grace_seconds: float
+    submitted: float
+    python: str
+    code: Path
+    cpus_per_node: int | None = None
+    gpus_per_node: int = 0
+    walltime_seconds: int | None = None
+    lead_seconds: int | None = None
+    exclude: Sequence[str] = ()
+
+
+def render(job: Job, site: Site) -> str:
+    """The whole script; ClusterError names a value that no script can carry."""
+    directives = "".join(f"#SBATCH --{line}\n" for line in _directives(job, site))
+    parts = {
+        "directives": directives.rstrip("\n"),
+        "run_dir": quoted(job.run_dir, "the run directory"),
+        "python": quoted(site.python or job.python, "python"),
+        "code": quoted(job.code, "the code's folder"),
+        "submitted": f"{job.submitted:.3f}",
+        "nodes": str(job.nodes),
+        "early": str(_early_seconds(job)),
+        "limit": str(job.walltime_seconds or 0),
+        "wait": str(round(job.grace_seconds) + _WAIT_FOR_OTHERS_SECONDS),
+        "setup": "\n".join(_setup(site)),
+        "container": _container(job, site),
+        "once": "srun --export=ALL --overlap --nodes=1 --ntasks=1 " if site.container == "pyxis" else "",
+        "presubmit": "" if site.requeue else _PRESUBMIT,
+        "decide": _REQUEUE if site.requeue else _CHAIN,
+    }
+    # in one pass: a value that looks like a mark stays a value
+    return _MARK.sub(lambda mark: parts[mark[1]], _TEMPLATE.read_text(encoding="utf-8"))
+
+
+def quoted(value: object, what: str) -> str:
+    """A value as bash wants it. SLURM reads its directives by the same rules of quotes."""
+    text = str(value)
+    if any(not character.isprintable() for character in text):
+        raise ClusterError(f"{what} has a line break or a control character in it: {text!r}", "take it out")
+    return shlex.quote(text)
+
+
+def lead_seconds(job: Job) -> int:
+    """How long before its end the job is warned; ClusterError when the walltime leaves no time to train."""
+    lead = job.lead_seconds or round(job.grace_seconds) + _AFTER_GRACE_SECONDS
+    if lead < job.grace_seconds + _AFTER_GRACE_SECONDS:
+        least = round(job.grace_seconds) + _AFTER_GRACE_SECONDS
+        raise ClusterError(
+            f"a warning {lead} s before the end is too late: the run has {job.grace_seconds:g} s to save",
+            f"ask for at least {least} s, or lower resources.grace_seconds",
+        )
+    if job.walltime_seconds is not None and lead + WARNING_SLOP_SECONDS >= job.walltime_seconds:
+        raise ClusterError(
+            f"a walltime of {job.walltime_seconds} s leaves no time to train: SLURM warns {lead} s before its end, "
+            f"and up to {WARNING_SLOP_SECONDS} s earlier",
+            "raise resources.walltime, or lower resources.grace_seconds",
+        )
+    return lead
+
+
+def _directives(job: Job, site: Site) -> Iterator[str]:
+    log = str(job.run_dir / "logs" / "slurm-").replace("%", "%%") + "%j.log"
+    yield _option("job-name", job.run_dir.name)
+    yield _option("output", log)
+    yield "open-mode=append"
+    yield f"nodes={job.nodes}"
+    yield "ntasks-per-node=1"
+    if job.cpus_per_node:
+        yield f"cpus-per-task={job.cpus_per_node}"
+    yield from _gpu_request(job, site)
+    if job.walltime_seconds is not None:
+        yield f"time={_clock(job.walltime_seconds)}"
+    yield f"signal=B:USR1@{lead_seconds(job)}"
+    yield "requeue" if site.requeue else "no-requeue"
+    for name in ("partition", "account", "qos", "constraint", "reservation", "comment"):
+        if value := getattr(site, name):
+            yield _option(name, value)
+    if site.memory:
+        yield _option("mem", site.memory)
+    if site.exclusive:
+        yield "exclusive"
+    if job.exclude:
+        yield _option("exclude", ",".join(job.exclude))
+    yield _option("export", ",".join(_names(site.forward)) or "NONE")
+
+
+def _option(name: str, value: str) -> str:
+    return f"{name}={quoted(value, name)}"
+
+
+def _gpu_request(job: Job, site: Site) -> Iterator[str]:
+    if site.gpu_style not in _GPU_STYLES:
+        raise ClusterError(f"gpu_style is {site.gpu_style!r}", f"use one of: {', '.join(_GPU_STYLES)}")
+    if not job.gpus_per_node or site.gpu_style == "none":
+        return
+    kind = f"{site.gpu_type}:" if site.gpu_type else ""
+    prefix = "gpu:" if site.gpu_style == "gres" else ""
+    yield _option(site.gpu_style, f"{prefix}{kind}{job.gpus_per_node}")
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ClusterError(f"{name!r} is no name of an environment variable", "forward names, never values")
+    return list(names)
+
+
+def _clock(seconds: int) -> str:
+    days, rest = divmod(seconds, 86400)
+    return f"{days}-{rest // 3600:02d}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
+
+
+def _early_seconds(job: Job) -> int:
+    """A warning before this moment of the job's life cannot be about its walltime."""
+    if job.walltime_seconds is None:
+        return 0
+    return max(0, job.walltime_seconds - lead_seconds(job) - 2 * WARNING_SLOP_SECONDS)
+
+
+def _setup(site: Site) -> Iterator[str]:
+    for name, value in zip(_names(list(site.environment)), site.environment.values(), strict=True):
+        yield f"export {name}={quoted(value, name)}"
+    for module in site.modules:
+        yield f"module load {quoted(module, 'a module')}"
+    yield from site.setup
+    if site.venv:
+        yield f". {quoted(Path(site.venv) / 'bin' / 'activate', 'the venv')}"
+
+
+def _container(job: Job, site: Site) -> str:
+    """The words that stand before `python` on every node: srun's options for Pyxis, a command for Apptainer."""
+    if site.container not in _CONTAINERS:
+        raise ClusterError(f"container is {site.container!r}", f"use one of: {', '.join(filter(None, _CONTAINERS))}")
+    if not site.container:
+        return ""
+    mounts = list(dict.fromkeys([str(job.run_dir), str(job.code), *site.mounts]))
+    if odd := next((mount for mount in mounts if "," in mount), None):
+        raise ClusterError(f"{odd!r} cannot be mounted into a container: it has a comma in it", "rename the folder")
+    image = quoted(site.image, "the image")
+    if site.container == "apptainer":
+        binds = "".join(f" --bind {quoted(mount, 'a mount')}" for mount in mounts)
+        return f"apptainer exec{' --nv' if job.gpus_per_node else ''}{binds} {image}"
+    pairs = ",".join(mount if ":" in mount else f"{mount}:{mount}" for mount in mounts)
+    mounted = quoted(pairs, "a mount").strip("'")  # always in quotes: a comma must not look like a separator
+    return f"--container-image={image} '--container-mounts={mounted}'"
