@@ -157,7 +157,7 @@ def test_run_gives_the_commands_exit_code_and_tears_down(tmp_path: Path) -> None
 
 def test_without_slurm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("slurm.testbed.host.PATH", str(tmp_path))
-    with pytest.raises(TestbedError, match="apt-get install .*slurm-wlm munge"):
+    with pytest.raises(TestbedError, match=r"apt-get install .*slurm-wlm munge"):
         Testbed(tmp_path / "bed").up()
 
 
