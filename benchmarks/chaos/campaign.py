@@ -287,7 +287,8 @@ class StruckRun:
         if after < before:
             self.tally.lost_checkpoints += 1
             self._problem(f"attempt {self.number} left {after}, {before} was there before; {kinds}")
-        if kinds and kinds <= STORAGE.keys() and not finished:
+        at_the_end = progress.get("step") == STEPS  # an end that cannot be saved is an error, and says so
+        if kinds and kinds <= STORAGE.keys() and not finished and not at_the_end:
             self._problem(f"attempt {self.number} ended, though only storage was refused: {kinds}")
         if finished or progress.get("attempt") != self.number:
             return

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-PRELOAD = ["torch", "torch.distributed.fsdp", "transformers", "peft", "deepspeed", "tests.support.preload"]
+PRELOAD = ["tests.support.preload"]
 TIMEOUT_SECONDS = 120
 
 
