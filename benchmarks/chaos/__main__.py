@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import sys
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--record", type=Path, help="also write the result there")
     arguments = parser.parse_args()
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one, and say so on stdout
     result = campaign(arguments.faults, arguments.seed, arguments.engine or list(ENGINES))
     text = json.dumps(result, indent=1)
     if arguments.record:
