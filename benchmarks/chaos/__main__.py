@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -35,6 +36,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--record", type=Path, help="also write the result there")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unmounts and removes what it made, as after Ctrl-C
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one, and say so on stdout
     result = campaign(arguments.faults, arguments.seed, arguments.engine or list(ENGINES))
     text = json.dumps(result, indent=1)
