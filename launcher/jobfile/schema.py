@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
@@ -57,7 +57,7 @@ class ResourcesConfig(Section):
 class ClusterConfig(Section):
     """Where the run takes place."""
 
-    profile: Literal["local"] = Field("local", description="A site profile; local is this machine.")
+    profile: str = Field("local", min_length=1, description="local: this machine; else a site profile's name or path.")
 
 
 class JobFile(Section):

@@ -1,0 +1,265 @@
+"""A site profile: what one cluster wants to be told about every job. Plain values, checked one by one.
+
+An #SBATCH line is not read by a shell: a line break begins a new directive, and what a directive may be called is
+known. So control characters are refused in every value, and extra directives come from a list of allowed names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from cluster.contract import ClusterError
+
+GPU_REQUESTS = ("auto", "gpus-per-node", "gres", "gpus-per-task", "none")
+CONTAINERS = ("apptainer", "pyxis")
+SIGNALS = ("USR1", "TERM")
+# fmt: off
+DIRECTIVES = frozenset({
+    "acctg-freq", "bb", "contiguous", "core-spec", "cpu-freq", "deadline", "delay-boot", "distribution", "gpu-bind",
+    "gpu-freq", "gres-flags", "hint", "licenses", "mail-type", "mail-user", "mcs-label", "mem-bind", "mem-per-cpu",
+    "mem-per-gpu", "mincpus", "network", "nice", "prefer", "priority", "profile", "segment", "sockets-per-node",
+    "spread-job", "switches", "thread-spec", "threads-per-core", "tmp", "wckey",
+})
+# fmt: on
+"""What a profile may add. Not in it: everything that Tuneyard sets itself, or that would change what runs."""
+_FIRST_WITH_GPUS_PER_NODE = (19, 5)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TYPE = re.compile(r"[\w.+-]+")
+_MEMORY = re.compile(r"\d+[KMGT]?")
+_ABSOLUTE = re.compile(r"[/~$]")
+_SECRET = re.compile(r"(?:^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|KEY|APIKEY|CREDENTIALS?)(?:$|_)", re.IGNORECASE)
+_TEXTS = ("partition", "account", "qos", "constraint", "reservation", "comment", "python")
+
+Key = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a profile, and where."""
+
+    key: Key
+    message: str
+    got: str = ""
+    remedy: str = ""
+
+
+class ProfileError(ClusterError):
+    """A profile that cannot be used; `findings` holds all that is wrong with it."""
+
+    def __init__(self, name: str, findings: Sequence[Finding]) -> None:
+        lines = [f"{'.'.join(map(str, one.key))}: {one.message}" for one in findings]
+        super().__init__(f"profile {name}: {'; '.join(lines)}", "correct the profile")
+        self.findings = tuple(findings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """The image that every process of ours runs in."""
+
+    kind: str
+    image: str
+    mounts: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How a job comes by its Python: at most one of a venv, a conda environment and a container."""
+
+    venv: str = ""
+    conda: str = ""
+    container: Container | None = None
+    lines: Sequence[str] = ()
+    """Shell lines of the site's own, run as they stand before anything else of ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preemption:
+    """What the site does to a job before it takes the machines away."""
+
+    grace_seconds: int | None = None
+    signal: str = ""
+    """USR1 where the site sends a job's own warning signal; TERM where only SIGTERM comes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """One cluster, or one way of using it."""
+
+    name: str
+    backend: str = "slurm"
+    description: str = ""
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    reservation: str = ""
+    comment: str = ""
+    gpu_request: str = "auto"
+    gpu_types: Mapping[str, str] = field(default_factory=dict)
+    """Our name of a GPU to the site's: {h100-80: h100}."""
+    gpus_per_node: int | None = None
+    exclusive: bool = False
+    memory: str = ""
+    cpus_per_gpu: int | None = None
+    directives: Mapping[str, str | bool | int] = field(default_factory=dict)
+    modules: Sequence[str] = ()
+    setup: Setup = field(default_factory=Setup)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    nccl: Mapping[str, str] = field(default_factory=dict)
+    """NCCL's settings without their prefix: {SOCKET_IFNAME: ib0}."""
+    forward: Sequence[str] = ()
+    run_root: str = ""
+    scratch: str = ""
+    max_walltime: str = ""
+    requeue: bool = True
+    preemption: Preemption = field(default_factory=Preemption)
+    python: str = ""
+
+    @classmethod
+    def from_dict(cls, name: str, data: Mapping[str, Any]) -> Profile:
+        """A profile out of plain values.
+
+        Raises:
+            ProfileError: with everything that is wrong with them.
+        """
+        known = {one.name for one in fields(cls)} - {"name"}
+        if unknown := [Finding((key,), "unknown setting") for key in data if key not in known]:
+            raise ProfileError(name, unknown)
+        values = {key: value for key, value in data.items() if value is not None}
+        setup = {key: value for key, value in (values.pop("setup", None) or {}).items() if value is not None}
+        if setup.get("container"):
+            setup["container"] = Container(**setup["container"])
+        preemption = {key: value for key, value in (values.pop("preemption", None) or {}).items() if value is not None}
+        made = cls(name=name, setup=Setup(**setup), preemption=Preemption(**preemption), **values)
+        if findings := list(made.findings()):
+            raise ProfileError(name, findings)
+        return made
+
+    def findings(self) -> Iterator[Finding]:
+        """Everything that is wrong with the values."""
+        for name in (*_TEXTS, "run_root", "scratch", "max_walltime"):
+            yield from _text((name,), getattr(self, name))
+        yield from _one_of(("gpu_request",), self.gpu_request, GPU_REQUESTS)
+        yield from _one_of(("backend",), self.backend, ("slurm",))
+        yield from _like(("memory",), self.memory, _MEMORY, "a size such as 480G, or 0 for all of a node")
+        for kind, theirs in self.gpu_types.items():
+            yield from _like(("gpu_types", kind), theirs, _TYPE, "a GPU type as sinfo -o '%G' shows it")
+        yield from self._directive_findings()
+        yield from self._setup_findings()
+        yield from self._environment_findings()
+        for name in ("run_root", "scratch"):
+            if (value := getattr(self, name)) and not _ABSOLUTE.match(value):
+                yield Finding((name,), "must be an absolute path", value)
+        yield from _one_of(("preemption", "signal"), self.preemption.signal, ("", *SIGNALS))
+
+    def gpu_style(self, version: Sequence[int] = ()) -> str:
+        """How GPUs are asked for; `auto` follows the version of SLURM, and takes an unknown one for a new one."""
+        if self.gpu_request != "auto":
+            return self.gpu_request
+        return "gres" if version and tuple(version) < _FIRST_WITH_GPUS_PER_NODE else "gpus-per-node"
+
+    def gpu_type(self, gpu: str) -> str:
+        """The site's name of a GPU; empty, and so not asked for, where the profile has none."""
+        return self.gpu_types.get(gpu, "")
+
+    def variables(self) -> dict[str, str]:
+        """What the job's environment gets, NCCL's settings included."""
+        return {
+            **self.environment,
+            **{f"NCCL_{name.removeprefix('NCCL_')}": value for name, value in self.nccl.items()},
+        }
+
+    def site(self, gpu: str = "", version: Sequence[int] = ()) -> dict[str, Any]:
+        """What the batch script is told: `cluster.slurm.script.Site`'s arguments, as a plan keeps them."""
+        container = self.setup.container
+        found: dict[str, Any] = {name: getattr(self, name) for name in (*_TEXTS, "exclusive", "memory", "requeue")}
+        found |= {"gpu_style": self.gpu_style(version), "gpu_type": self.gpu_type(gpu), "modules": list(self.modules)}
+        found |= {"setup": list(self.setup_lines()), "venv": self.setup.venv}
+        found |= {"python": self.python or self._own_python()}
+        found |= {"environment": self.variables(), "forward": list(self.forward)}
+        if container:
+            found |= {"container": container.kind, "image": container.image, "mounts": list(container.mounts)}
+        if self.directives:
+            found["directives"] = {name: _directive_value(value) for name, value in self.directives.items()}
+        return found
+
+    def setup_lines(self) -> Iterator[str]:
+        """The site's shell lines, then what wakes a conda environment."""
+        yield from self.setup.lines
+        if self.setup.conda:
+            # the hook defines `conda activate` in a shell that read no .bashrc
+            yield 'eval "$(conda shell.bash hook)"'
+            yield f"conda activate {self.setup.conda}"
+
+    def _own_python(self) -> str:
+        """The Python of what the job is set up with; empty for the one that submits."""
+        if self.setup.venv:
+            return f"{self.setup.venv}/bin/python"
+        return "python" if self.setup.conda or self.setup.container else ""
+
+    def _directive_findings(self) -> Iterator[Finding]:
+        for name, value in self.directives.items():
+            key: Key = ("directives", name)
+            if name not in DIRECTIVES:
+                yield Finding(key, "is not among the directives that a profile may add", name, _near_directive(name))
+            elif not isinstance(value, bool) and value == "":
+                yield Finding(key, "is empty", "", "write `true` for a directive without a value")
+            else:
+                yield from _text(key, str(value))
+
+    def _setup_findings(self) -> Iterator[Finding]:
+        chosen = [name for name in ("venv", "conda", "container") if getattr(self.setup, name)]
+        if len(chosen) > 1:
+            yield Finding(("setup",), f"names {' and '.join(chosen)}", remedy="keep one of them")
+        yield from _text(("setup", "venv"), self.setup.venv)
+        yield from _like(("setup", "conda"), self.setup.conda, re.compile(r"[\w./-]+"), "an environment's name or path")
+        for number, line in enumerate(self.setup.lines):
+            yield from _text(("setup", "lines", number), line)
+        for number, module in enumerate(self.modules):
+            yield from _text(("modules", number), module)
+        if container := self.setup.container:
+            yield from _one_of(("setup", "container", "kind"), container.kind, CONTAINERS)
+            yield from _text(("setup", "container", "image"), container.image)
+            for number, mount in enumerate(container.mounts):
+                yield from _text(("setup", "container", "mounts", number), mount)
+                if "," in mount:
+                    yield Finding(("setup", "container", "mounts", number), "has a comma in it", mount, "rename it")
+
+    def _environment_findings(self) -> Iterator[Finding]:
+        for section in ("environment", "nccl"):
+            for name, value in getattr(self, section).items():
+                yield from _like((section, name), name, _NAME, "a variable's name: letters, digits and underscores")
+                yield from _text((section, name), value)
+                if _SECRET.search(name):
+                    yield Finding((section, name), "looks like a secret", remedy="name it in `forward`, without value")
+        for number, name in enumerate(self.forward):
+            yield from _like(("forward", number), name, _NAME, "a variable's name, never a value")
+
+
+def _text(key: Key, value: str) -> Iterator[Finding]:
+    if not value.isprintable():
+        yield Finding(key, "has a line break or a control character in it", repr(value), "take it out")
+
+
+def _like(key: Key, value: str, pattern: re.Pattern[str], what: str) -> Iterator[Finding]:
+    if value and not pattern.fullmatch(value):
+        yield Finding(key, f"must be {what}", repr(value) if not value.isprintable() else value)
+
+
+def _one_of(key: Key, value: str, choices: Sequence[str]) -> Iterator[Finding]:
+    if value not in choices:
+        yield Finding(key, f"must be one of {', '.join(filter(None, choices))}", value)
+
+
+def _near_directive(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, DIRECTIVES, n=1)
+    return f"did you mean {near[0]}?" if near else f"allowed: {', '.join(sorted(DIRECTIVES))}"
+
+
+def _directive_value(value: str | bool | int) -> str | bool:
+    return value if isinstance(value, bool) else str(value)
