@@ -87,9 +87,13 @@ def put_attempt(run_dir: Path, record: dict[str, Any]) -> None:
     _replace_text(run_dir / ATTEMPTS, "".join(f"{line}\n" for line in lines))
 
 
-def write_stop(run_dir: Path, reason: str, by: str) -> None:
-    """Asks the trainer to save at its next step boundary and leave; `reason` becomes the outcome."""
-    write_json_atomic(run_dir / STOP, {"reason": reason, "by": by, "time": time.time()})
+def write_stop(run_dir: Path, reason: str, by: str, *, urgent: bool = False) -> None:
+    """Asks the trainer to save at its next step boundary and leave; `reason` becomes the outcome.
+
+    `urgent` starts the grace period, as a signal to the agents would, without a signal that also hits the ranks.
+    """
+    stop = {"reason": reason, "by": by, "time": time.time()}
+    write_json_atomic(run_dir / STOP, {**stop, "urgent": True} if urgent else stop)
 
 
 def read_stop(run_dir: Path) -> dict[str, Any] | None:

@@ -133,9 +133,22 @@ def close_abandoned(run_dir: Path, previous: Mapping[str, Any] | None) -> None:
     """Gives an outcome to records whose agent died. Only the holder of the lock may do this."""
     stop, generation, down = read_stop(run_dir), this_node().generation, read_down_nodes(run_dir)
     for record in read_attempts(run_dir):
+        nodes = record.get("nodes") or []
         if record.get("outcome") is None:
             verdict = abandoned(record, stop, previous, boot_id(), generation)
-            put_attempt(run_dir, closed(run_dir, record, with_down_nodes(verdict, record.get("nodes") or [], down)))
+            put_attempt(run_dir, closed(run_dir, record, with_down_nodes(verdict, nodes, down)))
+    _reconsider(run_dir, down, generation)
+
+
+def _reconsider(run_dir: Path, down: Mapping[str, str], generation: str) -> None:
+    """Who was told to leave, and could not know why, was on a lost node if the scheduler now calls one down."""
+    last: dict[str, Any] = next(reversed(read_attempts(run_dir)), {})
+    if last.get("outcome") != Outcome.PREEMPTED or last.get("generation") in (None, generation):
+        return
+    told = Verdict(Outcome.PREEMPTED, str(last.get("cause") or ""))
+    if (verdict := with_down_nodes(told, last.get("nodes") or [], down)) != told:
+        evidence = [*(item.as_json() for item in verdict.evidence), *(last.get("evidence") or [])]
+        put_attempt(run_dir, {**last, "outcome": verdict.outcome.value, "cause": verdict.cause, "evidence": evidence})
 
 
 def closed(run_dir: Path, record: dict[str, Any], verdict: Verdict) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class Crew:
     def collect(self, seconds: float, wishes: StopWishes | None = None) -> list[Report]:
         """What the followers report about their task. Who has not after so long is lost."""
         deadline = time.monotonic() + seconds
-        while len(reports := self._done()) < len(self._followers()):
+        while len(reports := self._done()) < len(self._followers()) - len(self.lost):
             if wishes is not None and wishes.poll() is not None:
                 return reports
             if time.monotonic() > deadline:
@@ -155,7 +155,7 @@ class Crew:
         for rank in self._followers():
             if rank not in told:
                 name = self.node.names[rank]
-                self.lost.setdefault(name, f"{name} did not report within {seconds:.0f} s")
+                self.lost.setdefault(name, f"{name} did not report within {seconds:g} s")
 
 
 def joint_end(own: PhaseEnd, reports: Sequence[Report], lost: dict[str, str]) -> PhaseEnd:

@@ -37,6 +37,7 @@ from cluster.rundir import attempt_log_dir, rank_log_name, read_attempts, read_p
 
 _POLL_SECONDS = 0.2
 _DISMISSED = 0
+_SAVING_SECONDS = 5.0
 
 
 def follow(run_dir: Path, node: Node, wishes: StopWishes) -> int:
@@ -176,15 +177,19 @@ class FollowerOversight(Oversight):
         super().__init__(scene)
         self._head = head
         self._serial = serial
+        self._asked_since: float | None = None
 
-    def judge(self, children: Children, now: float) -> None:
+    def judge(self, children: Children, now: float, stopping: bool) -> None:
         """Looks at what the head wants now. The decision about a hang is its own."""
         invitation = self._head.says()
         if self._head.gone:
             self.scene.say(f"{self._head.gone}: ending training")
             self.end(children)
         elif invitation is not None and invitation.serial > self._serial:
+            self._asked_since = self._asked_since or now
             if invitation.word == HANG:
                 self.scene.say("training stands still, says the head: taking stacks")
                 self.investigate()
+            elif stopping and now - self._asked_since < _SAVING_SECONDS:
+                return  # our ranks may be the last to have saved
             self.end(children)

@@ -57,16 +57,21 @@ class Oversight:
         self._next_look = 0.0
         self._ending_since: float | None = None
 
-    def look(self, children: Children, now: float) -> None:
-        """Ends everything when training cannot go on, and the ranks that would have torchrun wait for them."""
+    def look(self, children: Children, now: float, stopping: bool = False) -> None:
+        """Ends everything when training cannot go on, and the ranks that would have torchrun wait for them.
+
+        While the run is `stopping`, ranks that outlive torchrun's word are saving: a scheduler may have signalled
+        torchrun, too.
+        """
         if now < self._next_look:
             return
         self._next_look = now + self.look_seconds
         if not self.ended:
-            self.judge(children, now)
-        self._end_lingerers(children, now)
+            self.judge(children, now, stopping)
+        if not stopping:
+            self._end_lingerers(children, now)
 
-    def judge(self, children: Children, now: float) -> None:
+    def judge(self, children: Children, now: float, stopping: bool) -> None:
         """Ends training here when it must; what makes it so differs between the head and its followers."""
 
     def end(self, children: Children) -> None:
@@ -111,11 +116,12 @@ class HeadOversight(Oversight):
         limits = [limit for limit in (launch.hang_seconds, launch.start_seconds) if limit]
         self.look_seconds = min([_LOOK_SECONDS, *(limit / 10 for limit in limits)])
 
-    def judge(self, children: Children, now: float) -> None:
+    def judge(self, children: Children, now: float, stopping: bool) -> None:
+        """Looks at the heartbeat, and at what the followers report."""
         stall = self._watch.look(read_progress(self.scene.run_dir), now)
         if stall is not None:
             self._end_hang(stall, children)
-        elif trouble := self._crew.trouble(now):
+        elif (trouble := self._crew.trouble(now)) and (self._crew.lost or not stopping):
             self._end_after(trouble, children, now)
 
     def _end_hang(self, stall: Stall, children: Children) -> None:

@@ -51,7 +51,7 @@ def run_phase(phase: Phase, children: Children, wishes: StopWishes) -> PhaseEnd:
         elif number == signal.SIGKILL:
             children.end_all()
         if phase.oversight is not None and not escalation.begun:
-            phase.oversight.look(children, time.monotonic())
+            phase.oversight.look(children, time.monotonic(), stopping=stop is not None)
         phase.beat()
         time.sleep(_POLL_SECONDS)
     children.end_all()

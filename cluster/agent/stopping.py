@@ -44,21 +44,24 @@ class StopWishes:
                 signal.signal(number, self._note)
 
     def clear_stale(self, submitted: float | None = None) -> None:
-        """Removes the `stop` file of an earlier attempt. Wishes by signal stay, and the user's of a run that waited.
+        """Removes the `stop` file of an earlier attempt; wishes by signal stay.
 
-        `submitted` is when a scheduler was given the run: who stops it while it waits in the queue means it.
+        `submitted` is when a scheduler was given the run. Then a wish that is newer than that and than the last
+        attempt stays, too: it came while the run waited in the queue, or its agent was starting.
         """
         stop, records = read_stop(self._run_dir), read_attempts(self._run_dir)
         since = max([submitted or 0.0, *(record.get("ended") or 0.0 for record in records[-1:])])
-        if submitted is not None and stop is not None and stop["reason"] == "stopped" and _time(stop) > since:
-            return
-        clear_stop(self._run_dir)
+        if submitted is None or stop is None or _time(stop) <= since:
+            clear_stop(self._run_dir)
 
     def poll(self) -> dict[str, Any] | None:
         """Acts upon signals that have arrived; returns the wish to stop, None when there is none."""
         while self._arrived:
             self._act_upon(self._arrived.pop(0))
-        return self._unwritten or read_stop(self._run_dir)
+        stop = self._unwritten or read_stop(self._run_dir)
+        if stop is not None and stop.get("urgent") and self.signalled_at is None:
+            self.signalled_at = time.monotonic()
+        return stop
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._arrived.append(signal.Signals(number))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from cluster.policy import exclusions
 from cluster.processes import boot_id
 from cluster.slurm import submission
 from cluster.slurm.jobs import Submission, job_ids, read_submission, write_submission
-from cluster.slurm.scheduler import Job, Scheduler, SlurmError, clean_environment
+from cluster.slurm.scheduler import Job, Scheduler, SlurmError
 from cluster.slurm.script import Job as Wanted
 from cluster.slurm.script import Site, render
 
@@ -98,9 +97,9 @@ class SlurmBackend(Backend):
         job = self._living(run_dir)
         if job is None:
             return
-        rundir.write_stop(run_dir, "stopped", "tuneyard cancel")
+        rundir.write_stop(run_dir, "stopped", "tuneyard cancel", urgent=True)
         if job.state not in _BEFORE_IT_RUNS:
-            self._ask_to_leave(run_dir, job)
+            self._wait_for_leaving(run_dir)
         for job_id in job_ids(run_dir):
             self._cancel_job(run_dir, job_id)
         if not self._gone(run_dir, _CLOSING_SECONDS):
@@ -138,10 +137,7 @@ class SlurmBackend(Backend):
         mine = progress.get("attempt") == record["attempt"]
         return Status("running", str(progress.get("state", "")) if mine else "no sign of the trainer yet", number)
 
-    def _ask_to_leave(self, run_dir: Path, job: Job) -> None:
-        """An interrupt to every agent starts its grace period; a job that ended meanwhile needs none."""
-        line = ["scancel", "--signal=INT", job.id]  # the steps, not the batch script, which waits for them
-        subprocess.run(line, env=clean_environment(), capture_output=True, check=False)
+    def _wait_for_leaving(self, run_dir: Path) -> None:
         grace_seconds = Launch.from_plan(rundir.read_plan(run_dir)).grace_seconds
         self._gone(run_dir, grace_seconds + TERM_TO_KILL_SECONDS + _CLOSING_SECONDS / 3)
 

@@ -2,17 +2,10 @@
 @directives@
 
 # Written by `tuneyard submit`. SLURM runs it at every start of the job, the first and those after a requeue.
-set -u
 run_dir=@run_dir@
 python=@python@
 nodes=@nodes@
-export TUNEYARD_SCHEDULER=slurm TUNEYARD_SUBMITTED=@submitted@ PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
-unset SLURM_EXPORT_ENV # srun would take the job's own environment away from its tasks
-
-@setup@
 code=@code@
-export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$code"
-if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
 container=(@container@)
 
 # The scheduler may be away for a while, and what it must hear now is what keeps the run alive.
@@ -33,12 +26,16 @@ note_down_nodes() {
   fi
 }
 
-# SLURM's warning. One that comes long before the walltime is about preemption, where a site sends it for that, too.
+# SLURM's warning becomes the `stop` file; a signal to the tasks would hit torchrun and the ranks, too. A warning that
+# comes long before the walltime is about preemption, where a site sends it for that, too.
 # shellcheck disable=SC2317 # it is called by a trap
 warned() {
-  warning=USR1
-  if [ "$SECONDS" -lt @early@ ]; then warning=USR2; fi
-  if [ -n "$srun_pid" ]; then kill -s "$warning" "$srun_pid"; fi
+  local wish="$run_dir/.stop-$SLURM_JOB_ID" sign=USR1
+  warning=walltime
+  if [ "$SECONDS" -lt @early@ ]; then warning=preempted sign=USR2; fi
+  if [ ! -e "$run_dir/stop" ] && printf '{"reason": "%s", "by": "warned by SLURM", "time": %s, "urgent": true}\n' \
+    "$warning" "$(date +%s.%3N)" >"$wish" && mv -f "$wish" "$run_dir/stop"; then return; fi
+  if [ -n "$srun_pid" ]; then kill -s "$sign" "$srun_pid"; fi # somebody asked before, or the disk is full
 }
 
 # Runs a program of ours in the job's environment, here on the first node.
@@ -49,7 +46,16 @@ once() {
 warning="" srun_pid="" status=0
 trap warned USR1
 trap note_down_nodes TERM
+
+@setup@
+set -u # not before: modules and conda do not bear it
+unset SLURM_EXPORT_ENV # srun would take the job's own environment away from its tasks
+export TUNEYARD_SCHEDULER=slurm TUNEYARD_SUBMITTED=@submitted@ PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
+export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$code"
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
+
 note_down_nodes
+if [ -z "$warning" ] && grep -qs '"by": "warned by SLURM"' "$run_dir/stop"; then rm -f "$run_dir/stop"; fi # the last life's
 echo "$SLURM_JOB_ID ${SLURM_RESTART_COUNT:-0} $(date +%s)" >>"$run_dir/logs/slurm-jobs"
 @presubmit@
 if [ -z "$warning" ]; then

@@ -20,8 +20,9 @@ _AFTER_GRACE_SECONDS = 15
 _WAIT_FOR_OTHERS_SECONDS = 60
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TEMPLATE = Path(__file__).with_name("batch.sh")
-_GPU_STYLES = ("gpus-per-node", "gres", "none")
+_GPU_STYLES = ("gpus-per-node", "gres", "gpus-per-task", "none")
 _CONTAINERS = ("", "apptainer", "pyxis")
+_DIRECTIVE = re.compile(r"[a-z][a-z-]*")
 _MARK = re.compile("@([a-z_]+)@")
 
 _REQUEUE = """\
@@ -77,6 +78,8 @@ class Site:
     environment: Mapping[str, str] = field(default_factory=dict)
     forward: Sequence[str] = ()
     """Names of variables that the job takes over from the environment of whoever submits."""
+    directives: Mapping[str, str | bool] = field(default_factory=dict)
+    """Further ones, whose names the profile has checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +169,11 @@ def _directives(job: Job, site: Site) -> Iterator[str]:
         yield _option("mem", site.memory)
     if site.exclusive:
         yield "exclusive"
+    for name, value in site.directives.items():
+        if not _DIRECTIVE.fullmatch(name):
+            raise ClusterError(f"{name!r} is no directive of sbatch", "correct `directives` in the site profile")
+        if value is not False:
+            yield name if value is True else _option(name, str(value))
     if job.exclude:
         yield _option("exclude", ",".join(job.exclude))
     yield _option("export", ",".join(_names(site.forward)) or "NONE")
@@ -205,13 +213,14 @@ def _early_seconds(job: Job) -> int:
 
 
 def _setup(site: Site) -> Iterator[str]:
-    for name, value in zip(_names(list(site.environment)), site.environment.values(), strict=True):
-        yield f"export {name}={quoted(value, name)}"
     for module in site.modules:
         yield f"module load {quoted(module, 'a module')}"
     yield from site.setup
     if site.venv:
         yield f". {quoted(Path(site.venv) / 'bin' / 'activate', 'the venv')}"
+    # last, so that no module takes a setting of the profile back
+    for name, value in zip(_names(list(site.environment)), site.environment.values(), strict=True):
+        yield f"export {name}={quoted(value, name)}"
 
 
 def _container(job: Job, site: Site) -> str:

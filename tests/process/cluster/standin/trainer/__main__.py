@@ -27,7 +27,11 @@ def main() -> int:
 
 def train(run_dir: Path, settings: dict) -> int:
     told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    for number in (
+        signal.SIGTERM,
+        *([signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT] if settings.get("polite") else []),
+    ):
+        signal.signal(number, lambda number, _: told.append(number))
     rank, start = int(os.environ["RANK"]), resume_step(run_dir)
     (run_dir / f"rank{rank}.pid").write_text(str(os.getpid()))
     (run_dir / f"rank{rank}.env").write_text(json.dumps(dict(os.environ)))
@@ -40,6 +44,8 @@ def train(run_dir: Path, settings: dict) -> int:
         if rank == 0:
             write_progress(run_dir, "training", step, start, saved=saved_step(settings, step, start))
         if (run_dir / "stop").exists() and not settings.get("deaf"):
+            return leave(run_dir, rank, step, start)
+        if told and settings.get("polite"):  # as the real trainer takes it
             return leave(run_dir, rank, step, start)
         if told and not settings.get("deaf"):
             return 1  # torchrun ends us since another rank failed
