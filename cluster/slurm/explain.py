@@ -88,8 +88,8 @@ def _never(job: Job, read: Evidence) -> Explanation:
 
 
 def _time_limit(job: Job, read: Evidence) -> Explanation:
-    limit = _clock(read.partition.max_time_seconds) if read.partition else "not read"
-    asked = _clock(job.time_limit_seconds)
+    limit = duration(read.partition.max_time_seconds) if read.partition else "not read"
+    asked = duration(job.time_limit_seconds)
     words = f"it asks for {asked}, and the limit of partition {job.partition} is {limit}"
     return Explanation("time", words, "cancel it, lower resources.walltime to that limit, and submit again")
 
@@ -222,7 +222,7 @@ def _start(job: Job, read: Evidence) -> str:
         return "SLURM has no start time yet"
     if read.now is None:
         return "its expected start was not compared with the clock"
-    return f"expected to start in {_clock(max(0.0, job.started - read.now))}"
+    return f"expected to start in {duration(max(0.0, job.started - read.now))}"
 
 
 def _node_counts(read: Evidence) -> str:
@@ -232,7 +232,8 @@ def _node_counts(read: Evidence) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.most_common())
 
 
-def _clock(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """A time as people say it: 2 d 4 h."""
     if seconds is None:
         return "no limit"
     minutes, rest = divmod(round(seconds), 60)

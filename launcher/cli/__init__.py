@@ -27,6 +27,7 @@ VERBS = {
     "export": "Write a run's model in Hugging Face layout.",
     "evaluate": "Let a run's model answer prompts, and score the answers.",
     "report": "Write a run's report as one HTML file.",
+    "doctor": "Check this machine, or a site profile against its site.",
 }
 """Every verb and its line in the help; the verb's module and function are called the same."""
 

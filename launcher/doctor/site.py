@@ -1,0 +1,267 @@
+"""A profile against its site: what SLURM says about itself, compared with what the profile promises. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from cluster.slurm.explain import duration
+from cluster.slurm.facts import Node, Partition, parse_version
+from cluster.slurm.profile import Profile
+from launcher.doctor import Check, fail, not_read, ok, warn
+from launcher.launch import walltime_seconds
+
+WARNING_SLOP_SECONDS = 60
+"""SLURM sends its warning up to so much early (measured)."""
+LEAD_SECONDS = 75
+"""A job's default grace of 60 s, and the agent's own 15 s."""
+REQUEUE_HOLD_SECONDS = 120.0
+OLDEST_TESTED = (20, 11)
+_AWAY = {"down", "drain", "drained", "draining", "fail", "failing", "maint", "unknown", "invalid", "future"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """What was read from the scheduler."""
+
+    config: dict[str, str]
+    partitions: list[Partition]
+    nodes: list[Node]
+    version: tuple[int, ...]
+
+    def partition_of(self, profile: Profile) -> Partition | None:
+        """The profile's partition, or the site's default one."""
+        wanted = profile.partition
+        return next((one for one in self.partitions if one.name == wanted or (not wanted and one.is_default)), None)
+
+    def nodes_of(self, partition: Partition) -> list[Node]:
+        """The partition's nodes."""
+        return [node for node in self.nodes if partition.name in node.partitions]
+
+
+def site_checks(profile: Profile, site: Site) -> Iterator[Check]:
+    """Everything that can be compared without submitting."""
+    yield _version(site)
+    partition = site.partition_of(profile)
+    if partition is None:
+        yield _no_partition(profile, site)
+    else:
+        yield _partition(partition)
+        yield _nodes(site.nodes_of(partition))
+        yield _account(profile, partition, site)
+        yield _walltime(profile, partition)
+        yield _gpus(profile, site.nodes_of(partition))
+        yield from _size(profile, site.nodes_of(partition))
+        yield from _constraint(profile, site.nodes_of(partition))
+        yield _requeue(profile, partition, site)
+        yield from _preemption(profile, partition, site)
+    yield _hold(site)
+    yield _kill_wait(profile, site)
+    yield _sweeps(site)
+
+
+def is_preemptable(partition: Partition, site: Site) -> bool:
+    """Whether jobs of this partition give way to others."""
+    kind = site.config.get("PreemptType", "")
+    if "qos" in kind:
+        return True
+    higher = any(other.priority_tier > partition.priority_tier for other in site.partitions)
+    return "partition_prio" in kind and partition.preempt_mode != "OFF" and higher
+
+
+def sends_user_signal(site: Site) -> bool:
+    """Whether preempted jobs get their own warning signal."""
+    return "preempt_send_user_signal" in site.config.get("SlurmctldParameters", "").split(",")
+
+
+def requeue_hold_seconds(config: dict[str, str]) -> float:
+    """What a requeued job waits before it may start again: the lifetime of its credential."""
+    found = re.search(r"cred_expire=(\d+)", config.get("AuthInfo", ""))
+    return float(found[1]) if found else REQUEUE_HOLD_SECONDS
+
+
+def _version(site: Site) -> Check:
+    shown = site.config.get("SLURM_VERSION", "")
+    theirs = parse_version(shown)
+    if not theirs:
+        return not_read("slurm version", "SLURM_VERSION")
+    if theirs[:2] < OLDEST_TESTED:
+        return warn("slurm version", shown, "older than what Tuneyard is tested with; rehearse with `tuneyard drill`")
+    if site.version and theirs[:2] != site.version[:2]:
+        ours = ".".join(map(str, site.version))
+        return warn("slurm version", f"controller {shown}, commands here {ours}", "use the commands of the cluster")
+    return ok("slurm version", shown)
+
+
+def _no_partition(profile: Profile, site: Site) -> Check:
+    names = [one.name for one in site.partitions]
+    if not profile.partition:
+        return fail("partition", "the site has no default partition", f"set `partition` to one of: {', '.join(names)}")
+    near = get_close_matches(profile.partition, names, n=1)
+    remedy = f"did you mean {near[0]}?" if near else f"there is: {', '.join(names)}"
+    return fail("partition", f"no partition is called {profile.partition}, or you may not see it", remedy)
+
+
+def _partition(partition: Partition) -> Check:
+    words = f"{partition.name}, {partition.num_nodes} nodes, {partition.state}"
+    if partition.state == "UP":
+        return ok("partition", words)
+    return warn("partition", words, "jobs wait until the site opens it again")
+
+
+def _nodes(nodes: list[Node]) -> Check:
+    away = [node for node in nodes if _AWAY & set(node.states)]
+    idle = sum(node.states == ("idle",) for node in nodes)
+    words = f"{idle} idle, {len(away)} away, {len(nodes)} in all"
+    if len(away) == len(nodes):
+        return fail("nodes", words, "`sinfo -R` tells why they are away; ask the site")
+    return ok("nodes", words)
+
+
+def _account(profile: Profile, partition: Partition, site: Site) -> Check:
+    enforced = "associations" in site.config.get("AccountingStorageEnforce", "").lower()
+    allowed = partition.accounts
+    if profile.account and allowed not in ("", "ALL") and profile.account not in allowed.split(","):
+        return fail("account", f"{profile.account} may not use {partition.name}", f"it takes: {allowed}")
+    if not profile.account and enforced:
+        return warn("account", "none named, and the site asks for one", "`sacctmgr show assoc user=$USER` lists yours")
+    return ok("account", profile.account or "the site's default")
+
+
+def _walltime(profile: Profile, partition: Partition) -> Check:
+    most = partition.max_time_seconds
+    site_says = duration(most)
+    if not profile.max_walltime:
+        return warn("walltime", f"the partition's limit is {site_says}", "set `max_walltime`, so that plans know it")
+    ours = walltime_seconds(profile.max_walltime)
+    words = f"{profile.max_walltime} of {site_says}"
+    if most is not None and ours > most:
+        return fail("walltime", words, f"set `max_walltime` to at most {site_says}")
+    if ours <= LEAD_SECONDS + WARNING_SLOP_SECONDS:
+        return fail("walltime", f"{words}: the warning {LEAD_SECONDS} s before its end may come at once", "raise it")
+    return ok("walltime", words)
+
+
+def _gpus(profile: Profile, nodes: list[Node]) -> Check:
+    found: dict[str, int] = {}
+    for node in nodes:
+        for kind, count in node.gpus.items():
+            found[kind] = max(found.get(kind, 0), count)
+    shown = ", ".join(f"{count} x {kind or 'GPU'}" for kind, count in found.items()) or "none"
+    if profile.gpu_request == "none":
+        return warn("gpus", f"none are asked for; a node has {shown}", "runs train on the CPU")
+    if not found:
+        return fail("gpus", "the partition's nodes have none", "choose another partition (`sinfo -o '%P %G'`)")
+    if unknown := sorted(set(profile.gpu_types.values()) - found.keys()):
+        return fail("gpus", f"no node has {', '.join(unknown)}; a node has {shown}", "correct `gpu_types`")
+    if profile.gpus_per_node and profile.gpus_per_node > max(found.values()):
+        return fail("gpus", f"gpus_per_node is {profile.gpus_per_node}; a node has {shown}", "lower it")
+    return ok("gpus", f"a node has {shown}")
+
+
+def _size(profile: Profile, nodes: list[Node]) -> Iterator[Check]:
+    gpus = profile.gpus_per_node or max((sum(node.gpus.values()) for node in nodes), default=0)
+    cores = (profile.cpus_per_gpu or 0) * gpus
+    most = max((node.cpus for node in nodes), default=0)
+    if cores > most:
+        yield fail("cpus", f"{cores} for {gpus} GPUs; a node has {most}", f"set cpus_per_gpu to {most // max(gpus, 1)}")
+    elif profile.cpus_per_gpu is None and profile.gpu_request != "none":
+        yield warn("cpus", "cpus_per_gpu is not set: many sites then give one core to a node", "set `cpus_per_gpu`")
+    else:
+        yield ok("cpus", f"{cores or 'the default number'} of {most}")
+    asked, has = megabytes(profile.memory), max((node.memory_mb for node in nodes), default=0)
+    if asked > has:
+        yield fail("memory", f"{profile.memory} of {has} MB", f"set `memory` to at most {has}M, or 0 for all of a node")
+    elif not profile.memory:
+        yield warn("memory", "not set: the site's default may be small", "set `memory`, or 0 for all of a node")
+    else:
+        yield ok("memory", "all of a node" if asked == 0 else f"{profile.memory} of {has} MB")
+
+
+def megabytes(text: str) -> float:
+    """SLURM's sizes: megabytes without a unit."""
+    if not text:
+        return 0.0
+    units = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
+    return float(text.rstrip("KMGT")) * units.get(text[-1], 1)
+
+
+def _constraint(profile: Profile, nodes: list[Node]) -> Iterator[Check]:
+    if not profile.constraint:
+        return
+    known = {feature for node in nodes for feature in node.features}
+    wanted = re.findall(r"[\w.+-]+", re.sub(r"\*\d+", "", profile.constraint))
+    if unknown := sorted(set(wanted) - known):
+        there = ", ".join(sorted(known)) or "none"
+        yield fail("constraint", f"no node here has {', '.join(unknown)}", f"features of this partition: {there}")
+    else:
+        yield ok("constraint", profile.constraint)
+
+
+def _requeue(profile: Profile, partition: Partition, site: Site) -> Check:
+    if not profile.requeue:
+        return ok("requeue", "off: each job submits its follower")
+    if is_preemptable(partition, site) and "CANCEL" in partition.preempt_mode:
+        words = f"{partition.name} cancels preempted jobs (PreemptMode=CANCEL)"
+        return fail("requeue", words, "set `requeue: false`: then the follower waits in the queue already")
+    if "SUSPEND" in partition.preempt_mode:
+        words = "preempted jobs are suspended, with their GPU memory"
+        return warn("requeue", words, "expect hangs to be reported; choose a partition that requeues")
+    if site.config.get("JobRequeue") == "0":
+        return warn("requeue", "not the site's default (JobRequeue=0); jobs ask for it", "if refused: `requeue: false`")
+    return ok("requeue", "allowed")
+
+
+def _preemption(profile: Profile, partition: Partition, site: Site) -> Iterator[Check]:
+    if not is_preemptable(partition, site):
+        yield ok("preemption", f"jobs in {partition.name} are not preempted")
+        return
+    if "qos" in site.config.get("PreemptType", ""):
+        yield not_read("preemption", "GraceTime is the QOS's", "`sacctmgr show qos format=name,gracetime,preemptmode`")
+        return
+    asked, given = profile.preemption.grace_seconds, partition.grace_seconds
+    words = f"GraceTime is {given:g} s"
+    if asked is None:
+        yield warn("preemption", words, f"set `preemption: {{grace_seconds: {given:g}}}`, so that plans know it")
+    elif asked > given:
+        yield fail("preemption", f"{words}, the profile says {asked}", f"set preemption.grace_seconds to {given:g}")
+    elif given == 0:
+        yield warn("preemption", f"{words}: nothing can be saved", "save often (checkpoint.every_minutes)")
+    else:
+        yield ok("preemption", words)
+    yield _signal(profile, site)
+
+
+def _signal(profile: Profile, site: Site) -> Check:
+    sent, wanted = sends_user_signal(site), profile.preemption.signal
+    if wanted == "USR1" and not sent:
+        words = "the site does not send the job's own signal (no preempt_send_user_signal)"
+        return fail("preemption signal", words, "set `preemption.signal: TERM`, or ask the site to set it")
+    if not sent:
+        return warn("preemption signal", "SIGTERM only", "batch scripts may hear of a preemption late")
+    return ok("preemption signal", "USR1 at the begin of the grace period")
+
+
+def _hold(site: Site) -> Check:
+    hold = requeue_hold_seconds(site.config)
+    return ok("requeue hold", f"a requeued job waits {hold:g} s before it may start again")
+
+
+def _kill_wait(profile: Profile, site: Site) -> Check:
+    found = re.match(r"\d+", site.config.get("KillWait", ""))
+    if not found:
+        return not_read("kill wait", "KillWait")
+    seconds = int(found[0])
+    words = f"SIGKILL follows SIGTERM after {seconds} s"
+    if seconds < LEAD_SECONDS and profile.preemption.signal == "TERM" and not profile.preemption.grace_seconds:
+        return warn("kill wait", words, "no longer than that to save: keep resources.grace_seconds below it")
+    return ok("kill wait", words)
+
+
+def _sweeps(site: Site) -> Check:
+    size = site.config.get("MaxArraySize", "")
+    if size in ("0", "1"):
+        return warn("job arrays", "not allowed here", "sweeps are submitted one by one")
+    return ok("job arrays", f"up to {size or 'an unknown number of'} tasks")
