@@ -1,0 +1,335 @@
+"""Reads one published speed measurement: what ran, on what, and what was measured, from its columns and notes.
+
+Every rule here is about words that many publications use, never about one row.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from benchmarks.sizing.speed_models import UNMODELLED, work_named
+from launcher.errors import JobError
+from launcher.sizing.gpus import Gpu, find_gpu
+from launcher.sizing.speed import SpeedLayout
+from launcher.sizing.speed_work import Work
+
+Row = dict[str, str]
+
+VARIABLE_SHARE = 0.4
+"""Mean length of rows that are said to vary up to a limit, as a share of it."""
+UNKNOWN_LENGTH = "length of an unpacked batch"
+OPEN_ACCUMULATION = "forward passes per step"
+PACKED_DOCUMENT = 512
+"""Keys that a token of packed fine-tuning data attends to where documents are kept apart, on average."""
+ALPACA_TOKENS = 120
+"""Length that batches of Alpaca-like rows are padded to."""
+POWER_LIMITED = 0.6
+"""Rate of a GPU that is said to be power-limited, as a share of the ordinary one."""
+DEGREE = re.compile(r"\b(tp|pp|cp|ep|vp+|fsdp|dp)[ =_-]?(\d+)", re.I)
+MEGATRON = re.compile(r"megatron|nemo\b(?![ -]*automodel)|mlperf|\bvp+\d|mbridge", re.I)
+FUSED = re.compile(r"foak|fast-kernels|liger|unsloth|llm-foundry|fused kernels|fms-fsdp|flashattn", re.I)
+COMPILED = re.compile(r"\bcompiled?\b|automodel", re.I)
+NOT_COMPILED = re.compile(r"no compile|without compile|compile[ =:]*(off|false|no)|\beager\b", re.I)
+FORMATS = (
+    ("fp4", r"fp4(?!.*bf16 nf4)|nvfp4"),
+    ("fp8", r"fp8|float8|mxfp8"),
+    ("fp16", r"fp16|float16(?!.*bfloat)"),
+    ("bf16", r"bf16|bfloat16"),
+    ("fp32", r"fp32|float32|tf32"),
+)
+
+
+class UnreadableError(Exception):
+    """A row that cannot be predicted; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One measurement, ready to be predicted.
+
+    Attributes:
+        work: The model's dimensions.
+        layout: How it ran.
+        value: What was measured.
+        unit: `tokens/s/GPU`, `tokens/s`, `seconds/step`, `samples/s`, `mfu`, `tflops`.
+        ambiguous: What the row left open and physics or convention settled.
+    """
+
+    work: Work
+    layout: SpeedLayout
+    value: float
+    unit: str
+    ambiguous: tuple[str, ...]
+
+
+def read_row(row: Row) -> Reading:
+    """The measurement of one row.
+
+    Raises:
+        UnreadableError: something that speed depends on is missing or not modelled.
+    """
+    ambiguous: list[str] = []
+    work, gpu = _model(row), _gpu(row)
+    layout = _shape_of_step(row, SpeedLayout(gpu=gpu, num_gpus=_int(row["n_gpus"]) or 1), ambiguous)
+    layout = _parallelism(row, layout)
+    layout = _software(row, layout, work)
+    layout = _numbers(row, layout, work)
+    layout = _accumulation(row, layout, ambiguous)
+    layout = _unsaid(row, layout, work, ambiguous)
+    return Reading(work=work, layout=layout, value=_value(row), unit=_unit(row), ambiguous=tuple(ambiguous))
+
+
+def _model(row: Row) -> Work:
+    if row["model"] in UNMODELLED:
+        raise UnreadableError(UNMODELLED[row["model"]])
+    work = work_named(row["model"], float(row["params"] or 0))
+    if work is None:
+        raise UnreadableError(f"unknown model {row['model']}")
+    return work
+
+
+def _gpu(row: Row) -> Gpu:
+    name = row["gpu"]
+    if re.search(r"torchtitan", row["source"] + row["notes"]) and re.fullmatch(r"H100", name.strip()):
+        name = "H100-96"
+    try:
+        gpu = find_gpu(name)
+    except JobError as error:
+        raise UnreadableError(error.message) from error
+    if "power limited" in name:
+        return replace(gpu, matmul={key: POWER_LIMITED * rate for key, rate in gpu.matmul.items()})
+    return gpu
+
+
+def _int(text: str) -> int:
+    found = re.search(r"\d[\d,]*", text or "")
+    return int(found[0].replace(",", "")) if found else 0
+
+
+def _value(row: Row) -> float:
+    try:
+        return float(row["measured_value"].replace(",", ""))
+    except ValueError as error:
+        raise UnreadableError(f"measured value {row['measured_value']!r} is no number") from error
+
+
+def _unit(row: Row) -> str:
+    unit = row["unit"].lower()
+    for known, pattern in (
+        ("tokens/s/GPU", r"tok\w*/s\w*/(gpu|device)|tokens per second per gpu"),
+        ("tokens/s", r"tok\w*/s|tokens per second|tps"),
+        ("samples/s", r"(samples|sequences|examples)/s"),
+        ("seconds/step", r"^(s|sec\w*)/(it|iter\w*|step)|^seconds"),
+        ("milliseconds/step", r"^ms/|millisec"),
+        ("mfu", r"mfu"),
+        ("tflops", r"tflop"),
+    ):
+        if re.search(pattern, unit):
+            return known
+    raise UnreadableError(f"unit {row['unit']!r}")
+
+
+def _shape_of_step(row: Row, layout: SpeedLayout, ambiguous: list[str]) -> SpeedLayout:
+    length, text = _int(row["seq_len"]), row["seq_len"].lower()
+    if re.search(r"\d+\s*k\b", text):
+        length = 1024 * _int(text)
+    if "alpaca" in text:
+        length, _ = ALPACA_TOKENS, ambiguous.append(UNKNOWN_LENGTH)
+    elif "<" in text or "variable" in text:
+        length, _ = int(VARIABLE_SHARE * length), ambiguous.append("mean of variable lengths")
+    if not length:
+        raise UnreadableError("no sequence length")
+    micro = _int(row["micro_batch"])
+    if not micro:
+        ambiguous.append("micro-batch")
+    fill = 1.0
+    if "unpacked" in row["notes"].lower() and "packed" in row["notes"].lower() and "alpaca" not in text:
+        fill = 0.3
+    return replace(layout, length=length, micro_batch=micro or max(1, 8192 // length), fill=fill)
+
+
+def _parallelism(row: Row, layout: SpeedLayout) -> SpeedLayout:
+    text = row["parallelism"].lower()
+    degrees: dict[str, int] = {}
+    for name, number in DEGREE.findall(re.sub(r"\(\d+\)|fsdp[12]\b", "", text)):
+        degrees.setdefault("vp" if name.startswith("v") else name, int(number))
+    tp, pp, cp = (max(1, degrees.get(name, 1)) for name in ("tp", "pp", "cp"))
+    if layout.num_gpus % (tp * pp * cp):
+        raise UnreadableError(f"{layout.num_gpus} GPUs are no multiple of tp x pp x cp = {tp * pp * cp}")
+    layout = replace(layout, tp=tp, pp=pp, cp=cp, virtual_stages=max(1, degrees.get("vp", 1)))
+    ep = degrees.get("ep", 1)
+    return replace(layout, ep=ep, sharding=_sharding(text, row, layout), shard_ranks=_shard_ranks(text, degrees))
+
+
+def _shard_ranks(text: str, degrees: dict[str, int]) -> int:
+    return degrees.get("fsdp", 0) if "hsdp" in text or "hybrid" in text else 0
+
+
+def _sharding(text: str, row: Row, layout: SpeedLayout) -> str:
+    if layout.num_gpus == 1:
+        return "none"
+    for name, pattern in (
+        ("zero3", r"zero-?3|stage ?3"),
+        ("zero2", r"zero-?2|shard_grad_op|stage ?2"),
+        ("fsdp", r"fsdp|full_shard|hsdp"),
+        ("zero1", r"zero-?1|stage ?1|dist|megatron|tp|pp"),
+    ):
+        if re.search(pattern, text):
+            return name
+    return "zero1" if MEGATRON.search(row["source"]) else "ddp"
+
+
+def _software(row: Row, layout: SpeedLayout, work: Work) -> SpeedLayout:
+    everything = " ".join(row[name] for name in ("source", "parallelism", "notes", "optimizer"))
+    stack = _stack(everything)
+    if stack in ("fused", "unsloth") and not work.gated and "llm-foundry" not in everything:
+        stack = "hf"  # Liger and its like replace RMSNorm, rotation and SwiGLU, which this model has not
+    loop = bool(re.search(r"mixtral|moe|a\d+b|a800m|gpt-oss", row["model"], re.I))
+    grouped = re.search(r"scattermoe|grouped|megablocks|transformers ?>=? ?5", everything) or stack == "megatron"
+    return replace(
+        layout,
+        stack=stack,
+        attention=_attention(everything, stack),
+        expert_loop=loop and not grouped,
+        recompute=_recompute(row, stack),
+        optimizer=_optimizer(row, stack),
+    )
+
+
+def _stack(everything: str) -> str:
+    cumulative = re.search(r"cumulative ablation step: (.*)", everything)
+    if cumulative:
+        return "hf" if re.match(r"baseline|\+packed", cumulative[1], re.I) else "compiled"
+    if MEGATRON.search(re.sub(r"zero\d.*", "", everything)) and not re.search(r"zero-?\d", everything):
+        return "megatron"
+    if COMPILED.search(everything) and not NOT_COMPILED.search(everything):
+        return "compiled"
+    if re.search(r"unsloth|accelerated-peft\S*foak", everything):
+        return "unsloth"
+    return "fused" if FUSED.search(everything) else "hf"
+
+
+def _attention(everything: str, stack: str) -> str:
+    if re.search(r"kernel=eager|eager attention|math attention", everything):
+        return "eager"
+    if "llm-foundry" in everything:
+        return "flash1"
+    return "cudnn" if stack == "megatron" else "flash"
+
+
+def _recompute(row: Row, stack: str) -> str:
+    text = row["act_ckpt"].lower()
+    if re.search(r"select|sac|per-op|core_attn|recipe", text):
+        return "attention" if stack == "megatron" else "selective"
+    if re.search(r"full|yes|true|\bon\b", text):
+        return "full"
+    return "none"
+
+
+def _optimizer(row: Row, stack: str) -> str:
+    text = f"{row['optimizer']} {row['notes']}".lower()
+    for name, pattern in (
+        ("in_backward", r"in_bwd|in.backward"),
+        ("adamw_8bit", r"8.?bit"),
+        ("lion", r"lion"),
+        ("adamw_fused", r"fused|dist adam|te adam"),
+    ):
+        if re.search(pattern, text):
+            return name
+    pure = re.search(r"^(bf16|bfloat16)$", row["precision"].strip().lower())
+    return "adamw_fused" if stack in ("megatron", "compiled") else "adamw_bf16" if pure else "adamw"
+
+
+def _numbers(row: Row, layout: SpeedLayout, work: Work) -> SpeedLayout:
+    text = row["precision"].lower()
+    method = row["method"].lower()
+    quantization = _quantization(f"{text} {row['notes'].lower()}") if "qlora" in method or "nf4" in text else None
+    if "qlora" in method and quantization is None:
+        quantization = "nf4"
+    plain = re.sub(r"nf4\S*|gptq\S*", "", text)
+    number_format = next((name for name, pattern in FORMATS if re.search(pattern, plain)), "bf16")
+    if number_format in ("bf16", "fp16"):
+        number_format = layout.gpu.half
+    full = "full" in method
+    return replace(
+        layout,
+        trained=full,
+        quantization=None if full else quantization,
+        number_format=number_format,
+        stream=_stream(row) if quantization else "half",
+        adapted="none" if full else _adapted(row, method),
+        lora_r=_rank(row),
+        offload=_offload(row),
+    )
+
+
+def _stream(row: Row) -> str:
+    """Width of the residual stream: PEFT's k-bit preparation makes it float32 by default; many stacks undo that."""
+    text = f"{row['source']} {row['notes']} {row['parallelism']}".lower()
+    if re.search(r"accelerated-peft|torchtune|unsloth|gptq|fsdp|compile|foak", text):
+        return "half"
+    return (
+        "norms" if re.search(r"\bamp\b|trainer|trl|axolotl|llama-?factory|swift", text + row["precision"]) else "full"
+    )
+
+
+def _quantization(text: str) -> str | None:
+    for name, pattern in (("gptq4", r"gptq|int4|awq"), ("nf4", r"nf4|4.?bit|qlora"), ("int8", r"int8|8bit base")):
+        if re.search(pattern, text):
+            return name
+    return None
+
+
+def _adapted(row: Row, method: str) -> str:
+    if "lora" not in method:
+        return "attention" if method in ("vera", "ia3", "prefixtuning") else "none"
+    text = row["notes"].lower()
+    if re.search(r"mlp|gate|all.?linear|c_proj|w1", text):
+        return "all"
+    if re.search(r"q_proj|q,v|qkv|attention|c_attn", text):
+        return "attention"
+    return (
+        "all" if re.search(r"torchtune|unsloth|fitcheck|canifinetune|fsdp_qlora|litgpt", row["source"]) else "attention"
+    )
+
+
+def _rank(row: Row) -> int:
+    found = re.search(r"\br ?=? ?(\d+)\b|rank ?(\d+)", f"{row['notes']} {row['source']}")
+    return int(found[1] or found[2]) if found else 16
+
+
+def _offload(row: Row) -> str:
+    text = f"{row['parallelism']} {row['notes'].split(';')[0]}".lower()
+    if not re.search(r"offload", text) or re.search(r"activation offload|no offload", text):
+        return "none"
+    return "optimizer" if re.search(r"zero-?[12]|optimizer offload|opt\w* offload", text) else "parameters"
+
+
+def _unsaid(row: Row, layout: SpeedLayout, work: Work, ambiguous: list[str]) -> SpeedLayout:
+    """What practice settles: documents of packed fine-tuning data, checkpointing where nothing fits without."""
+    packed = re.search(r"(?<!un)packed", row["notes"]) and "pretrain" not in row["method"]
+    if packed and layout.fill == 1:
+        layout = replace(layout, attended=min(layout.length, PACKED_DOCUMENT))
+    if row["act_ckpt"].strip() or layout.stack == "megatron":
+        return layout
+    widths = 12 * work.hidden + 3 * work.query + work.kv + 3 * work.ffn * work.active
+    kept = 2 * work.layers * widths * layout.tokens / layout.tp / layout.pp
+    states = (16 if layout.trained else 2) * work.parameters / layout.num_gpus
+    ambiguous.append("checkpointing")
+    return replace(layout, recompute="full" if kept + states > 0.85 * layout.gpu.usable_bytes else "none")
+
+
+def _accumulation(row: Row, layout: SpeedLayout, ambiguous: list[str]) -> SpeedLayout:
+    """Forward passes per step: stated, or from the global batch; one where nothing is said."""
+    notes = row["notes"]
+    stated = re.search(r"(?:grad(?:ient)?[ _-]?accum\w*|\bGA)[ =:]*(?:steps)?[ =:]*(?:of )?(\d+)", notes, re.I)
+    batch = re.search(r"(?:GBS|global batch(?: size)?)[ =:]*(\d+)", notes, re.I)
+    if stated:
+        return replace(layout, accumulation=max(1, int(stated[1])))
+    if batch:
+        each = layout.micro_batch * layout.data_ranks
+        return replace(layout, accumulation=max(1, round(int(batch[1]) / each)))
+    if _unit(row) in ("seconds/step", "milliseconds/step"):
+        ambiguous.append(OPEN_ACCUMULATION)
+    return layout

@@ -1,0 +1,1 @@
+"""How much memory, time and money a fine-tune takes, before anything runs."""
