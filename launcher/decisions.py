@@ -42,9 +42,15 @@ class Basics:
     dtype: str
     attention: str
     world_size: int
+    nodes: int = 1
     packs_per_step: int
     learning_rate: float
     decisions: list[Decision] = field(default_factory=list)
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Ranks on each node."""
+        return self.world_size // self.nodes
 
     @property
     def packs_per_rank(self) -> int:
@@ -63,7 +69,8 @@ def decide_basics(job: JobFile, machine: Machine) -> Basics:
     device = _device(job, machine, log)
     dtype = _dtype(job, device, log)
     attention = _attention(job, device, machine, log)
-    world_size = _world_size(job, device, machine, log)
+    nodes = _nodes(job)
+    world_size = nodes * _ranks_per_node(job, device, machine, nodes, log)
     packs_per_step = _packs_per_step(job, device, world_size, log)
     learning_rate = _learning_rate(job, log)
     return Basics(
@@ -71,6 +78,7 @@ def decide_basics(job: JobFile, machine: Machine) -> Basics:
         dtype=dtype,
         attention=attention,
         world_size=world_size,
+        nodes=nodes,
         packs_per_step=packs_per_step,
         learning_rate=learning_rate,
         decisions=log,
@@ -125,29 +133,31 @@ def _attention(job: JobFile, device: str, machine: Machine, log: list[Decision])
     return value
 
 
-def _world_size(job: JobFile, device: str, machine: Machine, log: list[Decision]) -> int:
-    resources = job.resources
-    if resources.nodes not in ("auto", 1):
+def _nodes(job: JobFile) -> int:
+    nodes = job.resources.nodes
+    if nodes not in ("auto", 1) and job.cluster.profile == "local":
         raise SettingError(
-            "resources.nodes",
-            "the local profile has one machine",
-            got=resources.nodes,
-            remedy="Write 1, or auto.",
+            "resources.nodes", "the local profile has one machine", got=nodes, remedy="Write 1, or auto."
         )
+    return 1 if nodes == "auto" else nodes
+
+
+def _ranks_per_node(job: JobFile, device: str, machine: Machine, nodes: int, log: list[Decision]) -> int:
+    resources = job.resources
     if device == "cuda":
-        return _gpu_ranks(job, machine, log)
+        return _gpu_ranks(job, machine, nodes, log)
     if resources.cpu_ranks != "auto":
         return resources.cpu_ranks
     most = min(MOST_CPU_RANKS, machine.num_cores)
-    ranks = _largest_dividing(job, most)
+    ranks = _largest_dividing(job, most, nodes)
     log.append(Decision(setting="resources.cpu_ranks", value=ranks, reason=_rank_reason(ranks, most, "cores")))
     return ranks
 
 
-def _gpu_ranks(job: JobFile, machine: Machine, log: list[Decision]) -> int:
+def _gpu_ranks(job: JobFile, machine: Machine, nodes: int, log: list[Decision]) -> int:
     wanted = job.resources.gpus_per_node
     if wanted == "auto":
-        ranks = _largest_dividing(job, machine.num_gpus)
+        ranks = _largest_dividing(job, machine.num_gpus, nodes)
         reason = _rank_reason(ranks, machine.num_gpus, "GPUs")
         log.append(Decision(setting="resources.gpus_per_node", value=ranks, reason=reason))
         return ranks
@@ -159,13 +169,13 @@ def _gpu_ranks(job: JobFile, machine: Machine, log: list[Decision]) -> int:
     return wanted
 
 
-def _largest_dividing(job: JobFile, most: int) -> int:
-    """As many ranks as there are, or as divide the asked step exactly."""
+def _largest_dividing(job: JobFile, most: int, nodes: int) -> int:
+    """As many ranks on a node as there are, or as divide the asked step exactly."""
     tokens = job.training.tokens_per_step
     if tokens == "auto" or tokens % job.data.max_length:
         return most
     packs = tokens // job.data.max_length
-    return next(ranks for ranks in range(most, 0, -1) if packs % ranks == 0)
+    return next(ranks for ranks in range(most, 0, -1) if packs % (nodes * ranks) == 0)
 
 
 def _rank_reason(ranks: int, most: int, what: str) -> str:

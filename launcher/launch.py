@@ -19,8 +19,8 @@ CHECKPOINT_BYTES_PER_PARAMETER = 12
 def launch_json(job: JobFile, basics: Basics, choice: Choice, shape: ModelShape | None, threads: int) -> dict[str, Any]:
     """What the node agent reads; every key is described in docs/run-directory.md."""
     launch: dict[str, Any] = {
-        "nodes": 1,
-        "ranks_per_node": basics.world_size,
+        "nodes": basics.nodes,
+        "ranks_per_node": basics.ranks_per_node,
         "device": basics.device,
         "threads_per_rank": threads,
         "grace_seconds": job.resources.grace_seconds,
@@ -61,5 +61,5 @@ def _health(job: JobFile, basics: Basics, choice: Choice) -> dict[str, Any]:
         "checks": job.resources.health_checks,
         "skip": job.resources.skip_health_checks,
         "free_disk_bytes": CHECKPOINT_BYTES_PER_PARAMETER * trainable * (job.checkpoint.keep + 1),
-        "free_memory_bytes": peak * basics.world_size,
+        "free_memory_bytes": peak * basics.ranks_per_node,
     }

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.slurm.profile import Profile
 from launcher import __version__
 from launcher.decisions import MOST_TOKENIZER_PROCESSES, Basics, Decision, decide_basics
+from launcher.elsewhere import cluster_json
 from launcher.hardware import Machine
 from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
 from launcher.launch import launch_json
@@ -48,12 +50,13 @@ class Plan:
         }
 
 
-def make_plan(job: JobFile, machine: Machine) -> Plan:
+def make_plan(job: JobFile, machine: Machine, profile: Profile | None = None) -> Plan:
     """Decides every `auto` of a job.
 
     Args:
         job: The checked job file, its paths absolute.
-        machine: Where the run takes place.
+        machine: Where the run takes place; one of its nodes.
+        profile: The cluster that the nodes belong to; `None` for this machine.
 
     Raises:
         TuneyardError: something contradicts itself, is not here, or does not fit.
@@ -62,18 +65,24 @@ def make_plan(job: JobFile, machine: Machine) -> Plan:
     shape = read_shape(config) if config else None
     basics = decide_basics(job, machine)
     choice = choose(job, basics, shape, machine)
-    threads = max(1, machine.num_cores // basics.world_size)
+    threads = _threads(basics, machine, profile)
+    launch = launch_json(job, basics, choice, shape, threads.value)
+    if profile is not None:
+        launch |= cluster_json(job, profile, basics.ranks_per_node, basics.device, threads.value)
     return Plan(
         trainer=_trainer_config(job, basics, choice, machine),
-        launch=launch_json(job, basics, choice, shape, threads),
-        decisions=[*basics.decisions, *choice.decisions, _threads_decision(threads, basics, machine)],
+        launch=launch,
+        decisions=[*basics.decisions, *choice.decisions, threads],
         choice=choice,
         shape=shape,
     )
 
 
-def _threads_decision(threads: int, basics: Basics, machine: Machine) -> Decision:
-    reason = f"{machine.num_cores} cores / {basics.world_size} ranks"
+def _threads(basics: Basics, machine: Machine, profile: Profile | None) -> Decision:
+    threads, reason = 1, "the cores of the nodes are not known here"
+    if profile is None or basics.device == "cuda":
+        threads = max(1, machine.num_cores // basics.ranks_per_node)
+        reason = f"{machine.num_cores} cores / {basics.ranks_per_node} ranks"
     return Decision(setting="launch.threads_per_rank", value=threads, reason=reason)
 
 

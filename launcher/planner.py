@@ -138,7 +138,7 @@ def memory_limit_bytes(basics: Basics, machine: Machine) -> int:
     """What one rank may take on this machine."""
     if basics.device == "cuda":
         return int(machine.gpu_memory_bytes * USABLE_GPU_SHARE)
-    return int(machine.memory_bytes * USABLE_CPU_SHARE / basics.world_size)
+    return int(machine.memory_bytes * USABLE_CPU_SHARE / basics.ranks_per_node)
 
 
 def _check_micro_batch(job: JobFile, basics: Basics) -> None:

@@ -24,9 +24,7 @@ def new_run_dir(root: Path, name: str) -> Path:
     Raises:
         MachineError: the folder cannot be made or written to.
     """
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    suffix = "".join(secrets.choice(BASE32) for _ in range(ID_CHARACTERS))
-    run_dir = root.absolute() / f"{name}-{stamp}-{suffix}"
+    run_dir = fresh_path(root, name)
     try:
         run_dir.mkdir(parents=True)
         (run_dir / "logs").mkdir()
@@ -36,6 +34,13 @@ def new_run_dir(root: Path, name: str) -> Path:
             "Name a writable folder with `--runs DIR`.",
         ) from error
     return run_dir
+
+
+def fresh_path(root: Path, name: str) -> Path:
+    """Where the next run of that name would lie; nothing is made."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    suffix = "".join(secrets.choice(BASE32) for _ in range(ID_CHARACTERS))
+    return root.absolute() / f"{name}-{stamp}-{suffix}"
 
 
 def write_run(run_dir: Path, job_text: bytes, plan: Plan) -> None:

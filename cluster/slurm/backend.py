@@ -19,12 +19,16 @@ from cluster.logs import read_logs
 from cluster.policy import exclusions
 from cluster.processes import boot_id
 from cluster.slurm import submission
+from cluster.slurm.explain import Evidence, explain, reason_code
 from cluster.slurm.jobs import Submission, job_ids, read_submission, write_submission
 from cluster.slurm.scheduler import Job, Scheduler, SlurmError
 from cluster.slurm.script import Job as Wanted
 from cluster.slurm.script import Site, render
 
 _POLL_SECONDS = 1.0
+_FRESH_SECONDS = 2.0
+"""How long an answer of the scheduler is good enough for `status`: a controller serves thousands of people."""
+_ABOUT_NODES = ("resources", "reqnodenotavail", "nodesrequiredforjobaredown", "nodedown")
 _CLOSING_SECONDS = 45.0
 _CODE = Path(__file__).parents[2]
 _BEFORE_IT_RUNS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
@@ -37,6 +41,7 @@ class SlurmBackend(Backend):
 
     def __init__(self, scheduler: Scheduler | None = None) -> None:
         self._scheduler = scheduler or Scheduler()
+        self._answers: dict[Path, tuple[float, Job | None]] = {}
 
     def submit(self, run_dir: Path) -> Handle:
         """Gives the run's script to SLURM."""
@@ -50,6 +55,7 @@ class SlurmBackend(Backend):
         (run_dir / "logs").mkdir(exist_ok=True)
         job_id = str(submission.submit(run_dir, script).job_id)
         write_submission(run_dir, Submission(job_id, submitted))
+        self._answers.clear()
         return Handle(self.name, job_id, run_dir)
 
     def script(self, run_dir: Path, plan: Mapping[str, Any], submitted: float) -> str:
@@ -78,7 +84,7 @@ class SlurmBackend(Backend):
         if read_submission(run_dir) is None:
             return Status("none", "not submitted yet")
         try:
-            job = self._newest(run_dir)
+            job = self._recent(run_dir)
         except SlurmError as error:
             return _as_far_as_known(run_dir, record, error)
         if job is not None and job.is_alive:
@@ -102,6 +108,7 @@ class SlurmBackend(Backend):
             self._wait_for_leaving(run_dir)
         for job_id in job_ids(run_dir):
             self._cancel_job(run_dir, job_id)
+        self._answers.clear()
         if not self._gone(run_dir, _CLOSING_SECONDS):
             raise ClusterError(f"job {job.id} does not end", f"ask the site: scontrol show job {job.id}")
         with contextlib.suppress(lock.LockHeldError), lock.AgentLock(run_dir) as held:
@@ -115,6 +122,13 @@ class SlurmBackend(Backend):
                 break
             time.sleep(_POLL_SECONDS)
         return status
+
+    def _recent(self, run_dir: Path) -> Job | None:
+        asked, job = self._answers.get(run_dir, (float("-inf"), None))
+        if time.monotonic() - asked > _FRESH_SECONDS:
+            job = self._newest(run_dir)
+            self._answers[run_dir] = (time.monotonic(), job)
+        return job
 
     def _newest(self, run_dir: Path) -> Job | None:
         """The living job of the run, else the last one that the scheduler remembers."""
@@ -130,7 +144,7 @@ class SlurmBackend(Backend):
     def _alive(self, run_dir: Path, job: Job, record: Mapping[str, Any] | None) -> Status:
         number = record["attempt"] if record else None
         if job.state in _BEFORE_IT_RUNS:
-            return Status("queued", _why_pending(job), number)
+            return Status("queued", _why_pending(job, self._scheduler), number)
         if record is None or record.get("outcome") is not None:
             return Status("running", f"job {job.id} on {job.nodes}: the agents are starting or leaving", number)
         progress = rundir.read_progress(run_dir) or {}
@@ -155,8 +169,18 @@ class SlurmBackend(Backend):
         return True
 
 
-def _why_pending(job: Job) -> str:
-    return f"job {job.id}: {job.reason or job.state}"
+def _why_pending(job: Job, scheduler: Scheduler) -> str:
+    """SLURM's reason in words; what else it takes to explain it is asked for only here."""
+    try:
+        partitions = [one for one in scheduler.partitions() if one.name == job.partition]
+        needs_nodes = partitions and reason_code(job.reason) in _ABOUT_NODES
+        nodes = scheduler.node_facts() if needs_nodes else None
+    except SlurmError:
+        partitions, nodes = [], None
+    if nodes is not None:
+        nodes = [node for node in nodes if job.partition in node.partitions]
+    found = explain(job, Evidence(partition=next(iter(partitions), None), nodes=nodes, now=time.time()))
+    return f"job {job.id}: {found.words}"
 
 
 def _as_far_as_known(run_dir: Path, record: Mapping[str, Any] | None, error: SlurmError) -> Status:

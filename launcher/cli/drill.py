@@ -46,6 +46,8 @@ def drill(
     The job is started for real, hit for real, and must come back by itself with the same losses.
     """
     _, plan = load_and_plan(job_file)
+    if plan.launch.get("backend"):
+        raise JobError("a drill takes place on this machine", "Rehearse with `cluster: {profile: local}`.")
     require_trainer()
     console = make_console(stderr=as_json)
     chosen = list(FAULTS.values()) if fault == ALL else [FAULTS[fault]]

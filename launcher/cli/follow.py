@@ -66,6 +66,7 @@ def _watch(run_dir: Path, show: Callable[[dict[str, Any]], None], say: Callable[
     """Calls `show` with each new progress, `say` with each restart, until the run is neither queued nor running."""
     where = backend(backend_name(run_dir))
     shown: dict[str, Any] = {}
+    waits: set[str] = set()
     told = {record["attempt"] for record in read_attempts(run_dir) if record.get("outcome")}
     while True:
         status = where.status(run_dir)
@@ -76,7 +77,10 @@ def _watch(run_dir: Path, show: Callable[[dict[str, Any]], None], say: Callable[
         if progress and progress != shown and progress.get("attempt") == status.attempt:
             show(progress)
             shown = progress
-        if status.state not in ("queued", "running"):
+        if status.state == "queued" and status.reason not in waits:
+            waits.add(status.reason)
+            say(f"queued: {status.reason}")
+        if status.state not in ("queued", "running", "unknown"):
             return status
         time.sleep(POLL_SECONDS)
 

@@ -18,7 +18,7 @@ from launcher.cli.options import detach_option, json_option, quoted, run_argumen
 from launcher.cli.output import make_console, print_json
 from launcher.errors import EXIT_OK, JobError
 from launcher.revise import Revision, lengthened, replanned, saved_step
-from launcher.rundata import backend_name
+from launcher.rundata import DEFAULT_BACKEND, backend_name
 from launcher.trainer_process import require_trainer
 
 
@@ -55,7 +55,8 @@ def resume(
         _refuse_finished(run_dir, revision)
     if dry_run:
         return _dry_run(run_dir, revision, as_json)
-    require_trainer()
+    if backend_name(run_dir) == DEFAULT_BACKEND:
+        require_trainer()
     if revision and revision.changes:
         revision.write(_command(job_file, max_steps, epochs))
     return _start(run_dir, where, detach, as_json)

@@ -22,9 +22,14 @@ def stop(run_name: str, runs_dir: Path, wait: bool, as_json: bool) -> None:
     """Ask a run to save at the next step boundary and leave. It can be resumed."""
     run_dir = run_dir_of(run_name, runs_dir)
     where = backend(backend_name(run_dir))
-    if where.status(run_dir).state not in ("queued", "running"):
+    state = where.status(run_dir).state
+    if state not in ("queued", "running"):
         raise JobError(f"{run_dir} is not running", f"See tuneyard status {quoted(run_dir)}")
-    write_stop(run_dir, reason="stopped", by="tuneyard stop")
+    if state == "queued":  # nothing runs that could save, and nobody would read the wish before hours have passed
+        where.cancel(run_dir)
+        wait = True
+    else:
+        write_stop(run_dir, reason="stopped", by="tuneyard stop")
     outcome = where.wait(run_dir).outcome if wait else None
     if as_json:
         print_json({"run": str(run_dir), "stopping": outcome is None, "outcome": outcome})

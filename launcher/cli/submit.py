@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from cluster import backend
+from cluster import ClusterError, Handle, backend
 from launcher.cli.follow import follow
 from launcher.cli.options import detach_option, job_argument, json_option, quoted, runs_option
 from launcher.cli.output import make_console, print_json, print_plan
 from launcher.cli.planning import load_and_plan
 from launcher.cli.preparing import prepare
+from launcher.elsewhere import NODE_LOCAL, require_scheduler
 from launcher.errors import EXIT_OK, JobError
 from launcher.plan import Plan
-from launcher.runs import new_run_dir, remove_run, write_run
+from launcher.runs import fresh_path, new_run_dir, remove_run, write_run
+from launcher.siteprofile import LOCAL
 from launcher.trainer_process import require_trainer
 
 
 @click.command()
 @job_argument
 @runs_option
-@click.option("--dry-run", is_flag=True, help="Print the plan; write and start nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and the batch script; write and start nothing.")
 @detach_option
 @json_option
 def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json: bool) -> int:
@@ -33,13 +36,19 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json:
     loaded, plan = load_and_plan(job_file)
     console = make_console(stderr=as_json)
     print_plan(plan, console)
+    name = plan.launch.get("backend", LOCAL)
     if dry_run:
-        return _dry_run(plan, as_json)
-    require_trainer()
+        return _dry_run(plan, name, fresh_path(runs_dir, loaded.job.name), as_json)
+    if name == LOCAL:
+        require_trainer()
+    else:
+        require_scheduler(name)
+        _warn_of_node_local(runs_dir, console)
     run_dir = new_run_dir(runs_dir, loaded.job.name)
     write_run(run_dir, job_file.read_bytes(), plan)
-    _prepare(run_dir, console)
-    handle = backend(loaded.job.cluster.profile).submit(run_dir)
+    if name == LOCAL:  # elsewhere the first phase of the run does it: a login node has neither torch nor time
+        _prepare(run_dir, console)
+    handle = _submitted(name, run_dir)
     console.print(f"run {run_dir}", markup=False, highlight=False, soft_wrap=True)
     if not detach:
         return follow(run_dir, as_json=as_json)
@@ -50,10 +59,32 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json:
     return EXIT_OK
 
 
-def _dry_run(plan: Plan, as_json: bool) -> int:
+def _submitted(name: str, run_dir: Path) -> Handle:
+    """Hands the run over; one that nobody took leaves no directory behind."""
+    try:
+        return backend(name).submit(run_dir)
+    except ClusterError:
+        if name != LOCAL:
+            remove_run(run_dir)
+        raise
+
+
+def _warn_of_node_local(runs_dir: Path, console: Console) -> None:
+    if str(runs_dir.absolute()).startswith(NODE_LOCAL):
+        console.print(f"Warning: {runs_dir} is rarely shared by nodes; every node must see the run directory.")
+
+
+def _dry_run(plan: Plan, name: str, run_dir: Path, as_json: bool) -> int:
+    script = None
+    if name == "slurm":
+        from cluster.slurm.backend import SlurmBackend
+
+        script = SlurmBackend().script(run_dir, plan.as_json(), time.time())
     if as_json:
-        print_json(plan.as_json())
+        print_json(plan.as_json() | ({} if script is None else {"script": script}))
     else:
+        if script is not None:
+            click.echo(f"\n{run_dir / 'slurm.sh'}:\n\n{script}", nl=False)
         click.echo("\nDry run: nothing was written or started.")
     return EXIT_OK
 
