@@ -18,15 +18,13 @@ _UNITS = {"K": 1024, "M": 1024**2, "G": GIB, "T": 1024**4, "": 1024**2}
 _UNKNOWN_HOST_BYTES = 1024**4
 
 
-def machine_of(job: JobFile, profile: Profile | None) -> Machine:
+def machine_of(job: JobFile, profile: Profile) -> Machine:
     """One node of where the job is to run.
 
     Raises:
         SettingError: the job file and the profile do not say what the nodes have.
         MachineError: this machine's own driver does not answer.
     """
-    if profile is None:
-        return this_machine()
     gpu, resources = job.resources.gpu, job.resources
     if gpu == "none":
         here = this_machine()  # of a login node, but nothing better is known

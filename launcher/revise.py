@@ -14,6 +14,7 @@ from launcher.changes import REFUSED, Change, compare, trainer_of
 from launcher.decisions import Decision
 from launcher.elsewhere import machine_of
 from launcher.errors import JobError, MachineError
+from launcher.hardware import this_machine
 from launcher.jobfile import JobFile, LoadedJob, SettingError, load_job
 from launcher.plan import make_plan
 from launcher.siteprofile import profile_of
@@ -110,7 +111,8 @@ def pinned(job: JobFile, before: TrainerConfig) -> tuple[JobFile, list[Decision]
 def _planned(loaded: LoadedJob, job: JobFile, before: TrainerConfig) -> dict[str, Any]:
     try:
         profile = profile_of(loaded)
-        return make_plan(job, machine_of(job, profile), profile).as_json()
+        machine = machine_of(job, profile) if profile else this_machine()
+        return make_plan(job, machine, profile).as_json()
     except SettingError as error:
         tokens, packs = before.training.tokens_per_step, before.execution.packs_per_step
         if error.setting == "training.tokens_per_step" and job.training.tokens_per_step == tokens:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from launcher.elsewhere import machine_of
+from launcher.hardware import this_machine
 from launcher.jobfile import LoadedJob, SettingError, load_job
 from launcher.plan import Plan, make_plan
 from launcher.siteprofile import profile_of
@@ -15,6 +16,7 @@ def load_and_plan(job_file: Path) -> tuple[LoadedJob, Plan]:
     loaded = load_job(job_file)
     profile = profile_of(loaded)
     try:
-        return loaded, make_plan(loaded.job, machine_of(loaded.job, profile), profile)
+        machine = machine_of(loaded.job, profile) if profile else this_machine()
+        return loaded, make_plan(loaded.job, machine, profile)
     except SettingError as error:
         raise loaded.located(error) from None
