@@ -78,7 +78,7 @@ class Testbed:
         return {name: state for name, _, state in (line.partition(" ") for line in lines)}
 
     def kill_slurmd(self, node: str) -> None:
-        """Kills a node's daemon; the job's processes go on, and SLURM calls the node down in some 20 seconds."""
+        """Kills a node's daemon; the job's processes go on, and SLURM calls the node down in some 18 seconds."""
         self.host(node).kill("slurmd")
 
     def power_off(self, node: str) -> None:

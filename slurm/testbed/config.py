@@ -65,7 +65,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,bf_min_age_reserve=0,sched_interval=2,batch_sched_delay=0
 KillWait=5
 SlurmdTimeout=8
-MessageTimeout=10
+MessageTimeout=5
 MinJobAge=600
 JobCompType=jobcomp/filetxt
 JobCompLoc={directory}/{CONTROLLER}/jobs.txt
