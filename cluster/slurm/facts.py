@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 _STARTING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
 _GOING_ON = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
 LIVING = frozenset((*_STARTING, *_GOING_ON))
+_CREDENTIAL_SECONDS = 120.0  # SLURM's own default
 _NOTHING = ("", "(null)", "Unknown", "None", "N/A", "NONE", "n/a")
 _FREE_TEXT = re.compile(r"\s*(Command|WorkDir|StdErr|StdIn|StdOut|\w*Comment|Extra|Reason|OS)=")
 _SETTING = re.compile(r"(?<!\S)([A-Z][\w/:&.\[\]]*)=(\S*)")
@@ -112,6 +113,12 @@ def parse_config(text: str) -> dict[str, str]:
         if equals and re.fullmatch(r"[\w\[\]]+", name.strip()):
             found[name.strip()] = "" if value.strip() in ("(null)", "") else value.strip()
     return found
+
+
+def requeue_hold_seconds(config: dict[str, str]) -> float:
+    """What a requeued job waits before it may start again: the lifetime of its credential."""
+    found = re.search(r"cred_expire=(\d+)", config.get("AuthInfo", ""))
+    return float(found[1]) if found else _CREDENTIAL_SECONDS
 
 
 def parse_version(text: str) -> tuple[int, ...]:

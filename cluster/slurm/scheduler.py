@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from cluster.slurm.explain import Evidence
 from cluster.slurm.facts import (
     SACCT_FIELDS,
     Job,
@@ -19,11 +21,13 @@ from cluster.slurm.facts import (
     parse_partitions,
     parse_sacct,
     parse_version,
+    requeue_hold_seconds,
 )
 from cluster.slurm.refusals import SlurmError, absent, refusal
 
 __all__ = ["Job", "Node", "Partition", "Scheduler", "SlurmError", "clean_environment"]
 
+Fact = TypeVar("Fact")
 RETRY_SECONDS = (1.0, 3.0, 6.0)
 _TIMEOUT_SECONDS = 120.0
 _PREFIXES = ("SLURM", "SBATCH_", "SRUN_", "SALLOC_", "SCANCEL_", "SQUEUE_", "SINFO_", "SACCT_", "SCONTROL_", "PMI")
@@ -124,6 +128,24 @@ class Scheduler:
         """The version of the commands here, as numbers."""
         return parse_version(self._run(["sbatch", "--version"]))
 
+    def jobs_ahead(self, job: Job) -> int:
+        """How many pending jobs of its partition have a higher priority."""
+        line = ["squeue", "--noheader", "--states=PENDING", f"--partition={job.partition}", "--format=%Q"]
+        priorities = [int(word) for word in self._run(line).split() if word.isdecimal()]
+        return sum(priority > (job.priority or 0) for priority in priorities)
+
+    def evidence(self, job: Job) -> Evidence:
+        """What explains why a job waits, as far as it can be read now."""
+        partitions = _readable(self.partitions) or []
+        nodes, config = _readable(self.node_facts), _readable(self.config)
+        return Evidence(
+            partition=next((one for one in partitions if one.name == job.partition), None),
+            nodes=None if nodes is None else [node for node in nodes if job.partition in node.partitions],
+            jobs_ahead=_readable(lambda: self.jobs_ahead(job)),
+            requeue_hold_seconds=None if config is None else requeue_hold_seconds(config),
+            now=time.time(),
+        )
+
     def _accounted(self, job_id: str) -> list[Job]:
         # Without slurmdbd, and where the old completion log is all there is, `-c` reads that.
         for extra in ([], ["--completion"]):
@@ -164,6 +186,13 @@ class Scheduler:
         except subprocess.TimeoutExpired:
             words = f"Socket timed out: no answer in {_TIMEOUT_SECONDS:.0f} s"
             return subprocess.CompletedProcess(command, 1, "", words)
+
+
+def _readable(read: Callable[[], Fact]) -> Fact | None:
+    try:
+        return read()
+    except SlurmError:
+        return None
 
 
 def _name(command: list[str]) -> str:

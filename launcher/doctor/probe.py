@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from dataclasses import fields
 from pathlib import Path
 
 from cluster.contract import ClusterError
@@ -16,7 +15,6 @@ from launcher.doctor import Check, fail, ok
 from launcher.doctor import site as facts
 
 PROBED_SECONDS = 600
-_RENDERED = {one.name for one in fields(Site)}
 
 
 def probe(profile: Profile, site: facts.Site, scheduler: Scheduler) -> Check:
@@ -49,5 +47,4 @@ def _script(profile: Profile, site: facts.Site, folder: Path) -> str:
         gpus_per_node=gpus,
         walltime_seconds=int(min(PROBED_SECONDS, most or PROBED_SECONDS)),
     )
-    given = profile.site(next(iter(profile.gpu_types), ""), site.version)
-    return render(job, Site(**{name: value for name, value in given.items() if name in _RENDERED}))
+    return render(job, Site(**profile.site(next(iter(profile.gpu_types), ""), site.version)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from cluster.slurm.explain import duration
-from cluster.slurm.facts import Node, Partition, parse_version
+from cluster.slurm.facts import Node, Partition, parse_version, requeue_hold_seconds
 from cluster.slurm.profile import Profile
 from launcher.doctor import Check, fail, not_read, ok, warn
 from launcher.launch import walltime_seconds
@@ -17,7 +17,6 @@ WARNING_SLOP_SECONDS = 60
 """SLURM sends its warning up to so much early (measured)."""
 LEAD_SECONDS = 75
 """A job's default grace of 60 s, and the agent's own 15 s."""
-REQUEUE_HOLD_SECONDS = 120.0
 OLDEST_TESTED = (20, 11)
 _AWAY = {"down", "drain", "drained", "draining", "fail", "failing", "maint", "unknown", "invalid", "future"}
 
@@ -74,12 +73,6 @@ def is_preemptable(partition: Partition, site: Site) -> bool:
 def sends_user_signal(site: Site) -> bool:
     """Whether preempted jobs get their own warning signal."""
     return "preempt_send_user_signal" in site.config.get("SlurmctldParameters", "").split(",")
-
-
-def requeue_hold_seconds(config: dict[str, str]) -> float:
-    """What a requeued job waits before it may start again: the lifetime of its credential."""
-    found = re.search(r"cred_expire=(\d+)", config.get("AuthInfo", ""))
-    return float(found[1]) if found else REQUEUE_HOLD_SECONDS
 
 
 def _version(site: Site) -> Check:

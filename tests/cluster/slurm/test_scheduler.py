@@ -2,14 +2,13 @@
 
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from cluster.slurm.explain import Evidence, explain
+from cluster.slurm.explain import explain
 from cluster.slurm.refusals import refusal
-from cluster.slurm.scheduler import Scheduler, SlurmError
+from cluster.slurm.scheduler import Job, Scheduler, SlurmError
 from slurm.testbed import Testbed
 from slurm.testbed.host import wait_until
 
@@ -71,7 +70,7 @@ def test_requeue_hold_release_and_cancel(scheduler: Scheduler, tmp_path: Path) -
     until_reason(scheduler, job_id, "BeginTime")
     job = scheduler.job(job_id)
     assert job is not None and job.restarts == 1
-    assert "requeued jobs wait (8 s here)" in explain(job, Evidence(requeue_hold_seconds=8)).words
+    assert "requeued jobs wait (8 s here)" in explain(job, scheduler.evidence(job)).words
     scheduler.start_now(job_id)
     until_state(scheduler, job_id, "RUNNING")
     scheduler.cancel(job_id)
@@ -99,12 +98,32 @@ def test_pending_reasons_are_slurms_own(scheduler: Scheduler, tmp_path: Path) ->
     until_reason(scheduler, waiting, "Resources")
     job = scheduler.job(waiting)
     assert job is not None
-    found = explain(job, Evidence(nodes=scheduler.node_facts(), now=time.time()))
-    assert "4 fitting nodes are free (4 allocated)" in found.words
+    assert "4 fitting nodes are free (4 allocated)" in explain(job, scheduler.evidence(job)).words
     until_reason(scheduler, long, "Partition")
-    job, (short,) = scheduler.job(long), [each for each in scheduler.partitions() if each.name == "short"]
+    job = scheduler.job(long)
     assert job is not None
-    assert "asks for 10 min, and the limit of partition short is 2 min" in explain(job, Evidence(partition=short)).words
+    found = explain(job, scheduler.evidence(job))
+    assert "asks for 10 min, and the limit of partition short is 2 min" in found.words
+
+
+def test_priority_counts_the_jobs_before_it(scheduler: Scheduler, tmp_path: Path) -> None:
+    until_state(scheduler, submit(scheduler, tmp_path, "--nodes=4", "--exclusive"), "RUNNING")
+    for _ in range(2):
+        submit(scheduler, tmp_path, "--nodes=4", "--exclusive")
+    last = submit(scheduler, tmp_path, "--nodes=4", "--exclusive")
+    until_reason(scheduler, last, "Priority")
+    job = scheduler.job(last)
+    assert job is not None and scheduler.jobs_ahead(job) == 2
+    assert "(2 in this partition)" in explain(job, scheduler.evidence(job)).words
+
+
+def test_what_cannot_be_read_is_no_evidence(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise SlurmError("x")
+
+    monkeypatch.setattr(scheduler, "_run", refuse)
+    read = scheduler.evidence(Job("1", "PENDING", partition="low"))
+    assert (read.partition, read.nodes, read.jobs_ahead, read.requeue_hold_seconds) == (None, None, None, None)
 
 
 @pytest.mark.parametrize(

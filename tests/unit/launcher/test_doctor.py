@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from cluster.slurm.facts import Node, Partition
+from cluster.slurm.facts import Node, Partition, requeue_hold_seconds
 from cluster.slurm.profile import Profile
 from launcher.cli import run
 from launcher.doctor import FAIL, OK, WARN, Check
 from launcher.doctor.draft import drafted
 from launcher.doctor.folders import folder_checks, kind_of
 from launcher.doctor.machine import disk, machine_checks
-from launcher.doctor.site import Site, megabytes, requeue_hold_seconds, site_checks
+from launcher.doctor.site import Site, megabytes, site_checks
 from launcher.siteprofile import load_profile
 
 CONFIG = {
