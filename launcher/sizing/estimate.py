@@ -1,0 +1,301 @@
+"""Memory of a fine-tune from a model's name: the estimate that `tuneyard estimate` prints and `launcher` exports."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from launcher.errors import JobError
+from launcher.sizing import presets
+from launcher.sizing.gpus import Gpu, parse_gpus
+from launcher.sizing.host import Disk, Host, disk, host
+from launcher.sizing.memory import GIB, LOSSES, Adapters, Job, Memory, predict_memory
+from launcher.sizing.memory.settings import OPTIMIZER_BYTES, Attention, Checkpointing, Engine
+from launcher.sizing.memory.states import Parameters
+from launcher.sizing.shape import ModelShape, read_shape, shape_by_name
+
+METHODS = ("full", "lora", "qlora", "int8")
+LONGEST = 4_194_304
+"""Tokens beyond which a length is taken for a mistake."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a fine-tune needs on every GPU, on every host, and on disk.
+
+    Attributes:
+        job: What was estimated.
+        method: `full`, `lora`, `qlora` or `int8`.
+        preset: The trainer whose habits were taken.
+        gpu: The GPU that was asked about, or `None`.
+        memory: Memory of the busiest GPU, with its phases and the verdict.
+        host: Host memory of one node.
+        disk: What checkpoints and data take.
+        notes: What is not exact, and what was assumed.
+    """
+
+    job: Job
+    method: str
+    preset: str
+    gpu: Gpu | None
+    memory: Memory
+    host: Host
+    disk: Disk
+    notes: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """`fits`, `tight`, `uncertain`, `no`; empty when no GPU was named."""
+        return self.memory.verdict
+
+    def as_json(self) -> dict[str, Any]:
+        """The estimate with plain numbers; sizes in GiB."""
+        shape, memory, parameters = self.job.shape, self.memory, Parameters(self.job)
+        return {
+            "model": shape.name or shape.model_type,
+            "parameters": shape.num_parameters,
+            "active_parameters": shape.active_parameters,
+            "trainable_parameters": parameters.adapters if self.job.adapters else shape.num_parameters,
+            "method": self.method,
+            "preset": self.preset,
+            "gpu": self.gpu.name if self.gpu else None,
+            "gpus": self.job.gpus,
+            "layout": _layout(self.job),
+            "allocated_gib": round(memory.allocated, 2),
+            "interval_gib": [round(bound, 2) for bound in memory.interval],
+            "process_gib": round(memory.process, 2),
+            "nvidia_smi_gib": round(memory.nvidia_smi, 2),
+            "usable_gib": round(memory.usable, 2),
+            "verdict": memory.verdict,
+            "busiest_phase": memory.busiest.name,
+            "phases_gib": {phase.name: round(phase.total / GIB, 2) for phase in memory.phases},
+            "components_gib": {part: round(size / GIB, 3) for part, size in memory.busiest.parts.items()},
+            "host": self.host.as_json(),
+            "disk": self.disk.as_json(),
+            "notes": list(self.notes),
+        }
+
+
+def _layout(job: Job) -> dict[str, Any]:
+    names = ("engine", "micro_batch", "length", "checkpointing", "attention", "optimizer", "offload")
+    degrees = {name: getattr(job, name) for name in ("tp", "pp", "cp", "ep") if getattr(job, name) > 1}
+    return {name: getattr(job, name) for name in names} | degrees
+
+
+def estimate(
+    model: str | Path | ModelShape,
+    method: str = "full",
+    gpus: str | int = 1,
+    *,
+    engine: str = "auto",
+    micro_batch: int = 1,
+    length: int = 2048,
+    checkpointing: str = "full",
+    attention: str = "flash",
+    optimizer: str = "",
+    loss: str = "",
+    offload: str = "",
+    preset: str = "tuneyard",
+    adapters: Adapters | None = None,
+    dtype: str = "bfloat16",
+    tp: int = 1,
+    pp: int = 1,
+    cp: int = 1,
+    ep: int = 1,
+    shards: int = 0,
+    accumulation: int = 1,
+    gpus_per_node: int = 0,
+    keep_checkpoints: int = 3,
+    data_tokens: int = 0,
+) -> Estimate:
+    """What a fine-tune needs, without a job file, a GPU, or torch.
+
+    Args:
+        model: Name in the catalogue (any usual spelling), path of a `config.json` or of the folder that has it, or
+            a shape.
+        method: `full`, `lora`, `qlora` (NF4), or `int8`.
+        gpus: Number, or number and model as in `8xH100-80`; without a model there is no verdict.
+        engine: `single`, `ddp`, `zero0` to `zero3`, `fsdp1`, `fsdp2`, `megatron`; `auto` is `single` on one GPU, else
+            `fsdp2`.
+        micro_batch: Sequences in one forward pass of a rank.
+        length: Tokens of a sequence.
+        checkpointing: `none`, `selective`, `full`, or `offload` (inputs of layers in host memory).
+        attention: `flash`, `sdpa`, or `eager`.
+        optimizer: Name in `OPTIMIZER_BYTES`; empty is AdamW.
+        loss: Name in `LOSSES`; empty is the preset's.
+        offload: `""`, `optimizer`, or `all` (parameters too).
+        preset: Trainer whose habits count; see `launcher.sizing.presets.PRESETS`.
+        adapters: LoRA's settings; `None` is rank 16 on all projections.
+        dtype: `bfloat16` or `float32` for weights and compute.
+        tp: Degree of tensor parallelism; `pp`, `cp`, `ep` likewise for pipeline, context, experts.
+        shards: GPUs among which states are split under hybrid sharding; 0 is all.
+        accumulation: Forward passes before a step.
+        gpus_per_node: For host memory; 0 is the GPU's usual number.
+        keep_checkpoints: Checkpoints that stay on disk.
+        data_tokens: Tokens of the training data, for its size on disk.
+
+    Raises:
+        JobError: the model, the GPU, or a setting is unknown or absurd; the nearest possibility is named.
+    """
+    shape = shape_of(model)
+    gpu, count = _gpus(gpus)
+    chosen = _engine(engine, count, preset)
+    _check(shape, method, length, micro_batch, count, (tp, pp, cp), checkpointing, attention, optimizer, loss, preset)
+    situation = presets.Situation(
+        method="full" if method == "full" else "lora",
+        quantised=method in QUANTISED,
+        engine=chosen,
+        fp32=dtype == "float32",
+    )
+    regime = presets.named(preset, situation)
+    job = Job(
+        shape=shape,
+        regime=replace(regime, loss=loss) if loss else regime,
+        adapters=None if method == "full" else adapters or Adapters(),
+        quantization=QUANTISED.get(method, ""),
+        engine=chosen,
+        gpus=count,
+        shards=shards,
+        offload=offload,
+        tp=tp,
+        pp=pp,
+        cp=cp,
+        ep=ep,
+        micro_batch=micro_batch,
+        length=length,
+        accumulation=accumulation,
+        checkpointing=checkpointing,  # type: ignore[arg-type]  # checked above
+        attention=attention,  # type: ignore[arg-type]
+        optimizer=optimizer or "adamw",
+        gpu_gib=gpu.usable_gib if gpu else 0.0,
+    )
+    return estimate_job(
+        job,
+        gpu,
+        method=method,
+        preset=preset,
+        per_node=gpus_per_node,
+        keep_checkpoints=keep_checkpoints,
+        data_tokens=data_tokens,
+    )
+
+
+QUANTISED = {"qlora": "nf4", "int8": "int8"}
+
+
+def estimate_job(
+    job: Job,
+    gpu: Gpu | None = None,
+    *,
+    method: str = "",
+    preset: str = "tuneyard",
+    per_node: int = 0,
+    keep_checkpoints: int = 3,
+    data_tokens: int = 0,
+) -> Estimate:
+    """The estimate of a job that is laid out already: what the planner calls for each candidate."""
+    ranks = min(job.gpus, per_node or (gpu.per_node if gpu else 8))
+    return Estimate(
+        job=job,
+        method=method or _method(job),
+        preset=preset,
+        gpu=gpu,
+        memory=predict_memory(job, gpu.usable_gib if gpu else 0.0),
+        host=host(job, ranks),
+        disk=disk(job, keep_checkpoints, data_tokens),
+        notes=(*job.shape.notes, *_assumptions(job)),
+    )
+
+
+def _method(job: Job) -> str:
+    if job.adapters is None:
+        return "full"
+    return {"": "lora", "int8": "int8"}.get(job.quantization, "qlora")
+
+
+def _assumptions(job: Job) -> tuple[str, ...]:
+    notes = []
+    if job.tp * job.pp * job.cp * job.ep > 1:
+        notes.append("tensor, pipeline, context and expert parallelism are estimated only; the trainer has none")
+    if job.shape.num_experts and job.quantization and not job.regime.quantises_experts:
+        notes.append("experts stay in two bytes: bitsandbytes does not pack stacked experts")
+    if job.shape.num_experts:
+        notes.append("routing is taken as even; hot experts can raise the peak")
+    return tuple(notes)
+
+
+def shape_of(model: str | Path | ModelShape) -> ModelShape:
+    """The shape that a name, a path, or a shape means.
+
+    Raises:
+        JobError: neither a known name nor a readable config.json.
+    """
+    if isinstance(model, ModelShape):
+        return model
+    path = Path(model)
+    if path.is_dir():
+        return read_shape(path / "config.json")
+    return read_shape(path) if path.suffix == ".json" else shape_by_name(str(model))
+
+
+def _gpus(gpus: str | int) -> tuple[Gpu | None, int]:
+    text = str(gpus).strip()
+    if not text.lstrip("-").isdigit():
+        found = parse_gpus(text)
+        return found.gpu, found.count
+    if int(text) < 1:
+        raise JobError(f"--gpus {text}: at least one GPU is needed", "For example 8, or 8xH100-80.")
+    return None, int(text)
+
+
+def _engine(engine: str, gpus: int, preset: str) -> Engine:
+    if engine in get_args(Engine):
+        return engine  # type: ignore[return-value]
+    if engine != "auto":
+        raise JobError(f"unknown engine {engine!r}", f"Known: auto, {', '.join(get_args(Engine))}.")
+    if preset == "megatron":
+        return "megatron"
+    return "single" if gpus == 1 else "fsdp2"
+
+
+def _check(
+    shape: ModelShape,
+    method: str,
+    length: int,
+    micro_batch: int,
+    gpus: int,
+    degrees: tuple[int, int, int],
+    checkpointing: str,
+    attention: str,
+    optimizer: str,
+    loss: str,
+    preset: str,
+) -> None:
+    """Refuses what is unknown or absurd."""
+    _known("method", method, METHODS)
+    _known("checkpointing", checkpointing, get_args(Checkpointing))
+    _known("attention", attention, get_args(Attention))
+    _known("optimizer", optimizer or "adamw", tuple(OPTIMIZER_BYTES))
+    _known("loss", loss or "chunked", tuple(LOSSES))
+    _known("preset", preset, tuple(presets.PRESETS))
+    if not 1 <= length <= LONGEST:
+        raise JobError(f"length {length} is no sensible number of tokens", f"Between 1 and {LONGEST:,}.")
+    if micro_batch < 1:
+        raise JobError(f"micro-batch {micro_batch} must be at least 1")
+    tp, pp, cp = degrees
+    if min(degrees) < 1 or gpus % (tp * pp * cp):
+        raise JobError(f"tp {tp} x pp {pp} x cp {cp} does not divide {gpus} GPUs")
+    if shape.num_heads % tp or pp > shape.num_layers:
+        raise JobError(f"{shape.num_heads} heads and {shape.num_layers} layers do not split over tp {tp}, pp {pp}")
+
+
+def _known(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise JobError(f"unknown {what} {value!r}", f"Known: {', '.join(known)}.")
+
+
+def to_text(found: Estimate) -> str:
+    """The estimate as one JSON document."""
+    return json.dumps(found.as_json(), indent=2)

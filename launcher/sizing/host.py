@@ -1,0 +1,108 @@
+"""Host memory at load and in training, and what lies on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from launcher.sizing.memory import GIB, Job
+from launcher.sizing.memory.activations import activation_bytes
+from launcher.sizing.memory.settings import BF16, FP32
+from launcher.sizing.memory.states import Parameters, packed_bytes
+
+RUNTIME_GIB = 4.0
+"""Python, torch, CUDA libraries, a data loader, and pinned buffers of one rank: 3 to 5 GiB resident."""
+TOKEN_BYTES = 4
+"""An int32 token in the packed store."""
+INDEX_SHARE = 0.05
+"""Offsets and masks beside tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """Host memory of one node in GiB.
+
+    Attributes:
+        load: While weights are read: one rank at a time holds whole tensors, the others wait for their shards.
+        load_naive: If every rank of the node reads the whole model, as many scripts do.
+        training: Runtime, offloaded states and activations.
+    """
+
+    load: float
+    load_naive: float
+    training: float
+
+    def as_json(self) -> dict[str, float]:
+        """Plain numbers."""
+        names = ("load", "load_naive", "training")
+        return {f"{name}_gib": round(getattr(self, name), 1) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """Space on disk in GiB.
+
+    Attributes:
+        model: The weights as published, in two bytes.
+        checkpoint: One full checkpoint of a run.
+        checkpoints: All that stay, and the one that is being written.
+        export: The model that comes out: weights, or adapters alone.
+        data: The packed store of the training data.
+    """
+
+    model: float
+    checkpoint: float
+    checkpoints: float
+    export: float
+    data: float
+
+    def as_json(self) -> dict[str, float]:
+        """Plain numbers."""
+        return {f"{name}_gib": round(getattr(self, name), 2) for name in self.__dataclass_fields__}
+
+
+def offloaded_bytes(job: Job) -> float:
+    """States of one rank in host memory.
+
+    ZeRO-Offload (Ren et al. 2021, arXiv 2101.06840): 12 bytes of master and moments, and 4 of the gradient, per
+    trained parameter of the partition; parameters add two bytes each.
+    """
+    if not job.offload:
+        return 0.0
+    p = Parameters(job)
+    states = p.trained * (3 * FP32 + FP32) / job.shards_from(1)
+    if job.offload != "all":
+        return states
+    frozen = (p.base - p.quantised) * BF16 + (packed_bytes(p.quantised, job.quantization) if p.quantised else 0)
+    return states + frozen / job.shards_from(3)
+
+
+def host(job: Job, ranks: int) -> Host:
+    """Host memory of a node that runs so many ranks.
+
+    Loading on every rank is what transformers PR 25107 describes: 8 ranks of Falcon-40B took 1.28 TB. Read shard by
+    shard it is one copy of the model in its stored type at worst.
+    """
+    whole = job.shape.num_parameters * BF16 / GIB
+    activations = job.shape.num_layers * activation_bytes(job) * job.shape.hidden_size * job.tokens / GIB
+    kept = activations if job.checkpointing == "offload" else 0.0
+    each = RUNTIME_GIB + offloaded_bytes(job) / GIB + kept
+    return Host(load=whole + ranks * RUNTIME_GIB, load_naive=ranks * (whole + RUNTIME_GIB), training=ranks * each)
+
+
+def disk(job: Job, keep: int, data_tokens: int) -> Disk:
+    """Space for checkpoints and data.
+
+    A checkpoint holds float32 weights and both moments of what trains: 12 bytes a parameter (8-bit moments: 4 + 2).
+    """
+    p = Parameters(job)
+    trained = p.adapters if job.adapters else job.shape.num_parameters
+    each = FP32 + (2 if "8bit" in job.optimizer else 2 * FP32)
+    checkpoint = trained * each / GIB
+    export = (trained * FP32 if job.adapters else trained * BF16) / GIB
+    return Disk(
+        model=job.shape.num_parameters * BF16 / GIB,
+        checkpoint=checkpoint,
+        checkpoints=checkpoint * (keep + 1),
+        export=export,
+        data=data_tokens * TOKEN_BYTES * (1 + INDEX_SHARE) / GIB,
+    )

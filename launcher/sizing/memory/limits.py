@@ -1,0 +1,108 @@
+"""From what the allocator needs to what the GPU must have: cached blocks, context, communicators, and the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from launcher.sizing.memory.predict import TRAINING, Phase, phases
+from launcher.sizing.memory.settings import GIB, Job
+
+CONTEXT_GIB = 0.5
+"""CUDA context with lazily loaded kernels and a cuBLAS workspace: 0.14 GiB on a T4, 0.47 on an A100."""
+COMMUNICATORS_GIB = 2.0
+"""NCCL's buffers and what torch.distributed opens once there are ranks: 1 to 2 GiB after the first barrier, more with
+more groups."""
+CACHED_SHARE = 0.5
+"""Of the blocks that only another phase than the busiest needs, the share that the caching allocator keeps. Fitted on
+readings of nvidia-smi and reserved memory beside allocated peaks (fms-acceleration, fitcheck)."""
+ROUNDING_SHARE = 0.07
+"""Of activations: blocks that are cut and cannot be joined again. Fitted on the same readings."""
+LEAST_ROUNDING = 0.03
+"""The part of it that is left when memory is short and the allocator frees what it cached."""
+FSDP1_ROUNDING = 0.12
+"""FSDP1 gathers on a stream of its own and blocks wait for it before they can be used again: rows that went out of
+memory at 0.9 of what was allocated are all of this kind."""
+SPREAD = {"full": 0.06, "lora": 0.08, "qlora": 0.09}
+"""Half width of the interval around an allocated peak, as a share: nine of ten rows lie inside (docs/accuracy.md)."""
+SAFE_SHARE = 0.9
+TIGHT_SHARE = 0.97
+"""Up to this share of usable memory, what is predicted fits whatever its error."""
+HOPELESS_SHARE = 1.08
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Memory of the busiest rank in GiB.
+
+    Attributes:
+        phases: Every phase with its components.
+        allocated: Peak of what torch allocates in training.
+        reserved: What the allocator is expected to hold when memory is not short.
+        process: The least that the process can do with: the criterion of fit.
+        nvidia_smi: What nvidia-smi is expected to show, never more than the GPU has.
+        interval: Where nine of ten allocated peaks lie.
+        usable: Usable memory of the GPU; 0 when none was named.
+    """
+
+    phases: tuple[Phase, ...]
+    allocated: float
+    reserved: float
+    process: float
+    nvidia_smi: float
+    interval: tuple[float, float]
+    usable: float
+
+    @property
+    def busiest(self) -> Phase:
+        """The phase of training that sets the peak."""
+        return max((phase for phase in self.phases if phase.name in TRAINING), key=lambda phase: phase.total)
+
+    @property
+    def verdict(self) -> str:
+        """`fits`, `tight` (fits if the prediction is right), `uncertain`, or `no`; empty without a GPU."""
+        if not self.usable:
+            return ""
+        share = self.process / self.usable
+        limits = ((SAFE_SHARE, "fits"), (TIGHT_SHARE, "tight"), (HOPELESS_SHARE, "uncertain"))
+        return next((word for limit, word in limits if share <= limit), "no")
+
+
+def predict_memory(job: Job, usable_gib: float = 0.0) -> Memory:
+    """The memory of one rank.
+
+    Args:
+        job: What is trained where.
+        usable_gib: Usable memory of the GPU; 0 leaves the verdict open.
+    """
+    found = tuple(phases(job))
+    training = [phase for phase in found if phase.name in TRAINING]
+    busiest = max(training, key=lambda phase: phase.total)
+    allocated = busiest.total / GIB
+    activations = sum(busiest.parts.get(part, 0) for part in TRANSIENT) / GIB
+    reserved = allocated + CACHED_SHARE * (_unshared(training) - allocated) + ROUNDING_SHARE * activations
+    fixed = CONTEXT_GIB + (COMMUNICATORS_GIB if job.gpus > 1 else 0.0)
+    rounding = FSDP1_ROUNDING if job.engine == "fsdp1" else LEAST_ROUNDING
+    process = allocated + rounding * activations + fixed
+    shown = max(process, min(reserved + fixed, usable_gib) if usable_gib else reserved + fixed)
+    spread = SPREAD["full" if job.adapters is None else "qlora" if job.quantization else "lora"]
+    return Memory(
+        phases=found,
+        allocated=allocated,
+        reserved=max(allocated, min(reserved, usable_gib - fixed) if usable_gib else reserved),
+        process=process,
+        nvidia_smi=shown,
+        interval=(allocated * (1 - spread), allocated * (1 + spread)),
+        usable=usable_gib,
+    )
+
+
+TRANSIENT = ("stored_activations", "layer_activations", "logits", "final_norm")
+
+
+def _unshared(training: list[Phase]) -> float:
+    """GiB if no component could use another's blocks."""
+    largest: dict[str, int] = {}
+    for phase in training:
+        for part, size in phase.parts.items():
+            largest[part] = max(largest.get(part, 0), size)
+    return sum(largest.values()) / GIB

@@ -1,0 +1,197 @@
+"""Weights, gradients, moments, master weights: what stays from step to step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from launcher.sizing.memory.settings import BF16, FP32, GIB, OPTIMIZER_BYTES, Job
+from launcher.sizing.shape import Linear, lora_parameters
+
+NF4_BLOCK = 64
+"""Numbers of a weight that share a scale in bitsandbytes' NF4."""
+SCALES_BLOCK = 256
+"""Scales that share a float32 scale of their own when they are quantised too, and numbers per scale in 8-bit Adam."""
+GPTQ_GROUP = 128
+SUBGROUP = 1_000_000_000
+"""DeepSpeed's `sub_group_size`: ZeRO-3 steps through its partition in pieces of so many elements."""
+EIGHT_BIT_ADAM = 2 + 2 * FP32 / SCALES_BLOCK
+"""Two moments of a byte each, and a float32 scale per block of 256 for each."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How many numbers one rank of tensor, pipeline and expert parallelism has of each kind."""
+
+    job: Job
+
+    @cached_property
+    def split(self) -> float:
+        """Share of the layers' projections that one rank of tensor and pipeline parallelism has."""
+        return 1 / (self.job.tp * self.job.pp)
+
+    @cached_property
+    def layers(self) -> int:
+        """Parameters of the layers of one rank; experts are split over expert ranks, the rest over tensor ranks."""
+        shape, job = self.job.shape, self.job
+        experts = sum(linear.num_parameters * count for linear, count in shape.linear_counts() if linear.is_expert)
+        dense = sum(layer.num_parameters for layer in shape.layers) - experts
+        return int(dense / (job.tp * job.pp) + experts / (max(job.tp, job.ep) * job.pp))
+
+    @cached_property
+    def root(self) -> int:
+        """Embeddings and head: split over tensor ranks; with a pipeline a stage has one of them, not both."""
+        whole = self.job.shape.root_parameters
+        halves = 2 if self.job.pp > 1 and not self.job.shape.tied_embeddings else 1
+        return whole // (self.job.tp * halves)
+
+    @cached_property
+    def base(self) -> int:
+        """Parameters of the model on one rank, before any sharding of data parallelism."""
+        return self.layers + self.root
+
+    @cached_property
+    def quantised(self) -> int:
+        """Numbers that are packed: the weights of the layers' projections, never embeddings, head, or biases."""
+        if not self.job.quantization:
+            return 0
+        shape, job = self.job.shape, self.job
+        experts = sum(linear.weights * count for linear, count in shape.linear_counts() if linear.is_expert)
+        dense = (shape.linear_weights - experts) / (job.tp * job.pp)
+        packed = experts / (max(job.tp, job.ep) * job.pp) if job.regime.quantises_experts else 0
+        return int(dense + packed)
+
+    @cached_property
+    def adapters(self) -> int:
+        """Parameters of LoRA on one rank; tensor parallelism splits one of each pair, so about half stays."""
+        chosen = self.job.adapters
+        if chosen is None:
+            return 0
+        whole = lora_parameters(
+            self.job.shape, r=chosen.r, target_modules=chosen.targets, use_dora=chosen.dora, bias=chosen.bias
+        )
+        share = (1 + 1 / self.job.tp) / 2 / self.job.pp
+        return int(whole * share) + chosen.saved_modules // (self.job.tp * self.job.pp)
+
+    @cached_property
+    def trained(self) -> int:
+        """Parameters that train on one rank, before sharding."""
+        return self.adapters if self.job.adapters else self.base
+
+    @property
+    def trained_bytes(self) -> int:
+        """Bytes of one of them as the optimizer or the forward pass holds it."""
+        return self.job.regime.adapter_bytes if self.job.adapters else self.job.regime.trained_bytes
+
+
+def packed_bytes(weights: int, quantization: str) -> float:
+    """Bytes of quantised weights with their scales.
+
+    NF4 (Dettmers et al. 2023, QLoRA, arXiv 2305.14314, section 3): 4 bits a number, and per block of 64 a scale of
+    32 bits, 0.5 bits a number. Double quantisation makes the scale a byte and adds 32 bits per 256 scales: 0.127
+    bits a number. GPTQ: 4 bits, and a 16-bit scale and 4-bit zero per group of 128. int8 (Dettmers et al. 2022,
+    arXiv 2208.07339): a byte a number; its scale per row is less than a thousandth.
+    """
+    if quantization == "int8":
+        return weights * 1.0
+    if quantization == "gptq4":
+        return weights * (0.5 + (2 + 0.5) / GPTQ_GROUP)
+    scales = FP32 if quantization == "nf4_plain" else 1 + FP32 / SCALES_BLOCK
+    return weights * (0.5 + scales / NF4_BLOCK)
+
+
+def weight_bytes(job: Job) -> float:
+    """Weights of one rank: frozen ones, packed ones, and those that train.
+
+    In a full fine-tune under FSDP or plain autocast they are what the optimizer updates. LoRA's frozen base is of
+    the compute type; k-bit preparation holds embeddings and head in float32 (PEFT, `prepare_model_for_kbit_training`).
+    Packed weights are split by FSDP when they are stored in the shards' type, else whole on every rank.
+    """
+    p, regime = Parameters(job), job.regime
+    if not job.adapters:
+        return p.base * regime.trained_bytes / job.shards_from(3)
+    plain = regime.frozen_bytes if not (p.quantised and regime.kbit_upcast) else FP32
+    loose = (p.base - p.quantised) * plain
+    packed = packed_bytes(p.quantised, job.quantization) if p.quantised else 0.0
+    whole = packed if regime.quantised_on_every_rank else packed / job.shards_from(3)
+    return (loose + p.adapters * regime.adapter_bytes) / job.shards_from(3) + whole
+
+
+def autocast_cache_bytes(job: Job) -> float:
+    """Casts of float32 weights to the compute type, which autocast keeps until the forward pass ends."""
+    if job.regime.autocast and not job.adapters and job.regime.trained_bytes == FP32 and not job.is_fsdp:
+        return float(Parameters(job).base * BF16)
+    return 0.0
+
+
+def gradient_bytes(job: Job) -> float:
+    """Gradients once the backward pass has ended.
+
+    The optimizer in the backward pass drops each at once. `no_sync` keeps them whole until the last pass of a step.
+    """
+    if job.in_backward and job.accumulation == 1:
+        return 0.0
+    p = Parameters(job)
+    each = job.regime.grad_bytes or p.trained_bytes
+    held = 1 if job.unsynchronised and job.accumulation > 1 else job.shards_from(2)
+    return 0.0 if job.offload else p.trained * each / held
+
+
+def moment_bytes(job: Job) -> float:
+    """Moments of AdamW (2 numbers in the type of what it updates), of 8-bit AdamW, or less."""
+    if job.offload:
+        return 0.0
+    p = Parameters(job)
+    own = FP32 if job.regime.master else p.trained_bytes
+    each = OPTIMIZER_BYTES[job.optimizer] * own
+    if "8bit" in job.optimizer:
+        each = EIGHT_BIT_ADAM
+    return p.trained * each / job.shards_from(1)
+
+
+def master_bytes(job: Job) -> float:
+    """A float32 copy of what trains, where the engine keeps one beside weights of two bytes."""
+    if not job.regime.master or job.offload:
+        return 0.0
+    return Parameters(job).trained * FP32 / job.shards_from(1)
+
+
+def step_bytes(job: Job) -> float:
+    """What the optimizer step takes for a moment.
+
+    torch's foreach AdamW makes one list as large as the parameters (10 N bytes in all where the states are 8 N; every
+    single-GPU row of fms-acceleration shows it). DeepSpeed copies gradients to float32: of its whole partition in
+    stages 1 and 2, of a sub-group in stage 3. Fused and 8-bit kernels need nothing.
+    """
+    if job.offload:
+        return 0.0
+    p = Parameters(job)
+    split = p.trained / job.shards_from(1)
+    if job.is_deepspeed and job.regime.master:
+        return FP32 * (min(split, SUBGROUP) if job.engine == "zero3" else split)
+    if job.in_backward or not job.regime.foreach or job.optimizer not in ("adamw", "lion"):
+        return 0.0
+    return split * p.trained_bytes
+
+
+def largest_linear(job: Job) -> Linear:
+    """The projection with most numbers in one copy."""
+    return max((linear for linear, _ in job.shape.linear_counts()), key=lambda linear: linear.inputs * linear.outputs)
+
+
+def dequantised_bytes(job: Job) -> float:
+    """The largest packed projection in the compute type: what bitsandbytes multiplies with."""
+    if not job.quantization:
+        return 0.0
+    linear = largest_linear(job)
+    return linear.inputs * linear.outputs * BF16 / job.tp
+
+
+def paged_out_bytes(job: Job, used: float) -> float:
+    """Moments that a paged optimizer moves to the host: all or nothing, for the step touches all of them in turn.
+
+    torchtune: 18.9 GiB of a 24 GB card, 37.4 GiB of a 48 GB card, the same job.
+    """
+    if not job.optimizer.startswith("paged") or not job.gpu_gib:
+        return 0.0
+    return moment_bytes(job) if used > job.gpu_gib * GIB else 0.0
