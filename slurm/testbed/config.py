@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,9 @@ CGROUP_CONF = "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n"
 
 def free_ports(count: int) -> list[int]:
     """Ports in a row that nobody listens on now."""
-    for first in range(_LOWEST_PORT, _HIGHEST_PORT, count):
+    starts = list(range(_LOWEST_PORT, _HIGHEST_PORT, count))
+    own = os.getpid() % len(starts)  # so that two testbeds that boot at the same time look at different ones
+    for first in (*starts[own:], *starts[:own]):
         ports = list(range(first, first + count))
         if all(_is_free(port) for port in ports):
             return ports
