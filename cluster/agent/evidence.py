@@ -158,7 +158,7 @@ def killed_for_memory(node: str, kills: int) -> Evidence:
 
 def lost_node(node: str, words: str) -> Evidence:
     """A node whose agent fell silent: it, or its way to the storage, is gone."""
-    return Evidence("lost_node", node, words, "suspect", Outcome.NODE_FAILURE, "a node was lost")
+    return Evidence("lost_node", node, words, "suspect", Outcome.NODE_FAILURE)
 
 
 def tail(path: Path) -> str:

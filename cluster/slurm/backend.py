@@ -86,7 +86,7 @@ class SlurmBackend(Backend):
         try:
             job = self._recent(run_dir)
         except SlurmError as error:
-            return _as_far_as_known(run_dir, record, error)
+            return _as_far_as_known(run_dir, error)
         if job is not None and job.is_alive:
             return self._alive(run_dir, job, record)
         return _ended(run_dir, job, record)
@@ -183,8 +183,9 @@ def _why_pending(job: Job, scheduler: Scheduler) -> str:
     return f"job {job.id}: {found.words}"
 
 
-def _as_far_as_known(run_dir: Path, record: Mapping[str, Any] | None, error: SlurmError) -> Status:
+def _as_far_as_known(run_dir: Path, error: SlurmError) -> Status:
     """The scheduler does not answer: the run directory alone tells, and no more than it can."""
+    record = next(reversed(rundir.read_attempts(run_dir)), None)  # anew: asking in vain takes its time
     number = record["attempt"] if record else None
     if lock.holder(run_dir) is not None:
         return Status("running", f"SLURM does not answer ({error.message}); an agent lives", number)

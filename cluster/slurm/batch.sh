@@ -44,7 +44,7 @@ once() {
 }
 
 warning="" srun_pid="" status=0
-trap warned USR1
+trap warned USR1 USR2
 trap note_down_nodes TERM
 
 @setup@

@@ -123,7 +123,7 @@ def render(job: Job, site: Site) -> str:
 
 
 def quoted(value: object, what: str) -> str:
-    """A value as bash wants it. SLURM reads its directives by the same rules of quotes."""
+    """A value as bash wants it."""
     text = str(value)
     if any(not character.isprintable() for character in text):
         raise ClusterError(f"{what} has a line break or a control character in it: {text!r}", "take it out")
@@ -149,10 +149,13 @@ def lead_seconds(job: Job) -> int:
 
 
 def _directives(job: Job, site: Site) -> Iterator[str]:
+    if "\\" in str(job.run_dir):  # it would turn off the pattern in the log's name
+        raise ClusterError(f"{job.run_dir}: SLURM cannot write logs where a backslash is in the path", "rename it")
     log = str(job.run_dir / "logs" / "slurm-").replace("%", "%%") + "%j.log"
     yield _option("job-name", job.run_dir.name)
     yield _option("output", log)
     yield "open-mode=append"
+    yield _option("chdir", str(job.run_dir))
     yield f"nodes={job.nodes}"
     yield "ntasks-per-node=1"
     if job.cpus_per_node:
@@ -180,7 +183,8 @@ def _directives(job: Job, site: Site) -> Iterator[str]:
 
 
 def _option(name: str, value: str) -> str:
-    return f"{name}={quoted(value, name)}"
+    # sbatch takes quotes as a shell does, and a backslash as an escape within them, too
+    return f"{name}={quoted(value, name)}".replace("\\", "\\\\")
 
 
 def _gpu_request(job: Job, site: Site) -> Iterator[str]:

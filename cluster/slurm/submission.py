@@ -76,7 +76,8 @@ def _submitit() -> tuple[Any, tuple[type[Exception], ...]]:
         def _make_submission_command(self, submission_file_path: Path) -> list[str]:
             inherited = sorted(os.environ.keys() - clean_environment().keys())
             unset = [word for name in inherited for word in ("-u", name)]
-            return ["env", *unset, "sbatch", str(submission_file_path)]
+            # not the file that submitit has just written: this one stays, and has a name that one can find
+            return ["env", *unset, "sbatch", str(self.folder.parent / SCRIPT)]
 
     return ScriptExecutor, (FailedJobError, FailedSubmissionError)
 
