@@ -212,3 +212,23 @@ def _plans(entry: Scored) -> str:
     """What two rows share that are plans for one job."""
     row = entry.row
     return "|".join((source_family(row), *(row[c] for c in ("model", "gpu", "method", "precision"))))
+
+
+def render(found: dict[str, Any]) -> str:
+    """The score as text: a line for all rows, each method and each source, then what is far off."""
+    parts = {"all": found, "without ambiguous": found["without_ambiguous"], **found["by_method"], **found["by_source"]}
+    lines = [f"{'speed':<24}{'rows':>6}{'median':>9}{'p90':>9}{'<= 15 %':>9}{'worst over':>12}{'under':>8}"]
+    lines += [_line(name, part) for name, part in parts.items() if part["rows"]]
+    tau = found["kendall_tau"]
+    lines.append(f"Kendall tau of plans: {tau:.3f}" if tau is not None else "no plans to rank")
+    lines += [f"settled: {note}: {number} rows" for note, number in found["ambiguous"].items()]
+    lines += [f"not predicted: {reason}: {number} rows" for reason, number in found["not_predicted"].items()]
+    lines += [
+        f"miss: {m['source']}: {m['row']}: {m['measured']} measured, {m['predicted']}" for m in found["misses"][:8]
+    ]
+    return "\n".join(lines)
+
+
+def _line(name: str, part: dict[str, Any]) -> str:
+    shares = "".join(f"{100 * part[key]:>7.1f} %" for key in ("median", "p90", "within_15"))
+    return f"{name:<24}{part['rows']:>6}{shares}{100 * part['worst_over']:>10.0f} %{100 * part['worst_under']:>6.0f} %"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from benchmarks.sizing.speed_models import UNMODELLED, work_named
 from launcher.errors import JobError
 from launcher.sizing.gpus import Gpu, find_gpu
-from launcher.sizing.speed import SpeedLayout
+from launcher.sizing.speed_layout import SpeedLayout
 from launcher.sizing.speed_work import Work
 
 Row = dict[str, str]

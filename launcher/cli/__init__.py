@@ -14,6 +14,8 @@ VERBS = {
     "init": "Write a commented job file to start from.",
     "schema": "Print the JSON Schema of the job file, or its table of settings.",
     "check": "Tokenise the data and print the preflight report; trains nothing.",
+    "estimate": "Memory, speed, hours and cost of a fine-tune, without a job file.",
+    "advise": "Whether and how to fine-tune: settings with their rules and sources.",
     "plan": "Print what would run, whether it fits, and why.",
     "drill": "Rehearse a fault on a few steps of a job, and say what it costs.",
     "submit": "Plan a job, start it, and follow it.",

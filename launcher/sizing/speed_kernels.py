@@ -69,6 +69,7 @@ class Fitted:
         link: Share of a link's bandwidth that NCCL reaches.
         network: The same for the network between nodes.
         crowd: Share of compute lost to collectives, stragglers and the sharding engine once there are more ranks.
+        straggle: What each doubling of the nodes adds to that: the step waits for the slowest.
         expert: Rate of grouped expert products as a share of dense ones.
         routing: Kernels and synchronisations that routing to grouped experts starts per layer, forward.
         low_precision: Bytes per input and output element that casting to 8 or 4 bits moves.
@@ -98,19 +99,20 @@ class Fitted:
             "cdna": 0.35,
         }
     )
-    first_flash: float = 0.6
-    cudnn: float = 0.92
+    first_flash: float = 0.65
+    cudnn: float = 0.88
     eager_bytes: float = 26.0
-    host_us: float = 10.0
-    link: float = 0.7
-    network: float = 0.63
-    crowd: float = 0.028
-    expert: float = 0.85
-    routing: float = 130.0
-    low_precision: float = 2.8
-    low_rate: float = 1.15
-    dequantise: float = 0.3
-    unit_ms: float = 0.35
+    host_us: float = 10.5
+    link: float = 0.75
+    network: float = 0.7
+    crowd: float = 0.03
+    straggle: float = 0.012
+    expert: float = 0.81
+    routing: float = 108.0
+    low_precision: float = 3.0
+    low_rate: float = 1.17
+    dequantise: float = 0.35
+    unit_ms: float = 0.37
 
 
 FITTED = Fitted()

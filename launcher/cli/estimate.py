@@ -1,0 +1,157 @@
+"""`tuneyard estimate`: memory, speed, hours and cost without a job file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from launcher.cli.options import json_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from launcher.sizing.speed_request import Answer
+
+BAR_WIDTH = 44
+
+
+@click.command()
+@click.option("--model", required=True, metavar="NAME|PATH", help="Model of the catalogue, folder, or config.json.")
+@click.option("--method", default="lora", show_default=True, help="full, lora, qlora or int8.")
+@click.option("--gpus", required=True, metavar="8xH100-80", help="How many of which GPU.")
+@click.option("--engine", default="", help="zero0 to zero3, fsdp2, ...; left open, the quickest that fits.")
+@click.option("--length", type=int, default=2048, show_default=True, help="Tokens of one pack.")
+@click.option("--micro-batch", type=click.IntRange(0), default=0, help="Packs of one forward pass.")
+@click.option("--accumulation", type=click.IntRange(0), default=0, help="Forward passes in one step.")
+@click.option("--checkpointing", type=click.Choice(["none", "selective", "full"]), default=None)
+@click.option("--offload", type=click.Choice(["optimizer", "all"]), default=None, help="What lies in host memory.")
+@click.option("--preset", default="tuneyard", show_default=True, help="Trainer: trl, axolotl, torchtune, megatron, ...")
+@click.option("--r", "lora_r", type=click.IntRange(1), default=16, show_default=True, help="Rank of adapters.")
+@click.option("--tp", type=click.IntRange(1), default=1, help="Tensor-parallel ranks.")
+@click.option("--pp", type=click.IntRange(1), default=1, help="Pipeline stages.")
+@click.option("--cp", type=click.IntRange(1), default=1, help="Context-parallel ranks.")
+@click.option("--tokens", default="", metavar="N", help="Tokens of the data, such as 30M.")
+@click.option("--rows", default="", metavar="N", help="Conversations of the data, with --row-tokens.")
+@click.option("--row-tokens", type=float, default=0.0, help="Mean tokens of a conversation.")
+@click.option("--epochs", type=float, default=1.0, show_default=True, help="Times through the data.")
+@click.option("--walltime", default="", metavar="4h", help="Longest life of one attempt.")
+@click.option("--price", type=float, default=None, help="US dollars per GPU-hour.")
+@click.option("--prices", type=click.Path(path_type=Path), default=None, help="Your prices, YAML or JSON.")
+@json_option
+def estimate(as_json: bool, **asked: Any) -> None:
+    """Print memory, speed, hours and cost of a fine-tune. Needs no GPU and no job file."""
+    from launcher.cli.output import make_console, print_json
+    from launcher.sizing.speed_request import answer
+
+    found = answer(request_of(**asked))
+    if as_json:
+        print_json(found.as_json())
+    else:
+        print_estimate(found, make_console())
+
+
+def request_of(
+    *,
+    gpus: str,
+    tokens: str,
+    rows: str,
+    row_tokens: float,
+    epochs: float,
+    walltime: str,
+    price: float | None,
+    prices: Path | None,
+    checkpointing: str | None,
+    offload: str | None,
+    **same: Any,
+) -> Any:
+    """The request that the options make."""
+    from launcher.sizing.gpus import parse_gpus, priced, with_prices
+    from launcher.sizing.speed_amounts import hours_of, total_tokens
+    from launcher.sizing.speed_request import Request
+
+    counted = parse_gpus(gpus, with_prices(prices))
+    if price is not None:
+        counted = replace(counted, gpu=priced(counted.gpu, price, "--price"))
+    return Request(
+        gpus=counted,
+        checkpointing=checkpointing or "",
+        offload=offload or "",
+        tokens=total_tokens(tokens, rows, row_tokens, epochs),
+        document_length=row_tokens,
+        walltime_hours=hours_of(walltime),
+        **same,
+    )
+
+
+def print_estimate(found: Answer, console: Console) -> None:
+    """What would run, the memory as a bar per component, the time by cause, and the bill."""
+    from launcher.cli.output import facts
+
+    console.print(facts(_head(found)), highlight=False)
+    _print_bars("memory of the busiest phase", _memory_parts(found), found.sizing.memory.usable, " GiB", console)
+    step = found.speed.step_seconds
+    _print_bars("one step", {k: v for k, v in found.speed.parts.items() if v > step / 200}, step, " s", console)
+    console.print(facts(_tail(found)), highlight=False)
+
+
+def _head(found: Answer) -> dict[str, Any]:
+    job, memory = found.sizing.job, found.sizing.memory
+    engine = "" if job.gpus == 1 else f"{job.engine}, "
+    return {
+        "model": f"{found.request.model} ({found.sizing.job.shape.num_parameters:,} parameters)",
+        "runs as": f"{found.request.method}, {engine}micro-batch {job.micro_batch} x {job.accumulation}, "
+        f"length {job.length:,}, checkpointing {job.checkpointing}",
+        "on": f"{job.gpus} x {found.layout.gpu.name}",
+        "verdict": f"{memory.verdict}: needs {memory.process:.1f} of {memory.usable:.1f} GiB usable",
+        "memory": f"allocated {memory.allocated:.1f} GiB ({memory.interval[0]:.1f} to {memory.interval[1]:.1f}), "
+        f"process at least {memory.process:.1f}, nvidia-smi about {memory.nvidia_smi:.1f}; "
+        f"peak in {memory.busiest.name.replace('_', ' ')}",
+    }
+
+
+def _memory_parts(found: Answer) -> dict[str, float]:
+    gib = 1024**3
+    parts = sorted(found.sizing.memory.busiest.parts.items(), key=lambda part: -part[1])
+    return {name.replace("_", " "): size / gib for name, size in parts if size > gib / 100}
+
+
+def _print_bars(title: str, parts: dict[str, float], full: float, unit: str, console: Console) -> None:
+    console.print(title, style="bold", highlight=False)
+    width = max((len(name) for name in parts), default=0)
+    for name, value in parts.items():
+        bar = "#" * max(1, min(BAR_WIDTH, round(BAR_WIDTH * value / full)))
+        console.print(f"  {name:<{width}}  {value:8.2f}{unit}  {bar}", highlight=False)
+
+
+def _tail(found: Answer) -> dict[str, Any]:
+    speed = found.speed
+    host, disk = found.sizing.host, found.sizing.disk
+    lines = {
+        "host memory": f"{host.load:.0f} GiB per node while loading, {host.training:.0f} in training",
+        "disk": f"{disk.checkpoint:.1f} GiB a checkpoint, {disk.export:.1f} the result",
+        "speed": f"{speed.tokens_per_gpu:,.0f} tokens/s per GPU ({speed.low:,.0f} to {speed.high:,.0f}), "
+        f"{speed.tokens_per_second:,.0f} in all",
+        "MFU": f"{100 * speed.mfu:.0f} % ({speed.tflops_per_gpu:.0f} TFLOP/s per GPU)",
+    }
+    if found.bill:
+        lines |= _bill(found)
+    if found.nearest:
+        lines["would fit"] = "; ".join(found.nearest)
+    return lines
+
+
+def _bill(found: Answer) -> dict[str, Any]:
+    bill = found.bill
+    assert bill is not None
+    low, high = bill.hours_interval
+    cost = f"{bill.cost:,.2f} USD at {bill.price:.2f}" if bill.cost is not None else "unknown"
+    lines = {
+        "time": f"{bill.hours:,.2f} h ({low:,.2f} to {high:,.2f}) for {bill.tokens:,} tokens in {bill.steps:,} steps",
+        "cost": f"{cost} per GPU-hour ({bill.price_note}), {bill.gpu_hours:,.1f} GPU-hours"
+        if bill.cost is not None
+        else f"{bill.gpu_hours:,.1f} GPU-hours; {bill.price_note}",
+    }
+    return lines | ({"walltime": f"{bill.slices} slices"} if bill.slices else {})
