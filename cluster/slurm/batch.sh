@@ -26,6 +26,13 @@ note_down_nodes() {
   fi
 }
 
+# SLURM ends the job: by itself it requeues one whose machines it needs or has lost, not one whose time is over.
+# shellcheck disable=SC2317 # it is called by a trap
+ending() {
+  if [ "$limit" -gt 0 ] && [ "$SECONDS" -ge $((limit - 5)) ]; then @overrun@; fi
+  note_down_nodes
+}
+
 # SLURM's warning becomes the `stop` file; a signal to the tasks would hit torchrun and the ranks, too. A warning that
 # comes long before the walltime is about preemption, where a site sends it for that, too.
 # shellcheck disable=SC2317 # it is called by a trap
@@ -43,15 +50,15 @@ once() {
   @once@${container[@]+"${container[@]}"} "$python" -m "$@"
 }
 
-warning="" srun_pid="" status=0
+warning="" srun_pid="" status=0 limit=@limit@
 trap warned USR1 USR2
-trap note_down_nodes TERM
+trap ending TERM
 
 @setup@
 set -u # not before: modules and conda do not bear it
 unset SLURM_EXPORT_ENV # srun would take the job's own environment away from its tasks
 export TUNEYARD_SCHEDULER=slurm TUNEYARD_SUBMITTED=@submitted@ PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
-export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$code"
+if [ -n "$code" ]; then export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$code"; fi
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
 
 note_down_nodes
@@ -70,8 +77,7 @@ fi
 
 # A job that SLURM is ending is no longer RUNNING: then SLURM has decided, and a cancelled job stays cancelled.
 state=$(patiently squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
-limit=@limit@
-if [ "$state" != RUNNING ] && { [ "$limit" -eq 0 ] || [ "$SECONDS" -lt "$limit" ]; }; then exit "$status"; fi
+if [ "$state" != RUNNING ]; then exit "$status"; fi
 answer=$(once cluster.slurm.after "$run_dir" "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" "${warning:-none}")
 read -r action status exclude <<<"${answer:-leave 1}"
 @decide@

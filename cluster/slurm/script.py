@@ -106,10 +106,11 @@ def render(job: Job, site: Site) -> str:
         "directives": directives.rstrip("\n"),
         "run_dir": quoted(job.run_dir, "the run directory"),
         "python": quoted(site.python or job.python, "python"),
-        "code": quoted(job.code, "the code's folder"),
+        "code": quoted(_code(job, site), "the code's folder"),
         "submitted": f"{job.submitted:.3f}",
         "nodes": str(job.nodes),
         "early": str(_early_seconds(job)),
+        "overrun": 'scontrol requeue "$SLURM_JOB_ID"' if site.requeue else ":",
         "limit": str(job.walltime_seconds or 0),
         "wait": str(round(job.grace_seconds) + _WAIT_FOR_OTHERS_SECONDS),
         "setup": "\n".join(_setup(site)),
@@ -216,6 +217,11 @@ def _early_seconds(job: Job) -> int:
     return max(0, job.walltime_seconds - lead_seconds(job) - 2 * WARNING_SLOP_SECONDS)
 
 
+def _code(job: Job, site: Site) -> str:
+    """What is put on the path. An installed Tuneyard lies among packages that another Python must not find."""
+    return "" if site.python and job.code.name == "site-packages" else str(job.code)
+
+
 def _setup(site: Site) -> Iterator[str]:
     for module in site.modules:
         yield f"module load {quoted(module, 'a module')}"
@@ -236,10 +242,15 @@ def _container(job: Job, site: Site) -> str:
     mounts = list(dict.fromkeys([str(job.run_dir), str(job.code), *site.mounts]))
     if odd := next((mount for mount in mounts if "," in mount), None):
         raise ClusterError(f"{odd!r} cannot be mounted into a container: it has a comma in it", "rename the folder")
-    image = quoted(site.image, "the image")
+    image = _in_quotes(site.image, "the image")
     if site.container == "apptainer":
-        binds = "".join(f" --bind {quoted(mount, 'a mount')}" for mount in mounts)
+        binds = "".join(f" --bind {_in_quotes(mount, 'a mount')}" for mount in mounts)
         return f"apptainer exec{' --nv' if job.gpus_per_node else ''}{binds} {image}"
     pairs = ",".join(mount if ":" in mount else f"{mount}:{mount}" for mount in mounts)
-    mounted = quoted(pairs, "a mount").strip("'")  # always in quotes: a comma must not look like a separator
-    return f"--container-image={image} '--container-mounts={mounted}'"
+    return f"--container-image={image} --container-mounts={_in_quotes(pairs, 'a mount')}"
+
+
+def _in_quotes(text: str, what: str) -> str:
+    """Always in quotes: a comma must not look as if it parted the words of an array."""
+    found = quoted(text, what)
+    return found if found.startswith("'") else f"'{found}'"
