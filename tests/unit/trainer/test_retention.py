@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trainer.checkpoint.inventory import inventory, prune
-from trainer.checkpoint.manifest import Manifest, published
+from trainer.checkpoint.manifest import Manifest, UnreadableStorageError, published, read_manifest
 from trainer.checkpoint.retention import PERMANENT_MARK, doomed, outdated_damaged, remove
 from trainer.errors import UserError
 
@@ -115,3 +115,20 @@ def test_the_inventory_names_every_problem(tmp_path: Path) -> None:
     states = {entry["name"]: entry["state"] for entry in verified["checkpoints"]}
     assert states[".staging-step-00000080-001"] == "staging"
     assert {entry["name"] for entry in verified["checkpoints"] if entry["permanent"]} == {"step-00000020"}
+
+
+def test_one_digit_of_a_manifest_is_seen(tmp_path: Path) -> None:
+    """It would still parse, and nothing else would notice a counter that is off."""
+    file = make(tmp_path, 10) / "manifest.json"
+    text = file.read_text()
+    assert '"attempt": 0' in text
+    file.write_text(text.replace('"attempt": 0', '"attempt": 1'))
+    (entry,) = inventory(tmp_path)["checkpoints"]
+    assert entry["problem"] == "manifest.json: content does not match its SHA-256"
+
+
+def test_another_version_of_the_format_is_no_damage(tmp_path: Path) -> None:
+    file = make(tmp_path, 10) / "manifest.json"
+    file.write_text(file.read_text().replace('{"format": 2', '{"format": 3', 1))
+    with pytest.raises(UnreadableStorageError, match="has format 3, this version reads 2"):
+        read_manifest(file.parent)
