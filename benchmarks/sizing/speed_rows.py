@@ -26,11 +26,15 @@ ALPACA_TOKENS = 120
 """Length that batches of Alpaca-like rows are padded to."""
 POWER_LIMITED = 0.6
 """Rate of a GPU that is said to be power-limited, as a share of the ordinary one."""
-DEGREE = re.compile(r"\b(tp|pp|cp|ep|vp+|fsdp|dp)[ =_-]?(\d+)", re.I)
+DEGREE = re.compile(r"\b(tp|pp|cp|sp|ulysses|ep|vp+|fsdp|dp)[ =_-]?(\d+)", re.I)
 MEGATRON = re.compile(r"megatron|nemo\b(?![ -]*automodel)|mlperf|\bvp+\d|mbridge", re.I)
 FUSED = re.compile(r"foak|fast-kernels|liger|unsloth|llm-foundry|fused kernels|fms-fsdp|flashattn", re.I)
 COMPILED = re.compile(r"\bcompiled?\b|automodel", re.I)
 NOT_COMPILED = re.compile(r"no compile|without compile|compile[ =:]*(off|false|no)|\beager\b", re.I)
+SAME_DEGREE = {"vpp": "vp", "sp": "cp", "ulysses": "cp"}
+"""Sequence parallelism splits the tokens as context parallelism does."""
+BARE_LOOP = re.compile(r"fitcheck|canifinetune|steps only|step_seconds|bare loop")
+"""Benchmarks that write their own loop, without the autocast that trainers open around a forward pass."""
 FORMATS = (
     ("fp4", r"fp4(?!.*bf16 nf4)|nvfp4"),
     ("fp8", r"fp8|float8|mxfp8"),
@@ -91,8 +95,9 @@ def _model(row: Row) -> Work:
 
 def _gpu(row: Row) -> Gpu:
     name = row["gpu"]
-    if re.search(r"torchtitan", row["source"] + row["notes"]) and re.fullmatch(r"H100", name.strip()):
-        name = "H100-96"
+    variant = re.search(r"96|500 ?w", name, re.I) or "torchtitan" in row["source"] + row["notes"]
+    if re.match(r"h100", name, re.I) and variant:
+        name = "H100-96"  # torchtitan's machines have this variant, as its benchmark pages say
     try:
         gpu = find_gpu(name)
     except JobError as error:
@@ -153,7 +158,7 @@ def _parallelism(row: Row, layout: SpeedLayout) -> SpeedLayout:
     text = row["parallelism"].lower()
     degrees: dict[str, int] = {}
     for name, number in DEGREE.findall(re.sub(r"\(\d+\)|fsdp[12]\b", "", text)):
-        degrees.setdefault("vp" if name.startswith("v") else name, int(number))
+        degrees.setdefault(SAME_DEGREE.get(name, name), int(number))
     tp, pp, cp = (max(1, degrees.get(name, 1)) for name in ("tp", "pp", "cp"))
     if layout.num_gpus % (tp * pp * cp):
         raise UnreadableError(f"{layout.num_gpus} GPUs are no multiple of tp x pp x cp = {tp * pp * cp}")
@@ -222,7 +227,7 @@ def _recompute(row: Row, stack: str) -> str:
     text = row["act_ckpt"].lower()
     if re.search(r"select|sac|per-op|core_attn|recipe", text):
         return "attention" if stack == "megatron" else "selective"
-    if re.search(r"full|yes|true|\bon\b", text):
+    if re.search(r"full|yes|true|\bon\b|\bac\b|checkpoint", text):
         return "full"
     return "none"
 
@@ -267,11 +272,9 @@ def _numbers(row: Row, layout: SpeedLayout, work: Work) -> SpeedLayout:
 def _stream(row: Row) -> str:
     """Width of the residual stream: PEFT's k-bit preparation makes it float32 by default; many stacks undo that."""
     text = f"{row['source']} {row['notes']} {row['parallelism']}".lower()
-    if re.search(r"accelerated-peft|torchtune|unsloth|gptq|fsdp|compile|foak", text):
+    if re.search(r"accelerated-peft|torchtune|unsloth|gptq|fsdp|compile|foak|zero-?\d", text):
         return "half"
-    return (
-        "norms" if re.search(r"\bamp\b|trainer|trl|axolotl|llama-?factory|swift", text + row["precision"]) else "full"
-    )
+    return "full" if BARE_LOOP.search(text) else "norms"
 
 
 def _quantization(text: str) -> str | None:

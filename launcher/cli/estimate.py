@@ -138,6 +138,8 @@ def _tail(found: Answer) -> dict[str, Any]:
     }
     if found.bill:
         lines |= _bill(found)
+    if found.cautions:
+        lines["caution"] = "; ".join(found.cautions)
     if found.nearest:
         lines["would fit"] = "; ".join(found.nearest)
     return lines

@@ -72,6 +72,11 @@ class Gpu:
         return int(self.usable_gib * GIB)
 
     @property
+    def is_measured(self) -> bool:
+        """Whether somebody measured its matrix rate, or it is taken from GPUs of its generation."""
+        return not self.matmul_source.startswith("no published")
+
+    @property
     def half(self) -> str:
         """The 16-bit format of its matrix units: bfloat16, or float16 on GPUs that have none."""
         return "bf16" if "bf16" in self.matmul else "fp16"

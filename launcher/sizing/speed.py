@@ -102,7 +102,7 @@ def _speed(work: Work, layout: SpeedLayout, parts: dict[str, float]) -> Speed:
     per_gpu = positions * layout.fill / seconds / layout.num_gpus
     flops = model_flops(work, trained=layout.trained, attended=layout.keys)
     tera = per_gpu * flops / 1e12
-    spread = SPREAD["measured" if "MAMF" in layout.gpu.matmul_source else "estimated"]
+    spread = SPREAD["measured" if layout.gpu.is_measured else "estimated"]
     return Speed(
         step_seconds=seconds,
         parts={name: value for name, value in parts.items() if value > 0},

@@ -93,24 +93,24 @@ class Fitted:
         default_factory=lambda: {
             "ampere": 0.65,
             "hopper": 0.42,
-            "blackwell": 0.25,
+            "blackwell": 0.256,
             "turing": 0.29,
             "ada": 0.6,
             "cdna": 0.35,
         }
     )
     first_flash: float = 0.65
-    cudnn: float = 0.88
+    cudnn: float = 0.81
     eager_bytes: float = 26.0
     host_us: float = 10.5
-    link: float = 0.75
+    link: float = 0.7
     network: float = 0.7
-    crowd: float = 0.03
-    straggle: float = 0.012
+    crowd: float = 0.032
+    straggle: float = 0.009
     expert: float = 0.81
     routing: float = 108.0
-    low_precision: float = 3.0
-    low_rate: float = 1.17
+    low_precision: float = 3.5
+    low_rate: float = 1.26
     dequantise: float = 0.35
     unit_ms: float = 0.37
 

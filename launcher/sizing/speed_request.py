@@ -102,10 +102,26 @@ class Answer:
         """Whether the verdict lets it run."""
         return self.sizing.verdict in FITTING
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What a reader should know about the speed."""
+        gpu = self.layout.gpu
+        found = (
+            []
+            if "MAMF" in gpu.matmul_source
+            else [f"{gpu.name}: no measured matrix rate is known; {gpu.matmul_source}"]
+        )
+        if gpu.half != "bf16":
+            found.append(
+                f"{gpu.name} has no bfloat16 units; the speed is that of float16, which Tuneyard does not train in"
+            )
+        return tuple(found)
+
     def as_json(self) -> dict[str, Any]:
         """Facts as they are printed: those of the estimate, then speed and bill."""
         return {
             **self.sizing.as_json(),
+            "cautions": list(self.cautions),
             "accumulation": self.layout.accumulation,
             "speed": self.speed.as_json(),
             "bill": self.bill.as_json() if self.bill else None,
