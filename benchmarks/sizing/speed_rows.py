@@ -326,7 +326,9 @@ def _unsaid(row: Row, layout: SpeedLayout, work: Work, ambiguous: list[str]) -> 
 def _accumulation(row: Row, layout: SpeedLayout, ambiguous: list[str]) -> SpeedLayout:
     """Forward passes per step: stated, or from the global batch; one where nothing is said."""
     notes = row["notes"]
-    stated = re.search(r"(?:grad(?:ient)?[ _-]?accum\w*|\bGA)[ =:]*(?:steps)?[ =:]*(?:of )?(\d+)", notes, re.I)
+    stated = re.search(
+        r"(?:\b(?:grad(?:ient)?[ _-]?)?accum\w*|\bGA|\bgradaccum)[ =:]*(?:steps)?[ =:]*(?:of )?(\d+)", notes, re.I
+    )
     batch = re.search(r"(?:GBS|global batch(?: size)?)[ =:]*(\d+)", notes, re.I)
     if stated:
         return replace(layout, accumulation=max(1, int(stated[1])))
