@@ -1,7 +1,7 @@
 """Scores sizing against measurements: python -m benchmarks.sizing ROWS.csv [--json] [--speed | --memory].
 
 Without a choice, rows whose unit is about speed are scored as speed and all others as memory. Without a file, the
-memory rows that are shipped with the project are scored.
+rows that are shipped with the project are scored.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 from benchmarks.sizing import memory, speed
 from benchmarks.sizing.memory_rows import Row, read_rows
 
-SHIPPED = Path(__file__).parent / "rows" / "memory.csv"
+SHIPPED = [Path(__file__).parent / "rows" / name for name in ("memory.csv", "speed.csv")]
 
 
 def main() -> None:
     """Reads the files, scores them, prints."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sizing", description=__doc__)
-    parser.add_argument("files", nargs="*", type=Path, default=[SHIPPED], help="CSV files in the columns of the rows")
+    parser.add_argument("files", nargs="*", type=Path, default=SHIPPED, help="CSV files in the columns of the rows")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--speed", action="store_true", help="score all rows as speed")
     parser.add_argument("--memory", action="store_true", help="score all rows as memory")

@@ -80,7 +80,7 @@ def cumulated(rows: list[Row]) -> list[Row]:
         key = (row["source"], row["model"])
         steps[key] = [*([] if "baseline" in said[1].lower() else steps.get(key, [])), said[1]]
         plain = "" if any("chunked" in step for step in steps[key]) else "; whole fp32 loss"
-        found.append(row | {"notes": f"{row['notes'].split(':')[0]}: {'; '.join(_still_true(steps[key]))}{plain}"})
+        found.append(row | {"notes": f"{row['notes'][: said.start()]}: {'; '.join(_still_true(steps[key]))}{plain}"})
     return found
 
 

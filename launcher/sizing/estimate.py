@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypedDict, Unpack, get_args
 
 from launcher.errors import JobError
 from launcher.sizing import presets
 from launcher.sizing.gpus import Gpu, parse_gpus
 from launcher.sizing.host import Disk, Host, disk, host
-from launcher.sizing.memory import GIB, LOSSES, Adapters, Job, Memory, predict_memory
+from launcher.sizing.memory import GIB, LOSSES, Adapters, Job, Memory, Regime, predict_memory
 from launcher.sizing.memory.settings import OPTIMIZER_BYTES, Attention, Checkpointing, Engine
 from launcher.sizing.memory.states import Parameters
-from launcher.sizing.shape import ModelShape, read_shape, shape_by_name
+from launcher.sizing.shape import ModelShape, read_shape, shape_by_name, shape_of_folder
 
 METHODS = ("full", "lora", "qlora", "int8")
 LONGEST = 4_194_304
@@ -84,31 +84,49 @@ def _layout(job: Job) -> dict[str, Any]:
     return {name: getattr(job, name) for name in names} | degrees
 
 
+class Layout(TypedDict, total=False):
+    """How a fine-tune is laid out; what is left out is as in `Job`.
+
+    Attributes:
+        micro_batch: Sequences in one forward pass of a rank (1).
+        length: Tokens of a sequence (2048).
+        accumulation: Forward passes before a step (1).
+        checkpointing: `none`, `selective`, `full`, or `offload` (inputs of layers in host memory).
+        attention: `flash`, `sdpa`, or `eager`.
+        optimizer: Name in `OPTIMIZER_BYTES`.
+        offload: `""`, `optimizer`, or `all` (parameters too).
+        shards: GPUs among which states are split under hybrid sharding; 0 is all.
+        tp: Degree of tensor parallelism; `pp`, `cp`, `ep` likewise for pipeline, context, experts.
+    """
+
+    micro_batch: int
+    length: int
+    accumulation: int
+    checkpointing: Checkpointing
+    attention: Attention
+    optimizer: str
+    offload: str
+    shards: int
+    tp: int
+    pp: int
+    cp: int
+    ep: int
+
+
 def estimate(
     model: str | Path | ModelShape,
     method: str = "full",
     gpus: str | int = 1,
     *,
     engine: str = "auto",
-    micro_batch: int = 1,
-    length: int = 2048,
-    checkpointing: str = "full",
-    attention: str = "flash",
-    optimizer: str = "",
-    loss: str = "",
-    offload: str = "",
     preset: str = "tuneyard",
-    adapters: Adapters | None = None,
+    loss: str = "",
     dtype: str = "bfloat16",
-    tp: int = 1,
-    pp: int = 1,
-    cp: int = 1,
-    ep: int = 1,
-    shards: int = 0,
-    accumulation: int = 1,
+    adapters: Adapters | None = None,
     gpus_per_node: int = 0,
     keep_checkpoints: int = 3,
     data_tokens: int = 0,
+    **layout: Unpack[Layout],
 ) -> Estimate:
     """What a fine-tune needs, without a job file, a GPU, or torch.
 
@@ -117,69 +135,54 @@ def estimate(
             a shape.
         method: `full`, `lora`, `qlora` (NF4), or `int8`.
         gpus: Number, or number and model as in `8xH100-80`; without a model there is no verdict.
-        engine: `single`, `ddp`, `zero0` to `zero3`, `fsdp1`, `fsdp2`, `megatron`; `auto` is `single` on one GPU, else
-            `fsdp2`.
-        micro_batch: Sequences in one forward pass of a rank.
-        length: Tokens of a sequence.
-        checkpointing: `none`, `selective`, `full`, or `offload` (inputs of layers in host memory).
-        attention: `flash`, `sdpa`, or `eager`.
-        optimizer: Name in `OPTIMIZER_BYTES`; empty is AdamW.
-        loss: Name in `LOSSES`; empty is the preset's.
-        offload: `""`, `optimizer`, or `all` (parameters too).
+        engine: `single`, `ddp`, `zero0` to `zero3`, `fsdp1`, `fsdp2`, `megatron`; `auto` is `fsdp2`, but `single` for
+            adapters on one GPU.
         preset: Trainer whose habits count; see `launcher.sizing.presets.PRESETS`.
+        loss: Name in `LOSSES`; empty is the preset's.
+        dtype: `bfloat16`, or `float32` for weights too.
         adapters: LoRA's settings; `None` is rank 16 on all projections.
-        dtype: `bfloat16` or `float32` for weights and compute.
-        tp: Degree of tensor parallelism; `pp`, `cp`, `ep` likewise for pipeline, context, experts.
-        shards: GPUs among which states are split under hybrid sharding; 0 is all.
-        accumulation: Forward passes before a step.
         gpus_per_node: For host memory; 0 is the GPU's usual number.
         keep_checkpoints: Checkpoints that stay on disk.
         data_tokens: Tokens of the training data, for its size on disk.
+        layout: Everything else, as in `Layout`.
 
     Raises:
         JobError: the model, the GPU, or a setting is unknown or absurd; the nearest possibility is named.
     """
-    shape = shape_of(model)
-    gpu, count = _gpus(gpus)
-    chosen = _engine(engine, count, preset)
-    _check(shape, method, length, micro_batch, count, (tp, pp, cp), checkpointing, attention, optimizer, loss, preset)
-    situation = presets.Situation(
-        method="full" if method == "full" else "lora",
-        quantised=method in QUANTISED,
-        engine=chosen,
-        fp32=dtype == "float32",
-    )
-    regime = presets.named(preset, situation)
+    shape, (gpu, count) = shape_of(model), _gpus(gpus)
+    _known("method", method, METHODS)
+    _known("preset", preset, tuple(presets.PRESETS))
+    _known("loss", loss or "chunked", tuple(LOSSES))
     job = Job(
         shape=shape,
-        regime=replace(regime, loss=loss) if loss else regime,
         adapters=None if method == "full" else adapters or Adapters(),
         quantization=QUANTISED.get(method, ""),
-        engine=chosen,
+        engine=_engine(engine, count, preset, method),
         gpus=count,
-        shards=shards,
-        offload=offload,
-        tp=tp,
-        pp=pp,
-        cp=cp,
-        ep=ep,
-        micro_batch=micro_batch,
-        length=length,
-        accumulation=accumulation,
-        checkpointing=checkpointing,  # type: ignore[arg-type]  # checked above
-        attention=attention,  # type: ignore[arg-type]
-        optimizer=optimizer or "adamw",
         gpu_gib=gpu.usable_gib if gpu else 0.0,
+        **layout,
     )
+    _check(job)
+    regime = _regime(job, preset, loss, dtype)
     return estimate_job(
-        job,
+        replace(job, regime=regime),
         gpu,
-        method=method,
         preset=preset,
         per_node=gpus_per_node,
         keep_checkpoints=keep_checkpoints,
         data_tokens=data_tokens,
     )
+
+
+def _regime(job: Job, preset: str, loss: str, dtype: str) -> Regime:
+    situation = presets.Situation(
+        method="lora" if job.adapters else "full",
+        quantised=bool(job.quantization),
+        engine=job.engine,
+        fp32=dtype == "float32",
+    )
+    regime = presets.named(preset, situation)
+    return replace(regime, loss=loss) if loss else regime
 
 
 QUANTISED = {"qlora": "nf4", "int8": "int8"}
@@ -236,7 +239,7 @@ def shape_of(model: str | Path | ModelShape) -> ModelShape:
         return model
     path = Path(model)
     if path.is_dir():
-        return read_shape(path / "config.json")
+        return shape_of_folder(path)
     return read_shape(path) if path.suffix == ".json" else shape_by_name(str(model))
 
 
@@ -250,45 +253,37 @@ def _gpus(gpus: str | int) -> tuple[Gpu | None, int]:
     return None, int(text)
 
 
-def _engine(engine: str, gpus: int, preset: str) -> Engine:
+def _engine(engine: str, gpus: int, preset: str, method: str) -> Engine:
     if engine in get_args(Engine):
         return engine  # type: ignore[return-value]
     if engine != "auto":
         raise JobError(f"unknown engine {engine!r}", f"Known: auto, {', '.join(get_args(Engine))}.")
     if preset == "megatron":
         return "megatron"
-    return "single" if gpus == 1 else "fsdp2"
+    ours_alone = preset == "tuneyard" and method == "full"
+    return "single" if gpus == 1 and not ours_alone else "fsdp2"
 
 
-def _check(
-    shape: ModelShape,
-    method: str,
-    length: int,
-    micro_batch: int,
-    gpus: int,
-    degrees: tuple[int, int, int],
-    checkpointing: str,
-    attention: str,
-    optimizer: str,
-    loss: str,
-    preset: str,
-) -> None:
-    """Refuses what is unknown or absurd."""
-    _known("method", method, METHODS)
-    _known("checkpointing", checkpointing, get_args(Checkpointing))
-    _known("attention", attention, get_args(Attention))
-    _known("optimizer", optimizer or "adamw", tuple(OPTIMIZER_BYTES))
-    _known("loss", loss or "chunked", tuple(LOSSES))
-    _known("preset", preset, tuple(presets.PRESETS))
-    if not 1 <= length <= LONGEST:
-        raise JobError(f"length {length} is no sensible number of tokens", f"Between 1 and {LONGEST:,}.")
-    if micro_batch < 1:
-        raise JobError(f"micro-batch {micro_batch} must be at least 1")
-    tp, pp, cp = degrees
-    if min(degrees) < 1 or gpus % (tp * pp * cp):
-        raise JobError(f"tp {tp} x pp {pp} x cp {cp} does not divide {gpus} GPUs")
-    if shape.num_heads % tp or pp > shape.num_layers:
-        raise JobError(f"{shape.num_heads} heads and {shape.num_layers} layers do not split over tp {tp}, pp {pp}")
+def _check(job: Job) -> None:
+    """Refuses what is unknown or absurd.
+
+    Raises:
+        JobError: with what is known, or with the sensible range.
+    """
+    _known("checkpointing", job.checkpointing, get_args(Checkpointing))
+    _known("attention", job.attention, get_args(Attention))
+    _known("optimizer", job.optimizer, tuple(OPTIMIZER_BYTES))
+    _known("offload", job.offload, ("", "optimizer", "all"))
+    if not 1 <= job.length <= LONGEST:
+        raise JobError(f"length {job.length} is no sensible number of tokens", f"Between 1 and {LONGEST:,}.")
+    if job.micro_batch < 1 or job.accumulation < 1:
+        raise JobError(f"micro-batch {job.micro_batch} and accumulation {job.accumulation} must be at least 1")
+    tp, pp, cp, ep = job.tp, job.pp, job.cp, job.ep
+    if min(tp, pp, cp, ep) < 1 or job.gpus % (tp * pp * cp) or job.gpus % ep:
+        raise JobError(f"tp {tp} x pp {pp} x cp {cp}, or ep {ep}, does not divide {job.gpus} GPUs")
+    if job.shape.num_heads % tp or pp > job.shape.num_layers:
+        heads, layers = job.shape.num_heads, job.shape.num_layers
+        raise JobError(f"{heads} heads and {layers} layers do not split over tp {tp}, pp {pp}")
 
 
 def _known(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -63,12 +63,16 @@ def tuneyard(s: Situation) -> Regime:
     """Our own trainer.
 
     FSDP2 keeps float32 shards and computes in bf16; DeepSpeed bf16 weights, float32 master and gradients, and buckets
-    of 2e8; fused AdamW; chunked loss; PEFT adapters in float32 without autocast; packed weights whole on every rank.
+    of 2e8; fused AdamW; chunked loss; packed weights whole on every rank, experts not packed. Adapters are float32,
+    but FSDP2 and ZeRO 1 to 3 compute them in bf16, so that inputs are cast for them only without either.
     """
+    partitioned = s.engine in ("zero1", "zero2", "zero3") and not s.fp32
     return Regime(
-        trained_bytes=FP32 if s.is_fsdp or s.fp32 or s.engine in ("single", "zero0", "ddp") else BF16,
-        master=s.is_deepspeed and not s.fp32 and s.engine != "zero0",
+        trained_bytes=BF16 if partitioned else FP32,
+        adapter_bytes=BF16 if partitioned else FP32,
+        master=partitioned,
         grad_bytes=FP32 if s.is_deepspeed else 0,
+        casts_inputs=not (partitioned or s.is_fsdp),
         foreach=False,
         loss="chunked",
         reduce_bucket=OUR_BUCKET,
@@ -132,13 +136,17 @@ def qwen(s: Situation) -> Regime:
 
 
 def torchtune(s: Situation) -> Regime:
-    """torchtune: bf16 throughout, adapters too; logits computed whole and lost in chunks; FSDP2 without master."""
+    """torchtune: bf16 throughout, adapters too; logits computed whole and lost in chunks.
+
+    FSDP2 without master, embeddings and output as groups of their own (`custom_sharded_layers`).
+    """
     return Regime(
         trained_bytes=BF16,
         adapter_bytes=BF16,
         casts_inputs=False,
         foreach=False,
         loss="linear_chunks",
+        splits_root=True,
         reduce_bytes=BF16,
     )
 

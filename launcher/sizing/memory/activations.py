@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from launcher.sizing.memory.settings import BF16, FP32, LOSSES, Job
-from launcher.sizing.shape import targeted
+from launcher.sizing.shape import Linear, targeted
 
 EAGER_SAVED = {BF16: 6, FP32: 8}
 """Bytes per score that eager attention keeps: softmax in float32, and its copy in the compute type."""
-EAGER_PEAK = {BF16: 16, FP32: 18}
+EAGER_PEAK = {BF16: 16.0, FP32: 18.0}
 """With gradients: of the copy, of the softmax's output, and of its input."""
-TOP_COPIES = 2
+TOP_COPIES = 2.0
 """Copies of the hidden state that the final norm leaves while the last layer runs backward."""
-LOSS_HIDDEN_BYTES = 6
+LOSS_HIDDEN_BYTES = 6.0
 """Bytes per hidden number alive in the loss: the final norm's float32 copy, and its output."""
 
 
@@ -111,19 +111,24 @@ def adapter_bytes(job: Job) -> float:
     chosen = [linear for linear, count in targeted(job.shape, job.adapters.targets) if linear.name not in ROOTS]
     own = regime.casts_inputs and regime.adapter_bytes > a
     copy = (BF16 if regime.autocast else FP32) if own else a
-    widths = [linear.inputs for linear in chosen]
-    kept = sum(widths) if own or job.adapters.dropout else _shared(widths, job)
-    mask = sum(widths) if job.adapters.dropout else 0
+    widths = sum(linear.inputs for linear in chosen)
+    kept = widths if own or job.adapters.dropout else _shared(chosen, job)
+    mask = widths if job.adapters.dropout else 0
     return (kept * copy + mask + job.adapters.r * len(chosen) * copy) / job.tp
 
 
 ROOTS = ("lm_head", "embed_tokens")
 
 
-def _shared(widths: list[int], job: Job) -> int:
-    """Inputs that projections of one norm share: the hidden state once per block, the MLP's product once."""
-    h, f = job.shape.hidden_size, job.shape.intermediate_size
-    return h * min(2, sum(width == h for width in widths)) + f * any(width == f for width in widths)
+def _shared(chosen: list[Linear], job: Job) -> int:
+    """Inputs that projections share: one of query, key and value, one of gate and up, the product of down.
+
+    The output projection's input is attention's output, which is kept anyway; fused MLPs make the product again.
+    """
+    outputs = ("o_proj", "out_proj", "dense", "attn.c_proj")
+    downs = ("down_proj", "mlp.c_proj", "dense_4h_to_h", "fc2") if job.regime.fused_mlp else ()
+    kept = [linear for linear in chosen if not linear.name.endswith((*outputs, *downs))]
+    return sum({(linear.name.split(".")[0], linear.inputs): linear.inputs for linear in kept}.values())
 
 
 def layer_saved_bytes(job: Job) -> float:
@@ -159,6 +164,11 @@ def layer_peak_bytes(job: Job) -> float:
     mlp = _mlp_peak(job) + EAGER_SAVED[a] * _scores(job)
     attention = EAGER_PEAK[a] * _scores(job)
     return around + max(mlp, attention)
+
+
+def input_bytes(job: Job) -> float:
+    """A layer's input, which every kind of checkpointing keeps."""
+    return activation_bytes(job) * _widths(job)[0]
 
 
 def stored_bytes(job: Job) -> float:

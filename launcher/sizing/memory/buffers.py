@@ -7,6 +7,9 @@ from launcher.sizing.memory.states import Parameters, packed_bytes
 
 DEEPSPEED_BUCKET = 500_000_000
 """DeepSpeed's default of `reduce_bucket_size` and `allgather_bucket_size`, in elements."""
+LIVE = 1_000_000_000
+"""DeepSpeed's defaults of `stage3_max_live_parameters` and `stage3_max_reuse_distance`: around the turn from forward to
+backward, so many parameters stay gathered."""
 PREFETCH = 50_000_000
 """DeepSpeed's default of `stage3_prefetch_bucket_size`, in elements."""
 
@@ -23,8 +26,12 @@ def block_bytes(job: Job) -> float:
 
 
 def root_bytes(job: Job) -> float:
-    """Embeddings, final norm and head whole: FSDP's root group is not resharded after the forward pass."""
-    return job.shape.root_parameters * BF16 / job.tp
+    """Embeddings, final norm and head whole: FSDP's root group is not resharded after the forward pass.
+
+    Where embeddings and head are groups of their own, only the larger is whole at one time.
+    """
+    tensors = [tensor.num_parameters for tensor in job.shape.root]
+    return (max(tensors) if job.regime.splits_root else sum(tensors)) * BF16 / job.tp
 
 
 def gathered_bytes(job: Job, blocks: int) -> float:
@@ -38,7 +45,8 @@ def gathered_bytes(job: Job, blocks: int) -> float:
     alone = job.sharded_over == 1
     if job.engine == "zero3" and not alone:
         ahead = min(PREFETCH, p.base) if job.regime.reduce_bucket >= 0 else job.shape.hidden_size**2
-        return blocks * block_bytes(job) + BF16 * ahead + job.shape.vocab_size * job.shape.hidden_size * BF16
+        working = blocks * block_bytes(job) + BF16 * ahead + job.shape.vocab_size * job.shape.hidden_size * BF16
+        return max(working, float(BF16 * min(LIVE, p.base - p.quantised)))
     if not job.is_fsdp or (alone and not _casts_alone(job)):
         return 0.0
     if not job.reshard and not job.adapters:

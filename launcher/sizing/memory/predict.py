@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from launcher.sizing.memory import activations as act
 from launcher.sizing.memory import buffers, states
 from launcher.sizing.memory.settings import GIB, Job
 
-SMALL_BUFFERS = int(0.02 * GIB)
+SMALL_BUFFERS = int(0.05 * GIB)
 """Rotary tables, masks, indices, cuBLAS workspace: the remainder of the simplest rows."""
 
 
@@ -96,11 +96,11 @@ def _backward_top(job: Job) -> Phase:
 
 
 def _live_layer(job: Job) -> float:
-    """Bytes per token of the layer at work, beyond what is stored: gradients only where nothing is recomputed."""
+    """Bytes per token of the layer at work, beyond what is stored of it."""
     whole = act.layer_peak_bytes(job)
     if job.checkpointing in ("full", "offload"):
         return whole
-    return max(0.0, whole - act.layer_saved_bytes(replace(job, checkpointing="none")))
+    return max(0.0, whole + act.input_bytes(job) - act.layer_saved_bytes(job))
 
 
 def _backward_bottom(job: Job) -> Phase:

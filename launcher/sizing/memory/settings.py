@@ -44,7 +44,7 @@ LOSSES: dict[str, LossKernel] = {
     "plain_fused": LossKernel(logit_bytes=4),
     "plain_amp_fused": LossKernel(logit_bytes=14),
     "compiled": LossKernel(logit_bytes=8),
-    "chunked": LossKernel(logit_bytes=10, chunk_tokens=2048, head_gradient=4),
+    "chunked": LossKernel(logit_bytes=12, chunk_tokens=2048, head_gradient=6),
     "linear_chunks": LossKernel(logit_bytes=2.5),
     "liger": LossKernel(logit_bytes=8, by_width=True, head_gradient=2),
     "cce": LossKernel(logit_bytes=0, head_gradient=2),
@@ -58,7 +58,8 @@ hf_unshifted: labels are shifted, not logits (transformers from 4.48).
 fused_ce: unsloth's and fms' kernel writes the gradient over its input: 2 logits, 2 shifted copy, 4 float32;
 fused_ce_shifted: its form before transformers 4.45, on float32 logits shifted by a copy.
 bf16: four copies of two bytes (xtuner measured 38.53 GiB for 32,768 x 151,936).
-chunked: this project's: float32 logits and gradient and a bf16 gradient of one chunk; head gradient in float32.
+chunked: this project's: logits and gradient of one chunk, each in two bytes and in float32; the head's gradient in
+float32, and one chunk's share of it in two bytes.
 linear_chunks: logits in 2 bytes as a whole, and float32 for one chunk of eight (torchtune).
 plain, plain_amp: model classes that never upcast (GPT-2, GPT-NeoX, ...); autocast makes float32 of the loss.
 """
@@ -105,6 +106,7 @@ class Regime:
         compiled: torch.compile fuses norms, activations and casts.
         quantises_experts: Whether routed experts are packed too; bitsandbytes skips the stacked parameters that they
             are from transformers 5 on.
+        splits_root: Embeddings and output head are groups of their own under FSDP.
     """
 
     trained_bytes: int = BF16
@@ -128,6 +130,7 @@ class Regime:
     quantised_on_every_rank: bool = False
     compiled: bool = False
     quantises_experts: bool = True
+    splits_root: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from launcher.sizing.shape.catalogue import (
 )
 from launcher.sizing.shape.config import known_model_type, read_config, read_shape, shape_from_config
 from launcher.sizing.shape.families import ARCHITECTURES, Architecture
+from launcher.sizing.shape.headers import read_headers, shape_of_folder
 from launcher.sizing.shape.lora import lora_parameters, targeted
 from launcher.sizing.shape.model import ModelShape
 from launcher.sizing.shape.parts import Layer, Linear, Tensor
@@ -27,10 +28,12 @@ __all__ = [
     "lora_parameters",
     "model_names",
     "read_config",
+    "read_headers",
     "read_shape",
     "shape_by_name",
     "shape_by_size",
     "shape_from_config",
+    "shape_of_folder",
     "size_in_name",
     "targeted",
 ]
