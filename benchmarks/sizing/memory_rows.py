@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.sizing.memory_words import (
+    Row,
+    accumulation_in,
+    adapters_in,
+    attention_in,
+    capacity_in,
+    checkpointing_in,
+    optimizer_in,
+    quantization_in,
+    regime_in,
+)
 from launcher.sizing import presets
-from launcher.sizing.memory.settings import GIB, Adapters, Engine, Job, Regime
+from launcher.sizing.memory.settings import GIB, Engine, Job
 from launcher.sizing.shape import ModelShape, find_model, shape_by_name, shape_by_size, size_in_name
 
 GB = 1e9
-Row = dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,27 +110,27 @@ def case_of(row: Row) -> Case:
     preset = presets.guess(row["source"], row.get("notes") or "")
     method = _method(row)
     engine = _engine(row, preset)
-    regime = _regime(row, shape, preset, method, engine, words)
+    regime = regime_in(row, shape, preset, method, engine, words)
     whole_gradients = preset in presets.UNSYNCHRONISED and engine.startswith("fsdp")
     job = Job(
         shape=shape,
         regime=regime,
-        adapters=None if method == "full" else _adapters(row, shape, preset),
-        quantization=_quantization(row, method),
+        adapters=None if method == "full" else adapters_in(row, shape, preset),
+        quantization=quantization_in(row, method),
         engine=engine,
         gpus=_gpus(row),
         offload=_offload(row),
         micro_batch=_number(row, "micro_batch"),
         length=_length(row),
-        checkpointing=_checkpointing(row, preset),
-        attention=_attention(words),
-        optimizer=_optimizer(row),
+        checkpointing=checkpointing_in(row, preset),
+        attention=attention_in(words),
+        optimizer=optimizer_in(row),
         in_backward=bool(re.search(r"optim\w*[_ ]in[_ ](bwd|backward)", words)),
-        gpu_gib=_capacity(row),
+        gpu_gib=capacity_in(row),
         reshard="shard_grad_op" not in words.lower() and "reshard_after_forward=false" not in words.lower(),
-        accumulation=max(_accumulation(words), 2 if whole_gradients else 1),
-        unsynchronised=whole_gradients or ("no_sync" in words and _accumulation(words) > 1),
-        **_degrees(row, preset, shape),
+        accumulation=max(accumulation_in(words), 2 if whole_gradients else 1),
+        unsynchronised=whole_gradients or ("no_sync" in words and accumulation_in(words) > 1),
+        **_degrees(row, preset, shape),  # type: ignore[arg-type]
     )
     grade = (row.get("notes") or "").partition(" ")[0].rstrip(";:,") or "?"
     return Case(row=row, job=job, preset=preset, kind=kind, gib=gib, gpu=row.get("gpu") or "", grade=grade)
@@ -136,7 +145,10 @@ def _number(row: Row, key: str) -> int:
 
 def _measured(row: Row) -> tuple[str, float]:
     """What kind of number the row has, and the number in GiB."""
-    unit, value = row["unit"].lower(), float(row["measured_value"])
+    unit, told = row["unit"].lower(), re.search(r"\d+(\.\d+)?", (row["measured_value"] or "").replace(",", ""))
+    if not told:
+        raise CannotPredictError(f"measured_value is {row['measured_value']!r}")
+    value = float(told[0])
     if "oom" in unit:
         return "oom", value
     if "fits" in unit:
@@ -147,8 +159,12 @@ def _measured(row: Row) -> tuple[str, float]:
         return "process", value * GB / GIB
     if "model init" in unit:
         raise CannotPredictError("a peak of loading, not of training")
-    gib = value if "gib" in unit else value * GB / GIB
+    gib = value * next((size for name, size in UNITS if name in unit), GB) / GIB
     return _kind(row, unit), gib
+
+
+UNITS = (("gib", 1024**3), ("mib", 1024**2), ("mb", 1e6))
+"""Bytes of a unit by its name; anything else counts as GB of 1e9 bytes."""
 
 
 def _kind(row: Row, unit: str) -> str:
@@ -202,7 +218,7 @@ ADAPTER_METHODS = (
 
 
 def _method(row: Row) -> str:
-    method = re.split(r"[( ]", row["method"].lower())[0]
+    method = re.split(r"[(+ ]", row["method"].strip().lower())[0]
     notes = f"{row['source']} {row.get('notes') or ''}".lower()
     if method == "full" and re.search(r"galore|lisa|badam|apollo", notes):
         raise CannotPredictError("a method that trains parts of the weights in turns (GaLore, LISA)")
@@ -250,7 +266,7 @@ def _gpus(row: Row) -> int:
         for degree in degrees:
             product *= degree
         return max(product, 1)
-    return int(float(text))
+    return _number(row, "n_gpus")
 
 
 def _degrees(row: Row, preset: str, shape: ModelShape) -> dict[str, int]:
@@ -278,8 +294,11 @@ def _offload(row: Row) -> str:
 def _length(row: Row) -> int:
     """Tokens of a sequence; short unpacked data count with the longest usual example."""
     text = (row.get("seq_len") or "").lower()
+    text = re.sub(r"(\d+) ?k\b", lambda found: str(int(found[1]) * 1024), text)
     number = re.search(r"\d{2,}", text)
     unpacked = re.search(r"alpaca|unpacked", f"{text} {row.get('notes') or ''}".lower())
+    if "alpaca-like" in text:
+        raise CannotPredictError("the length of unpacked data is not given")
     if unpacked and "packed" not in text.replace("unpacked", ""):
         return min(ALPACA_LONGEST, int(number[0])) if number else ALPACA_LONGEST
     if number:
@@ -288,155 +307,3 @@ def _length(row: Row) -> int:
 
 
 ALPACA_LONGEST = 512
-
-
-def _checkpointing(row: Row, preset: str) -> str:  # type: ignore[return]
-    text = f"{row.get('act_ckpt') or ''} {row['parallelism']}".lower()
-    if "no-ckpt" in text:
-        return "none"
-    if "offload" in (row.get("act_ckpt") or "").lower() or preset == "unsloth":
-        return "offload"
-    if re.search(r"selective|sac|per-op", text):
-        return "selective"
-    return "none" if re.search(r"\bnone|\bno\b|off|false", (row.get("act_ckpt") or "").lower()) else "full"
-
-
-def _attention(words: str) -> str:
-    text = words.lower()
-    if "eager" in text:
-        return "eager"
-    return "sdpa" if re.search(r"sdpa|kernel=flash", text) else "flash"
-
-
-def _optimizer(row: Row) -> str:
-    text = (row.get("optimizer") or "").lower()
-    eight = "8bit" in text or "8-bit" in text
-    if "paged" in text:
-        return "paged_adamw_8bit" if eight else "adamw"
-    for word, name in (("adafactor", "adafactor"), ("sgd", "sgd"), ("lion", "lion")):
-        if word in text:
-            return name
-    return "adamw_8bit" if eight else "adamw"
-
-
-def _accumulation(words: str) -> int:
-    found = re.search(r"(?:grad\w* ?acc\w*|accum\w*|\bga)[ =:]*(\d+)", words.lower())
-    return int(found[1]) if found else 1
-
-
-def _quantization(row: Row, method: str) -> str:
-    text = f"{row.get('precision') or ''} {row['method']} {row['model']} {row.get('notes') or ''}".lower()
-    if method == "full":
-        return ""
-    if re.search(r"gptq|awq|int4", text):
-        return "gptq4"
-    if re.search(r"int8|8-bit (base|weights)|llm\.int8|load_in_8bit", text):
-        return "int8"
-    if not re.search(r"nf4|fp4|qlora|4-?bit", text):
-        return ""
-    plain = re.search(r"(nf4|fp4)(?!.*(dq|double))", text) and presets.guess(row["source"]) == "litgpt"
-    return "nf4_plain" if plain else "nf4"
-
-
-def _capacity(row: Row) -> float:
-    """Memory of the GPU that the row names, in GiB as sold; 0 when it names none."""
-    found = re.search(r"(?:-|_|^| )(\d{2,3}) ?gb|-(\d{2,3})\b", (row.get("gpu") or "").lower())
-    return float(found[1] or found[2]) if found else 0.0
-
-
-def _regime(row: Row, shape: ModelShape, preset: str, method: str, engine: str, words: str) -> Regime:
-    precision = f" {row.get('precision') or ''} ".lower()
-    amp = True if re.search(r"amp|mixed|autocast", precision) else None
-    if amp is None and "true" in precision:
-        amp = False
-    fp32 = bool(re.search(r"\b(fp32|float32|tf32)\b(?! adapters)", precision))
-    packed = _quantization(row, method)
-    situation = presets.Situation(
-        method=method, quantised=bool(packed), gptq=packed == "gptq4", engine=engine, amp=amp, fp32=fp32
-    )
-    regime = presets.named(preset, situation)
-    modern = _is_modern(row, shape)
-    if regime.loss == "hf" and modern:
-        regime = replace(regime, loss="hf_unshifted")
-    regime = presets.reworded(regime, words)
-    if regime.loss == "fused_ce" and not modern:
-        regime = replace(regime, loss="fused_ce_shifted")
-    if engine != "single" and regime.hidden_fp32 and engine.startswith("fsdp"):
-        regime = replace(regime, hidden_fp32=False)
-    return _plain_loss(regime, shape) if shape.model_type in PLAIN_TYPES else regime
-
-
-def _plain_loss(regime: Regime, shape: ModelShape) -> Regime:
-    """Classes that never upcast their logits."""
-    if not regime.loss.startswith(("hf", "fused_ce")):
-        return regime
-    names = ("plain_amp", "plain_amp_fused") if regime.autocast else ("bf16", "plain_fused")
-    return replace(regime, loss=names[regime.loss.startswith("fused_ce")])
-
-
-PLAIN_TYPES = ("gpt2", "gpt_bigcode", "gpt_neox", "opt", "bloom", "mpt")
-NEW_TYPES = (
-    "granite",
-    "granitemoe",
-    "granitemoeshared",
-    "olmo2",
-    "qwen3",
-    "qwen3_moe",
-    "gemma3_text",
-    "gpt_oss",
-    "glm4_moe",
-)
-"""Architectures that only came with transformers 4.45 or later, and so with a loss that upcasts later."""
-
-
-def _is_modern(row: Row, shape: ModelShape) -> bool:
-    return "liger" in f"{row['source']} {row.get('notes') or ''}".lower() or shape.model_type in NEW_TYPES
-
-
-def _adapters(row: Row, shape: ModelShape, preset: str) -> Adapters:
-    notes = f"{row.get('notes') or ''} {row['source'].rsplit('/', 1)[-1]}"
-    rank = re.search(r"\br(?:ank)?[ =_]?(\d+)", notes.lower()) or re.search(r"rank(\d+)", notes.lower())
-    targets = _targets(notes, shape, preset)
-    return Adapters(r=int(rank[1]) if rank else RANKS.get(preset, 16), targets=targets, dora="dora" in notes.lower())
-
-
-RANKS = {"qwen": 64, "swift": 8, "litgpt": 8, "torchtune": 8, "fsdp_qlora": 64, "huggingface": 8, "megatron": 16}
-ATTENTION, MLP = ("q", "k", "v", "o"), ("gate", "up", "down")
-DEFAULTS = {"litgpt": ("q", "v"), "torchtune": ("q", "v", "o", *MLP), "huggingface": ATTENTION}
-
-
-def _targets(notes: str, shape: ModelShape, preset: str) -> list[str]:
-    """Projections that get adapters, by the names that this model has for them."""
-    text, wanted = notes.lower(), set[str]()
-    for letter in "qkvo":
-        if re.search(rf"\b{letter}_proj|[ ,]{letter}(?=[,+ )]|$)", text):
-            wanted.add(letter)
-    if re.search(r"\bmlp\b|target-mlp", text):
-        wanted |= set(MLP)
-    if re.search(r"c_attn", text):
-        wanted |= {"q", "k", "v"}
-    if re.search(r"\battention\b", text) and not wanted:
-        wanted |= set(ATTENTION)
-    if re.search(r"all[- ]linear", text) or not wanted:
-        wanted = set(DEFAULTS.get(preset, (*ATTENTION, *MLP))) if "linear" not in text else {*ATTENTION, *MLP}
-    names = list(dict.fromkeys(name for role in sorted(wanted) for name in _role_names(shape, role)))
-    if re.search(r"linear\+output|lm_head", text):
-        names.append("lm_head")
-    return names or [shape.linears[0].name]
-
-
-ROLES = {
-    "q": r"q_proj|qkv|query_key_value|c_attn|Wqkv|q_b_proj|q_a_proj",
-    "k": r"k_proj|qkv|query_key_value|c_attn|Wqkv|kv_a_proj",
-    "v": r"v_proj|qkv|query_key_value|c_attn|Wqkv|kv_b_proj",
-    "o": r"o_proj|attention\.dense|attn\.c_proj|out_proj|attn\.dense",
-    "gate": r"gate_proj|gate_up_proj|mlp\.w1|input_linear",
-    "up": r"up_proj|gate_up_proj|mlp\.w2|h_to_4h|c_fc|fc1|input_linear",
-    "down": r"down_proj|mlp\.c_proj|4h_to_h|fc2|output_linear",
-}
-
-
-def _role_names(shape: ModelShape, role: str) -> Iterator[str]:
-    for linear in shape.linears:
-        if not linear.is_expert and re.search(ROLES[role], linear.name):
-            yield linear.name

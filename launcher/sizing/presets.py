@@ -70,6 +70,7 @@ def tuneyard(s: Situation) -> Regime:
     return Regime(
         trained_bytes=BF16 if partitioned else FP32,
         adapter_bytes=BF16 if partitioned else FP32,
+        saved_bytes=BF16 if partitioned else FP32,
         master=partitioned,
         grad_bytes=FP32 if s.is_deepspeed else 0,
         casts_inputs=not (partitioned or s.is_fsdp),

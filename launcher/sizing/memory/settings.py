@@ -85,6 +85,8 @@ class Regime:
         trained_bytes: Bytes of a weight that a full fine-tune trains, as the forward pass or FSDP holds it.
         frozen_bytes: Bytes of a weight that LoRA leaves alone and nothing quantises.
         adapter_bytes: Bytes of an adapter's number; PEFT keeps them in float32.
+        saved_bytes: Bytes of a number of modules that train whole beside adapters (`modules_to_save`), which PEFT
+            leaves as they were loaded.
         master: A float32 copy beside the weights (DeepSpeed, Megatron).
         grad_bytes: Bytes of a gradient; 0 is as the weight that it belongs to.
         autocast: float32 weights are cast for each product, and casts stay cached over a forward pass.
@@ -112,6 +114,7 @@ class Regime:
     trained_bytes: int = BF16
     frozen_bytes: int = BF16
     adapter_bytes: int = FP32
+    saved_bytes: int = BF16
     master: bool = False
     grad_bytes: int = 0
     autocast: bool = False

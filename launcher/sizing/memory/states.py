@@ -75,8 +75,11 @@ class Parameters:
 
     @cached_property
     def trained(self) -> int:
-        """Parameters that train on one rank, before sharding."""
-        return self.adapters if self.job.adapters else self.base
+        """Parameters that train on one rank, before sharding; whole modules count by their bytes beside adapters."""
+        if not self.job.adapters:
+            return self.base
+        regime, whole = self.job.regime, self.job.adapters.saved_modules // (self.job.tp * self.job.pp)
+        return self.adapters - whole + whole * regime.saved_bytes // regime.adapter_bytes
 
     @property
     def trained_bytes(self) -> int:
@@ -114,7 +117,7 @@ def weight_bytes(job: Job) -> float:
     loose = (p.base - p.quantised) * plain
     packed = packed_bytes(p.quantised, job.quantization) if p.quantised else 0.0
     whole = packed if regime.quantised_on_every_rank else packed / job.shards_from(3)
-    return (loose + p.adapters * regime.adapter_bytes) / job.shards_from(3) + whole
+    return (loose + p.trained * regime.adapter_bytes) / job.shards_from(3) + whole
 
 
 def autocast_cache_bytes(job: Job) -> float:

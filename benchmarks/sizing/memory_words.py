@@ -1,0 +1,181 @@
+"""What the words of a published row say about settings: kernels, precision, adapters, optimizer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from launcher.sizing import presets
+from launcher.sizing.memory.settings import Adapters, Attention, Checkpointing, Regime
+from launcher.sizing.shape import ModelShape
+
+Row = dict[str, str]
+
+
+def checkpointing_in(row: Row, preset: str) -> Checkpointing:
+    """Kind of checkpointing; full where a row says nothing, as almost every fine-tune has it."""
+    text = f"{row.get('act_ckpt') or ''} {row['parallelism']}".lower()
+    if "no-ckpt" in text:
+        return "none"
+    if "offload" in (row.get("act_ckpt") or "").lower() or preset == "unsloth":
+        return "offload"
+    if re.search(r"selective|sac|per-op", text):
+        return "selective"
+    return "none" if re.search(r"\bnone|\bno\b|off|false", (row.get("act_ckpt") or "").lower()) else "full"
+
+
+def attention_in(words: str) -> Attention:
+    """Attention kernel; flash where nothing else is said. fitcheck calls torch's own kernel `flash`."""
+    text = words.lower()
+    if "eager" in text:
+        return "eager"
+    return "sdpa" if re.search(r"sdpa|kernel=flash", text) else "flash"
+
+
+def optimizer_in(row: Row) -> str:
+    """Optimizer by its name in `OPTIMIZER_BYTES`."""
+    text = (row.get("optimizer") or "").lower()
+    eight = "8bit" in text or "8-bit" in text
+    if "paged" in text:
+        return "paged_adamw_8bit" if eight else "adamw"
+    for word, name in (("adafactor", "adafactor"), ("sgd", "sgd"), ("lion", "lion")):
+        if word in text:
+            return name
+    return "adamw_8bit" if eight else "adamw"
+
+
+def accumulation_in(words: str) -> int:
+    """Forward passes before a step, where words tell."""
+    found = re.search(r"(?:grad\w* ?acc\w*|accum\w*|\bga)[ =:]*(\d+)", words.lower())
+    return int(found[1]) if found else 1
+
+
+def quantization_in(row: Row, method: str) -> str:
+    """How the base is packed. litgpt names double quantisation `nf4-dq`, others mean it by `nf4`."""
+    text = f"{row.get('precision') or ''} {row['method']} {row['model']} {row.get('notes') or ''}".lower()
+    if method == "full":
+        return ""
+    if re.search(r"gptq|awq|int4", text):
+        return "gptq4"
+    if re.search(r"int8|8-bit (base|weights)|llm\.int8|load_in_8bit", text):
+        return "int8"
+    if not re.search(r"nf4|fp4|qlora|4-?bit", text):
+        return ""
+    plain = re.search(r"(nf4|fp4)(?!.*(dq|double))", text) and presets.guess(row["source"]) == "litgpt"
+    return "nf4_plain" if plain else "nf4"
+
+
+def capacity_in(row: Row) -> float:
+    """Memory of the GPU that the row names, in GiB as sold; 0 when it names none."""
+    found = re.search(r"(?:-|_|^| )(\d{2,3}) ?gb|-(\d{2,3})\b", (row.get("gpu") or "").lower())
+    return float(found[1] or found[2]) if found else 0.0
+
+
+def regime_in(row: Row, shape: ModelShape, preset: str, method: str, engine: str, words: str) -> Regime:
+    """The trainer's habits, with what the row says about precision, kernels, and (by the model's age) versions."""
+    precision = f" {row.get('precision') or ''} ".lower()
+    amp = True if re.search(r"amp|mixed|autocast", precision) else None
+    if amp is None and "true" in precision:
+        amp = False
+    fp32 = bool(re.search(r"\b(fp32|float32|tf32)\b(?! adapters)", precision))
+    packed = quantization_in(row, method)
+    situation = presets.Situation(
+        method=method, quantised=bool(packed), gptq=packed == "gptq4", engine=engine, amp=amp, fp32=fp32
+    )
+    regime = presets.named(preset, situation)
+    modern = _is_modern(row, shape)
+    if regime.loss == "hf" and modern:
+        regime = replace(regime, loss="hf_unshifted")
+    regime = presets.reworded(regime, words)
+    if regime.loss == "fused_ce" and not modern:
+        regime = replace(regime, loss="fused_ce_shifted")
+    if engine != "single" and regime.hidden_fp32 and engine.startswith("fsdp"):
+        regime = replace(regime, hidden_fp32=False)
+    return _plain_loss(regime, shape) if shape.model_type in PLAIN_TYPES else regime
+
+
+def _plain_loss(regime: Regime, shape: ModelShape) -> Regime:
+    """Classes that never upcast their logits."""
+    if not regime.loss.startswith(("hf", "fused_ce")):
+        return regime
+    names = ("plain_amp", "plain_amp_fused") if regime.autocast else ("bf16", "plain_fused")
+    return replace(regime, loss=names[regime.loss.startswith("fused_ce")])
+
+
+PLAIN_TYPES = ("gpt2", "gpt_bigcode", "gpt_neox", "opt", "bloom", "mpt")
+"""Architectures whose class loses logits in their own type."""
+NEW_TYPES = (
+    "granite",
+    "granitemoe",
+    "granitemoeshared",
+    "olmo2",
+    "qwen3",
+    "qwen3_moe",
+    "gemma3_text",
+    "gpt_oss",
+    "glm4_moe",
+)
+"""Architectures that only came with transformers 4.45 or later, and so with a loss that upcasts later."""
+
+
+def _is_modern(row: Row, shape: ModelShape) -> bool:
+    """Liger kernels, too, need transformers 4.45 or later."""
+    return "liger" in f"{row['source']} {row.get('notes') or ''}".lower() or shape.model_type in NEW_TYPES
+
+
+def adapters_in(row: Row, shape: ModelShape, preset: str) -> Adapters:
+    """Rank, targets, and modules that train whole, in words; else the trainer's usual ones."""
+    notes = f"{row.get('notes') or ''} {row['source'].rsplit('/', 1)[-1]}"
+    rank = re.search(r"\br(?:ank)?[ =_]?(\d+)", notes.lower()) or re.search(r"rank(\d+)", notes.lower())
+    targets = _targets(notes, shape, preset)
+    whole = re.search(r"\bemb\b|modules_to_save|embeddings?\b.*\btrain", f"{row['method']} {notes}".lower())
+    return Adapters(
+        r=int(rank[1]) if rank else RANKS.get(preset, 16),
+        targets=targets,
+        dora="dora" in notes.lower(),
+        saved_modules=shape.root_parameters if whole else 0,
+    )
+
+
+RANKS = {"qwen": 64, "swift": 8, "litgpt": 8, "torchtune": 8, "fsdp_qlora": 64, "huggingface": 8, "megatron": 16}
+ATTENTION, MLP = ("q", "k", "v", "o"), ("gate", "up", "down")
+DEFAULTS = {"litgpt": ("q", "v"), "torchtune": ("q", "v", "o", *MLP), "huggingface": ATTENTION}
+"""Ranks and targets of a trainer's examples, for rows that do not say."""
+
+
+def _targets(notes: str, shape: ModelShape, preset: str) -> list[str]:
+    """Projections that get adapters, by the names that this model has for them."""
+    text, wanted = notes.lower(), set[str]()
+    for letter in "qkvo":
+        if re.search(rf"\b{letter}_proj|[ ,]{letter}(?=[,+ )]|$)", text):
+            wanted.add(letter)
+    if re.search(r"\bmlp\b|target-mlp", text):
+        wanted |= set(MLP)
+    if re.search(r"c_attn", text):
+        wanted |= {"q", "k", "v"}
+    if re.search(r"\battention\b", text) and not wanted:
+        wanted |= set(ATTENTION)
+    if re.search(r"all[- ]linear", text) or not wanted:
+        wanted = set(DEFAULTS.get(preset, (*ATTENTION, *MLP))) if "linear" not in text else {*ATTENTION, *MLP}
+    names = list(dict.fromkeys(name for role in sorted(wanted) for name in _role_names(shape, role)))
+    if re.search(r"linear\+output|lm_head", text):
+        names.append("lm_head")
+    return names or [shape.linears[0].name]
+
+
+ROLES = {
+    "q": r"q_proj|qkv|query_key_value|c_attn|Wqkv|q_b_proj|q_a_proj",
+    "k": r"k_proj|qkv|query_key_value|c_attn|Wqkv|kv_a_proj",
+    "v": r"v_proj|qkv|query_key_value|c_attn|Wqkv|kv_b_proj",
+    "o": r"o_proj|attention\.dense|attn\.c_proj|out_proj|attn\.dense",
+    "gate": r"gate_proj|gate_up_proj|mlp\.w1|input_linear",
+    "up": r"up_proj|gate_up_proj|mlp\.w2|h_to_4h|c_fc|fc1|input_linear",
+    "down": r"down_proj|mlp\.c_proj|4h_to_h|fc2|output_linear",
+}
+
+
+def _role_names(shape: ModelShape, role: str) -> Iterator[str]:
+    for linear in shape.linears:
+        if not linear.is_expert and re.search(ROLES[role], linear.name):
+            yield linear.name
