@@ -16,7 +16,7 @@ PREFETCH = 50_000_000
 
 def block_bytes(job: Job) -> float:
     """One decoder layer whole, in the compute type; packed weights count as they are stored, if they are sharded."""
-    largest = max(set(job.shape.layers), key=lambda layer: layer.num_parameters)
+    largest = job.shape.largest_layer
     if not job.quantization:
         return largest.num_parameters * BF16 / job.tp
     experts = sum(linear.weights for linear in largest.linears if linear.is_expert)

@@ -35,7 +35,7 @@ class Parameters:
         """Parameters of the layers of one rank; experts are split over expert ranks, the rest over tensor ranks."""
         shape, job = self.job.shape, self.job
         experts = sum(linear.num_parameters * count for linear, count in shape.linear_counts() if linear.is_expert)
-        dense = sum(layer.num_parameters for layer in shape.layers) - experts
+        dense = shape.num_parameters - shape.root_parameters - experts
         return int(dense / (job.tp * job.pp) + experts / (max(job.tp, job.ep) * job.pp))
 
     @cached_property

@@ -71,7 +71,26 @@ class ModelShape:
 
     def linear_counts(self) -> list[tuple[Linear, int]]:
         """Every kind of projection in the layers, with the number of layers that have it."""
-        return list(Counter(linear for layer in self.layers for linear in layer.linears).items())
+        return list(self._counted)
+
+    @cached_property
+    def _counted(self) -> tuple[tuple[Linear, int], ...]:
+        counts: Counter[Linear] = Counter()
+        for layer, times in self.kinds:
+            counts.update(dict.fromkeys(layer.linears, times))
+        return tuple(counts.items())
+
+    @cached_property
+    def kinds(self) -> tuple[tuple[Layer, int], ...]:
+        """Different layers, each with how often it occurs; most models have one kind."""
+        same = {id(layer): layer for layer in self.layers}
+        times = Counter(map(id, self.layers))
+        return tuple((same[key], count) for key, count in times.items())
+
+    @cached_property
+    def largest_layer(self) -> Layer:
+        """The layer with most parameters."""
+        return max((layer for layer, _ in self.kinds), key=lambda layer: layer.num_parameters)
 
     def layer_tensors(self, prefix: str = "") -> Iterator[Tensor]:
         """The tensors of one decoder layer, the last."""
@@ -86,7 +105,7 @@ class ModelShape:
     @cached_property
     def layer_parameters(self) -> int:
         """Parameters of the largest decoder layer."""
-        return max(layer.num_parameters for layer in set(self.layers))
+        return self.largest_layer.num_parameters
 
     @cached_property
     def root_parameters(self) -> int:
