@@ -158,12 +158,19 @@ def torchtitan(s: Situation) -> Regime:
 
 
 def litgpt(s: Situation) -> Regime:
-    """litgpt: `bf16-true` throughout, adapters too; chunked cross-entropy on bf16 logits; FSDP1."""
+    """litgpt: `bf16-true` throughout, adapters too; chunked cross-entropy on bf16 logits; FSDP1.
+
+    Its attention expands keys and values to all heads; its configurations have dropout on adapters and an older
+    bitsandbytes.
+    """
     return Regime(
         trained_bytes=FP32 if s.fp32 else BF16,
         adapter_bytes=BF16,
         casts_inputs=False,
         loss="bf16",
+        repeats_kv=True,
+        saves_packed_inputs=True,
+        dropout=True,
         autocast=bool(s.amp),
         retains_input_gradients=True,
     )

@@ -65,7 +65,7 @@ def _mlp_saved(job: Job) -> float:
     """
     _, _, _, f = _widths(job)
     a, regime = activation_bytes(job), job.regime
-    trained_product = 0 if job.adapters else 1
+    trained_product = 1 if _keeps_inputs(job) else 0
     if not job.shape.gated_mlp:
         return a * f * (1 + trained_product)
     copies = 2 if regime.fused_mlp or regime.compiled else 3
@@ -96,7 +96,12 @@ def _mlp_peak(job: Job) -> float:
 
 def _linear_inputs(job: Job) -> float:
     """Inputs of projections whose weight needs them: one copy for query, key and value, one for gate and up."""
-    return 0.0 if job.adapters else 2 * activation_bytes(job) * _widths(job)[0]
+    return 2 * activation_bytes(job) * _widths(job)[0] if _keeps_inputs(job) else 0.0
+
+
+def _keeps_inputs(job: Job) -> bool:
+    """Whether projections keep their inputs: to train their weights, or because a packed product does anyway."""
+    return job.adapters is None or bool(job.quantization and job.regime.saves_packed_inputs)
 
 
 def adapter_bytes(job: Job) -> float:
@@ -112,8 +117,9 @@ def adapter_bytes(job: Job) -> float:
     own = regime.casts_inputs and regime.adapter_bytes > a
     copy = (BF16 if regime.autocast else FP32) if own else a
     widths = sum(linear.inputs for linear in chosen)
-    kept = widths if own or job.adapters.dropout else _shared(chosen, job)
-    mask = widths if job.adapters.dropout else 0
+    dropout = job.adapters.dropout or regime.dropout
+    kept = widths if own or dropout else _shared(chosen, job)
+    mask = widths if dropout else 0
     return (kept * copy + mask + job.adapters.r * len(chosen) * copy) / job.tp
 
 

@@ -109,6 +109,8 @@ class Regime:
         quantises_experts: Whether routed experts are packed too; bitsandbytes skips the stacked parameters that they
             are from transformers 5 on.
         splits_root: Embeddings and output head are groups of their own under FSDP.
+        saves_packed_inputs: Packed products keep their input for backward, as bitsandbytes did before 0.44.
+        dropout: The trainer's examples have dropout on adapters.
     """
 
     trained_bytes: int = BF16
@@ -134,6 +136,8 @@ class Regime:
     compiled: bool = False
     quantises_experts: bool = True
     splits_root: bool = False
+    saves_packed_inputs: bool = False
+    dropout: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
