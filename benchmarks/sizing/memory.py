@@ -52,11 +52,13 @@ def score_row(row: Row) -> Scored:
     Raises:
         CannotPredictError: with the reason.
     """
-    case = case_of(row)
     try:
+        case = case_of(row)
         return Scored(case=case, memory=predict_memory(case.job, usable_gib(case)))
     except JobError as error:
         raise CannotPredictError(error.message) from error
+    except (KeyError, ValueError, ArithmeticError) as error:
+        raise CannotPredictError(f"the row cannot be read: {type(error).__name__} {error}") from error
 
 
 def score_all(rows: Iterable[Row]) -> tuple[list[Scored], Counter[str]]:

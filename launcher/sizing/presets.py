@@ -153,8 +153,13 @@ def torchtune(s: Situation) -> Regime:
 
 
 def torchtitan(s: Situation) -> Regime:
-    """torchtitan: FSDP2 with float32 shards, bf16 compute, float32 loss, fused AdamW; compiled only if it is said."""
-    return Regime(trained_bytes=FP32, foreach=False, loss="hf_unshifted", fused_norms=True, reduce_bytes=FP32)
+    """torchtitan: FSDP2 with float32 shards, bf16 compute, float32 loss, fused AdamW; compiled only if it is said.
+
+    Embeddings and head are groups of their own.
+    """
+    return Regime(
+        trained_bytes=FP32, foreach=False, loss="hf_unshifted", fused_norms=True, reduce_bytes=FP32, splits_root=True
+    )
 
 
 def litgpt(s: Situation) -> Regime:

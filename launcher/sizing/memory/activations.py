@@ -226,8 +226,10 @@ def _chunk(job: Job) -> float:
 
 
 def head_gradient_bytes(job: Job) -> float:
-    """Gradient of a trained output head: gathered by the kernel, or made first of all in backward."""
-    if job.adapters:
-        return 0.0
-    each = LOSSES[job.regime.loss].head_gradient or BF16
-    return each * job.shape.vocab_size * job.shape.hidden_size / job.tp
+    """Gradient of a trained output head while the loss gathers it; other kernels make it in backward only."""
+    return trained_head_bytes(job) * (LOSSES[job.regime.loss].head_gradient or BF16) / BF16
+
+
+def trained_head_bytes(job: Job) -> float:
+    """Gradient of a trained output head in the compute type: the first that backward makes."""
+    return 0.0 if job.adapters else BF16 * job.shape.vocab_size * job.shape.hidden_size / job.tp

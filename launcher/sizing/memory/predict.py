@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from launcher.sizing.memory import activations as act
 from launcher.sizing.memory import buffers, states
-from launcher.sizing.memory.settings import GIB, Job
+from launcher.sizing.memory.settings import BF16, GIB, Job
 
 SMALL_BUFFERS = int(0.05 * GIB)
 """Rotary tables, masks, indices, cuBLAS workspace: the remainder of the simplest rows."""
@@ -27,7 +27,10 @@ class Phase:
 
 def phases(job: Job) -> list[Phase]:
     """All phases of a run on one rank."""
-    found = [_load(job), _loss(job), _backward_top(job), _backward_bottom(job), _step(job), _evaluate(job), _save(job)]
+    backward = [_backward_top(job), _backward_bottom(job)]
+    if job.is_fsdp and not job.adapters and job.sharded_over > 1:
+        backward.append(_backward_root(job))
+    found = [_load(job), _loss(job), *backward, _step(job), _evaluate(job), _save(job)]
     return [_paged(job, phase) for phase in found]
 
 
@@ -36,7 +39,7 @@ def peak(job: Job) -> Phase:
     return max((phase for phase in phases(job) if phase.name in TRAINING), key=lambda phase: phase.total)
 
 
-TRAINING = ("loss", "backward", "backward_end", "step")
+TRAINING = ("loss", "backward", "backward_end", "backward_root", "step")
 
 
 def _phase(name: str, **parts: float) -> Phase:
@@ -81,7 +84,7 @@ def _loss_stages(job: Job) -> int:
 
 def _backward_top(job: Job) -> Phase:
     """The last layer's backward pass: all stored inputs are there, and one layer's activations."""
-    head = act.head_gradient_bytes(job) if job.pp == 1 and not job.in_backward else 0.0
+    head = act.trained_head_bytes(job) if job.pp == 1 and not job.in_backward else 0.0
     return _phase(
         "backward",
         **_standing(job),
@@ -115,6 +118,24 @@ def _backward_bottom(job: Job) -> Phase:
         gathered=buffers.gathered_bytes(job, 1),
         reduce_buffers=buffers.reduce_buffer_bytes(job),
         dequantised=states.dequantised_bytes(job),
+    )
+
+
+def _backward_root(job: Job) -> Phase:
+    """FSDP's root group at the very end: embeddings and head whole, their gradients, and those on their way.
+
+    No activation is left. FSDP2 copies gradients into one buffer of the reduced type (`foreach_reduce`); FSDP1
+    reduces its flat gradient as it is.
+    """
+    root = buffers.root_bytes(job)
+    copied = root * job.regime.reduce_bytes / BF16 if job.engine == "fsdp2" else 0.0
+    return _phase(
+        "backward_root",
+        **_standing(job),
+        gradients=states.gradient_bytes(job),
+        gathered=buffers.gathered_bytes(job, 0),
+        root_gradients=root,
+        reduce_buffers=copied,
     )
 
 

@@ -170,6 +170,13 @@ def test_the_peak_is_the_largest_phase_and_its_parts_add_up() -> None:
     assert all(phase.total == sum(phase.parts.values()) for phase in found)
 
 
+def test_fsdp2_reduces_its_root_group_whole() -> None:
+    four = job(engine="fsdp2", gpus=4, regime=replace(PURE, trained_bytes=4, reduce_bytes=4))
+    parts = next(phase for phase in phases(four) if phase.name == "backward_root").parts
+    root = 2 * 1000 * 64 + 64
+    assert (parts["gathered"], parts["root_gradients"], parts["reduce_buffers"]) == (2 * root, 2 * root, 4 * root)
+
+
 def test_paged_states_leave_when_the_gpu_is_full() -> None:
     shape = shape_by_name("Llama-3.1-8B")
     regime = presets.named("torchtune", presets.Situation())
