@@ -75,7 +75,7 @@ class SlurmBackend(Backend):
             lead_seconds=given.get("lead_seconds"),
             exclude=[node.node for node in known],
         )
-        return render(wanted, Site(**(given.get("slurm") or {})))
+        return render(wanted, Site.from_plan(given.get("slurm") or {}))
 
     def status(self, run_dir: Path) -> Status:
         """From the scheduler, which knows whether the run lives, and the newest record."""

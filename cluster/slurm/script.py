@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from cluster.contract import ClusterError
 
@@ -80,6 +81,13 @@ class Site:
     """Names of variables that the job takes over from the environment of whoever submits."""
     directives: Mapping[str, str | bool] = field(default_factory=dict)
     """Further ones, whose names the profile has checked."""
+
+    @classmethod
+    def from_plan(cls, given: Mapping[str, Any]) -> Site:
+        """Reads it out of plan.json's `launch.slurm`; ClusterError names what is not known here."""
+        if unknown := sorted(given.keys() - {one.name for one in fields(cls)}):
+            raise ClusterError(f"plan.json: launch.slurm has unknown {', '.join(unknown)}", "plan the job again")
+        return cls(**given)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -190,3 +190,9 @@ def test_an_installed_tuneyard_is_not_put_on_another_pythons_path() -> None:
     installed = replace(JOB, code=Path("/venv/lib/python3.12/site-packages"))
     assert "code=/venv/lib" in render(installed, Site())
     assert "code=''" in render(installed, Site(python="/other/bin/python"))
+
+
+def test_a_plan_of_another_version_is_refused_by_name() -> None:
+    assert Site.from_plan({"partition": "p"}).partition == "p"
+    with pytest.raises(ClusterError, match=r"launch\.slurm has unknown colour"):
+        Site.from_plan({"colour": "red"})
