@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 _STARTING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
 _GOING_ON = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
@@ -128,11 +128,17 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 
 def parse_sacct(text: str) -> list[Job]:
-    """Jobs in the output of `sacct --parsable2` with SACCT_FIELDS."""
+    """Jobs in the output of `sacct --parsable2` with SACCT_FIELDS, each in its last life.
+
+    It is asked about jobs that the controller has forgotten, so none of them lives, whatever accounting believes.
+    """
     rows = [line.split("|") for line in text.splitlines() if line.count("|") == len(SACCT_FIELDS) - 1]
-    return [_accounted(cells) for cells in rows if cells[1]]  # a requeued life has no state in the completion log
+    last = {cells[0]: _accounted(cells) for cells in rows if cells[1]}  # some requeued lives have no state at all
+    return [replace(job, state=FORGOTTEN) if job.is_alive else job for job in last.values()]
 
 
+FORGOTTEN = "FORGOTTEN"
+"""The state of a job that accounting takes for alive, and the controller does not know."""
 SACCT_FIELDS = ("JobID", "State", "ExitCode", "Partition", "NodeList", "Start", "End")
 
 

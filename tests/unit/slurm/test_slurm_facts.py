@@ -122,3 +122,14 @@ def test_the_environment_of_another_job_is_not_handed_down() -> None:
         "SQUEUE_FORMAT": "z",
     }
     assert clean_environment({**given, "SLURM_CONF": "c", "PATH": "p"}) == {"SLURM_CONF": "c", "PATH": "p"}
+
+
+def test_a_job_that_the_controller_has_forgotten_does_not_live() -> None:
+    """Recorded of a job that was requeued once and completed: the completion log calls its first life PENDING."""
+    lives = "1|PENDING|0:0|low|n1|2026-11-21T16:38:45|2026-11-21T16:38:46\n"
+    end = "1|COMPLETED|0:0|low|n1|2026-11-21T16:38:55|2026-11-21T16:38:59\n"
+    (job,) = parse_sacct(lives + end)
+    assert (job.state, job.is_alive) == ("COMPLETED", False)
+    (lost,) = parse_sacct(lives)
+    assert (lost.state, lost.is_alive) == ("FORGOTTEN", False)
+    assert [job.id for job in parse_sacct(lives.replace("1|P", "7|P") + end)] == ["7", "1"]
