@@ -98,3 +98,9 @@ def test_errors_are_never_swallowed() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ExceptHandler) and all(isinstance(line, ast.Pass) for line in node.body):
                 pytest.fail(f"{name(path)}:{node.lineno} swallows an error")
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports them by their base names; with two of one, the whole run fails before it begins."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
