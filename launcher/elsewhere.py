@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 from cluster.slurm.profile import Profile
@@ -59,6 +61,8 @@ def cluster_json(job: JobFile, profile: Profile, ranks_per_node: int, device: st
     }
     if cpus:
         found["cpus_per_node"] = cpus
+    if profile.run_root:
+        found["run_root"] = str(Path(os.path.expandvars(profile.run_root)).expanduser())
     asked, most = job.resources.walltime, profile.max_walltime
     if asked and most and walltime_seconds(asked) > walltime_seconds(most):
         raise SettingError(

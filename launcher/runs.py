@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
 import time
@@ -41,6 +42,15 @@ def fresh_path(root: Path, name: str) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     suffix = "".join(secrets.choice(BASE32) for _ in range(ID_CHARACTERS))
     return root.absolute() / f"{name}-{stamp}-{suffix}"
+
+
+def link_run(runs_dir: Path, run_dir: Path) -> None:
+    """Lets a run that lies elsewhere be found by its name in `runs_dir`. A link that cannot be made does no harm."""
+    if run_dir.parent.resolve() == runs_dir.resolve():
+        return
+    with contextlib.suppress(OSError):
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        (runs_dir / run_dir.name).symlink_to(run_dir)
 
 
 def write_run(run_dir: Path, job_text: bytes, plan: Plan) -> None:

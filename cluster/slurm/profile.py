@@ -153,6 +153,10 @@ class Profile:
         for name in ("run_root", "scratch"):
             if (value := getattr(self, name)) and not _ABSOLUTE.match(value):
                 yield Finding((name,), "must be an absolute path", value)
+        if "$" in self.scratch:
+            yield Finding(
+                ("scratch",), "must be a plain path: values are quoted, and no variable is expanded", self.scratch
+            )
         yield from _one_of(("preemption", "signal"), self.preemption.signal, ("", *SIGNALS))
 
     def gpu_style(self, version: Sequence[int] = ()) -> str:
@@ -166,8 +170,10 @@ class Profile:
         return self.gpu_types.get(gpu, "")
 
     def variables(self) -> dict[str, str]:
-        """What the job's environment gets, NCCL's settings included."""
+        """What the job's environment gets: where compiled kernels are kept, the profile's own, NCCL's settings."""
+        caches = {"TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"} if self.scratch else {}
         return {
+            **{name: f"{self.scratch.rstrip('/')}/{folder}" for name, folder in caches.items()},
             **self.environment,
             **{f"NCCL_{name.removeprefix('NCCL_')}": value for name, value in self.nccl.items()},
         }

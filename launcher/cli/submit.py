@@ -17,7 +17,7 @@ from launcher.cli.preparing import prepare
 from launcher.elsewhere import NODE_LOCAL, require_scheduler
 from launcher.errors import EXIT_OK, JobError
 from launcher.plan import Plan
-from launcher.runs import fresh_path, new_run_dir, remove_run, write_run
+from launcher.runs import fresh_path, link_run, new_run_dir, remove_run, write_run
 from launcher.siteprofile import LOCAL
 from launcher.trainer_process import require_trainer
 
@@ -37,18 +37,20 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json:
     console = make_console(stderr=as_json)
     print_plan(plan, console)
     name = plan.launch.get("backend", LOCAL)
+    root = _root(plan, runs_dir)
     if dry_run:
-        return _dry_run(plan, name, fresh_path(runs_dir, loaded.job.name), as_json)
+        return _dry_run(plan, name, fresh_path(root, loaded.job.name), as_json)
     if name == LOCAL:
         require_trainer()
     else:
         require_scheduler(name)
-        _warn_of_node_local(runs_dir, console)
-    run_dir = new_run_dir(runs_dir, loaded.job.name)
+        _warn_of_node_local(root, console)
+    run_dir = new_run_dir(root, loaded.job.name)
     write_run(run_dir, job_file.read_bytes(), plan)
     if name == LOCAL:  # elsewhere the first phase of the run does it: a login node has neither torch nor time
         _prepare(run_dir, console)
     handle = _submitted(name, run_dir)
+    link_run(runs_dir, run_dir)
     console.print(f"run {run_dir}", markup=False, highlight=False, soft_wrap=True)
     if not detach:
         return follow(run_dir, as_json=as_json)
@@ -57,6 +59,13 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json:
     else:
         click.echo(f"Next: tuneyard status {quoted(run_dir)}, or tuneyard logs {quoted(run_dir)} --follow")
     return EXIT_OK
+
+
+def _root(plan: Plan, runs_dir: Path) -> Path:
+    """Where the run goes: what `--runs` or TUNEYARD_RUNS says, else what the site profile says."""
+    source = click.get_current_context().get_parameter_source("runs_dir")
+    said = source is not None and source.name != "DEFAULT"
+    return runs_dir if said else Path(plan.launch.get("run_root") or runs_dir)
 
 
 def _submitted(name: str, run_dir: Path) -> Handle:

@@ -12,6 +12,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"qos": "a\x00"}, "qos"),
     ({"comment": "one\u2028two"}, "comment"),
     ({"run_root": "runs"}, "run_root"),
+    ({"scratch": "/scratch/$USER"}, "scratch"),
     ({"memory": "lots"}, "memory"),
     ({"memory": "4G\n"}, "memory"),
     ({"gpu_types": {"h100": "h100:8"}}, "gpu_types.h100"),
@@ -96,3 +97,10 @@ def test_conda_and_containers() -> None:
     site = Profile.from_dict("s", {"setup": {"container": image}}).site()
     assert (site["container"], site["image"], site["mounts"]) == ("pyxis", "/i.sqsh", ["/data:/d"])
     assert site["python"] == conda["python"] == "python"
+
+
+def test_scratch_keeps_compiled_kernels_unless_the_profile_says_otherwise() -> None:
+    given = {"scratch": "/local/", "environment": {"TRITON_CACHE_DIR": "/elsewhere"}}
+    found = Profile.from_dict("site", given).variables()
+    assert found == {"TRITON_CACHE_DIR": "/elsewhere", "TORCHINDUCTOR_CACHE_DIR": "/local/inductor"}
+    assert Profile.from_dict("site", {}).variables() == {}
