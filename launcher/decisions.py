@@ -69,7 +69,7 @@ def decide_basics(job: JobFile, machine: Machine) -> Basics:
     device = _device(job, machine, log)
     dtype = _dtype(job, device, log)
     attention = _attention(job, device, machine, log)
-    nodes = _nodes(job)
+    nodes = _nodes(job, machine)
     world_size = nodes * _ranks_per_node(job, device, machine, nodes, log)
     packs_per_step = _packs_per_step(job, device, world_size, log)
     learning_rate = _learning_rate(job, log)
@@ -133,9 +133,9 @@ def _attention(job: JobFile, device: str, machine: Machine, log: list[Decision])
     return value
 
 
-def _nodes(job: JobFile) -> int:
+def _nodes(job: JobFile, machine: Machine) -> int:
     nodes = job.resources.nodes
-    if nodes not in ("auto", 1) and job.cluster.profile == "local":
+    if nodes not in ("auto", 1) and job.cluster.profile == "local" and not machine.is_imagined:
         raise SettingError(
             "resources.nodes", "the local profile has one machine", got=nodes, remedy="Write 1, or auto."
         )
@@ -175,7 +175,7 @@ def _largest_dividing(job: JobFile, most: int, nodes: int) -> int:
     if tokens == "auto" or tokens % job.data.max_length:
         return most
     packs = tokens // job.data.max_length
-    return next(ranks for ranks in range(most, 0, -1) if packs % (nodes * ranks) == 0)
+    return next((ranks for ranks in range(most, 0, -1) if packs % (nodes * ranks) == 0), most)
 
 
 def _rank_reason(ranks: int, most: int, what: str) -> str:

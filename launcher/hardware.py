@@ -25,6 +25,8 @@ class Machine:
     gpu_names: tuple[str, ...] = ()
     gpu_memory_bytes: int = 0
     has_flash_attention: bool = False
+    is_imagined: bool = False
+    """Supposed, for a plan that asks what if: there may be several such nodes."""
 
     @property
     def num_gpus(self) -> int:

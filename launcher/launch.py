@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.decisions import Basics
+from launcher.candidates import Ground
 from launcher.jobfile.schema import JobFile
 from launcher.planner import Choice
 from launcher.remedy import out_of_memory
-from launcher.shape import ModelShape
 
 SECONDS_PER_UNIT = {"m": 60, "h": 3600, "d": 86400}
 MAX_ATTEMPTS_WITHOUT_PROGRESS = 3
@@ -16,8 +15,9 @@ CHECKPOINT_BYTES_PER_PARAMETER = 12
 """A float32 parameter and its two moments."""
 
 
-def launch_json(job: JobFile, basics: Basics, choice: Choice, shape: ModelShape | None, threads: int) -> dict[str, Any]:
+def launch_json(job: JobFile, choice: Choice, ground: Ground, threads: int) -> dict[str, Any]:
     """What the node agent reads; every key is described in docs/run-directory.md."""
+    basics = choice.basics
     launch: dict[str, Any] = {
         "nodes": basics.nodes,
         "ranks_per_node": basics.ranks_per_node,
@@ -26,8 +26,8 @@ def launch_json(job: JobFile, basics: Basics, choice: Choice, shape: ModelShape 
         "grace_seconds": job.resources.grace_seconds,
         "phases": ["prepare", "train", "export"] + (["evaluate"] if job.evaluation.generate else []),
         **_watching(job),
-        "health": _health(job, basics, choice),
-        "remedies": {"out_of_memory": out_of_memory(job, basics, choice, shape)},
+        "health": _health(job, choice),
+        "remedies": {"out_of_memory": out_of_memory(job, choice, ground)},
     }
     if job.resources.walltime:
         launch["walltime_seconds"] = walltime_seconds(job.resources.walltime)
@@ -52,9 +52,9 @@ def _watching(job: JobFile) -> dict[str, Any]:
     }
 
 
-def _health(job: JobFile, basics: Basics, choice: Choice) -> dict[str, Any]:
+def _health(job: JobFile, choice: Choice) -> dict[str, Any]:
     """Own checks, and what must be free: the checkpoints that are kept and the one being written; host memory."""
-    prediction = choice.candidate.prediction
+    prediction, basics = choice.candidate.prediction, choice.basics
     trainable = prediction.num_trainable if prediction else 0
     peak = prediction.peak_bytes if prediction and basics.device == "cpu" else 0
     return {

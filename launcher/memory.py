@@ -1,4 +1,6 @@
-"""What one rank needs in memory, by component and by phase, before anything runs.
+"""What one rank needs in memory where it trains on the CPU or in float32, by component and by phase.
+
+GPUs in bfloat16 are predicted by `launcher.sizing.memory`, which is held against published measurements.
 
 The peak of a rank is a maximum over the phases of a step, never a sum of everything: the optimizer's state is
 there throughout, activations are gone when the optimizer steps, and the logits of a chunk never meet a
@@ -15,11 +17,10 @@ states, and counts of what autograd keeps in Transformers' Llama layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from launcher.shape import Linear, ModelShape, lora_parameters, targeted
+from launcher.prediction import GIB, Prediction
+from launcher.sizing.shape import Linear, ModelShape, lora_parameters, targeted
 
-GIB = 1024**3
 NF4_BLOCK = 64
 """Numbers of a weight that share a scale in bitsandbytes' NF4."""
 SCALES_BLOCK = 256
@@ -87,50 +88,6 @@ class LoraLayout:
     double_quantization: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """Memory of one rank in bytes.
-
-    Attributes:
-        num_parameters: Parameters of the model, adapters included.
-        num_trainable: Those that train.
-        components: Bytes of each component, alive at one time or another.
-        phases: Bytes in each phase of a step.
-    """
-
-    num_parameters: int
-    num_trainable: int
-    components: dict[str, int]
-    phases: dict[str, int]
-
-    @property
-    def binding_phase(self) -> str:
-        """The phase that needs most."""
-        return max(self.phases, key=lambda phase: self.phases[phase])
-
-    @property
-    def peak_bytes(self) -> int:
-        """What the binding phase needs."""
-        return self.phases[self.binding_phase]
-
-    def binding_components(self) -> dict[str, int]:
-        """The components that are alive in the binding phase; they add up to the peak."""
-        names = (*STATES, *PHASES[self.binding_phase], "fragmentation")
-        return {name: self.components[name] for name in names if self.components[name]}
-
-    def as_json(self) -> dict[str, Any]:
-        """The prediction as it stands in plan.json."""
-        return {
-            "parameters": self.num_parameters,
-            "trainable_parameters": self.num_trainable,
-            "components_bytes": self.components,
-            "binding_components_bytes": self.binding_components(),
-            "phases_bytes": self.phases,
-            "binding_phase": self.binding_phase,
-            "peak_bytes": self.peak_bytes,
-        }
-
-
 def predict(shape: ModelShape, layout: Layout) -> Prediction:
     """The memory of one rank that trains a model of this shape in this layout."""
     adapters = adapter_parameters(shape, layout)
@@ -144,13 +101,16 @@ def predict(shape: ModelShape, layout: Layout) -> Prediction:
         "runtime": _runtime(layout),
     }
     components["fragmentation"] = _fragmentation(components, layout)
-    phases = {phase: _phase_bytes(components, names) for phase, names in PHASES.items()}
     return Prediction(
         num_parameters=shape.num_parameters + adapters,
         num_trainable=trainable,
-        components=components,
-        phases=phases,
+        parts={phase: {name: components[name] for name in alive(phase)} for phase in PHASES},
     )
+
+
+def alive(phase: str) -> tuple[str, ...]:
+    """The components that are there in a phase."""
+    return (*STATES, *PHASES[phase], "fragmentation")
 
 
 def adapter_parameters(shape: ModelShape, layout: Layout) -> int:
@@ -198,10 +158,6 @@ def _dequantised(shape: ModelShape, layout: Layout) -> int:
     if not quantised_parameters(shape, layout):
         return 0
     return max(linear.inputs * linear.outputs for linear in shape.linears) * layout.compute_bytes
-
-
-def _phase_bytes(components: dict[str, int], names: tuple[str, ...]) -> int:
-    return sum(components[name] for name in (*STATES, *names, "fragmentation"))
 
 
 def _shards(layout: Layout, first_stage: int) -> int:

@@ -7,14 +7,18 @@ from typing import Any
 
 from cluster.slurm.profile import Profile
 from launcher import __version__
-from launcher.decisions import MOST_TOKENIZER_PROCESSES, Basics, Decision, decide_basics
+from launcher.candidates import Ground
+from launcher.decisions import MOST_TOKENIZER_PROCESSES, Basics, Decision
 from launcher.elsewhere import cluster_json
+from launcher.forecast import forecast_json
+from launcher.gpusizing import planned_gpu
 from launcher.hardware import Machine
 from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
 from launcher.launch import launch_json
+from launcher.layouts import basics_for
 from launcher.modelfiles import find_config
 from launcher.planner import Choice, choose
-from launcher.shape import ModelShape, read_shape
+from launcher.sizing.shape import ModelShape, read_shape
 from trainer.config import TrainerConfig
 
 
@@ -47,7 +51,13 @@ class Plan:
             **prediction.as_json(),
             "limit_bytes": self.choice.limit_bytes,
             "steps": self.trainer.training.max_steps,
+            **self.forecast_json(),
         }
+
+    def forecast_json(self) -> dict[str, Any]:
+        """Speed, hours and cost; empty where they cannot be known."""
+        candidate, walltime = self.choice.candidate, self.launch.get("walltime_seconds")
+        return forecast_json(candidate, self.trainer.training.max_steps, walltime)
 
 
 def make_plan(job: JobFile, machine: Machine, profile: Profile | None = None) -> Plan:
@@ -62,11 +72,11 @@ def make_plan(job: JobFile, machine: Machine, profile: Profile | None = None) ->
         TuneyardError: something contradicts itself, is not here, or does not fit.
     """
     config = find_config(job.model.path, job.model.revision)
-    shape = read_shape(config) if config else None
-    basics = decide_basics(job, machine)
-    choice = choose(job, basics, shape, machine)
+    ground = Ground(machine=machine, gpu=planned_gpu(machine), shape=read_shape(config) if config else None)
+    choice = choose(job, basics_for(job, machine), ground)
+    basics = choice.basics
     threads = _threads(basics, machine, profile)
-    launch = launch_json(job, basics, choice, shape, threads.value)
+    launch = launch_json(job, choice, ground, threads.value)
     if profile is not None:
         launch |= cluster_json(job, profile, basics.ranks_per_node, basics.device, threads.value)
     return Plan(
@@ -74,7 +84,7 @@ def make_plan(job: JobFile, machine: Machine, profile: Profile | None = None) ->
         launch=launch,
         decisions=[*basics.decisions, *choice.decisions, threads],
         choice=choice,
-        shape=shape,
+        shape=ground.shape,
     )
 
 

@@ -1,75 +1,45 @@
-"""Which engine, which micro-batch, with or without checkpointing: enumerate, keep what fits, rank, choose.
+"""How many ranks, which engine, which micro-batch, with or without checkpointing: enumerate, keep what fits, choose.
 
-The planner takes the model's shape, the basics that the job file and the machine settle, and a limit of
-memory per rank. It looks at every combination that the job file leaves open and that divides the step
-exactly, and gives back the best one together with all the others, each with the reason why not.
+The planner takes the model's shape, what the job file and the machine settle, and a limit of memory per rank. It looks
+at every combination that the job file leaves open and that divides the step exactly, and gives back the one that
+serves the objective best, together with the others, each with the reason why not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.candidates import (
+    RELATIVE_TIMES,
+    Candidate,
+    Ground,
+    divisors,
+    every_candidate,
+    memory_limit_bytes,
+    unsupported,
+)
+from launcher.candidates import situation as situation_of
 from launcher.decisions import Basics, Decision
 from launcher.errors import JobError
-from launcher.hardware import Machine
+from launcher.forecast import over_limit, why_unchecked
 from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import JobFile
-from launcher.memory import GIB, Layout, LoraLayout, Prediction, predict
-from launcher.shape import ModelShape, targeted
-from trainer.config import ENGINES
+from launcher.nearest import nothing_fits
+from launcher.prediction import GIB
+from launcher.sizing.shape import targeted
 
-COMPUTE_BYTES = {"bfloat16": 2, "float32": 4}
-USABLE_GPU_SHARE = 0.97
-"""Drivers and other processes keep a little: an 80 GB GPU lets torch have 79.1 of 79.6 GiB."""
-USABLE_CPU_SHARE = 0.85
-MOST_TOKENS_PER_FORWARD = 16_384
-"""From here on more tokens in a forward pass make no kernel more efficient."""
-LAUNCH_OVERHEAD_TOKENS = {"cuda": 512, "cpu": 64}
-"""Fixed cost of a forward pass, as the number of tokens that would take as long."""
-RECOMPUTE_FACTOR = 4 / 3
-"""Checkpointing runs the forward pass twice: 4 units of compute instead of 3 (Korthikanti et al. 2022)."""
-
-RELATIVE_TIMES = {
-    "cpu": {"zero0": 1.0, "zero1": 1.1, "zero2": 1.15, "fsdp2": 1.3, "zero3": 1.5},
-    "single": {"zero0": 1.0, "fsdp2": 1.02, "zero1": 1.03, "zero2": 1.04, "zero3": 1.1},
-    "full": {"zero1": 1.0, "zero2": 1.03, "fsdp2": 1.05, "zero0": 1.1, "zero3": 1.15},
-    "lora": {"zero0": 1.0, "zero1": 1.01, "zero2": 1.03, "fsdp2": 1.05, "zero3": 1.15},
-}
-"""A first order of the engines by what they move and repeat; 1 is the quickest. On the CPU zero0, zero1 and fsdp2 are
-measured (quickstart, two Gloo ranks: 94, 103 and 125 ms a step); the rest are estimates."""
+AS_CHEAP = 1.05
+"""Up to this share above the cheapest a plan counts as as cheap, and fewer GPUs or less time decide: the speed model is
+not better than that."""
 
 ENGINE_REASONS = {
     "cpu": "everything fits on every rank, and one all-reduce a step is the least that Gloo can carry",
     "single": "one rank has nothing to shard",
     "full": "optimizer state is sharded, and no weights travel in the forward pass",
     "lora": "adapters are small enough to repeat on every rank",
-    "fsdp2": "the model must be sharded to fit, and FSDP2 does that with the least overhead",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One way to lay the step over the ranks, with what it costs."""
-
-    engine: str
-    micro_batch: int
-    accumulation: int
-    checkpointing: bool
-    relative_time: float
-    prediction: Prediction | None
-
-    @property
-    def peak_bytes(self) -> int:
-        """Predicted peak; 0 where the model's shape is not known."""
-        return self.prediction.peak_bytes if self.prediction else 0
-
-    @property
-    def label(self) -> str:
-        """The candidate in a few words."""
-        checkpointing = "checkpointing" if self.checkpointing else "no checkpointing"
-        return f"{self.engine}, micro-batch {self.micro_batch} x {self.accumulation}, {checkpointing}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +51,7 @@ class Rejected:
 
     def as_json(self) -> dict[str, Any]:
         """The rejected plan as it stands in plan.json."""
-        return {
-            "engine": self.candidate.engine,
-            "micro_batch": self.candidate.micro_batch,
-            "accumulation": self.candidate.accumulation,
-            "gradient_checkpointing": self.candidate.checkpointing,
-            "peak_bytes": self.candidate.peak_bytes or None,
-            "reason": self.reason,
-        }
+        return {**self.candidate.as_json(), "reason": self.reason}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,53 +63,87 @@ class Choice:
     decisions: list[Decision]
     limit_bytes: int
 
+    @property
+    def basics(self) -> Basics:
+        """Ranks and step of the plan that was taken."""
+        return self.candidate.basics
 
-def choose(job: JobFile, basics: Basics, shape: ModelShape | None, machine: Machine) -> Choice:
-    """The best layout that fits.
+
+def choose(job: JobFile, basics: list[Basics], ground: Ground) -> Choice:
+    """The layout that serves the job's objective best among those that fit.
 
     Args:
         job: The job file.
-        basics: What is settled already.
-        shape: The model's shape; `None` when its `config.json` is not on this machine.
-        machine: Where the run takes place.
+        basics: Every number of ranks that may be taken, with what is settled.
+        ground: The machine, its GPU, and the model's shape.
 
     Raises:
         SettingError: a setting contradicts the step or the model.
-        JobError: nothing fits; the message names the least that is needed.
+        JobError: nothing fits, or nothing keeps deadline and budget; the message names what would.
     """
-    _check_micro_batch(job, basics)
-    _check_targets(job, shape)
-    _check_engine(job, basics)
-    limit = memory_limit_bytes(basics, machine)
-    candidates = every_candidate(job, basics, shape)
-    fitting = [candidate for candidate in candidates if candidate.peak_bytes <= limit]
+    _check_targets(job, ground)
+    usable = _consistent(job, basics)
+    limit = min(memory_limit_bytes(each, ground) for each in usable)
+    every = [candidate for each in usable for candidate in every_candidate(job, each, ground)]
+    fitting = [candidate for candidate in every if candidate.peak_bytes <= limit]
     if not fitting:
-        raise _nothing_fits(job, candidates, limit)
-    best = min(fitting, key=_rank)
-    rejected = [_reject(other, best, limit) for other in sorted(candidates, key=_rank) if other is not best]
+        raise nothing_fits(job, every, ground, limit)
+    allowed = [candidate for candidate in fitting if not over_limit(job, candidate)]
+    if not allowed:
+        raise _over_limits(job, fitting)
+    best = best_of(allowed, job.resources.objective)
     return Choice(
-        candidate=best, rejected=rejected, decisions=_decisions(job, basics, best, fitting), limit_bytes=limit
+        candidate=best,
+        rejected=_rejections(job, every, best, limit),
+        decisions=_decisions(job, best, every, fitting, len(usable)),
+        limit_bytes=limit,
     )
 
 
-def every_candidate(job: JobFile, basics: Basics, shape: ModelShape | None) -> list[Candidate]:
-    """Every layout that the job file leaves open, whether it fits or not."""
-    return [_candidate(job, basics, shape, *options) for options in _options(job, basics, shape)]
+def best_of(candidates: list[Candidate], objective: str) -> Candidate:
+    """The candidate that serves an objective best; what is nearly as cheap is as cheap."""
+    if objective == "time":
+        return min(candidates, key=lambda c: (_rounded(c.relative_time), c.basics.world_size, c.peak_bytes))
+    by_ranks: Callable[[Candidate], tuple[float, ...]] = lambda c: (  # noqa: E731
+        c.basics.world_size,
+        _rounded(c.relative_time),
+        c.peak_bytes,
+    )
+    if objective == "gpus":
+        return min(candidates, key=by_ranks)
+    cheapest = min(candidate.gpu_time for candidate in candidates)
+    return min((c for c in candidates if c.gpu_time <= AS_CHEAP * cheapest), key=by_ranks)
 
 
-def memory_limit_bytes(basics: Basics, machine: Machine) -> int:
-    """What one rank may take on this machine."""
-    if basics.device == "cuda":
-        return int(machine.gpu_memory_bytes * USABLE_GPU_SHARE)
-    return int(machine.memory_bytes * USABLE_CPU_SHARE / basics.ranks_per_node)
+def _rounded(time: float) -> float:
+    """Three digits: more are not known."""
+    return float(f"{time:.3g}")
+
+
+def _consistent(job: JobFile, basics: list[Basics]) -> list[Basics]:
+    """Those numbers of ranks over which the asked micro-batch and engine go.
+
+    Raises:
+        SettingError: none.
+    """
+    found, problem = [], None
+    for each in basics:
+        try:
+            _check_micro_batch(job, each)
+            _check_engine(job, each)
+            found.append(each)
+        except SettingError as error:
+            problem = problem or error
+    if problem and not found:
+        raise problem
+    return found
 
 
 def _check_micro_batch(job: JobFile, basics: Basics) -> None:
     asked = job.resources.micro_batch
     if asked == "auto" or basics.packs_per_rank % asked == 0:
         return
-    divisors = _divisors(basics.packs_per_rank)
-    near = sorted(sorted(divisors, key=lambda d: abs(d - asked))[:2])
+    near = sorted(sorted(divisors(basics.packs_per_rank), key=lambda d: abs(d - asked))[:2])
     raise SettingError(
         "resources.micro_batch",
         f"must divide the {basics.packs_per_rank} packs that each rank has in a step",
@@ -155,17 +152,17 @@ def _check_micro_batch(job: JobFile, basics: Basics) -> None:
     )
 
 
-def _check_targets(job: JobFile, shape: ModelShape | None) -> None:
-    if job.method.kind != "lora" or shape is None:
+def _check_targets(job: JobFile, ground: Ground) -> None:
+    if job.method.kind != "lora" or ground.shape is None:
         return
     try:
-        targeted(shape, job.method.target_modules)
+        targeted(ground.shape, job.method.target_modules)
     except JobError as error:
         raise SettingError("method.target_modules", error.message, remedy=error.remedy) from None
 
 
 def _check_engine(job: JobFile, basics: Basics) -> None:
-    if job.resources.engine in _unsupported(job, basics):
+    if job.resources.engine in unsupported(job, basics):
         raise SettingError(
             "resources.engine",
             "cannot train all weights in bfloat16: DeepSpeed keeps float32 master weights from stage 1 on only",
@@ -174,90 +171,46 @@ def _check_engine(job: JobFile, basics: Basics) -> None:
         )
 
 
-def _unsupported(job: JobFile, basics: Basics) -> tuple[str, ...]:
-    return ("zero0",) if job.method.kind == "full" and basics.dtype == "bfloat16" else ()
-
-
-def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
-
-
-def _options(job: JobFile, basics: Basics, shape: ModelShape | None) -> Iterator[tuple[str, int, bool]]:
-    """Every combination of engine, micro-batch and checkpointing that the job file leaves open."""
-    asked = job.resources
-    every = [engine for engine in ENGINES if engine not in _unsupported(job, basics)]
-    engines = every if asked.engine == "auto" else [asked.engine]
-    if asked.micro_batch != "auto":
-        micro_batches = [asked.micro_batch]
-    else:
-        micro_batches = _divisors(basics.packs_per_rank) if shape else [1]
-    wanted = job.training.gradient_checkpointing
-    for engine in engines:
-        for micro_batch in micro_batches:
-            for checkpointing in ([False, True] if shape else [True]) if wanted == "auto" else [wanted]:
-                yield engine, micro_batch, checkpointing
-
-
-def _candidate(
-    job: JobFile, basics: Basics, shape: ModelShape | None, engine: str, micro_batch: int, checkpointing: bool
-) -> Candidate:
-    tokens = micro_batch * job.data.max_length
-    layout = Layout(
-        engine=engine,
-        world_size=basics.world_size,
-        device=basics.device,
-        compute_bytes=COMPUTE_BYTES[basics.dtype],
-        tokens=tokens,
-        checkpointing=checkpointing,
-        chunk_tokens=job.loss.chunk_tokens,
-        lora=_lora(job),
-    )
-    return Candidate(
-        engine=engine,
-        micro_batch=micro_batch,
-        accumulation=basics.packs_per_rank // micro_batch,
-        checkpointing=checkpointing,
-        relative_time=_relative_time(job, basics, engine, tokens, checkpointing),
-        prediction=predict(shape, layout) if shape else None,
+def _over_limits(job: JobFile, fitting: list[Candidate]) -> JobError:
+    quickest, cheapest = best_of(fitting, "time"), min(fitting, key=lambda c: c.gpu_time)
+    return JobError(
+        f"no plan that fits keeps the limits: the quickest ({quickest.label}, {quickest.basics.world_size} GPUs) "
+        f"{over_limit(job, quickest) or 'keeps them alone'}; the cheapest ({cheapest.label}, "
+        f"{cheapest.basics.world_size} GPUs) {over_limit(job, cheapest) or 'keeps them alone'}",
+        "Raise resources.deadline_hours or resources.budget, raise resources.max_nodes, or train fewer steps.",
     )
 
 
-def _lora(job: JobFile) -> LoraLayout | None:
-    method = job.method
-    if method.kind != "lora":
-        return None
-    return LoraLayout(
-        r=method.r,
-        target_modules=method.target_modules,
-        use_dora=method.use_dora,
-        quantization=method.quantization,
-        double_quantization=method.double_quantization,
-    )
+def _rejections(job: JobFile, every: list[Candidate], best: Candidate, limit: int) -> list[Rejected]:
+    """All others over the same ranks, and of other numbers of ranks the best of each engine."""
+    same = [c for c in every if c.basics is best.basics and c is not best]
+    groups: dict[tuple[int, str], list[Candidate]] = {}
+    for other in every:
+        if other.basics is not best.basics:
+            groups.setdefault((other.basics.world_size, other.engine), []).append(other)
+    firsts = [_representative(group, limit) for group in groups.values()]
+    ranked = sorted(same, key=_rank) + sorted(firsts, key=lambda c: (c.peak_bytes > limit, _rounded(c.gpu_time)))
+    return [_reject(job, other, best, limit) for other in ranked]
 
 
-def _situation(job: JobFile, basics: Basics) -> str:
-    if basics.device == "cpu":
-        return "cpu"
-    return "single" if basics.world_size == 1 else job.method.kind
-
-
-def _relative_time(job: JobFile, basics: Basics, engine: str, tokens: int, checkpointing: bool) -> float:
-    """Time per token against the quickest plan one can think of: a first order, not a speed model."""
-    filled = min(tokens, MOST_TOKENS_PER_FORWARD)
-    launches = 1 + LAUNCH_OVERHEAD_TOKENS[basics.device] / filled
-    recompute = RECOMPUTE_FACTOR if checkpointing else 1
-    return RELATIVE_TIMES[_situation(job, basics)][engine] * launches * recompute
+def _representative(group: list[Candidate], limit: int) -> Candidate:
+    fitting = [candidate for candidate in group if candidate.peak_bytes <= limit]
+    return min(fitting, key=_rank) if fitting else min(group, key=lambda candidate: candidate.peak_bytes)
 
 
 def _rank(candidate: Candidate) -> tuple[float, int]:
-    return round(candidate.relative_time, 3), candidate.peak_bytes
+    return _rounded(candidate.relative_time), candidate.peak_bytes
 
 
-def _reject(candidate: Candidate, best: Candidate, limit_bytes: int) -> Rejected:
-    peak = candidate.peak_bytes
+def _reject(job: JobFile, candidate: Candidate, best: Candidate, limit_bytes: int) -> Rejected:
+    peak, over = candidate.peak_bytes, over_limit(job, candidate)
     if candidate.prediction and peak > limit_bytes:
         phase = candidate.prediction.binding_phase
         reason = f"does not fit: {peak / GIB:.1f} GiB in {phase}, {limit_bytes / GIB:.1f} GiB usable"
+    elif over:
+        reason = f"fits, but {over}"
+    elif candidate.basics.world_size != best.basics.world_size:
+        reason = _other_ranks(candidate, best)
     elif _rank(candidate)[0] > _rank(best)[0]:
         reason = f"fits, but takes about {100 * (candidate.relative_time / best.relative_time - 1):.1f} % longer"
     else:
@@ -265,49 +218,67 @@ def _reject(candidate: Candidate, best: Candidate, limit_bytes: int) -> Rejected
     return Rejected(candidate=candidate, reason=reason)
 
 
-def _nothing_fits(job: JobFile, candidates: list[Candidate], limit_bytes: int) -> JobError:
-    least = min(candidates, key=lambda candidate: candidate.peak_bytes)
-    phase = least.prediction.binding_phase if least.prediction else ""
-    return JobError(
-        f"no plan fits: the leanest ({least.label}) needs {least.peak_bytes / GIB:.1f} GiB per rank "
-        f"in its {phase} phase, and {limit_bytes / GIB:.1f} GiB are usable",
-        f"Use {_leaner_method(job)}a shorter data.max_length, a smaller model, or more ranks.",
-    )
+def _other_ranks(candidate: Candidate, best: Candidate) -> str:
+    time = candidate.relative_time / best.relative_time
+    cost = 100 * (candidate.gpu_time / best.gpu_time - 1)
+    return f"fits on {candidate.basics.world_size} GPUs in {time:.2f} of the time, at {cost:+.0f} % GPU-hours"
 
 
-def _leaner_method(job: JobFile) -> str:
-    if job.method.kind == "full":
-        return "`method: {kind: lora}`, "
-    return "" if job.method.quantization == "nf4" else "`quantization: nf4` in `method`, "
-
-
-def _decisions(job: JobFile, basics: Basics, best: Candidate, fitting: list[Candidate]) -> list[Decision]:
+def _decisions(
+    job: JobFile, best: Candidate, every: list[Candidate], fitting: list[Candidate], num_layouts: int
+) -> list[Decision]:
+    same = [candidate for candidate in fitting if candidate.basics is best.basics]
+    found = list(_rank_decisions(job, best, fitting)) if num_layouts > 1 else []
+    found += _open_decisions(job, best, [c for c in every if c.basics is best.basics], same)
     accumulation = Decision(
         setting="execution.accumulation",
         value=best.accumulation,
-        reason=f"{basics.packs_per_rank} packs of a rank / {best.micro_batch} packs in a forward pass",
+        reason=f"{best.basics.packs_per_rank} packs of a rank / {best.micro_batch} packs in a forward pass",
     )
-    return [*_open_decisions(job, basics, best, fitting), accumulation]
+    return [*found, accumulation, *why_unchecked(job, best)]
 
 
-def _open_decisions(job: JobFile, basics: Basics, best: Candidate, fitting: list[Candidate]) -> Iterator[Decision]:
+OBJECTIVES = {
+    "cost": "the fewest GPU-hours, within 5 %, on as few GPUs as possible",
+    "time": "the quickest",
+    "gpus": "the fewest GPUs that fit",
+}
+
+
+def _rank_decisions(job: JobFile, best: Candidate, fitting: list[Candidate]) -> Iterator[Decision]:
+    sizes = sorted({candidate.basics.world_size for candidate in fitting})
+    fit = f"{', '.join(map(str, sizes[:6]))}{' ...' if len(sizes) > 6 else ''} GPUs fit"
+    reason = f"{OBJECTIVES[job.resources.objective]}; {fit}"
+    if job.resources.nodes == "auto":
+        yield Decision(setting="resources.nodes", value=best.basics.nodes, reason=reason)
+    if job.resources.gpus_per_node == "auto" and job.resources.objective == "gpus":
+        yield Decision(setting="resources.gpus_per_node", value=best.basics.ranks_per_node, reason=reason)
+
+
+def _open_decisions(
+    job: JobFile, best: Candidate, every: list[Candidate], fitting: list[Candidate]
+) -> Iterator[Decision]:
     if job.resources.engine == "auto":
-        yield Decision(setting="resources.engine", value=best.engine, reason=_engine_reason(job, basics, best))
+        yield Decision(setting="resources.engine", value=best.engine, reason=_engine_reason(job, best, every, fitting))
     if job.resources.micro_batch == "auto":
         yield Decision(
             setting="resources.micro_batch", value=best.micro_batch, reason=_micro_batch_reason(best, fitting)
         )
     if job.training.gradient_checkpointing == "auto":
-        reason = _checkpointing_reason(best)
+        reason = _checkpointing_reason(best, fitting)
         yield Decision(setting="training.gradient_checkpointing", value=best.checkpointing, reason=reason)
 
 
-def _engine_reason(job: JobFile, basics: Basics, best: Candidate) -> str:
-    situation = _situation(job, basics)
+def _engine_reason(job: JobFile, best: Candidate, every: list[Candidate], fitting: list[Candidate]) -> str:
+    situation = situation_of(job, best.basics)
     preferred = min(RELATIVE_TIMES[situation], key=lambda engine: RELATIVE_TIMES[situation][engine])
-    if best.engine == preferred:
-        return ENGINE_REASONS[situation]
-    return ENGINE_REASONS.get(best.engine, f"the quickest engine that fits; {preferred} does not")
+    reason = ENGINE_REASONS[situation] if best.engine == preferred else "the quickest engine that fits"
+    others = [candidate for candidate in fitting if candidate.engine != best.engine]
+    if not others:
+        return f"the only engine that fits, of {len({candidate.engine for candidate in every})}"
+    second = min(others, key=_rank)
+    slower = 100 * (second.relative_time / best.relative_time - 1)
+    return f"{reason}; next is {second.engine}, {f'{slower:.1f} % slower' if slower >= 0.1 else 'as quick'}"
 
 
 def _micro_batch_reason(best: Candidate, fitting: list[Candidate]) -> str:
@@ -319,9 +290,11 @@ def _micro_batch_reason(best: Candidate, fitting: list[Candidate]) -> str:
     return f"fills a forward pass; up to {largest} would fit and gain nothing"
 
 
-def _checkpointing_reason(best: Candidate) -> str:
+def _checkpointing_reason(best: Candidate, fitting: list[Candidate]) -> str:
     if best.prediction is None:
         return "the model's shape is not known here, so the safe side"
-    if best.checkpointing:
-        return "activations do not fit otherwise; costs a second forward pass"
-    return "everything fits without, and it would cost a second forward pass"
+    if not best.checkpointing:
+        return "everything fits without, and it would cost a second forward pass"
+    if any(not candidate.checkpointing for candidate in fitting):
+        return "room for larger micro-batches or a quicker engine outweighs the second forward pass"
+    return "activations do not fit otherwise; costs a second forward pass"

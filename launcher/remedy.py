@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.decisions import Basics
+from launcher.candidates import Candidate, Ground, every_candidate
 from launcher.jobfile.schema import JobFile
-from launcher.memory import GIB
-from launcher.planner import Candidate, Choice, every_candidate
-from launcher.shape import ModelShape
+from launcher.planner import Choice
+from launcher.prediction import GIB
 
 LEANER_SHARE = 0.85
 """A plan counts as leaner when its predicted peak is at most this share: predictions are not better than that."""
 
 
-def out_of_memory(job: JobFile, basics: Basics, choice: Choice, shape: ModelShape | None) -> str:
+def out_of_memory(job: JobFile, choice: Choice, ground: Ground) -> str:
     """One sentence for a run that ran out of memory although its plan seemed to fit."""
     taken = choice.candidate
     leaner = [
         other
-        for other in every_candidate(_opened(job), basics, shape)
+        for other in every_candidate(_opened(job), choice.basics, ground)
         if other.prediction and other.peak_bytes <= LEANER_SHARE * taken.peak_bytes
     ]
     if not leaner:

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from launcher import __version__, goodput
 from launcher.charts import Chart, Point, Series, line_chart, smoothed
 from launcher.errors import MachineError
-from launcher.memory import GIB
+from launcher.prediction import GIB
 from launcher.rundata import RunData, preflight_table, read_run
 
 TEMPLATE = "report.html.jinja"

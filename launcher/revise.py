@@ -14,6 +14,7 @@ from launcher.changes import REFUSED, Change, compare, trainer_of
 from launcher.decisions import Decision
 from launcher.elsewhere import machine_of
 from launcher.errors import JobError, MachineError
+from launcher.forecast import bill_json
 from launcher.hardware import this_machine
 from launcher.jobfile import JobFile, LoadedJob, SettingError, load_job
 from launcher.plan import make_plan
@@ -91,7 +92,8 @@ def lengthened(run_dir: Path, *, max_steps: int | None = None, epochs: float | N
     # max_steps wins where both are set, so counting in epochs takes it away
     plan["trainer"]["training"] |= {"max_steps": max_steps} | ({} if epochs is None else {"num_train_epochs": epochs})
     if plan.get("prediction"):
-        plan["prediction"]["steps"] = max_steps
+        gpus = plan["trainer"]["execution"]["world_size"]
+        plan["prediction"] |= {"steps": max_steps} | bill_json(plan["prediction"], max_steps, gpus)
     return Revision(run_dir=run_dir, plan=plan, changes=compare(old, plan, saved_step(run_dir)))
 
 

@@ -11,9 +11,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from launcher.memory import GIB
 from launcher.plan import Plan
 from launcher.planner import Choice, Rejected
+from launcher.prediction import GIB
 from launcher.rundata import preflight_table
 
 REJECTED_SHOWN = 5

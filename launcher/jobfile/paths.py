@@ -18,7 +18,7 @@ from typing import Any
 from launcher.errors import JobError
 from launcher.jobfile.document import Document
 from launcher.jobfile.problems import KeyPath, Problem, dotted, shown
-from launcher.shape import read_config, shape_from_config
+from launcher.sizing.shape import read_config, shape_from_config
 
 HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 DATA_SUFFIXES = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -35,11 +35,19 @@ class ResourcesConfig(Section):
     """What the run may use, and how it is laid over that; `auto` leaves it to the plan."""
 
     gpu: str = Field("auto", min_length=1, description="Kind of GPU; none trains on the CPU, auto takes what is there.")
-    nodes: PositiveInt | Auto = Field("auto", description="Machines; the local profile has one.")
+    nodes: PositiveInt | Auto = Field(
+        "auto", description="Machines; the local profile has one, elsewhere auto takes what serves the objective."
+    )
+    max_nodes: PositiveInt = Field(16, description="Most machines that `nodes: auto` may take.")
     gpus_per_node: PositiveInt | Auto = Field("auto", description="GPUs, and so ranks, on each machine.")
     cpu_ranks: PositiveInt | Auto = Field("auto", description="Ranks when there is no GPU.")
     engine: Engine | Auto = Field("auto", description="DeepSpeed ZeRO stage 0 to 3, or FSDP2.")
     micro_batch: PositiveInt | Auto = Field("auto", description="Packs in one forward pass of one rank.")
+    objective: Literal["cost", "time", "gpus"] = Field(
+        "cost", description="What the plan saves: GPU-hours, time, or the number of GPUs."
+    )
+    deadline_hours: PositiveFloat | None = Field(None, description="Longest training that a plan may predict.")
+    budget: PositiveFloat | None = Field(None, description="Most US dollars that a plan may predict.")
     walltime: Walltime | None = Field(None, description="Longest life of one attempt, such as 90m, 4h or 2d.")
     grace_seconds: int = Field(60, ge=1, le=3600, description="Seconds between the wish to stop and the end.")
     hang_minutes: PositiveFloat | None = Field(

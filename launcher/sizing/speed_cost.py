@@ -83,11 +83,16 @@ def bill(speed: Speed, layout: SpeedLayout, tokens: int, walltime_hours: float =
         price_note=f"{gpu.price_date}, {gpu.price_source}".strip(", ")
         if gpu.price
         else "no public price: give --price",
-        slices=_slices(hours, walltime_hours),
+        slices=slices_of(hours, walltime_hours),
     )
 
 
-def _slices(hours: float, walltime_hours: float) -> int:
+def slices_of(hours: float, walltime_hours: float) -> int:
+    """Attempts of a walltime that so many hours of training need; 0 without a walltime.
+
+    Raises:
+        JobError: a slice is too short to train in.
+    """
     if not walltime_hours:
         return 0
     useful = walltime_hours - SLICE_OVERHEAD_HOURS

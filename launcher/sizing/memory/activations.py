@@ -222,7 +222,7 @@ def _chunk(job: Job) -> float:
     kernel = LOSSES[job.regime.loss]
     if kernel.by_width:
         return job.tokens * job.shape.hidden_size / job.shape.vocab_size
-    return kernel.chunk_tokens or job.tokens
+    return (kernel.chunk_tokens and job.regime.chunk_tokens) or kernel.chunk_tokens or job.tokens
 
 
 def head_gradient_bytes(job: Job) -> float:

@@ -98,6 +98,7 @@ class Regime:
         fused_mlp: Gate and product are one kernel that recomputes.
         repeats_kv: Keys and values are expanded to all heads before attention.
         loss: Name in `LOSSES`.
+        chunk_tokens: Tokens of a chunk where the kernel works in chunks; 0 is the kernel's own number.
         reduce_bucket: Elements of a bucket of gradients; 0 is DeepSpeed's default of 5e8, -1 is `auto` (hidden size
             squared).
         reduce_bytes: Bytes of a gradient on its way.
@@ -128,6 +129,7 @@ class Regime:
     fused_mlp: bool = False
     repeats_kv: bool = False
     loss: str = "hf_unshifted"
+    chunk_tokens: int = 0
     reduce_bucket: int = 0
     reduce_bytes: int = BF16
     retains_input_gradients: bool = True

@@ -117,7 +117,7 @@ BAD_JOBS = {
     ),
     "unknown model type": (
         "name: quick\nmodel: {path: odd-model}\n" + DATA,
-        ["2: model.path: its config.json: unknown model type 'lama'. Nearest known types: llama, gemma, gemma2"],
+        ["2: model.path: its config.json: unknown model type 'lama'. Nearest known types: llama, olmo2, gemma"],
     ),
     "model without a tokenizer": (
         "name: quick\nmodel: {path: no-tokenizer}\n" + DATA,

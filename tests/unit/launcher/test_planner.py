@@ -14,7 +14,7 @@ from launcher.hardware import Machine, parse_gpus, visible
 from launcher.jobfile import JobFile, SettingError, load_job
 from launcher.memory import GIB, PHASES, Layout, LoraLayout, predict
 from launcher.plan import Plan, make_plan
-from launcher.shape import shape_from_config
+from launcher.sizing.shape import shape_from_config
 from trainer.config import DECIDED_WHILE_RUNNING, ENGINES, TrainerConfig, unresolved
 
 LLAMA_8B = {
@@ -268,7 +268,9 @@ def test_an_8b_model_fits_a_small_gpu_only_quantised(job, job_folder) -> None:
     sections = {"resources": {"gpu": "auto", "cpu_ranks": "auto"}, "training": {"tokens_per_step": "auto"}}
     with pytest.raises(JobError, match="no plan fits") as caught:
         make_plan(job(**sections, method={"kind": "lora"}), gpu)
-    assert caught.value.remedy.startswith("Use `quantization: nf4` in `method`, a shorter")
+    assert caught.value.remedy == (
+        "Would fit, each alone: method.quantization: nf4; resources.nodes: 2 on a cluster of such machines."
+    )
     plan = make_plan(job(**sections, method={"kind": "lora", "quantization": "nf4"}), gpu)
     assert plan.trainer.method.quantization == "nf4"
     assert plan.choice.candidate.peak_bytes < plan.choice.limit_bytes

@@ -1,0 +1,227 @@
+"""The layouts that a job leaves open, each with its memory and its time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from launcher.decisions import Basics
+from launcher.gpusizing import PlannedGpu, predicted, sizing_job, timed, usable_gib
+from launcher.hardware import Machine
+from launcher.jobfile.schema import JobFile
+from launcher.memory import Layout, LoraLayout, predict
+from launcher.prediction import Prediction
+from launcher.sizing.memory.limits import TIGHT_SHARE
+from launcher.sizing.shape import ModelShape
+from launcher.sizing.speed import Speed
+from launcher.sizing.speed_layout import SpeedLayout
+from trainer.config import ENGINES
+
+COMPUTE_BYTES = {"bfloat16": 2, "float32": 4}
+USABLE_CPU_SHARE = 0.85
+MOST_TOKENS_PER_FORWARD = 16_384
+"""From here on more tokens in a forward pass make no kernel more efficient."""
+MOST_TOKENS_LOOKED_AT = 4 * MOST_TOKENS_PER_FORWARD
+LAUNCH_OVERHEAD_TOKENS = {"cuda": 512, "cpu": 64}
+"""Fixed cost of a forward pass, as the number of tokens that would take as long."""
+RECOMPUTE_FACTOR = 4 / 3
+"""Checkpointing runs the forward pass twice: 4 units of compute instead of 3 (Korthikanti et al. 2022)."""
+
+RELATIVE_TIMES = {
+    "cpu": {"zero0": 1.0, "zero1": 1.1, "zero2": 1.15, "fsdp2": 1.3, "zero3": 1.5},
+    "single": {"zero0": 1.0, "fsdp2": 1.02, "zero1": 1.03, "zero2": 1.04, "zero3": 1.1},
+    "full": {"zero1": 1.0, "zero2": 1.03, "fsdp2": 1.05, "zero0": 1.1, "zero3": 1.15},
+    "lora": {"zero0": 1.0, "zero1": 1.01, "zero2": 1.03, "fsdp2": 1.05, "zero3": 1.15},
+}
+"""A first order of the engines by what they move and repeat; 1 is the quickest. It ranks plans on the CPU, where zero0,
+zero1 and fsdp2 are measured (quickstart, two Gloo ranks: 94, 103 and 125 ms a step), and plans for models whose shape
+is not known here; the speed model ranks all others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """What candidates are laid over.
+
+    Attributes:
+        machine: One node.
+        gpu: Its GPU; `None` on the CPU.
+        shape: The model's shape; `None` when it is not known here.
+    """
+
+    machine: Machine
+    gpu: PlannedGpu | None
+    shape: ModelShape | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One way to lay the step over the ranks, with what it costs.
+
+    Attributes:
+        basics: Nodes, ranks, and the step that it divides.
+        relative_time: Seconds per token of a step where the speed model knows them, else a number that only ranks.
+        speed: What the speed model says; `None` on the CPU and for unknown models and GPUs.
+    """
+
+    basics: Basics
+    engine: str
+    micro_batch: int
+    accumulation: int
+    checkpointing: bool
+    relative_time: float
+    prediction: Prediction | None
+    speed: Speed | None = None
+    layout: SpeedLayout | None = None
+
+    @property
+    def peak_bytes(self) -> int:
+        """Predicted peak; 0 where the model's shape is not known."""
+        return self.prediction.peak_bytes if self.prediction else 0
+
+    @property
+    def gpu_time(self) -> float:
+        """Time on all ranks together, which is what costs."""
+        return self.relative_time * self.basics.world_size
+
+    @property
+    def label(self) -> str:
+        """The candidate in a few words."""
+        checkpointing = "checkpointing" if self.checkpointing else "no checkpointing"
+        return f"{self.engine}, micro-batch {self.micro_batch} x {self.accumulation}, {checkpointing}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The candidate as it stands in plan.json."""
+        return {
+            "engine": self.engine,
+            "nodes": self.basics.nodes,
+            "world_size": self.basics.world_size,
+            "micro_batch": self.micro_batch,
+            "accumulation": self.accumulation,
+            "gradient_checkpointing": self.checkpointing,
+            "peak_bytes": self.peak_bytes or None,
+            "step_seconds": self.speed.step_seconds if self.speed else None,
+        }
+
+
+def every_candidate(job: JobFile, basics: Basics, ground: Ground, *, with_speed: bool = True) -> list[Candidate]:
+    """Every layout that the job file leaves open over these ranks, whether it fits or not."""
+    make = _on_gpu if _is_modelled(basics, ground) else _by_order
+    return [make(job, basics, ground, with_speed, *options) for options in _options(job, basics, ground.shape)]
+
+
+def memory_limit_bytes(basics: Basics, ground: Ground) -> int:
+    """What one rank may take on this machine: on GPUs the share of usable memory up to which a plan is `tight`."""
+    if ground.gpu and basics.device == "cuda":
+        return int(usable_gib(ground.machine, ground.gpu.gpu) * TIGHT_SHARE * 1024**3)
+    return int(ground.machine.memory_bytes * USABLE_CPU_SHARE / basics.ranks_per_node)
+
+
+def unsupported(job: JobFile, basics: Basics) -> tuple[str, ...]:
+    """Engines that cannot train this."""
+    return ("zero0",) if job.method.kind == "full" and basics.dtype == "bfloat16" else ()
+
+
+def divisors(number: int) -> list[int]:
+    """All whole numbers that divide a number."""
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def situation(job: JobFile, basics: Basics) -> str:
+    """Which order of the engines holds."""
+    if basics.device == "cpu":
+        return "cpu"
+    return "single" if basics.world_size == 1 else job.method.kind
+
+
+def _is_modelled(basics: Basics, ground: Ground) -> bool:
+    """Whether the sizing models know this: bfloat16 on GPUs, with a shape; float32 is `launcher.memory`'s."""
+    return basics.device == "cuda" and basics.dtype == "bfloat16" and ground.shape is not None and bool(ground.gpu)
+
+
+def _options(job: JobFile, basics: Basics, shape: ModelShape | None) -> Iterator[tuple[str, int, bool]]:
+    """Every combination of engine, micro-batch and checkpointing that the job file leaves open."""
+    asked = job.resources
+    every = [engine for engine in ENGINES if engine not in unsupported(job, basics)]
+    engines = every if asked.engine == "auto" else [asked.engine]
+    wanted = job.training.gradient_checkpointing
+    for engine in engines:
+        for micro_batch in _micro_batches(job, basics, shape):
+            for checkpointing in ([False, True] if shape else [True]) if wanted == "auto" else [wanted]:
+                yield engine, micro_batch, checkpointing
+
+
+def _micro_batches(job: JobFile, basics: Basics, shape: ModelShape | None) -> list[int]:
+    asked, length = job.resources.micro_batch, job.data.max_length
+    if asked != "auto":
+        return [asked]
+    every = divisors(basics.packs_per_rank) if shape else [1]
+    return [packs for packs in every if packs == 1 or packs * length <= MOST_TOKENS_LOOKED_AT]
+
+
+def _on_gpu(
+    job: JobFile, basics: Basics, ground: Ground, with_speed: bool, engine: str, micro_batch: int, checkpointing: bool
+) -> Candidate:
+    assert ground.gpu
+    assert ground.shape
+    usable = usable_gib(ground.machine, ground.gpu.gpu)
+    options = {"engine": engine, "micro_batch": micro_batch, "checkpointing": checkpointing}
+    laid = sizing_job(job, basics, ground.shape, usable=usable, **options)  # type: ignore[arg-type]
+    speed, layout = timed(laid, ground.gpu.gpu, basics.ranks_per_node) if with_speed else (None, None)
+    return Candidate(
+        basics=basics,
+        engine=engine,
+        micro_batch=micro_batch,
+        accumulation=laid.accumulation,
+        checkpointing=checkpointing,
+        relative_time=1 / speed.tokens_per_second if speed else 0.0,
+        prediction=predicted(laid),
+        speed=speed if ground.gpu.is_known else None,
+        layout=layout,
+    )
+
+
+def _by_order(
+    job: JobFile, basics: Basics, ground: Ground, with_speed: bool, engine: str, micro_batch: int, checkpointing: bool
+) -> Candidate:
+    tokens = micro_batch * job.data.max_length
+    layout = Layout(
+        engine=engine,
+        world_size=basics.world_size,
+        device=basics.device,
+        compute_bytes=COMPUTE_BYTES[basics.dtype],
+        tokens=tokens,
+        checkpointing=checkpointing,
+        chunk_tokens=job.loss.chunk_tokens,
+        lora=_lora(job),
+    )
+    return Candidate(
+        basics=basics,
+        engine=engine,
+        micro_batch=micro_batch,
+        accumulation=basics.packs_per_rank // micro_batch,
+        checkpointing=checkpointing,
+        relative_time=_relative_time(job, basics, engine, tokens, checkpointing),
+        prediction=predict(ground.shape, layout) if ground.shape else None,
+    )
+
+
+def _lora(job: JobFile) -> LoraLayout | None:
+    method = job.method
+    if method.kind != "lora":
+        return None
+    return LoraLayout(
+        r=method.r,
+        target_modules=method.target_modules,
+        use_dora=method.use_dora,
+        quantization=method.quantization,
+        double_quantization=method.double_quantization,
+    )
+
+
+def _relative_time(job: JobFile, basics: Basics, engine: str, tokens: int, checkpointing: bool) -> float:
+    """Time per token against the quickest plan one can think of, over all ranks: a first order, not a speed model."""
+    filled = min(tokens, MOST_TOKENS_PER_FORWARD)
+    launches = 1 + LAUNCH_OVERHEAD_TOKENS[basics.device] / filled
+    recompute = RECOMPUTE_FACTOR if checkpointing else 1
+    return RELATIVE_TIMES[situation(job, basics)][engine] * launches * recompute / basics.world_size

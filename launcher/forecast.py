@@ -1,0 +1,81 @@
+"""Speed, hours, money and walltime slices of a plan, and whether they keep deadline and budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from launcher.candidates import Candidate
+from launcher.decisions import Decision
+from launcher.jobfile.schema import JobFile
+from launcher.sizing.speed_cost import SLICE_OVERHEAD_HOURS, slices_of
+
+
+def hours(job: JobFile, candidate: Candidate) -> float | None:
+    """Hours of the whole run; `None` where speed or steps are not known before it starts."""
+    steps = job.training.max_steps
+    return candidate.speed.step_seconds * steps / 3600 if candidate.speed and steps else None
+
+
+def cost(job: JobFile, candidate: Candidate) -> float | None:
+    """US dollars of the whole run; `None` where hours or price are not known."""
+    lasts, layout = hours(job, candidate), candidate.layout
+    if lasts is None or layout is None or layout.gpu.price is None:
+        return None
+    return lasts * candidate.basics.world_size * layout.gpu.price
+
+
+def over_limit(job: JobFile, candidate: Candidate) -> str:
+    """How a candidate breaks the deadline or the budget; empty when it keeps them, or nobody can know."""
+    lasts, deadline = hours(job, candidate), job.resources.deadline_hours
+    if lasts is not None and deadline is not None and lasts > deadline:
+        return f"takes {lasts:,.1f} h, and the deadline is {deadline:g} h"
+    costs, budget = cost(job, candidate), job.resources.budget
+    if costs is not None and budget is not None and costs > budget:
+        return f"costs {costs:,.0f} USD, and the budget is {budget:g} USD"
+    return ""
+
+
+def why_unchecked(job: JobFile, candidate: Candidate) -> Iterator[Decision]:
+    """Says of a deadline or a budget that it could not be held against anything."""
+    asked = {"deadline_hours": hours(job, candidate), "budget": cost(job, candidate)}
+    for name, known in asked.items():
+        limit = getattr(job.resources, name)
+        if limit is not None and known is None:
+            needs = "training.max_steps" if not job.training.max_steps else "a known GPU with a price"
+            yield Decision(setting=f"resources.{name}", value=limit, reason=f"not checked: that needs {needs}")
+
+
+def forecast_json(candidate: Candidate, steps: int | None, walltime_seconds: int | None) -> dict[str, Any]:
+    """What plan.json's prediction says beside memory; a key is null where it cannot be known."""
+    if candidate.speed is None or candidate.layout is None:
+        return {}
+    speed, gpu = candidate.speed, candidate.layout.gpu
+    found = {
+        "step_seconds": speed.step_seconds,
+        "step_parts_seconds": speed.parts,
+        "tokens_per_second": speed.tokens_per_second,
+        "tokens_per_second_per_gpu_interval": [speed.low, speed.high],
+        "mfu": speed.mfu,
+        "gpu": gpu.name,
+        "usd_per_gpu_hour": gpu.price,
+        "price_note": f"{gpu.price_date}, {gpu.price_source}".strip(", ") if gpu.price else None,
+        "walltime_hours": walltime_seconds / 3600 if walltime_seconds else None,
+    }
+    return found | bill_json(found, steps, candidate.basics.world_size)
+
+
+def bill_json(prediction: dict[str, Any], steps: int | None, num_gpus: int) -> dict[str, Any]:
+    """Hours, GPU-hours, cost and slices of so many steps at a predicted speed."""
+    if not prediction.get("step_seconds"):
+        return {}
+    seconds, walltime = prediction["step_seconds"], prediction.get("walltime_hours")
+    price = prediction.get("usd_per_gpu_hour")
+    lasts = seconds * steps / 3600 if steps else None
+    useful = bool(lasts and walltime and walltime > SLICE_OVERHEAD_HOURS)
+    return {
+        "hours": lasts,
+        "gpu_hours": lasts * num_gpus if lasts else None,
+        "cost": lasts * num_gpus * price if lasts and price else None,
+        "walltime_slices": slices_of(lasts, walltime) if lasts and walltime and useful else None,
+    }
