@@ -9,7 +9,7 @@ from launcher.candidates import Candidate, Ground, every_candidate, memory_limit
 from launcher.errors import JobError, MachineError
 from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import JobFile
-from launcher.layouts import basics_for
+from launcher.layouts import NODE_COUNTS, basics_for
 from launcher.prediction import GIB
 from launcher.sizing.shape import targeted
 
@@ -110,8 +110,9 @@ def _more_nodes(job: JobFile, ground: Ground) -> Iterator[tuple[str, Changes]]:
     here = job.cluster.profile == "local" and not ground.machine.is_imagined
     where = " on a cluster of such machines" if here else ""
     setting = "max_nodes" if job.resources.nodes == "auto" and not here else "nodes"
-    nodes = 1
-    while (nodes := nodes * 2) <= MOST_NODES:
+    taken = job.resources.max_nodes if setting == "max_nodes" else job.resources.nodes
+    least = taken if isinstance(taken, int) else 1
+    for nodes in (count for count in NODE_COUNTS if least < count <= MOST_NODES):
         step = {"training": {"tokens_per_step": "auto"}}
         yield f"resources.{setting}: {nodes}{where}", {"resources": {"nodes": nodes}} | step
 

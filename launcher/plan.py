@@ -18,7 +18,7 @@ from launcher.launch import launch_json
 from launcher.layouts import basics_for
 from launcher.modelfiles import find_config
 from launcher.planner import Choice, choose
-from launcher.sizing.shape import ModelShape, read_shape
+from launcher.sizing.shape import ModelShape, find_model, read_shape, shape_by_name
 from trainer.config import TrainerConfig
 
 
@@ -71,8 +71,8 @@ def make_plan(job: JobFile, machine: Machine, profile: Profile | None = None) ->
     Raises:
         TuneyardError: something contradicts itself, is not here, or does not fit.
     """
-    config = find_config(job.model.path, job.model.revision)
-    ground = Ground(machine=machine, gpu=planned_gpu(machine), shape=read_shape(config) if config else None)
+    shape, from_catalogue = _shape(job)
+    ground = Ground(machine=machine, gpu=planned_gpu(machine), shape=shape)
     choice = choose(job, basics_for(job, machine), ground)
     basics = choice.basics
     threads = _threads(basics, machine, profile)
@@ -82,15 +82,27 @@ def make_plan(job: JobFile, machine: Machine, profile: Profile | None = None) ->
     return Plan(
         trainer=_trainer_config(job, basics, choice, machine),
         launch=launch,
-        decisions=[*basics.decisions, *choice.decisions, threads],
+        decisions=[*from_catalogue, *basics.decisions, *choice.decisions, threads],
         choice=choice,
         shape=ground.shape,
     )
 
 
+def _shape(job: JobFile) -> tuple[ModelShape | None, list[Decision]]:
+    """The model's shape from its `config.json`, else from the catalogue, which is then said; else `None`."""
+    config = find_config(job.model.path, job.model.revision)
+    if config:
+        return read_shape(config), []
+    name = find_model(job.model.path)
+    if name is None:
+        return None, []
+    reason = "its config.json is not on this machine, so the shape is the catalogue's"
+    return shape_by_name(name), [Decision(setting="model.shape", value=name, reason=reason)]
+
+
 def _threads(basics: Basics, machine: Machine, profile: Profile | None) -> Decision:
     threads, reason = 1, "the cores of the nodes are not known here"
-    if profile is None or basics.device == "cuda":
+    if not machine.is_imagined and (profile is None or basics.device == "cuda"):
         threads = max(1, machine.num_cores // basics.ranks_per_node)
         reason = f"{machine.num_cores} cores / {basics.ranks_per_node} ranks"
     return Decision(setting="launch.threads_per_rank", value=threads, reason=reason)

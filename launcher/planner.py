@@ -183,19 +183,25 @@ def _over_limits(job: JobFile, fitting: list[Candidate]) -> JobError:
 
 def _rejections(job: JobFile, every: list[Candidate], best: Candidate, limit: int) -> list[Rejected]:
     """All others over the same ranks, and of other numbers of ranks the best of each engine."""
-    same = [c for c in every if c.basics is best.basics and c is not best]
+    same = sorted((c for c in every if c.basics is best.basics and c is not best), key=lambda c: _worth(c, limit))
     groups: dict[tuple[int, str], list[Candidate]] = {}
     for other in every:
         if other.basics is not best.basics:
             groups.setdefault((other.basics.world_size, other.engine), []).append(other)
     firsts = [_representative(group, limit) for group in groups.values()]
-    ranked = sorted(same, key=_rank) + sorted(firsts, key=lambda c: (c.peak_bytes > limit, _rounded(c.gpu_time)))
-    return [_reject(job, other, best, limit) for other in ranked]
+    elsewhere = sorted(firsts, key=lambda c: (c.peak_bytes > limit, _rounded(c.gpu_time)))
+    return [_reject(job, other, best, limit) for other in (*same, *elsewhere)]
+
+
+def _worth(candidate: Candidate, limit: int) -> tuple[bool, float, float]:
+    """What fits comes first, the quickest ahead; of what does not fit, what needs least."""
+    if candidate.peak_bytes > limit:
+        return True, candidate.peak_bytes, candidate.relative_time
+    return False, *_rank(candidate)
 
 
 def _representative(group: list[Candidate], limit: int) -> Candidate:
-    fitting = [candidate for candidate in group if candidate.peak_bytes <= limit]
-    return min(fitting, key=_rank) if fitting else min(group, key=lambda candidate: candidate.peak_bytes)
+    return min(group, key=lambda candidate: _worth(candidate, limit))
 
 
 def _rank(candidate: Candidate) -> tuple[float, int]:

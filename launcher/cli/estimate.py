@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from launcher.sizing.speed_request import Answer
 
-BAR_WIDTH = 44
-
 
 @click.command()
 @click.option("--model", required=True, metavar="NAME|PATH", help="Model of the catalogue, folder, or config.json.")
@@ -88,12 +86,12 @@ def request_of(
 
 def print_estimate(found: Answer, console: Console) -> None:
     """What would run, the memory as a bar per component, the time by cause, and the bill."""
-    from launcher.cli.output import facts
+    from launcher.cli.output import facts, print_bars
 
     console.print(facts(_head(found)), highlight=False)
-    _print_bars("memory of the busiest phase", _memory_parts(found), found.sizing.memory.usable, " GiB", console)
+    print_bars("memory of the busiest phase", _memory_parts(found), found.sizing.memory.usable, " GiB", console)
     step = found.speed.step_seconds
-    _print_bars("one step", {k: v for k, v in found.speed.parts.items() if v > step / 200}, step, " s", console)
+    print_bars("one step", {k: v for k, v in found.speed.parts.items() if v > step / 200}, step, " s", console)
     console.print(facts(_tail(found)), highlight=False)
 
 
@@ -116,14 +114,6 @@ def _memory_parts(found: Answer) -> dict[str, float]:
     gib = 1024**3
     parts = sorted(found.sizing.memory.busiest.parts.items(), key=lambda part: -part[1])
     return {name.replace("_", " "): size / gib for name, size in parts if size > gib / 100}
-
-
-def _print_bars(title: str, parts: dict[str, float], full: float, unit: str, console: Console) -> None:
-    console.print(title, style="bold", highlight=False)
-    width = max((len(name) for name in parts), default=0)
-    for name, value in parts.items():
-        bar = "#" * max(1, min(BAR_WIDTH, round(BAR_WIDTH * value / full)))
-        console.print(f"  {name:<{width}}  {value:8.2f}{unit}  {bar}", highlight=False)
 
 
 def _tail(found: Answer) -> dict[str, Any]:

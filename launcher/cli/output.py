@@ -11,12 +11,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from launcher.plan import Plan
-from launcher.planner import Choice, Rejected
 from launcher.prediction import GIB
 from launcher.rundata import preflight_table
 
-REJECTED_SHOWN = 5
+BAR_WIDTH = 44
 PIPED_WIDTH = 110
 
 
@@ -65,63 +63,10 @@ def print_preflight(preflight: dict[str, Any], console: Console) -> None:
     console.print(table, highlight=False, markup=False)
 
 
-def print_plan(plan: Plan, console: Console) -> None:
-    """The plan with its reasons, its memory, and what was turned down."""
-    console.print(facts(_summary(plan)), highlight=False)
-    table = Table(box=None, pad_edge=False, title="Decided", title_justify="left")
-    for column in ("setting", "value", "why"):
-        table.add_column(column, overflow="fold", no_wrap=column != "why")
-    for decision in plan.decisions:
-        table.add_row(decision.setting, str(decision.value), decision.reason)
-    console.print(table, highlight=False, markup=False)
-    _print_memory(plan, console)
-    _print_rejected(plan.choice, console)
-
-
-def _summary(plan: Plan) -> dict[str, Any]:
-    execution, training = plan.trainer.execution, plan.trainer.training
-    length = plan.trainer.data.max_length
-    steps = training.max_steps or f"known once the data is tokenised ({training.num_train_epochs:g} epochs)"
-    return {
-        "run": plan.trainer.name,
-        "model": f"{plan.trainer.model.path} ({_parameters(plan)})",
-        "engine": f"{execution.engine} on {execution.world_size} x {execution.device}",
-        "step": f"{training.tokens_per_step:,} tokens = {execution.world_size} ranks"
-        f" x {execution.micro_batch} packs x {execution.accumulation} micro-steps of {length:,} tokens",
-        "steps": steps,
-    }
-
-
-def _parameters(plan: Plan) -> str:
-    prediction = plan.choice.candidate.prediction
-    if prediction is None:
-        return "not on this machine: its size is not known"
-    trainable = prediction.num_trainable
-    share = f", {trainable:,} of them train" if trainable != prediction.num_parameters else ""
-    return f"{prediction.num_parameters:,} parameters{share}"
-
-
-def _print_memory(plan: Plan, console: Console) -> None:
-    prediction = plan.choice.candidate.prediction
-    if prediction is None:
-        return
-    parts = sorted(prediction.binding_components().items(), key=lambda part: -part[1])
-    listed = ", ".join(f"{name.replace('_', ' ')} {gib(size)}" for name, size in parts)
-    peak, limit = gib(prediction.peak_bytes), gib(plan.choice.limit_bytes)
-    text = f"{peak} of {limit} usable, in the {prediction.binding_phase} phase"
-    console.print(facts({"memory per rank": text, "made of": listed}), highlight=False)
-
-
-def _print_rejected(choice: Choice, console: Console) -> None:
-    if not choice.rejected:
-        return
-    console.print(f"Turned down: {len(choice.rejected)} other plans", style="bold", highlight=False)
-    shown = _best_of_each_engine(choice.rejected)[:REJECTED_SHOWN]
-    console.print(facts({f"  {r.candidate.label}": r.reason for r in shown}), highlight=False)
-
-
-def _best_of_each_engine(rejected: list[Rejected]) -> list[Rejected]:
-    first: dict[str, Rejected] = {}
-    for entry in rejected:
-        first.setdefault(entry.candidate.engine, entry)
-    return list(first.values())
+def print_bars(title: str, parts: dict[str, float], full: float, unit: str, console: Console) -> None:
+    """Values as bars beside each other; a bar of the whole width is `full`."""
+    console.print(title, style="bold", highlight=False)
+    width = max((len(name) for name in parts), default=0)
+    for name, value in parts.items():
+        bar = "#" * max(1, min(BAR_WIDTH, round(BAR_WIDTH * value / full)))
+        console.print(f"  {name:<{width}}  {value:8.2f}{unit}  {bar}", highlight=False)

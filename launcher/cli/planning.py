@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cluster.slurm.profile import Profile
 from launcher.elsewhere import machine_of
-from launcher.hardware import this_machine
-from launcher.jobfile import LoadedJob, SettingError, load_job
+from launcher.hardware import Machine, this_machine
+from launcher.jobfile import JobFile, LoadedJob, SettingError, load_job
 from launcher.plan import Plan, make_plan
 from launcher.siteprofile import profile_of
 
 
-def load_and_plan(job_file: Path) -> tuple[LoadedJob, Plan]:
-    """A checked job and its plan for where its profile says; errors of the plan carry the line of their setting."""
+def load_and_plan(job_file: Path, gpu: str | None = None) -> tuple[LoadedJob, Plan]:
+    """A checked job and its plan; errors of the plan carry the line of their setting.
+
+    Args:
+        job_file: The job file.
+        gpu: GPUs to plan for as if they were there; `None` plans for where the job's profile says.
+    """
     loaded = load_job(job_file)
-    profile = profile_of(loaded)
     try:
-        machine = machine_of(loaded.job, profile) if profile else this_machine()
-        return loaded, make_plan(loaded.job, machine, profile)
+        job, machine, profile = machine_for(loaded, gpu)
+        return loaded, make_plan(job, machine, profile)
     except SettingError as error:
         raise loaded.located(error) from None
+
+
+def machine_for(loaded: LoadedJob, gpu: str | None) -> tuple[JobFile, Machine, Profile | None]:
+    """The job, one node of where it is to run, and the profile; what is imagined has none."""
+    if gpu is not None:
+        from launcher.whatif import imagined
+
+        return *imagined(loaded.job, gpu), None
+    profile = profile_of(loaded)
+    return loaded.job, machine_of(loaded.job, profile) if profile else this_machine(), profile

@@ -11,9 +11,10 @@ from rich.console import Console
 from cluster import ClusterError, Handle, backend
 from launcher.cli.follow import follow
 from launcher.cli.options import detach_option, job_argument, json_option, quoted, runs_option
-from launcher.cli.output import make_console, print_json, print_plan
+from launcher.cli.output import make_console, print_json
 from launcher.cli.planning import load_and_plan
 from launcher.cli.preparing import prepare
+from launcher.cli.showplan import print_plan
 from launcher.elsewhere import NODE_LOCAL, require_scheduler
 from launcher.errors import EXIT_OK, JobError
 from launcher.plan import Plan

@@ -1,0 +1,331 @@
+"""Plans for GPUs that are not here: against published layouts, by objective, within limits, and what would fit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launcher_samples import write_model
+
+from launcher import estimate
+from launcher.candidates import Ground, every_candidate, memory_limit_bytes
+from launcher.cli import run
+from launcher.errors import JobError
+from launcher.forecast import bill_json
+from launcher.gpusizing import planned_gpu
+from launcher.hardware import Machine
+from launcher.jobfile import JobFile, load_job
+from launcher.layouts import basics_for
+from launcher.plan import Plan, make_plan
+from launcher.sizing.shape import shape_by_name
+from launcher.whatif import compare, imagined
+
+LLAMA_8B = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+}
+BIG_JOB = """\
+name: big
+model: {path: meta-llama/Llama-3.1-70B}
+method: METHOD
+data:
+  train: [{path: train.jsonl}]
+  max_length: 4096
+training: {max_steps: 1000}
+resources: {objective: cost}
+"""
+FULL, LORA, QLORA = "{kind: full}", "{kind: lora}", "{kind: lora, quantization: nf4}"
+
+
+@pytest.fixture
+def big(write_job: Callable[..., Path], monkeypatch, tmp_path: Path) -> Callable[..., JobFile]:
+    """A job of a 70B model, or another one of the catalogue, with some settings of `resources`."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "no-hub"))
+    monkeypatch.delenv("TUNEYARD_PRICES", raising=False)
+
+    def make(method: str = LORA, model: str = "", **resources: object) -> JobFile:
+        text = BIG_JOB.replace("METHOD", method).replace("Llama-3.1-70B", model or "Llama-3.1-70B")
+        job = load_job(write_job(text)).job
+        return job.model_copy(update={"resources": job.resources.model_copy(update=resources)})
+
+    return make
+
+
+def planned(job: JobFile, gpu: str) -> Plan:
+    return make_plan(*imagined(job, gpu))
+
+
+# NVIDIA's default sizing (NeMo 8cfedd7, Megatron Bridge): 70B LoRA at 4k on 8 H100-80, 70B SFT at 4k on 32. On other
+# GPUs the number that holds the same memory: A100-40 twice, H200 79/140 and L40S 79/44, rounded up to whole nodes.
+PUBLISHED = {
+    (FULL, "H100-80"): 32,
+    (FULL, "A100-40"): 64,
+    (FULL, "H200"): 24,
+    (FULL, "L40S"): 64,
+    (LORA, "H100-80"): 8,
+    (LORA, "A100-40"): 16,
+    (LORA, "H200"): 8,
+    (LORA, "L40S"): 16,
+    (QLORA, "H100-80"): 8,
+    (QLORA, "H200"): 8,
+}
+
+
+@pytest.mark.parametrize("case", PUBLISHED, ids=str)
+def test_a_70b_model_takes_no_more_gpus_than_published(big, case: tuple[str, str]) -> None:
+    method, gpu = case
+    plan = planned(big(method, objective="gpus"), gpu)
+    candidate = plan.choice.candidate
+    assert candidate.basics.world_size <= PUBLISHED[case]
+    assert candidate.peak_bytes <= plan.choice.limit_bytes
+    assert plan.choice.rejected
+    assert all(rejected.reason for rejected in plan.choice.rejected)
+    assert next(d for d in plan.decisions if d.setting == "resources.nodes").reason
+
+
+@pytest.mark.parametrize(("method", "gpus"), [(LORA, "8xH100-80"), (FULL, "32xH100-80")])
+def test_the_published_layouts_themselves_fit(big, method: str, gpus: str) -> None:
+    plan = planned(big(method), gpus)
+    assert f"{plan.trainer.execution.world_size}xH100-80" == gpus
+    assert plan.choice.candidate.speed
+
+
+@pytest.mark.parametrize("gpu", ["A100-40", "L40S"])
+def test_packed_weights_that_lie_whole_everywhere_do_not_fit_small_gpus(big, gpu: str) -> None:
+    with pytest.raises(JobError, match="no plan fits") as caught:
+        planned(big(QLORA), f"8x{gpu}")
+    assert "method.quantization: null, for bfloat16 weights are split over GPUs" in caught.value.remedy
+
+
+def test_405b_is_planned_within_a_second_and_without_torch(big, write_job, tmp_path: Path) -> None:
+    text = BIG_JOB.replace("METHOD", LORA).replace("Llama-3.1-70B", "Llama-3.1-405B")
+    code = (
+        "import sys, time; from launcher.cli import run; began = time.perf_counter(); "
+        f"code = run(['plan', {str(write_job(text))!r}, '--gpu', 'H100-80', '--json']); "
+        "print(code, time.perf_counter() - began, 'torch' in sys.modules, file=sys.stderr)"
+    )
+    seconds = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        code_given, took, torch = done.stderr.split()[-3:]
+        assert (code_given, torch) == ("0", "False")
+        seconds.append(float(took))
+    assert json.loads(done.stdout)["prediction"]["step_seconds"] > 0
+    assert min(seconds) < 1
+
+
+def test_objectives(big) -> None:
+    cost, time, gpus = (planned(big(LORA, objective=name), "A100-40").choice for name in ("cost", "time", "gpus"))
+    assert gpus.candidate.basics.world_size <= cost.candidate.basics.world_size
+    assert time.candidate.relative_time <= cost.candidate.relative_time
+    assert cost.candidate.gpu_time <= 1.05 * min(time.candidate.gpu_time, gpus.candidate.gpu_time)
+    assert time.candidate.basics.world_size > cost.candidate.basics.world_size
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_no_more_nodes_than_allowed(big, most: int) -> None:
+    plan = planned(big(LORA, objective="time", max_nodes=most), "H100-80")
+    assert plan.launch["nodes"] <= most
+
+
+@pytest.mark.parametrize("objective", ["cost", "time", "gpus"])
+def test_every_plan_divides_its_step_over_its_own_ranks(big, objective: str) -> None:
+    plan = planned(big(LORA, objective=objective, max_nodes=6), "H100-80")
+    for candidate in (plan.choice.candidate, *(rejected.candidate for rejected in plan.choice.rejected)):
+        basics = candidate.basics
+        assert basics.world_size * candidate.micro_batch * candidate.accumulation == basics.packs_per_step
+
+
+def test_a_step_that_some_numbers_of_nodes_do_not_divide(big) -> None:
+    job = big(LORA, objective="time", max_nodes=6)
+    training = job.training.model_copy(update={"tokens_per_step": 64 * 4096})
+    plan = planned(job.model_copy(update={"training": training}), "H100-80")
+    assert {c.candidate.basics.packs_per_step for c in plan.choice.rejected} == {64}
+    assert 64 % plan.trainer.execution.world_size == 0
+
+
+def test_a_deadline_asks_for_more_gpus(big) -> None:
+    slow = planned(big(FULL), "H100-80")
+    hours = slow.as_json()["prediction"]["hours"]
+    quick = planned(big(FULL, deadline_hours=0.6 * hours), "H100-80")
+    assert quick.trainer.execution.world_size > slow.trainer.execution.world_size
+    assert quick.as_json()["prediction"]["hours"] <= 0.6 * hours
+    assert any("and the deadline is" in rejected.reason for rejected in quick.choice.rejected)
+
+
+def test_a_budget_that_nothing_keeps_is_refused_with_what_it_costs(big) -> None:
+    with pytest.raises(JobError, match=r"the cheapest .* costs \d+ USD, and the budget is 1 USD") as caught:
+        planned(big(LORA, budget=1.0), "8xH100-80")
+    assert "resources.budget" in caught.value.remedy
+
+
+def test_limits_that_cannot_be_checked_are_said_so(big) -> None:
+    job = big(LORA, deadline_hours=1.0)
+    training = job.training.model_copy(update={"max_steps": None})
+    plan = planned(job.model_copy(update={"training": training}), "8xH100-80")
+    reason = next(d.reason for d in plan.decisions if d.setting == "resources.deadline_hours")
+    assert reason == "not checked: that needs training.max_steps"
+    assert plan.as_json()["prediction"]["hours"] is None
+
+
+def test_hours_cost_and_slices_follow_from_a_step(big) -> None:
+    found = planned(big(LORA, walltime="4h"), "8xH100-80").as_json()["prediction"]
+    assert found["hours"] == pytest.approx(1000 * found["step_seconds"] / 3600)
+    assert found["gpu_hours"] == pytest.approx(8 * found["hours"])
+    assert found["cost"] == pytest.approx(found["gpu_hours"] * found["usd_per_gpu_hour"])
+    assert found["walltime_slices"] == -(-found["hours"] // (4 - 0.2))
+    assert "2025" in found["price_note"]
+    assert bill_json(found, 2000, 8)["hours"] == pytest.approx(2 * found["hours"])
+    assert bill_json({"peak_bytes": 1}, 2000, 8) == {}
+
+
+def test_a_walltime_shorter_than_a_start_has_no_slices(big) -> None:
+    assert planned(big(LORA, walltime="5m"), "8xH100-80").as_json()["prediction"]["walltime_slices"] is None
+
+
+def test_the_users_own_price_counts(big, monkeypatch, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("H100-80: {price: 1.5, date: 2026-01-01, source: contract}\n")
+    monkeypatch.setenv("TUNEYARD_PRICES", str(prices))
+    found = planned(big(LORA), "8xH100-80").as_json()["prediction"]
+    assert (found["usd_per_gpu_hour"], found["price_note"]) == (1.5, "2026-01-01, contract")
+
+
+def test_every_way_to_fit_does_fit(big) -> None:
+    job = big(FULL)
+    with pytest.raises(JobError, match="no plan fits") as caught:
+        planned(job, "8xH100-80")
+    assert caught.value.remedy.startswith("Would fit, each alone: resources.nodes: 3; ")
+    assert "method: {kind: lora}" in caught.value.remedy
+    assert planned(job, "24xH100-80")
+    with pytest.raises(JobError):
+        planned(job, "16xH100-80")
+
+
+def test_what_is_closed_without_need_is_opened_first(big) -> None:
+    with pytest.raises(JobError) as caught:
+        planned(big(LORA, engine="zero1"), "8xH100-80")
+    assert "resources.engine: auto" in caught.value.remedy.split(";")[0]
+
+
+def test_unknown_and_broken_gpus_are_refused(big) -> None:
+    with pytest.raises(JobError, match="unknown GPU 'H1000'"):
+        imagined(big(), "8xH1000")
+    with pytest.raises(JobError, match="nodes have 8") as caught:
+        imagined(big(), "12xH100-80")
+    assert caught.value.remedy == "Nearest: 8 or 16."
+
+
+def test_a_gpu_that_the_catalogue_lacks_is_planned_without_speed(big) -> None:
+    machine = Machine(num_cores=8, memory_bytes=2**40, gpu_names=("ACME X1",) * 8, gpu_memory_bytes=64 * 2**30)
+    plan = make_plan(big(LORA, gpu="auto"), machine)
+    assert plan.choice.limit_bytes == int(0.97 * 64 * 2**30)
+    assert plan.choice.candidate.speed is None
+    assert "step_seconds" not in plan.as_json()["prediction"]
+
+
+def test_engines_side_by_side(big) -> None:
+    found = compare(*imagined(big(), "8xH100-80"), ["zero1", "zero3", "fsdp2"])
+    assert [one.plan is not None for one in found] == [True, True, False]
+    assert found[-1].engine == "zero1"
+    assert "no plan fits" in found[-1].error
+    assert found[0].as_json()["prediction"]["step_seconds"] <= found[1].as_json()["prediction"]["step_seconds"]
+
+
+def test_the_catalogue_stands_in_for_a_model_that_is_not_here(big) -> None:
+    plan = planned(big(), "8xH100-80")
+    assert plan.shape is not None
+    assert plan.shape.num_parameters == 70_553_706_496
+    assert next(d for d in plan.decisions if d.setting == "model.shape").value
+
+
+@pytest.mark.parametrize("method", [FULL, LORA])
+def test_planner_and_estimate_say_the_same(big, job_folder: Path, method: str) -> None:
+    write_model(job_folder / "model", **LLAMA_8B)
+    job, machine = imagined(big(method), "8xH100-80")
+    model = job.model.model_copy(update={"path": str(job_folder / "model")})
+    loss = job.loss.model_copy(update={"chunk_tokens": 2048})
+    resources = job.resources.model_copy(update={"engine": "fsdp2", "micro_batch": 2})
+    plan = make_plan(job.model_copy(update={"model": model, "loss": loss, "resources": resources}), machine)
+    candidate = plan.choice.candidate
+    found = estimate(
+        job_folder / "model",
+        "lora" if method == LORA else "full",
+        "8xH100-80",
+        engine="fsdp2",
+        micro_batch=2,
+        length=4096,
+        accumulation=candidate.accumulation,
+        checkpointing="full" if candidate.checkpointing else "none",
+    )
+    assert candidate.peak_bytes == pytest.approx(found.memory.process * 2**30, abs=10)
+
+
+def test_adapters_and_what_trains_beside_them_are_counted(big) -> None:
+    job, machine = imagined(big("{kind: lora, modules_to_save: [lm_head], lora_dropout: 0.1}"), "8xH100-80")
+    plain, whole = planned(big(LORA), "8xH100-80"), make_plan(job, machine)
+    trainable = [plan.choice.candidate.prediction.num_trainable for plan in (plain, whole)]  # type: ignore[union-attr]
+    assert trainable[1] - trainable[0] == 128256 * 8192
+
+
+def test_phases_and_components_add_up_on_gpus(big) -> None:
+    job, machine = imagined(big(), "8xH100-80")
+    basics = basics_for(job, machine)[0]
+    ground = Ground(machine=machine, gpu=planned_gpu(machine), shape=shape_by_name("llama-3.1-70b"))
+    for candidate in every_candidate(job, basics, ground):
+        prediction = candidate.prediction
+        assert prediction is not None
+        assert prediction.peak_bytes == sum(prediction.binding_components().values()) == max(prediction.phases.values())
+    assert memory_limit_bytes(basics, ground) / 2**30 == pytest.approx(0.97 * 79.1)
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert run(["plan", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_plan_prints_memory_speed_cost_and_reasons(big, job_folder: Path, capsys) -> None:
+    big(LORA)
+    text = shown(capsys, str(job_folder / "job.yaml"), "--gpu", "8xH100-80")
+    for part in (
+        "zero3 on 8 x H100-80",
+        "Memory per rank:",
+        "####",
+        "tokens/s per GPU",
+        "USD at",
+        "taken",
+        "Turned down",
+    ):
+        assert part in text
+    assert "Next:" not in text
+
+
+def test_compare_on_the_command_line(big, job_folder: Path, capsys) -> None:
+    big(LORA)
+    job = str(job_folder / "job.yaml")
+    text = shown(capsys, job, "--gpu", "8xH100-80", "--compare", "zero3,fsdp2,zero1")
+    assert "no plan fits" in text
+    found: dict[str, Any] = json.loads(shown(capsys, job, "--gpu", "8xH100-80", "--compare", "fsdp2", "--json"))
+    assert found["compared"][0]["fits"] is True
+    assert found["compared"][0]["prediction"]["cost"] > 0
+    assert run(["plan", job, "--compare", "zero9"]) == 2
+    assert "unknown engine 'zero9'" in capsys.readouterr().err
+
+
+def test_importing_the_launcher_imports_no_sizing() -> None:
+    code = (
+        "import sys, launcher; print('launcher.sizing' in sys.modules); "
+        "launcher.estimate; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
