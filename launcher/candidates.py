@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any
 
 from launcher.decisions import Basics
@@ -12,6 +13,7 @@ from launcher.hardware import Machine
 from launcher.jobfile.schema import JobFile
 from launcher.memory import Layout, LoraLayout, predict
 from launcher.prediction import Prediction
+from launcher.sizing.memory import Job
 from launcher.sizing.memory.limits import TIGHT_SHARE
 from launcher.sizing.shape import ModelShape
 from launcher.sizing.speed import Speed
@@ -62,6 +64,8 @@ class Candidate:
         basics: Nodes, ranks, and the step that it divides.
         relative_time: Seconds per token of a step where the speed model knows them, else a number that only ranks.
         speed: What the speed model says; `None` on the CPU and for unknown models and GPUs.
+        layout: The candidate as the speed model has it.
+        sized: The candidate as the memory model has it.
     """
 
     basics: Basics
@@ -73,6 +77,7 @@ class Candidate:
     prediction: Prediction | None
     speed: Speed | None = None
     layout: SpeedLayout | None = None
+    sized: Job | None = None
 
     @property
     def peak_bytes(self) -> int:
@@ -124,7 +129,8 @@ def unsupported(job: JobFile, basics: Basics) -> tuple[str, ...]:
 
 def divisors(number: int) -> list[int]:
     """All whole numbers that divide a number."""
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    small = [divisor for divisor in range(1, isqrt(number) + 1) if number % divisor == 0]
+    return sorted({*small, *(number // divisor for divisor in small)})
 
 
 def situation(job: JobFile, basics: Basics) -> str:
@@ -178,6 +184,7 @@ def _on_gpu(
         prediction=predicted(laid),
         speed=speed if ground.gpu.is_known else None,
         layout=layout,
+        sized=laid,
     )
 
 

@@ -13,11 +13,12 @@ from launcher.hardware import Machine, this_machine
 from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import JobFile
 from launcher.launch import walltime_seconds
+from launcher.sizing.gpus import known_gpu
 
 GIB = 1024**3
 NODE_LOCAL = ("/tmp/", "/var/tmp/", "/dev/shm/")
 _UNITS = {"K": 1024, "M": 1024**2, "G": GIB, "T": 1024**4, "": 1024**2}
-_UNKNOWN_HOST_BYTES = 1024**4
+UNKNOWN_HOST_BYTES = 1024**4
 
 
 def machine_of(job: JobFile, profile: Profile) -> Machine:
@@ -102,6 +103,9 @@ def require_scheduler(backend: str) -> None:
 
 def _gpu_bytes(gpu: str) -> int:
     size = re.fullmatch(r".*-(\d+)", gpu)
+    known = known_gpu(gpu)
+    if known is not None:
+        return known.usable_bytes
     if size is None:
         raise SettingError(
             "resources.gpu", "does not say how much memory it has", got=gpu, remedy="Write it as in h100-80."
@@ -111,7 +115,7 @@ def _gpu_bytes(gpu: str) -> int:
 
 def _host_bytes(profile: Profile) -> int:
     size = re.fullmatch(r"(\d+)([KMGT]?)", profile.memory)
-    return int(size[1]) * _UNITS[size[2]] if size and int(size[1]) else _UNKNOWN_HOST_BYTES
+    return int(size[1]) * _UNITS[size[2]] if size and int(size[1]) else UNKNOWN_HOST_BYTES
 
 
 def _examples(kinds: list[str]) -> str:

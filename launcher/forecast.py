@@ -8,6 +8,8 @@ from typing import Any
 from launcher.candidates import Candidate
 from launcher.decisions import Decision
 from launcher.jobfile.schema import JobFile
+from launcher.prediction import GIB
+from launcher.sizing.host import Host, host
 from launcher.sizing.speed_cost import SLICE_OVERHEAD_HOURS, slices_of
 
 
@@ -46,11 +48,24 @@ def why_unchecked(job: JobFile, candidate: Candidate) -> Iterator[Decision]:
             yield Decision(setting=f"resources.{name}", value=limit, reason=f"not checked: that needs {needs}")
 
 
+def node_memory(candidate: Candidate) -> Host | None:
+    """Host memory of one node, while loading and in training; `None` where the memory model was not asked."""
+    return host(candidate.sized, candidate.basics.ranks_per_node) if candidate.sized else None
+
+
+def short_of_memory(candidate: Candidate, node_bytes: int) -> Iterator[Decision]:
+    """Says it when a node has less host memory than the model takes to load or to train."""
+    needs = node_memory(candidate)
+    if needs and max(needs.load, needs.training) > node_bytes / GIB:
+        reason = f"may not be enough: up to {needs.load:.0f} GiB while loading, {needs.training:.0f} in training"
+        yield Decision(setting="node memory", value=f"{node_bytes / GIB:.0f} GiB", reason=reason)
+
+
 def forecast_json(candidate: Candidate, steps: int | None, walltime_seconds: int | None) -> dict[str, Any]:
     """What plan.json's prediction says beside memory; a key is null where it cannot be known."""
     if candidate.speed is None or candidate.layout is None:
         return {}
-    speed, gpu = candidate.speed, candidate.layout.gpu
+    speed, gpu, needs = candidate.speed, candidate.layout.gpu, node_memory(candidate)
     found = {
         "step_seconds": speed.step_seconds,
         "step_parts_seconds": speed.parts,
@@ -61,6 +76,8 @@ def forecast_json(candidate: Candidate, steps: int | None, walltime_seconds: int
         "usd_per_gpu_hour": gpu.price,
         "price_note": f"{gpu.price_date}, {gpu.price_source}".strip(", ") if gpu.price else None,
         "walltime_hours": walltime_seconds / 3600 if walltime_seconds else None,
+        "node_memory_gib": needs.as_json() if needs else None,
+        "cautions": list(gpu.cautions),
     }
     return found | bill_json(found, steps, candidate.basics.world_size)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from launcher.decisions import Basics
-from launcher.errors import JobError
 from launcher.hardware import Machine
 from launcher.jobfile.schema import JobFile
 from launcher.prediction import GIB, Prediction
 from launcher.sizing import presets
-from launcher.sizing.gpus import Gpu, find_gpu, with_prices
+from launcher.sizing.gpus import Gpu, find_gpu, known_gpu, with_prices
 from launcher.sizing.memory import Adapters, Job, predict_memory
 from launcher.sizing.memory.limits import COMMUNICATORS_GIB, CONTEXT_GIB
 from launcher.sizing.memory.predict import TRAINING
@@ -42,12 +41,11 @@ def planned_gpu(machine: Machine) -> PlannedGpu | None:
     """The machine's GPU in the catalogue; `None` where there is no GPU."""
     if not machine.num_gpus:
         return None
-    prices = with_prices()
-    try:
-        return PlannedGpu(gpu=find_gpu(machine.gpu_names[0], prices), is_known=True)
-    except JobError:
-        usable = machine.gpu_memory_bytes / GIB
-        return PlannedGpu(gpu=replace(find_gpu(STAND_IN), usable_gib=usable, price=None), is_known=False)
+    known = known_gpu(machine.gpu_names[0], with_prices())
+    if known:
+        return PlannedGpu(gpu=known, is_known=True)
+    usable = machine.gpu_memory_bytes / GIB
+    return PlannedGpu(gpu=replace(find_gpu(STAND_IN), usable_gib=usable, price=None), is_known=False)
 
 
 def usable_gib(machine: Machine, gpu: Gpu) -> float:

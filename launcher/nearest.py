@@ -25,7 +25,8 @@ def nothing_fits(job: JobFile, candidates: list[Candidate], ground: Ground, limi
     """The error that says what the leanest plan needs, and what would fit."""
     least = min(candidates, key=lambda candidate: candidate.peak_bytes)
     phase = least.prediction.binding_phase if least.prediction else ""
-    ranks = f" on {least.basics.world_size} GPUs" if least.basics.device == "cuda" else ""
+    gpus = least.basics.world_size
+    ranks = f" on {gpus} GPU{'s' if gpus > 1 else ''}" if least.basics.device == "cuda" else ""
     return JobError(
         f"no plan fits: the leanest ({least.label}{ranks}) needs {least.peak_bytes / GIB:.1f} GiB per rank "
         f"in its {phase} phase, and {limit_bytes / GIB:.1f} GiB are usable",

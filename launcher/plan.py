@@ -9,8 +9,8 @@ from cluster.slurm.profile import Profile
 from launcher import __version__
 from launcher.candidates import Ground
 from launcher.decisions import MOST_TOKENIZER_PROCESSES, Basics, Decision
-from launcher.elsewhere import cluster_json
-from launcher.forecast import forecast_json
+from launcher.elsewhere import UNKNOWN_HOST_BYTES, cluster_json
+from launcher.forecast import forecast_json, short_of_memory
 from launcher.gpusizing import planned_gpu
 from launcher.hardware import Machine
 from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
@@ -75,6 +75,8 @@ def make_plan(job: JobFile, machine: Machine, profile: Profile | None = None) ->
     ground = Ground(machine=machine, gpu=planned_gpu(machine), shape=shape)
     choice = choose(job, basics_for(job, machine), ground)
     basics = choice.basics
+    is_known = machine.memory_bytes != UNKNOWN_HOST_BYTES
+    short = short_of_memory(choice.candidate, machine.memory_bytes) if is_known else ()
     threads = _threads(basics, machine, profile)
     launch = launch_json(job, choice, ground, threads.value)
     if profile is not None:
@@ -82,7 +84,7 @@ def make_plan(job: JobFile, machine: Machine, profile: Profile | None = None) ->
     return Plan(
         trainer=_trainer_config(job, basics, choice, machine),
         launch=launch,
-        decisions=[*from_catalogue, *basics.decisions, *choice.decisions, threads],
+        decisions=[*from_catalogue, *basics.decisions, *choice.decisions, threads, *short],
         choice=choice,
         shape=ground.shape,
     )

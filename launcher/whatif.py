@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.elsewhere import UNKNOWN_HOST_BYTES
 from launcher.errors import JobError, TuneyardError
 from launcher.hardware import Machine
 from launcher.jobfile.schema import JobFile
@@ -13,7 +14,6 @@ from launcher.plan import Plan, make_plan
 from launcher.sizing.gpus import GpuCount, parse_gpus
 from trainer.config import ENGINES
 
-UNKNOWN_HOST_BYTES = 1024**4
 HAS_NUMBER = re.compile(r"\s*-?\d+\s*[x*]|.*:\s*-?\d+\s*$", re.I)
 
 

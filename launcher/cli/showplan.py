@@ -102,13 +102,18 @@ def _print_speed(plan: Plan, console: Console) -> None:
     lines = {
         "speed": f"{speed.tokens_per_gpu:,.0f} tokens/s per GPU ({speed.low:,.0f} to {speed.high:,.0f}), "
         f"{speed.tokens_per_second:,.0f} in all; {speed.step_seconds:,.2f} s a step, MFU {100 * speed.mfu:.0f} %",
-        "time": "known once the number of steps is: set training.max_steps, or submit",
+        "time": "known once the number of steps is: training.max_steps says it",
     }
     if found["hours"]:
         lines["time"] = f"{found['hours']:,.2f} h, {found['gpu_hours']:,.1f} GPU-hours"
         lines["cost"] = _cost(found)
     if found["walltime_slices"]:
         lines["walltime"] = f"{found['walltime_slices']} slices of {found['walltime_hours']:g} h"
+    needs = found["node_memory_gib"]
+    loading, training = needs["load_gib"], needs["training_gib"]
+    lines["host memory"] = f"up to {loading:.0f} GiB a node while loading, {training:.0f} in training"
+    if found["cautions"]:
+        lines["caution"] = "; ".join(found["cautions"])
     console.print(facts(lines), highlight=False)
 
 

@@ -81,6 +81,17 @@ class Gpu:
         """The 16-bit format of its matrix units: bfloat16, or float16 on GPUs that have none."""
         return "bf16" if "bf16" in self.matmul else "fp16"
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What one should know about predictions of its speed."""
+        found = []
+        if "MAMF" not in self.matmul_source:
+            found.append(f"{self.name}: no measured matrix rate is known; {self.matmul_source}")
+        if self.half != "bf16":
+            words = "has no bfloat16 units; the speed is that of float16, which Tuneyard does not train in"
+            found.append(f"{self.name} {words}")
+        return tuple(found)
+
     def peak_tflops(self, number_format: str) -> float:
         """Data-sheet TFLOP/s of a format; formats that it lacks run in the next wider one."""
         return self.tflops.get(number_format, self.tflops[self.half])
@@ -136,6 +147,14 @@ def find_gpu(spelling: str, prices: dict[str, Gpu] | None = None) -> Gpu:
     if name is None:
         raise JobError(f"unknown GPU {spelling!r}", f"Nearest known: {', '.join(nearest_names(spelling))}.")
     return (prices or gpus)[name]
+
+
+def known_gpu(spelling: str, prices: dict[str, Gpu] | None = None) -> Gpu | None:
+    """The GPU that a spelling means; `None` when no such GPU is known."""
+    try:
+        return find_gpu(spelling, prices)
+    except JobError:
+        return None
 
 
 def nearest_names(spelling: str) -> list[str]:

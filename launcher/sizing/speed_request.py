@@ -105,17 +105,7 @@ class Answer:
     @property
     def cautions(self) -> tuple[str, ...]:
         """What a reader should know about the speed."""
-        gpu = self.layout.gpu
-        found = (
-            []
-            if "MAMF" in gpu.matmul_source
-            else [f"{gpu.name}: no measured matrix rate is known; {gpu.matmul_source}"]
-        )
-        if gpu.half != "bf16":
-            found.append(
-                f"{gpu.name} has no bfloat16 units; the speed is that of float16, which Tuneyard does not train in"
-            )
-        return tuple(found)
+        return self.layout.gpu.cautions
 
     def as_json(self) -> dict[str, Any]:
         """Facts as they are printed: those of the estimate, then speed and bill."""

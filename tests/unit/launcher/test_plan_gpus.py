@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from launcher_samples import write_model
 
+from cluster.slurm.profile import Profile
 from launcher import estimate
 from launcher.candidates import Ground, every_candidate, memory_limit_bytes
 from launcher.cli import run
+from launcher.elsewhere import machine_of
 from launcher.errors import JobError
 from launcher.forecast import bill_json
 from launcher.gpusizing import planned_gpu
@@ -287,6 +289,49 @@ def test_phases_and_components_add_up_on_gpus(big) -> None:
         assert prediction is not None
         assert prediction.peak_bytes == sum(prediction.binding_components().values()) == max(prediction.phases.values())
     assert memory_limit_bytes(basics, ground) / 2**30 == pytest.approx(0.97 * 79.1)
+
+
+def on_cluster(job: JobFile, **settings: object) -> Plan:
+    profile = Profile.from_dict("site", {"gpus_per_node": 8, "max_walltime": "24h", "gpu_request": "none", **settings})
+    cluster = job.cluster.model_copy(update={"profile": "site"})
+    job = job.model_copy(update={"cluster": cluster})
+    return make_plan(job, machine_of(job, profile), profile)
+
+
+@pytest.mark.parametrize("gpu", ["h100-80", "h200", "l40s"])
+def test_a_cluster_gives_as_many_nodes_as_serve_the_objective(big, gpu: str) -> None:
+    plan = on_cluster(big(FULL, gpu=gpu))
+    assert plan.launch["nodes"] == plan.choice.basics.nodes > 1
+    assert plan.launch["ranks_per_node"] == 8
+    assert plan.as_json()["prediction"]["walltime_slices"] >= 1
+    fixed = on_cluster(big(FULL, gpu=gpu, nodes=plan.launch["nodes"]))
+    assert fixed.trainer == plan.trainer
+
+
+def test_more_nodes_than_allowed_are_named_when_nothing_fits(big) -> None:
+    with pytest.raises(JobError, match="no plan fits") as caught:
+        on_cluster(big(FULL, gpu="h100-80", max_nodes=2))
+    assert "resources.max_nodes: 3" in caught.value.remedy
+
+
+def test_nodes_with_little_memory_are_warned_about(big) -> None:
+    def warned(memory: str) -> list[str]:
+        plan = on_cluster(big(FULL, gpu="h100-80"), memory=memory)
+        return [d.reason for d in plan.decisions if d.setting == "node memory"]
+
+    assert warned("1900G") == warned("0") == []
+    assert "while loading" in warned("100G")[0]
+
+
+def test_an_old_gpu_comes_with_a_caution(big) -> None:
+    found = planned(big(QLORA, "Llama-3.1-8B"), "8xV100-32").as_json()["prediction"]
+    assert any("no bfloat16 units" in caution for caution in found["cautions"])
+
+
+def test_a_run_out_of_memory_is_told_what_to_change(big) -> None:
+    remedy = planned(big(LORA), "8xH100-80").launch["remedies"]["out_of_memory"]
+    assert remedy.startswith("set resources.micro_batch to ")
+    assert "slower" in remedy or "as quick" in remedy
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
