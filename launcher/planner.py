@@ -82,7 +82,7 @@ def choose(job: JobFile, basics: list[Basics], ground: Ground) -> Choice:
         JobError: nothing fits, or nothing keeps deadline and budget; the message names what would.
     """
     _check_targets(job, ground)
-    usable = _consistent(job, basics)
+    usable = _consistent(job, basics if ground.shape else _safe_side(basics))
     limit = min(memory_limit_bytes(each, ground) for each in usable)
     every = [candidate for each in usable for candidate in every_candidate(job, each, ground)]
     fitting = [candidate for candidate in every if candidate.peak_bytes <= limit]
@@ -98,6 +98,12 @@ def choose(job: JobFile, basics: list[Basics], ground: Ground) -> Choice:
         decisions=_decisions(job, best, every, fitting, len(usable)),
         limit_bytes=limit,
     )
+
+
+def _safe_side(basics: list[Basics]) -> list[Basics]:
+    """One whole node, or as few as are asked for: without a shape nobody knows what fits on less."""
+    fewest = min(each.nodes for each in basics)
+    return [max((each for each in basics if each.nodes == fewest), key=lambda each: each.world_size)]
 
 
 def best_of(candidates: list[Candidate], objective: str) -> Candidate:

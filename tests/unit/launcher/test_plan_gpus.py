@@ -251,6 +251,13 @@ def test_the_catalogue_stands_in_for_a_model_that_is_not_here(big) -> None:
     assert next(d for d in plan.decisions if d.setting == "model.shape").value
 
 
+@pytest.mark.parametrize("objective", ["cost", "gpus"])
+def test_a_model_that_nobody_knows_takes_a_whole_node(big, objective: str) -> None:
+    plan = planned(big(LORA, "Secret-Model", objective=objective), "H100-80")
+    assert plan.as_json()["prediction"] is None
+    assert plan.trainer.execution.world_size == 8
+
+
 @pytest.mark.parametrize("method", [FULL, LORA])
 def test_planner_and_estimate_say_the_same(big, job_folder: Path, method: str) -> None:
     write_model(job_folder / "model", **LLAMA_8B)
