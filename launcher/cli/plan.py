@@ -40,8 +40,8 @@ def plan(job_file: Path, gpu: str | None, engines: str | None, as_json: bool) ->
 def _compare(job_file: Path, gpu: str | None, engines: str, as_json: bool) -> None:
     loaded = load_job(job_file)
     names = engines_in(engines)
-    job, machine, _ = machine_for(loaded, gpu)
-    found = compare(job, machine, names)
+    job, machine, profile = machine_for(loaded, gpu)
+    found = compare(job, machine, names, profile)
     if as_json:
         print_json({"compared": [one.as_json() for one in found]})
     else:
