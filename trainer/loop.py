@@ -261,13 +261,15 @@ class TrainingRun:
         data = self.run_dir / "data"
         key = order_key(self.fingerprint, self.config)
         known = self.ranks.first_decides("epochs", lambda: known_steps(data, key))
+        self._remembered_epochs = len(known)
         return GlobalOrder(TokenStore(data / "train"), self.config, known)
 
     def _remember_order(self) -> None:
-        """Leave the number of steps of every epoch so far to the next attempt."""
-        if self.ranks.is_first:
-            key = order_key(self.fingerprint, self.config)
-            remember_steps(self.run_dir / "data", key, self.order.steps_of_epochs)
+        """Leave the number of steps of every epoch so far to the next attempt, when there are more than it would find."""
+        steps = list(self.order.steps_of_epochs)
+        if self.ranks.is_first and len(steps) > self._remembered_epochs:
+            remember_steps(self.run_dir / "data", order_key(self.fingerprint, self.config), steps)
+            self._remembered_epochs = len(steps)
 
     def _check_same_run(self, folder: Path, manifest: Manifest) -> None:
         refuse_other_run(folder, manifest, self.config, self.fingerprint, self.model_fingerprint)
