@@ -13,7 +13,7 @@ from typing import Any
 
 from launcher.errors import JobError
 from launcher.jobfile.problems import shown
-from trainer.config import TrainerConfig
+from trainer.config import MAY_MOVE, SAME_SUMS, TrainerConfig
 
 FREE, CURVE, REFUSED = "free", "curve", "refused"
 
@@ -26,17 +26,11 @@ FIXED = {
     "training.tokens_per_step": "a step is a fixed set of packs",
     "execution.packs_per_step": "a step is a fixed set of packs",
 }
-"""What must stay, by the beginning of the setting's name, and why."""
+"""Why each of `trainer.config.BINDING` must stay."""
 
 ROUNDED = "the same sums; they may round differently"
 MOVED = "its content must be the same, and is compared before training"
-EXEMPT = {
-    "model.attention": ROUNDED,
-    "loss.chunk_tokens": ROUNDED,
-    "model.path": MOVED,
-    "data.train.path": MOVED,
-    "data.eval.path": MOVED,
-}
+EXEMPT = dict.fromkeys(SAME_SUMS, ROUNDED) | dict.fromkeys(MAY_MOVE, MOVED)
 """Settings below `FIXED` that change no result."""
 
 EFFECTS = {

@@ -35,6 +35,21 @@ ENGINES: tuple[str, ...] = get_args(Engine)
 DECIDED_WHILE_RUNNING = ("checkpoint.every_minutes",)
 """Settings whose `auto` the trainer itself decides, from what it measures."""
 
+BINDING = (
+    "execution.packs_per_step",
+    "training.tokens_per_step",
+    "training.seed",
+    "data.",
+    "method.",
+    "loss.",
+    "model.",
+)
+"""Settings, or sections, that a run which has trained cannot change: with another value it would be another run."""
+SAME_SUMS = ("model.attention", "loss.chunk_tokens")
+"""Settings below `BINDING` that may change all the same: the sums are the same, and may round differently."""
+MAY_MOVE = ("model.path", "data.train.path", "data.eval.path")
+"""Paths below `BINDING` that may change all the same: what lies there is compared by content."""
+
 
 class Section(BaseModel):
     """A part of the job file: unknown keys are errors, values never change after validation."""

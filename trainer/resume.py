@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer.checkpoint.manifest import Manifest
-from trainer.config import TrainerConfig
+from trainer.config import BINDING, MAY_MOVE, SAME_SUMS, TrainerConfig
 from trainer.errors import UserError
 
 FREE = (
@@ -20,31 +20,16 @@ FREE = (
     "training.max_steps",
     "training.num_train_epochs",
     "training.gradient_checkpointing",
-    "model.attention",
-    "loss.chunk_tokens",
-    "model.path",
     "model.revision",
-    "data.train.path",
-    "data.eval.path",
+    *SAME_SUMS,
+    *MAY_MOVE,
 )
-"""What may change at any time. Paths may: the fingerprints of data and model say whether they are the same."""
-FIXED = (
-    "execution.packs_per_step",
-    "training.tokens_per_step",
-    "training.seed",
-    "data.",
-    "method.",
-    "loss.",
-    "model.",
-)
-"""What makes the run: with another value it would be another one. What is in neither changes the curve from here."""
-
+"""What may change at any time. What is neither here nor in `BINDING` changes the curve from the checkpoint on."""
 NEW_BITS = (
     "training.max_steps",
     "training.num_train_epochs",
     "training.gradient_checkpointing",
-    "model.attention",
-    "loss.chunk_tokens",
+    *SAME_SUMS,
 )
 """May change, but sums round differently then, or the learning rate's curve is stretched."""
 
@@ -63,14 +48,14 @@ def differences(before: dict[str, Any], now: TrainerConfig) -> dict[str, tuple[A
 
 def is_fixed(setting: str) -> bool:
     """Whether a setting must stay as it is for the life of a run."""
-    if setting in FIXED:
+    if setting in BINDING:
         return True
-    return not _among(setting, FREE) and _among(setting, FIXED)
+    return not _among(setting, FREE) and _among(setting, BINDING)
 
 
 def changes_the_curve(setting: str) -> bool:
     """Whether a setting may change, and training then differs from what it would have been."""
-    return not _among(setting, FREE) and not _among(setting, FIXED)
+    return not _among(setting, FREE) and not _among(setting, BINDING)
 
 
 def refuse_other_run(folder: Path, manifest: Manifest, config: TrainerConfig, data: str, model: str) -> None:

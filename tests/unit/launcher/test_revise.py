@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from launcher_samples import GOOD_JOB
 
+from launcher import changes
 from launcher.changes import LENGTH, compare
 from launcher.cli import run
 from launcher.errors import JobError
@@ -18,6 +19,7 @@ from launcher.jobfile import load_job
 from launcher.plan import make_plan
 from launcher.revise import lengthened, next_number, replanned
 from launcher.runs import new_run_dir, write_run
+from trainer.config import BINDING
 
 TRAINING = "training: {tokens_per_step: 8192"
 
@@ -193,3 +195,7 @@ def test_dry_run_of_a_longer_run(finished: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_run_keeps_its_name(finished: Path, changed: Callable[..., Path]) -> None:
     assert replanned(finished, changed("name: quick", "name: other")).plan["trainer"]["name"] == "quick"
+
+
+def test_launcher_and_trainer_bind_a_run_to_the_same_settings() -> None:
+    assert set(changes.FIXED) == set(BINDING)
