@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support import tiny
+from tests.support.held_out import held_out
 from tests.support.ranks import run_on_ranks
 
 JOB = """
@@ -64,36 +65,20 @@ def tool_rows(rng: random.Random) -> list[dict[str, Any]]:
 
 def loss_of_export(run_dir: str) -> dict[str, Any]:
     """Held-out loss of the exported model, loaded by Transformers or PEFT and nothing of ours, and a merged one."""
-    import torch
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from trainer.config import read_trainer_config
-    from trainer.data.order import GlobalOrder
-    from trainer.data.store import TokenStore
 
     run = Path(run_dir)
     config = read_trainer_config(run)
-    order = GlobalOrder(TokenStore(run / "data" / "train"), config)
     AutoTokenizer.from_pretrained(run / "model").apply_chat_template([{"role": "user", "content": "hi"}])
-
-    def held_out(model: Any) -> float:
-        total = tokens = 0.0
-        for number in order.held_out:
-            ids, mask = order.store.conversation(int(number))
-            flat = torch.from_numpy(ids.astype("int64"))[None]
-            labels = torch.where(torch.from_numpy(mask.astype(bool))[None], flat, -100)
-            count = int(order.store.rows["targets"][number])
-            with torch.no_grad():
-                total += float(model.eval()(input_ids=flat, labels=labels).loss) * count
-            tokens += count
-        return total / tokens
 
     is_adapter = (run / "model" / "adapter_config.json").exists()
     loader = AutoPeftModelForCausalLM if is_adapter else AutoModelForCausalLM
-    result = {"adapter": is_adapter, "loss": held_out(loader.from_pretrained(run / "model"))}
+    result = {"adapter": is_adapter, "loss": held_out(loader.from_pretrained(run / "model"), run, config)}
     if (run / "merged").exists():
-        result["merged"] = held_out(AutoModelForCausalLM.from_pretrained(run / "merged"))
+        result["merged"] = held_out(AutoModelForCausalLM.from_pretrained(run / "merged"), run, config)
     return result
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support import tiny
+from tests.support.held_out import held_out
 from tests.support.ranks import run_on_ranks
 from tests.support.steps import Bench, job, prepare_run, prepared_run
 from trainer.config import ENGINES
@@ -338,25 +339,6 @@ def export_and_load(run_dir: str) -> dict[str, float]:
         "merged": held_out(AutoModelForCausalLM.from_pretrained(run / "merged"), run, config),
         "base": held_out(AutoModelForCausalLM.from_pretrained(config.model.path), run, config),
     }
-
-
-def held_out(model: Any, run: Path, config: Any) -> float:
-    import torch
-
-    from trainer.data.order import GlobalOrder
-    from trainer.data.store import TokenStore
-
-    order = GlobalOrder(TokenStore(run / "data" / "train"), config)
-    total = tokens = 0.0
-    for number in order.held_out:
-        ids, mask = order.store.conversation(int(number))
-        flat = torch.from_numpy(ids.astype("int64"))[None]
-        labels = torch.where(torch.from_numpy(mask.astype(bool))[None], flat, -100)
-        count = int(order.store.rows["targets"][number])
-        with torch.no_grad():
-            total += float(model.eval()(input_ids=flat, labels=labels).loss) * count
-        tokens += count
-    return total / tokens
 
 
 @pytest.mark.parametrize(("kind", "engine"), [("nf4", "zero3"), ("int8", "fsdp2")])

@@ -309,6 +309,15 @@ _BLOOM = ("self_attention.query_key_value", "self_attention.dense", "mlp.dense_h
 _MPT = ("attn.Wqkv", "attn.out_proj", "ffn.up_proj", "ffn.down_proj")
 _BEFORE = ("input_layernorm", "post_attention_layernorm")
 
+_GPT2 = Architecture(
+    layers=plain_layers(_GPT, ("ln_1", "ln_2")),
+    norm="layer",
+    gated=False,
+    tied_by_default=True,
+    positions=("n_positions", 0),
+    prefix="transformer.h.{}.",
+)
+
 ARCHITECTURES: dict[str, Architecture] = {
     "gemma": Architecture(tied_by_default=True, head_dim_default=256, kv_heads_default=16),
     "gemma2": Architecture(norms_per_layer=4, tied_by_default=True, head_dim_default=256, kv_heads_default=4),
@@ -346,22 +355,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         tied_by_default=True,
         prefix="transformer.blocks.{}.",
     ),
-    "gpt2": Architecture(
-        layers=plain_layers(_GPT, ("ln_1", "ln_2")),
-        norm="layer",
-        gated=False,
-        tied_by_default=True,
-        positions=("n_positions", 0),
-        prefix="transformer.h.{}.",
-    ),
-    "gpt_bigcode": Architecture(
-        layers=plain_layers(_GPT, ("ln_1", "ln_2")),
-        norm="layer",
-        gated=False,
-        tied_by_default=True,
-        positions=("n_positions", 0),
-        prefix="transformer.h.{}.",
-    ),
+    "gpt2": _GPT2,
+    "gpt_bigcode": _GPT2,
     "bloom": Architecture(
         layers=plain_layers(_BLOOM, _BEFORE),
         norm="layer",
