@@ -265,7 +265,7 @@ class TrainingRun:
         return GlobalOrder(TokenStore(data / "train"), self.config, known)
 
     def _remember_order(self) -> None:
-        """Leave the number of steps of every epoch so far to the next attempt, when there are more than it would find."""
+        """Leave the number of steps of every epoch so far to the next attempt, if it would find fewer."""
         steps = list(self.order.steps_of_epochs)
         if self.ranks.is_first and len(steps) > self._remembered_epochs:
             remember_steps(self.run_dir / "data", order_key(self.fingerprint, self.config), steps)
