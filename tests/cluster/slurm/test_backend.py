@@ -197,6 +197,7 @@ def test_a_job_that_ends_before_its_agent_says_so(slurm_testbed: Testbed, tmp_pa
 def test_dry_run_prints_the_script_that_an_administrator_would_read(tmp_path: Path) -> None:
     job = JOB.format(steps=9, ranks=1, nodes=8, profile="h100-preemptible").replace("gpu: none, cpu_ranks: 1", "GPUS")
     job = job.replace("GPUS", "gpu: h100-80, gpus_per_node: 8").replace("2048", "1048576").replace("512", "8192")
+    job = job.replace("engine: zero2", "engine: auto")
     job = job.replace("walltime: 30m", "walltime: 24h").replace("./model", "meta-llama/Llama-3.1-70B-Instruct")
     (tmp_path / "job.yaml").write_text(job)
     (tmp_path / "rows.jsonl").write_text("{}")
