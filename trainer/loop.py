@@ -25,8 +25,8 @@ from trainer.engines import build_engine
 from trainer.errors import UserError
 from trainer.evaluate import held_out_loss
 from trainer.meters import Meters, StepFacts
-from trainer.model.build import build_model
 from trainer.model.fingerprint import model_fingerprint
+from trainer.model.sharing import build_shared_model
 from trainer.phases import PhaseClock
 from trainer.progress import Progress, StopRequest
 from trainer.resume import changes_the_curve, differences, exactness, refuse_other_run, refuse_past_the_end
@@ -78,7 +78,7 @@ class TrainingRun:
             "model", lambda: model_fingerprint(config.model.path, config.model.revision)
         )
         self.order = self._order()
-        self.engine = build_engine(build_model(config), config)
+        self.engine = build_engine(build_shared_model(config, self.ranks, self.progress.pulse), config)
         self.rate = LearningRate(config.training, self.order.max_steps)
         store = CheckpointStore(run_dir / "checkpoints", self.ranks, config.checkpoint.keep, self.report)
         self.saver = Saver(store, config.checkpoint, self.progress, self.phases, self.report)

@@ -19,16 +19,18 @@ def gradients(raw: dict[str, Any], run_dir: str) -> dict[str, list[float]]:
     """Every trainable parameter's gradient of step 0, and the gradient norm."""
     import torch.distributed as dist
 
+    from trainer.collectives import Ranks
     from trainer.data.batch import Reduction, collate
     from trainer.data.order import GlobalOrder, deal, work_of
     from trainer.data.store import TokenStore
     from trainer.engines import build_engine
-    from trainer.model.build import build_model, trainable_parameters
+    from trainer.model.build import trainable_parameters
+    from trainer.model.sharing import build_shared_model
 
     config = TrainerConfig.model_validate(raw)
     store = TokenStore(Path(run_dir) / "data" / "train")
     order = GlobalOrder(store, config)
-    engine = build_engine(build_model(config), config)
+    engine = build_engine(build_shared_model(config, Ranks()), config)
     packs = order.packs_of(0)
     execution = config.execution
     dealt = deal(

@@ -161,7 +161,7 @@ def signalled_attempt(run_dir: str, when: str) -> str:
 
         return wrapped
 
-    name = {"loading": "build_model", "evaluating": "held_out_loss"}[when]
+    name = {"loading": "build_shared_model", "evaluating": "held_out_loss"}[when]
     setattr(trainer.loop, name, then_signal(getattr(trainer.loop, name)))
     return trainer.loop.TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 0, say).train()
 

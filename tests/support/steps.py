@@ -40,16 +40,17 @@ class Bench:
     def __init__(self, made: dict[str, str], config: Any) -> None:
         import torch.distributed as dist
 
+        from trainer.collectives import Ranks
         from trainer.data.order import GlobalOrder
         from trainer.data.store import TokenStore
         from trainer.engines import build_engine
         from trainer.loop import seed_everything
-        from trainer.model.build import build_model
+        from trainer.model.sharing import build_shared_model
         from trainer.steps import StepSource
 
         seed_everything(config.training.seed, config.training.full_determinism)
         self.config = config
-        self.engine = build_engine(build_model(config), config)
+        self.engine = build_engine(build_shared_model(config, Ranks()), config)
         order = GlobalOrder(TokenStore(Path(made["run"]) / "data" / "train"), config)
         self._source = StepSource(order, config, dist.get_rank(), pin=False)
 

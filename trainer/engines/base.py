@@ -83,6 +83,11 @@ class Engine(ABC):
         """Make the state that was written into `ranges()` take effect, as after `step` optimizer steps."""
 
 
+def rank_device(kind: str) -> torch.device:
+    """Where this rank computes: its own GPU, or the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if kind == "cuda" else torch.device("cpu")
+
+
 def parameter_groups(model: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
     """AdamW's groups: weight decay for matrices, none for norms and biases. Empty groups are left out."""
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}

@@ -19,9 +19,11 @@ from trainer.engines.base import (
     fresh_moments,
     materialise_moments,
     parameter_groups,
+    rank_device,
     set_learning_rate,
 )
 from trainer.model.build import DTYPES, SupervisedModel, decoder_layers, trainable_parameters
+from trainer.model.sharing import materialise, receive, share_buffers, take_weights
 
 
 class Fsdp2Engine(Engine):
@@ -29,12 +31,29 @@ class Fsdp2Engine(Engine):
 
     def __init__(self, model: SupervisedModel, config: TrainerConfig) -> None:
         execution = config.execution
-        self.device = _device(execution.device)
-        self.model = model.to(self.device)
-        self._shard(config)
+        self.device = rank_device(execution.device)
+        self.model = model
+        if model.shared:
+            self._shard_from_first_rank(config)
+        else:
+            model.to(self.device)
+            self._shard(config)
         self.optimizer = adamw(parameter_groups(model, config.training), config.training)
         fresh_moments(self.optimizer, self._trainable())
         self._max_grad_norm = config.training.max_grad_norm or float("inf")
+
+    def _shard_from_first_rank(self, config: TrainerConfig) -> None:
+        """Shard the skeleton, then fill each rank's rows from the first rank's weights, one tensor at a time."""
+        held = take_weights(self.model)
+        share_buffers(self.model, self.device)
+        types = {name: parameter.dtype for name, parameter in self.model.named_parameters()}
+        self._shard(config)
+        materialise(self.model, self.device)
+        for name, parameter in self.model.named_parameters():
+            whole = receive(held.pop(name, None), parameter.shape, types[name], self.device)
+            local = _local(parameter)
+            start, _ = _place(parameter)
+            local.reshape(-1).copy_(whole.reshape(-1)[start : start + local.numel()])
 
     def _shard(self, config: TrainerConfig) -> None:
         mesh = init_device_mesh(config.execution.device, (config.execution.world_size,))
@@ -90,10 +109,6 @@ class Fsdp2Engine(Engine):
 
     def _trainable(self) -> list[torch.Tensor]:
         return [parameter for _, parameter in trainable_parameters(self.model)]
-
-
-def _device(kind: str) -> torch.device:
-    return torch.device("cuda", torch.cuda.current_device()) if kind == "cuda" else torch.device("cpu")
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:

@@ -24,9 +24,11 @@ from trainer.engines.base import (
     fresh_moments,
     materialise_moments,
     parameter_groups,
+    rank_device,
     set_learning_rate,
 )
-from trainer.model.build import SupervisedModel, trainable_parameters
+from trainer.model.build import SupervisedModel, decoder_layers, trainable_parameters
+from trainer.model.sharing import materialise, replace_tensors, share_buffers
 
 LARGEST_BUCKET = 200_000_000  # elements
 NO_CLIPPING = 1e30  # DeepSpeed computes the norm only when it clips
@@ -46,18 +48,42 @@ class ZeroEngine(Engine):
         self.model = model
         self.stage = int(config.execution.engine[-1])
         self._world_size = config.execution.world_size
+        settings = deepspeed_config(config, sum(p.numel() for _, p in trainable_parameters(model)))
+        if model.shared:
+            self._hand_out(config, settings)
         optimizer = adamw(parameter_groups(model, config.training), config.training)
         self._engine, self._outer, _, _ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            config=deepspeed_config(config, sum(p.numel() for _, p in trainable_parameters(model))),
-            dist_init_required=False,
+            model=model, optimizer=optimizer, config=settings, dist_init_required=False
         )
         self.device = torch.device(self._engine.device)
         self._adamw = getattr(self._outer, "optimizer", self._outer)
         self.replicated = not self._partitioned
         self._max_grad_norm = config.training.max_grad_norm or NO_CLIPPING
         fresh_moments(self._adamw, self._masters())
+
+    def _hand_out(self, config: TrainerConfig, settings: dict[str, Any]) -> None:
+        """Memory for the first rank's weights, which DeepSpeed broadcasts; for ZeRO 3 one layer at a time, in parts."""
+        device = rank_device(config.execution.device)
+        share_buffers(self.model, device)
+        if self.stage < 3:
+            materialise(self.model, device)
+            return
+        for unit in (*decoder_layers(self.model), self.model):
+            self._partition_now(unit, device, settings)
+
+    def _partition_now(self, unit: nn.Module, device: torch.device, settings: dict[str, Any]) -> None:
+        from deepspeed.runtime.zero.partition_parameters import Init
+
+        low = torch.bfloat16 if settings["bf16"]["enabled"] else torch.float32
+
+        def ready(tensor: torch.Tensor) -> torch.Tensor:
+            """On its way to DeepSpeed, which moves what is here to the device, and broadcasts it."""
+            if not isinstance(tensor, nn.Parameter) or hasattr(tensor, "ds_id"):
+                return tensor
+            return torch.empty_like(tensor, device=device, dtype=low) if tensor.is_meta else tensor.detach().to(low)
+
+        replace_tensors(unit, ready)
+        Init(module=unit, config_dict_or_path=settings, dtype=low)
 
     @property
     def _partitioned(self) -> bool:

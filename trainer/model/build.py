@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -24,9 +25,11 @@ class SupervisedModel(nn.Module):
 
     Attributes:
         causal_lm: the Transformers model, or PEFT's wrapper of it.
+        shared: only the first rank holds weights; the engine hands them out (trainer.model.sharing).
     """
 
     causal_lm: Any
+    shared: bool = False
 
     def __init__(self, causal_lm: nn.Module, backend: str, settings: HeadSettings) -> None:
         super().__init__()
@@ -56,14 +59,17 @@ class SupervisedModel(nn.Module):
         return output_layer(self.inner)(hidden, batch.target_ids, batch.target_weights, plain)
 
 
-def build_model(config: TrainerConfig) -> SupervisedModel:
+def build_model(config: TrainerConfig, weights: bool = True) -> SupervisedModel:
     """The model of a job, ready for an engine: on the CPU, or quantised on the device that it trains on.
+
+    Args:
+        weights: read them; False gives the same modules with what PyTorch puts into them.
 
     Raises:
         UserError: the model cannot be loaded, or a setting of the method takes no effect.
     """
     attention.check_backend(str(config.model.attention), config.execution.device)
-    causal_lm = load_causal_lm(config, attn_implementation=attention.NAME)
+    causal_lm = (load_causal_lm if weights else empty_causal_lm)(config, attn_implementation=attention.NAME)
     settings = HeadSettings(
         config.loss.chunk_tokens,
         config.loss.label_smoothing,
@@ -84,8 +90,7 @@ def build_model(config: TrainerConfig) -> SupervisedModel:
 
 def load_causal_lm(config: TrainerConfig, **options: Any) -> Any:
     """The Transformers model of a job, in the type that its weights are kept in; quantised if the method says so."""
-    full_bf16 = config.method.kind == "lora" or config.execution.engine.startswith("zero")
-    dtype = DTYPES[str(config.model.dtype)] if full_bf16 else torch.float32
+    dtype = kept_dtype(config)
     options |= loading_options(config.method, config.execution.device, dtype)
     try:
         refuse_quantised_checkpoint(config.model)
@@ -97,11 +102,26 @@ def load_causal_lm(config: TrainerConfig, **options: Any) -> Any:
             use_safetensors=True,  # never pickle
             **options,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"the model could not be loaded from {config.model.path}: {error}",
             remedy="`model.path` needs config.json and safetensors weights of a causal language model",
         ) from error
+
+
+def empty_causal_lm(config: TrainerConfig, **options: Any) -> Any:
+    """The same module without its weights."""
+    model = config.model
+    shape = AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    return AutoModelForCausalLM.from_config(
+        shape, dtype=kept_dtype(config), trust_remote_code=model.trust_remote_code, **options
+    )
+
+
+def kept_dtype(config: TrainerConfig) -> torch.dtype:
+    """The type that weights are kept in: FSDP2's masters are its parameters, DeepSpeed keeps masters of its own."""
+    full_bf16 = config.method.kind == "lora" or config.execution.engine.startswith("zero")
+    return DTYPES[str(config.model.dtype)] if full_bf16 else torch.float32
 
 
 def logit_scale(config: Any) -> float:
