@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test check lint types format install startup clean
@@ -23,7 +24,7 @@ quickstart: $(STAMP) ## Train a small model on this machine: plan, interrupt, re
 	$(BIN)/python examples/quickstart/run.py
 
 test: $(STAMP) ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff format --check .

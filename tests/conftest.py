@@ -1,4 +1,7 @@
-"""The one reason to skip a test: there is no GPU. The count is printed with the summary (`-ra`)."""
+"""The one reason to skip a test: there is no GPU. The count is printed with the summary (`-ra`).
+
+Tests run in lanes, which `make test` gives to two workers: a lane is a file, or all that shares one test cluster.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,19 @@ import shutil
 
 import pytest
 
+CLUSTERS = ("tests/cluster/kubernetes/", "tests/cluster/")
+"""Lanes of many files, the slowest first: they mostly wait, and the rest fills the other worker."""
+
+
+def lane(test: str) -> str:
+    """What a test's neighbours in one worker are: those of its file, or of its cluster."""
+    return next((cluster for cluster in CLUSTERS if test.startswith(cluster)), test.partition("::")[0])
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(CLUSTERS))  # stable: only the clusters move
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(lane(item.nodeid)))
     if shutil.which("nvidia-smi"):
         return
     for item in items:
