@@ -1,6 +1,5 @@
 """`tuneyard` on the real SLURM: what is submitted, what is said about it, and what never leaves its place."""
 
-import hashlib
 import json
 import os
 import random
@@ -9,38 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from slurm_runs import SlurmRun, tuneyard, until
+from slurm_runs import SlurmRun, checkpoint_hashes, make_job, trains, tuneyard, until
 
 from cluster import ClusterError, backend
 from cluster.rundir import read_attempts, read_progress
 from slurm.testbed import Testbed
-from tests.support import tiny
 
-JOB = """
-name: tiny
-model: {{path: ./model}}
-data: {{train: [{{path: ./rows.jsonl}}], max_length: 512}}
-training: {{max_steps: {steps}, learning_rate: 0.01, tokens_per_step: 2048, full_determinism: true}}
-checkpoint: {{every_steps: 50}}
-logging: {{every_seconds: 0}}
-resources: {{gpu: none, cpu_ranks: {ranks}, nodes: {nodes}, engine: zero2, grace_seconds: 15, walltime: 30m}}
-cluster: {{profile: {profile}}}
-"""
-PROFILE = "{backend: slurm, partition: low, exclusive: true, gpu_request: none}"
 NASTY = "a 'b' \"c\" $(touch pwned) `touch pwned`; touch pwned # d,e=%j &|<> @setup@ ~ !x *?[a] naïve ✓"
-
-
-def checkpoint_hashes(run_dir: Path, step: int) -> dict[str, str]:
-    folder = run_dir / "checkpoints" / f"step-{step:08d}"
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
-
-
-def make_job(folder: Path, steps: int) -> None:
-    tiny.make_model(folder / "model")
-    tiny.write_rows(folder / "rows.jsonl", 300)
-    (folder / "site.yaml").write_text(PROFILE)
-    (folder / "job.yaml").write_text(JOB.format(steps=steps, ranks=1, nodes=2, profile="./site.yaml"))
-    (folder / "local.yaml").write_text(JOB.format(steps=steps, ranks=2, nodes=1, profile="local"))
 
 
 def test_preempted_warned_and_requeued_real_ranks_end_as_if_nothing_had_happened(
@@ -81,14 +55,6 @@ def test_preempted_warned_and_requeued_real_ranks_end_as_if_nothing_had_happened
     assert checkpoint_hashes(run, steps) == checkpoint_hashes(other, steps) != {}
 
 
-def trains(run: Path, attempt: int) -> None:
-    def some_steps() -> bool:
-        progress = read_progress(run) or {}
-        return progress.get("attempt") == attempt and progress.get("state") == "training"
-
-    until(some_steps, f"steps of attempt {attempt}")
-
-
 def test_verbs_stop_cancel_resume_and_submit_twice(slurm_testbed: Testbed, tmp_path: Path) -> None:
     run = SlurmRun(slurm_testbed, tmp_path / "verbs", {"steps": 10**6}, nodes=1)
     where = run.backend
@@ -126,18 +92,6 @@ def test_a_run_that_waits_says_why_and_stopping_it_takes_it_out_of_the_queue(
     assert json.loads(told.stdout)["outcome"] == "stopped"
     assert run.records() == []
     assert run.ended() == "stopped"
-
-
-def test_two_runs_on_the_same_nodes_do_not_meet(slurm_testbed: Testbed, tmp_path: Path) -> None:
-    runs = [SlurmRun(slurm_testbed, tmp_path / name, {"steps": 80}) for name in ("one", "two")]
-    for run in runs:
-        run.submit()
-    assert [run.ended() for run in runs] == ["finished", "finished"]
-    assert runs[0].records()[0]["nodes"] == runs[1].records()[0]["nodes"]
-    assert abs(runs[0].records()[0]["started"] - runs[1].records()[0]["started"]) < 5, "they ran side by side"
-    seen = [json.loads((run.dir / "rank1.env").read_text()) for run in runs]
-    assert seen[0]["MASTER_PORT"] != seen[1]["MASTER_PORT"]
-    assert [one["TORCHELASTIC_RUN_ID"] for one in seen] == ["one-000", "two-000"]
 
 
 def test_a_secret_goes_where_it_is_forwarded_and_nowhere_else(
