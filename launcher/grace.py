@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from cluster.rundir import PLAN, read_attempts, read_plan, write_json_atomic
 from cluster.slurm.script import AFTER_GRACE_SECONDS, WARNING_SLOP_SECONDS
-from launcher.candidates import Ground
 from launcher.decisions import Decision
 from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import JobFile
@@ -54,7 +55,7 @@ class SaveTime:
         return min(MOST_SECONDS, max(LEAST_SECONDS, rounded))
 
 
-def predicted(choice: Choice, ground: Ground) -> SaveTime:
+def predicted(choice: Choice) -> SaveTime:
     """Before anything was measured: the checkpoint's size at a rate that is stated."""
     candidate, nodes = choice.candidate, choice.basics.nodes
     trainable = candidate.prediction.num_trainable if candidate.prediction else 0
@@ -97,10 +98,31 @@ def site_is_hasty(site_seconds: int | None, needs: SaveTime) -> Iterator[Decisio
     """Says it when the site itself leaves less time before it takes machines away."""
     if site_seconds is not None and site_seconds < needs.needed_seconds:
         reason = (
-            f"the site takes machines away after {site_seconds} s, and {needs.words} take {needs.needed_seconds:.0f} s: "
-            "a preemption costs what was trained since the last checkpoint; checkpoint.every_minutes bounds it"
+            f"the site gives {site_seconds} s before it takes machines away, and {needs.words} take "
+            f"{needs.needed_seconds:.0f} s: a preemption costs what was trained since the last checkpoint, which "
+            "checkpoint.every_minutes bounds"
         )
         yield Decision(setting="preemption", value=f"{site_seconds} s", reason=reason)
+
+
+def adjust(run_dir: Path) -> list[Decision]:
+    """Before a run goes on: what its own saves have taught. An `auto` follows it; a number of the user's is judged.
+
+    Raises:
+        SettingError: the walltime leaves no time to train.
+    """
+    plan, needs = read_plan(run_dir), measured(read_attempts(run_dir))
+    launch = plan["launch"]
+    if needs is None:
+        return []
+    if not launch.get("grace_is_auto"):
+        return list(too_short(launch["grace_seconds"], needs))
+    before, launch["grace_seconds"] = launch["grace_seconds"], needs.grace_seconds()
+    if launch["grace_seconds"] == before:
+        return []
+    refuse_no_time(launch)
+    write_json_atomic(run_dir / PLAN, plan)
+    return [Decision(setting=SETTING, value=launch["grace_seconds"], reason=f"was {before:g}; {needs.words}")]
 
 
 def refuse_no_time(launch: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,7 +70,8 @@ class Scheduler:
     def job(self, job_id: str) -> Job | None:
         """One job: from the controller, else from accounting; None where neither knows it."""
         found = self.jobs(job_id)
-        return found[0] if found else None
+        # tasks of an array that wait are one record, `4711_[2-7]`, whichever of them was asked for
+        return replace(found[0], id=job_id) if found else None
 
     def jobs(self, job_id: str) -> list[Job]:
         """A job, or every task of a job array."""

@@ -17,11 +17,11 @@ from cluster.rundir import write_stop
 from launcher.cli.options import detach_option, json_option, quoted, runs_option
 from launcher.cli.output import make_console, print_json
 from launcher.cli.submit import prepare_here, ready_to_submit, root_of
+from launcher.cli.sweeping import Planned, plan_all
 from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError
 from launcher.rundata import DEFAULT_BACKEND
 from launcher.runs import fresh_path, link_run, remove_run, write_run
 from launcher.sweep import Sweep, best, combinations_of, find_sweep, in_words, read_sweep, results
-from launcher.sweepplan import Planned, plan_all
 
 POLL_SECONDS = 1.0
 ALIVE = ("queued", "running", "unknown")
@@ -174,7 +174,9 @@ def _show(made: Sweep, as_json: bool) -> int:
         print_json({"sweep": str(made.folder), "best": winner["run"] if winner else None, "runs": rows})
     else:
         _print_table(rows, winner)
-        click.echo("Next: " + (f"tuneyard export {winner['run']}" if winner else "tuneyard status RUN, for one of them"))
+        click.echo(
+            "Next: " + (f"tuneyard export {winner['run']}" if winner else "tuneyard status RUN, for one of them")
+        )
     failed = [row for row in rows if row["state"] == "ended" and row["outcome"] not in ("finished", "stopped")]
     return EXIT_RUN_FAILED if failed else EXIT_OK
 

@@ -64,7 +64,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,bf_min_age_reserve=0,sched_interval=2,batch_sched_delay=0
-KillWait=5
+KillWait=10
 SlurmdTimeout=8
 MessageTimeout=5
 MinJobAge=600

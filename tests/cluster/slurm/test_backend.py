@@ -148,18 +148,38 @@ def test_a_job_that_ends_before_its_agent_says_so(slurm_testbed: Testbed, tmp_pa
     assert run.records() == []
 
 
+FULL_70B = """
+name: full-70b
+model: {path: meta-llama/Llama-3.1-70B-Instruct}
+data: {train: [{path: ./rows.jsonl}], max_length: 8192}
+training: {max_steps: 900, learning_rate: 1e-5, tokens_per_step: 1048576}
+resources: {gpu: h100-80, nodes: 8, gpus_per_node: 8, walltime: 24h}
+cluster: {profile: h100-preemptible}
+"""
+
+
 def test_dry_run_prints_the_script_that_an_administrator_would_read(tmp_path: Path) -> None:
-    job = JOB.format(steps=9, ranks=1, nodes=8, profile="h100-preemptible").replace("gpu: none, cpu_ranks: 1", "GPUS")
-    job = job.replace("GPUS", "gpu: h100-80, gpus_per_node: 8").replace("2048", "1048576").replace("512", "8192")
-    job = job.replace("engine: zero2", "engine: auto")
-    job = job.replace("walltime: 30m", "walltime: 24h").replace("./model", "meta-llama/Llama-3.1-70B-Instruct")
-    (tmp_path / "job.yaml").write_text(job)
+    (tmp_path / "job.yaml").write_text(FULL_70B)
     (tmp_path / "rows.jsonl").write_text("{}")
     done = tuneyard("submit", "job.yaml", "--dry-run", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    script = json.loads(done.stdout)["script"]
+    plan = json.loads(done.stdout)
+    script, lead = plan["script"], plan["launch"]["grace_seconds"] + 15
+    # 847 GB in eight parts at 1 GB/s, twice, are more than the 60 s that a small job gets
+    assert 210 < plan["launch"]["grace_seconds"] < 400
+    (decided,) = [one for one in plan["decisions"] if one["setting"] == "resources.grace_seconds"]
+    assert "two saves of 106 s each (847" in decided["reason"]
+    (hasty,) = [one for one in plan["decisions"] if one["setting"] == "preemption"]
+    assert hasty["reason"].startswith("the site gives ")
     asked = [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")]
-    wanted = ["nodes=8", "ntasks-per-node=1", "gpus-per-node=h100:8", "time=1-00:00:00", "signal=B:USR1@30", "requeue"]
+    wanted = [
+        "nodes=8",
+        "ntasks-per-node=1",
+        "gpus-per-node=h100:8",
+        "time=1-00:00:00",
+        f"signal=B:USR1@{lead}",
+        "requeue",
+    ]
     assert set(wanted) <= set(asked)
     assert {"export=NONE", "open-mode=append", "cpus-per-task=96", "mem=0", "exclusive"} <= set(asked)
     (tmp_path / "slurm.sh").write_text(script)

@@ -14,6 +14,7 @@ from slurm.testbed import Testbed
 from tests.cluster.outcomes.place import Place
 from tests.cluster.outcomes.suite import Outcomes
 
+
 class OnSlurm:
     """The test cluster: a higher partition takes machines away, `scancel` is how a user ends a job by hand."""
 

@@ -44,7 +44,7 @@ def losses(run: Path) -> dict[int, float]:
 
 
 def submit_three(bed: Testbed, folder: Path) -> tuple[Path, Path, Path]:
-    """`struck` on two nodes, `loop` beside it on one of them, `sliced` alone on a third with less time than it needs."""
+    """`struck` on two nodes, `loop` beside it on one, `sliced` alone on a third with less time than it needs."""
     beside = ("--nodelist=n4", "--exclusive", "--time=3", "--output=/dev/null", "--wrap=sleep 40")
     bed.run("sbatch", *beside)  # leaves no idle node to `loop`
     make_model_and_rows(folder)
@@ -71,7 +71,8 @@ def strike(bed: Testbed, run: Path) -> None:
     """After its hang: a lost daemon, and a node that an administrator takes down."""
     head = trains(run, 1, steps=3)["nodes"][0]
     bed.kill_slurmd(head)  # its agent and its batch script live on, and nobody tells them
-    assert head not in (nodes := trains(run, 2, steps=3)["nodes"])
+    nodes = trains(run, 2, steps=3)["nodes"]
+    assert head not in nodes
     bed.power_on(head)
     bed.run("scontrol", "update", f"nodename={nodes[1]}", "state=down", "reason=test")
     closed(run, 2)

@@ -14,6 +14,8 @@ FAR_AWAY_SECONDS = 600
 def main() -> int:
     command, run_dir = sys.argv[1], Path(sys.argv[2])
     settings = json.loads((run_dir / "plan.json").read_text())["trainer"]
+    if "training" in settings:  # a plan of a real job file
+        settings |= {"steps": settings["training"]["max_steps"], "polite": True}
     print(f"{command} speaks", flush=True)
     if command == "train":
         return train(run_dir, settings)
@@ -46,6 +48,8 @@ def train(run_dir: Path, settings: dict) -> int:
         if (run_dir / "stop").exists() and not settings.get("deaf"):
             return leave(run_dir, rank, step, start)
         if told and settings.get("polite"):  # as the real trainer takes it
+            if settings.get("lockstep"):  # all agree upon leaving: where one is dead, nobody does
+                all_reduce(run_dir, rank, step)
             return leave(run_dir, rank, step, start)
         if told and not settings.get("deaf"):
             return 1  # torchrun ends us since another rank failed
@@ -60,7 +64,15 @@ def train(run_dir: Path, settings: dict) -> int:
         time.sleep(settings.get("step_seconds", 0.02))
     if rank == 0:
         write_progress(run_dir, "finished", settings["steps"], start)
+        if "training" in settings:
+            held_out(run_dir, settings)
     return 0
+
+
+def held_out(run_dir: Path, settings: dict) -> None:
+    """The better, the nearer the learning rate is to 0.02."""
+    loss = 1 + abs(settings["training"]["learning_rate"] - 0.02)
+    (run_dir / "logs" / "metrics.jsonl").write_text(json.dumps({"step": settings["steps"], "eval_loss": loss}) + "\n")
 
 
 def all_reduce(run_dir: Path, rank: int, step: int) -> None:
