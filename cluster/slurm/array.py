@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.contract import ClusterError
-from cluster.slurm.script import option, quoted
+from cluster.slurm.script import in_quotes, option
 
 _OWN = ("job-name", "output", "chdir")
 """Directives that differ between the runs of an array, and that the array has its own of."""
@@ -35,7 +35,7 @@ def render_array(folder: Path, run_dirs: Sequence[Path], scripts: Sequence[str],
         f"array=0-{len(run_dirs) - 1}{limit}",
         *shared,
     ]
-    runs = "".join(f"  {quoted(run_dir, 'the run directory')}\n" for run_dir in run_dirs)
+    runs = "".join(f"  {in_quotes(str(run_dir), 'the run directory')}\n" for run_dir in run_dirs)
     return (
         "#!/bin/bash\n"
         + "".join(f"{_MARK}{line}\n" for line in directives)

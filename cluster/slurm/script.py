@@ -267,15 +267,15 @@ def _container(job: Job, site: Site) -> str:
     mounts = list(dict.fromkeys([str(job.run_dir), str(job.code), *site.mounts]))
     if odd := next((mount for mount in mounts if "," in mount), None):
         raise ClusterError(f"{odd!r} cannot be mounted into a container: it has a comma in it", "rename the folder")
-    image = _in_quotes(site.image, "the image")
+    image = in_quotes(site.image, "the image")
     if site.container == "apptainer":
-        binds = "".join(f" --bind {_in_quotes(mount, 'a mount')}" for mount in mounts)
+        binds = "".join(f" --bind {in_quotes(mount, 'a mount')}" for mount in mounts)
         return f"apptainer exec{' --nv' if job.gpus_per_node else ''}{binds} {image}"
     pairs = ",".join(mount if ":" in mount else f"{mount}:{mount}" for mount in mounts)
-    return f"--container-image={image} --container-mounts={_in_quotes(pairs, 'a mount')}"
+    return f"--container-image={image} --container-mounts={in_quotes(pairs, 'a mount')}"
 
 
-def _in_quotes(text: str, what: str) -> str:
-    """Always in quotes: a comma must not look as if it parted the words of an array."""
+def in_quotes(text: str, what: str) -> str:
+    """A value as bash wants it, and always in quotes: a comma must not look as if it parted the words of an array."""
     found = quoted(text, what)
     return found if found.startswith("'") else f"'{found}'"

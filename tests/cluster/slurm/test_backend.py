@@ -88,6 +88,11 @@ def test_a_run_that_waits_says_why_and_stopping_it_takes_it_out_of_the_queue(
     said = until(lambda: "is next" in run.backend.status(run.dir).reason and run.backend.status(run.dir), "the reason")
     assert said.state == "queued"
     assert said.reason.startswith(f"job {job}: it is next, and waits until 4 fitting nodes are free (")
+    behind = SlurmRun(slurm_testbed, tmp_path / "behind", nodes=4)
+    behind.submit()
+    ahead = "jobs with a higher priority are before it (1 in this partition); "
+    until(lambda: ahead in behind.backend.status(behind.dir).reason, "the number of jobs before it")
+    behind.backend.cancel(behind.dir)
     told = tuneyard("stop", run.dir, "--json", cwd=tmp_path)
     assert json.loads(told.stdout)["outcome"] == "stopped"
     assert run.records() == []

@@ -60,3 +60,21 @@ def test_where_requeueing_is_forbidden_a_continuation_waits_and_goes_with_the_ru
     (run.dir / "stop").touch()
     assert run.ended() == "stopped"
     until(lambda: not slurm_testbed.run("squeue", "--noheader"), "the last continuation to be taken back")
+
+
+def test_scancel_where_requeueing_is_forbidden_ends_the_continuation_too(
+    slurm_testbed: Testbed, tmp_path: Path
+) -> None:
+    run = SlurmRun(slurm_testbed, tmp_path / "chained", nodes=1, slurm={"partition": "norequeue", "requeue": False})
+    first = run.submit()
+    run.trains(0)
+    slurm_testbed.run("scancel", first)
+    assert run.ended() == "stopped"
+    (record,) = run.records()
+    assert (record["outcome"], record["cause"]) == ("stopped", f"job {first} was cancelled; SIGTERM")
+    assert record["decision"]["action"] == "stop"
+    assert record["last_checkpoint_step"] == record["last_step"]
+    assert slurm_testbed.run("squeue", "--noheader") == ""
+    run.submit()
+    assert run.trains(1)["attempt"] == 1
+    run.backend.cancel(run.dir)
