@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from launcher.cli import run
 from launcher.grace import SaveTime, adjust, grace_of, measured, refuse_no_time, site_is_hasty, too_short
 from launcher.jobfile import SettingError
 
@@ -91,3 +92,33 @@ def test_measured_saves_that_leave_no_time_to_train_are_refused(tmp_path: Path) 
     with pytest.raises(SettingError, match="leaves no time to train"):
         adjust(make_run(tmp_path, 200.0, grace_is_auto=True, walltime_seconds=480))
     assert grace_in(tmp_path) == 240
+
+
+SITE = "{backend: slurm, partition: p, gpu_request: none, preemption: {grace_seconds: 0}}"
+SHORT_JOB = """\
+name: short
+model: {path: ./model}
+data: {train: [{path: ./train.jsonl}]}
+resources:
+  gpu: none
+  cpu_ranks: 1
+  nodes: 1
+  grace_seconds: GRACE
+  walltime: 2m
+cluster: {profile: ./site.yaml}
+"""
+
+
+def test_a_plan_is_refused_at_its_walltimes_line(
+    job_folder: Path, write_job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (job_folder / "site.yaml").write_text(SITE)
+    assert run(["plan", str(write_job(SHORT_JOB.replace("GRACE", "auto")))]) == 2
+    said = capsys.readouterr().err
+    assert f"{job_folder}/job.yaml:9" in said or "9: resources.walltime" in said
+    assert "SLURM warns 75 s before the end (resources.grace_seconds is 60), and up to 60 s earlier" in said
+    assert run(["plan", "--json", str(write_job(SHORT_JOB.replace("GRACE", "20")))]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["launch"]["grace_seconds"], plan["launch"]["grace_is_auto"]) == (20, False)
+    (hasty,) = [one for one in plan["decisions"] if one["setting"] == "preemption"]
+    assert hasty["reason"].startswith("the site gives 0 s")
