@@ -20,6 +20,7 @@ from cluster.policy import exclusions
 from cluster.processes import boot_id
 from cluster.slurm import submission
 from cluster.slurm.array import render_array
+from cluster.slurm.cancelled import note_cancelled
 from cluster.slurm.explain import explain
 from cluster.slurm.jobs import Submission, job_ids, read_submission, write_submission
 from cluster.slurm.scheduler import Job, Scheduler, SlurmError
@@ -49,6 +50,7 @@ class SlurmBackend(Backend):
         """Gives the run's script to SLURM."""
         run_dir = run_dir.resolve()
         self._refuse_living(run_dir)
+        self._note_cancelled(run_dir)
         submitted = time.time()
         script = self.script(run_dir, rundir.read_plan(run_dir), submitted)
         (run_dir / "logs").mkdir(exist_ok=True)
@@ -157,6 +159,14 @@ class SlurmBackend(Backend):
             raise ClusterError(f"{run_dir.name} is job {job.id} already, {job.state}", "wait for it, or cancel it")
         if (who := lock.holder(run_dir)) is not None:
             raise lock.LockHeldError(*lock.already_running(run_dir, who))
+
+    def _note_cancelled(self, run_dir: Path) -> None:
+        """The last life was ended by hand: the record learns it before the next one begins."""
+        job, records = self._newest(run_dir), rundir.read_attempts(run_dir)
+        if job is None or job.state != "CANCELLED" or not records or not _of_last_submission(run_dir, records[-1]):
+            return
+        if str(records[-1].get("generation")).endswith(f".{job.restarts}"):  # not while it waited for its next life
+            note_cancelled(run_dir, job.id)
 
     def _recent(self, run_dir: Path) -> Job | None:
         asked, job = self._answers.get(run_dir, (float("-inf"), None))

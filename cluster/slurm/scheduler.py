@@ -32,6 +32,7 @@ Fact = TypeVar("Fact")
 RETRY_SECONDS = (1.0, 3.0, 6.0)
 _TIMEOUT_SECONDS = 120.0
 _PREFIXES = ("SLURM", "SBATCH_", "SRUN_", "SALLOC_", "SCANCEL_", "SQUEUE_", "SINFO_", "SACCT_", "SCONTROL_", "PMI")
+_REVOKED_SECONDS = 2.0
 _NEVER_REACHED = "connect failure"
 
 
@@ -103,7 +104,14 @@ class Scheduler:
         self._run(["scontrol", "release", job_id])
 
     def start_now(self, job_id: str) -> None:
-        """Ends the wait after a requeue; sites allow that to operators only."""
+        """Ends the wait after a requeue; sites allow that to operators only.
+
+        Not within the second of the requeue: nodes would take the new credential for the revoked one, and the job
+        fails for good.
+        """
+        job = self.job(job_id)
+        if job is not None and job.submitted is not None:
+            time.sleep(min(_REVOKED_SECONDS, max(0.0, job.submitted + _REVOKED_SECONDS - time.time())))
         self._run(["scontrol", "update", f"jobid={job_id}", "starttime=now"])
 
     def exclude(self, job_id: str, nodes: Sequence[str]) -> None:

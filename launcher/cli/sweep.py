@@ -18,7 +18,7 @@ from launcher.cli.options import detach_option, json_option, quoted, runs_option
 from launcher.cli.output import make_console, print_json
 from launcher.cli.submit import prepare_here, ready_to_submit, root_of
 from launcher.cli.sweeping import Planned, plan_all
-from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError
+from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError, TuneyardError
 from launcher.rundata import DEFAULT_BACKEND
 from launcher.runs import fresh_path, link_run, remove_run, write_run
 from launcher.sweep import Sweep, best, combinations_of, find_sweep, in_words, read_sweep, results
@@ -106,13 +106,16 @@ def _submit(planned: list[Planned], folder: Path, max_parallel: int | None, cons
             write_run(run, one.text, one.plan)
         (folder / "logs").mkdir(parents=True)
         made.write()
-        if name == "slurm":
+        if name == DEFAULT_BACKEND:  # all before any starts: bad data is refused once, and leaves nothing behind
+            for run in runs:
+                prepare_here(run, console)
+        elif name == "slurm":
             from cluster.slurm.backend import SlurmBackend
 
             SlurmBackend().submit_array(folder, runs, max_parallel)
-        elif name != DEFAULT_BACKEND:
+        else:
             _submit_each(made)
-    except (ClusterError, JobError):
+    except (ClusterError, TuneyardError, KeyboardInterrupt):
         for path in [*runs, folder]:
             if path.is_dir():
                 remove_run(path)
@@ -136,7 +139,6 @@ def _run_here(made: Sweep, max_parallel: int, console: Console) -> None:
             living.remove(run)
         while waiting and len(living) < max_parallel:
             run = waiting.pop(0)
-            prepare_here(run, console)
             where.submit(run)
             living.append(run)
         time.sleep(POLL_SECONDS / 2)

@@ -18,16 +18,27 @@ resources: {gpu: none, cpu_ranks: 1}
 """
 
 
+def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from launcher.cli import main; main()", "sweep", "job.yaml", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
+    line = [*command, *arguments]
+    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_bad_data_is_refused_before_any_run_starts_and_leaves_nothing(tmp_path: Path) -> None:
+    tiny.make_model(tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text('{"messages": []}\n')
+    (tmp_path / "job.yaml").write_text(JOB)
+    done = sweep(tmp_path, "--set", "training.learning_rate=0.01,0.02")
+    assert done.returncode == 2, done.stderr
+    assert not list((tmp_path / "runs").iterdir())
+
+
 def test_a_sweep_of_two_learning_rates_finds_the_better_one(tmp_path: Path) -> None:
     tiny.make_model(tmp_path / "model")
     tiny.write_rows(tmp_path / "rows.jsonl", 200)
     (tmp_path / "job.yaml").write_text(JOB)
-    command = [sys.executable, "-c", "from launcher.cli import main; main()", "sweep", "job.yaml", "--json"]
-    rates = ["--set", "training.learning_rate=0.00001,0.01", "--max-parallel", "2"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(
-        [*command, *rates], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    done = sweep(tmp_path, "--set", "training.learning_rate=0.00001,0.01", "--max-parallel", "2")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     idle, quick = found["runs"]
