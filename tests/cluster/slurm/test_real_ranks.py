@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 from slurm_runs import (
     SLOWLY,
     checkpoint_hashes,
@@ -24,7 +25,7 @@ from cluster.slurm.scheduler import Scheduler
 from launcher.rundata import last_of_each_step, metric_lines
 from slurm.testbed import Testbed
 
-STEPS = 200
+STEPS = 170
 WHERE = backend("slurm")
 
 
@@ -86,6 +87,7 @@ def crash_twice(run: Path) -> None:
         kill(run, attempt, 0, signal.SIGKILL)
 
 
+@pytest.mark.timeout(1200)  # 7 minutes where the processors are shared with four others
 def test_struck_sliced_and_crashing_runs_side_by_side(slurm_testbed: Testbed, tmp_path: Path) -> None:
     struck, sliced, loop = submit_three(slurm_testbed, tmp_path)
     trains(struck, 0, steps=12)
