@@ -173,7 +173,7 @@ def test_dry_run_prints_the_script_that_an_administrator_would_read(tmp_path: Pa
     # 847 GB in eight parts at 1 GB/s, twice, are more than the 60 s that a small job gets
     assert 210 < plan["launch"]["grace_seconds"] < 400
     (decided,) = [one for one in plan["decisions"] if one["setting"] == "resources.grace_seconds"]
-    assert "two saves of 106 s each (847" in decided["reason"]
+    assert "two saves of 106 s each (846.6 GB at 1 GB/s on each of 8 nodes" in decided["reason"]
     (hasty,) = [one for one in plan["decisions"] if one["setting"] == "preemption"]
     assert hasty["reason"].startswith("the site gives ")
     asked = [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")]
