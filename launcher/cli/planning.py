@@ -20,9 +20,13 @@ def load_and_plan(job_file: Path, gpu: str | None = None) -> tuple[LoadedJob, Pl
         gpu: GPUs to plan for as if they were there; `None` plans for where the job's profile says.
     """
     loaded = load_job(job_file)
+    return loaded, planned_from(loaded, gpu)
+
+
+def planned_from(loaded: LoadedJob, gpu: str | None = None) -> Plan:
+    """The plan of a job that was loaded."""
     try:
-        job, machine, profile = machine_for(loaded, gpu)
-        return loaded, make_plan(job, machine, profile)
+        return make_plan(*machine_for(loaded, gpu))
     except SettingError as error:
         raise loaded.located(error) from None
 

@@ -40,7 +40,15 @@ def load_job(path: Path) -> LoadedJob:
     Raises:
         JobFileError: the file cannot be read, is not YAML, or says something wrong; all problems are in it.
     """
-    document = read_document(path)
+    return checked(read_document(path), path)
+
+
+def checked(document: Document, path: Path) -> LoadedJob:
+    """The job in a document that was read from `path`, whose folder relative paths begin in.
+
+    Raises:
+        JobFileError: it says something wrong; all problems are in it.
+    """
     data, problems = resolve_paths(document)
     job = None
     try:
