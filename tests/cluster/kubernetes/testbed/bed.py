@@ -17,7 +17,7 @@ from tests.cluster.kubernetes.testbed.host import TestbedError, require_machine,
 from tests.cluster.kubernetes.testbed.lock import describe, machine_lock, read_holder, write_holder
 from tests.cluster.kubernetes.testbed.machine import Machine, remaining
 from tests.cluster.kubernetes.testbed.network import connect_control, require_free_addresses, wait_until_unplugged
-from tests.cluster.kubernetes.testbed.node import Node, remove_cgroups
+from tests.cluster.kubernetes.testbed.node import MADE_FOLDERS, Node, remove_cgroups
 from tests.cluster.kubernetes.tools import build
 
 _BOOT_SECONDS = 60.0
@@ -86,7 +86,7 @@ class Testbed:
             Machine(folder.name, folder).power_off()
         if running:
             wait_until_unplugged()
-        remove_cgroups()
+        self._remove_traces()
         shutil.rmtree(self.directory, ignore_errors=not self.directory.exists())
         return True
 
@@ -206,6 +206,13 @@ class Testbed:
         for name in self.settings.node_names:
             self._node(name).start(self._control, sorted(self.directory.glob("images/*.tar")))
         self._wait_for_nodes(self.settings.node_names)
+
+    def _remove_traces(self) -> None:
+        remove_cgroups()
+        made = self.directory / MADE_FOLDERS
+        for folder in made.read_text().splitlines() if made.exists() else []:
+            with contextlib.suppress(OSError):  # someone else uses it by now
+                Path(folder).rmdir()
 
     def _make_folders(self) -> None:
         self.directory.mkdir(parents=True)
