@@ -13,6 +13,7 @@ podFailurePolicy:
     - action: {{ .job }}
       {{- if .codes }}
       onExitCodes: {containerName: {{ .container }}, operator: In, values: {{ toJson .codes }}}
+      onPodConditions: [] # 1.28 to 1.30 call it required in their schema
       {{- else }}
       onPodConditions: [{type: {{ .condition }}, status: "True"}]
       {{- end }}
