@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
+from functools import partial
 from pathlib import Path
 
 from tests.cluster.kubernetes.testbed.config import CONTROL_ADDRESS, Users, node_address
 from tests.cluster.kubernetes.testbed.host import CNI, PATH, TestbedError, wait_until
 from tests.cluster.kubernetes.testbed.images import PAUSE_IMAGE
 from tests.cluster.kubernetes.testbed.machine import Machine
-from tests.cluster.kubernetes.testbed.network import connect_node, start_proxy
+from tests.cluster.kubernetes.testbed.network import connect_node, disconnect_node, start_proxy
 from tests.cluster.kubernetes.tools import build
 
 MADE_FOLDERS = "made-folders"
@@ -65,13 +66,14 @@ class Node:
         self.machine.start("kubelet", kubelet, *self._kubelet_options())
         start_proxy(self.machine, self.users)
 
+    def stop(self, control: Machine) -> None:
+        """Ends everything on it at once, and its network, as a power cut would."""
+        self.machine.power_off()
+        disconnect_node(self.machine, control)
+
     def import_image(self, archive: Path) -> None:
         """Makes an image known on this node."""
         self._ctr("images", "import", archive)
-
-    def forget_disk(self) -> None:
-        """Removes what the node has written, when it is switched off."""
-        shutil.rmtree(self.directory)
 
     def _hide_folders(self) -> None:
         """Gives the node folders of its own where programs insist on a place. What it makes for that is noted."""
@@ -149,9 +151,13 @@ def make_cgroups(group: str) -> None:
 
 def remove_cgroups() -> None:
     """Removes the control groups of pods that are gone, in every hierarchy."""
-    tops = [path for path in (_CGROUPS, *_CGROUPS.iterdir()) if (path / _GROUP).is_dir()]
-    for top in tops:
-        for folder in sorted((top / _GROUP).rglob("*/"), reverse=True):
-            if folder.is_dir():
-                folder.rmdir()
-        (top / _GROUP).rmdir()
+    for top in [path / _GROUP for path in (_CGROUPS, *_CGROUPS.iterdir())]:
+        wait_until(partial(_is_removed, top), _READY_SECONDS, f"{top} stays in use")
+
+
+def _is_removed(top: Path) -> bool:
+    folders = sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True)
+    with contextlib.suppress(OSError):  # the kernel still counts the last process of one
+        for folder in (*folders, *([top] if top.exists() else [])):
+            folder.rmdir()
+    return not top.exists()
