@@ -143,6 +143,7 @@ Kubernetes reads `$(NAME)` in values; `$$` is a plain dollar, so that the user's
 - {name: PYTHONSAFEPATH, value: "1"}
 - {name: PYTHONUNBUFFERED, value: "1"}
 {{- $caches := dict "HOME" "/cache" "XDG_CACHE_HOME" "/cache/xdg" "TRITON_CACHE_DIR" "/cache/triton" }}
+{{- $_ := set $caches "USER" "trainer" }}{{/* PyTorch asks for it, and an image need not know every uid */}}
 {{- /* The hub's files are large: on the claim, a pod that replaces another one finds them again. */}}
 {{- $_ := set $caches "HF_HOME" (printf "%s/.hub" .Values.runs.path) }}
 {{- range $name, $value := merge dict .Values.environment $caches }}
