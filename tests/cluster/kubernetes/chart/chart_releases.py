@@ -82,8 +82,8 @@ class Release:
         """Small pods with the stand-in, and no wait that a test need not have."""
         small = {
             "image": self.namespace.image, "job": "name: my-run\n", "runs": {"claim": self.namespace.claim},
-            "resources": {"gpus": 0, "cpu": "10m", "memory": "256Mi"}, "sharedMemory": "16Mi", "graceSeconds": 5,
-            "test": {"resources": {"cpu": "10m", "memory": "2Gi"}}, "terminationMarginSeconds": 15,
+            "resources": {"gpus": 0, "cpu": "200m", "memory": "256Mi"}, "sharedMemory": "16Mi", "graceSeconds": 5,
+            "test": {"resources": {"cpu": 1, "memory": "2Gi"}}, "terminationMarginSeconds": 15,
             "environment": {"PYTHONPATH": "/runs/standin"}, "imagePullPolicy": "IfNotPresent",
             "init": [{"name": "standin", "command": ["python", "-c", _WRITE, json.dumps(_FILES)]}],
         }  # fmt: skip
@@ -127,7 +127,7 @@ class Release:
     def end(self, pod: Object, code: int) -> None:
         """Has that pod's wrapper leave with a code."""
         index = pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"]
-        command = f"echo {code} > /runs/{self.name}/.e{index} && mv /runs/{self.name}/.e{index} /runs/{self.name}/exit-{index}"
+        command = f"cd /runs/{self.name} && echo {code} > .exit-{index} && mv .exit-{index} exit-{index}"
         self.namespace.kubectl("exec", pod["metadata"]["name"], "--container=trainer", "--", "sh", "-c", command)
 
     def told(self, pod: Object) -> list[str]:
@@ -148,7 +148,10 @@ class Release:
         return next(iter(true & {"Complete", "Completed", "Failed"}), "")
 
 
-KINDS = "jobs,pods,services,configmaps,serviceaccounts,networkpolicies,deployments,persistentvolumeclaims,secrets,endpointslices"
+KINDS = (
+    "jobs,pods,services,endpointslices,configmaps,secrets,serviceaccounts,networkpolicies,deployments,"
+    "persistentvolumeclaims"
+)
 
 
 def left(namespace: Namespace, kinds: str = KINDS) -> set[str]:

@@ -1,4 +1,4 @@
-"""The chart on a real cluster: everything is admitted, and install, test, upgrade, rollback and uninstall do what they say."""
+"""The chart on a real cluster: all is admitted; install, test, upgrade, rollback and uninstall do what they say."""
 
 import copy
 import json
@@ -43,7 +43,7 @@ def test_the_api_server_takes_every_set_of_values(helm: Helm, namespace: Namespa
 def _dry_run(namespace: Namespace, objects: list[dict[str, Any]]) -> str:
     """What the API server says of them, and of the pods that they would make."""
     objects = copy.deepcopy(objects)
-    for name, spec in pods(objects):
+    for name, spec in list(pods(objects)):
         # What the test's namespace does not have, and no other pod can be made with.
         for key in ("priorityClassName", "runtimeClassName", "serviceAccountName"):
             spec = {other: value for other, value in spec.items() if other != key}
@@ -94,7 +94,9 @@ def test_pods_find_what_they_were_promised(release: Release) -> None:
     texts = {f"TEXT_{number}": text for number, text in enumerate(TEXTS.values()) if "\x00" not in text}
     release.namespace.kubectl("create", "secret", "generic", "hub", "--from-literal=token=canary-7d1f")
     secrets = {"HF_TOKEN": {"name": "hub", "key": "token"}}
-    release("install", nodes=2, environment=texts, secrets=secrets, run={"submitted": 1763750000}, scratch={"enabled": True})
+    release(
+        "install", nodes=2, environment=texts, secrets=secrets, run={"submitted": 1763750000}, scratch={"enabled": True}
+    )
     both = release.running(2)
     facts = [release.facts(pod) for pod in both]
     for index, (pod, found) in enumerate(zip(both, facts, strict=True)):
@@ -152,11 +154,13 @@ def test_the_claim_that_the_chart_makes_outlives_the_release(release: Release) -
 
 
 def test_tensorboard_answers_under_its_service(release: Release) -> None:
-    release("install", tensorboard={"enabled": True, "resources": {"cpu": "10m", "memory": "1Gi"}})
+    release("install", tensorboard={"enabled": True, "resources": {"cpu": 1, "memory": "1Gi"}})
     release.namespace.kubectl("rollout", "status", f"deployment/{release.name}-tensorboard", "--timeout=150s")
     (pod,) = release.running(1)
     ask = f"import urllib.request as r; print(r.urlopen('http://{release.name}-tensorboard:6006').status)"
-    answer = release.namespace.kubectl("exec", pod["metadata"]["name"], "--container=trainer", "--", "python", "-c", ask)
+    answer = release.namespace.kubectl(
+        "exec", pod["metadata"]["name"], "--container=trainer", "--", "python", "-c", ask
+    )
     assert answer == "200"
 
 
