@@ -35,6 +35,9 @@ def test_objects_are_valid_for_every_kubernetes(helm: Helm, name: str) -> None:
 def test_a_jobset_is_valid_for_its_definition_and_its_job_for_kubernetes(helm: Helm, name: str) -> None:
     found = one(helm.render(VALUES[name]), "JobSet")
     jsonschema.validate(found, _jobset_schema(), jsonschema.Draft202012Validator)
+    with pytest.raises(jsonschema.ValidationError, match="maxRestart"):
+        wrong = {**found["spec"], "failurePolicy": {"maxRestart": 3}}
+        jsonschema.validate({**found, "spec": wrong}, _jobset_schema(), jsonschema.Draft202012Validator)
     inner = found["spec"]["replicatedJobs"][0]["template"]
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "inner"}, **inner}
     for version in KUBERNETES:
