@@ -60,6 +60,7 @@ for name, text in json.loads(sys.argv[1]).items():
     unfinished.rename(path)
 """
 SECONDS = 90.0
+TEST_POD = {"resources": {"cpu": 1, "memory": "2Gi"}}
 
 
 def until(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
@@ -83,7 +84,7 @@ class Release:
         small = {
             "image": self.namespace.image, "job": "name: my-run\n", "runs": {"claim": self.namespace.claim},
             "resources": {"gpus": 0, "cpu": "200m", "memory": "256Mi"}, "sharedMemory": "16Mi", "graceSeconds": 5,
-            "test": {"resources": {"cpu": 1, "memory": "2Gi"}}, "terminationMarginSeconds": 15,
+            "test": TEST_POD, "terminationMarginSeconds": 15,
             "environment": {"PYTHONPATH": "/runs/standin"}, "imagePullPolicy": "IfNotPresent",
             "init": [{"name": "standin", "command": ["python", "-c", _WRITE, json.dumps(_FILES)]}],
         }  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chart_releases import KINDS, Release, left, until
+from chart_releases import KINDS, TEST_POD, Release, left, until
 from chart_values import NOT_RESTRICTED, VALUES, Helm, environment, pods
 from test_chart_hostile import TEXTS
 
@@ -78,6 +78,17 @@ def test_a_run_is_installed_tested_changed_rolled_back_and_removed(release: Rele
     third = until(lambda: (new := release.running(2)) and _uids(new).isdisjoint(_uids(second)) and new)
     assert "ROUND" not in release.facts(third[0])["environment"]
 
+    release.do("uninstall", "--cascade=foreground", "--wait", "--timeout=60s")
+    assert not release.namespace.pods()  # also those that were saving
+    until(lambda: not left(release.namespace))
+
+
+def test_a_failing_test_says_why_and_leaves_nothing(release: Release) -> None:
+    release("install", resources={"gpus": 64, "cpu": 1, "memory": "1Gi"}, test={"timeoutSeconds": 1, **TEST_POD})
+    line = ["test", release.name, "--logs", "--timeout=100s", f"--namespace={release.namespace.name}"]
+    done = release.helm(*line, check=False)
+    assert done.returncode != 0
+    assert "ok    torch: torch" in done.stdout and "BAD   pod 0:" in done.stdout and "is pod 0 pending?" in done.stdout
     release.do("uninstall")
     until(lambda: not left(release.namespace))
 
