@@ -47,6 +47,7 @@ VALUES: dict[str, dict[str, Any]] = {
     },
     "scratch": {"scratch": {"enabled": True, "sizeLimit": "200Gi", "path": "/local"}},
     "scratch-unlimited": {"scratch": {"enabled": True}},
+    "kueue-queue": {"kueue": {"queue": "team"}},
     "kueue": {"kueue": {"queue": "team", "priorityClass": "high"}, "nodes": 2},
     "kueue-rack": {"kueue": {"queue": "team", "topology": {"required": "cloud.example.com/rack"}}, "nodes": 2},
     "jobset-kueue-block": {
