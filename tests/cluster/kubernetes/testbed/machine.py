@@ -12,11 +12,14 @@ from pathlib import Path
 from tests.cluster.kubernetes.testbed.host import (
     PATH,
     TestbedError,
+    is_dead,
     namespace_of,
     processes,
     run,
     wait_until,
 )
+from tests.cluster.kubernetes.testbed.images import needed_folders
+from tests.cluster.kubernetes.testbed.places import Place
 from tests.cluster.kubernetes.tools import build
 
 MARK = "tuneyard-kubernetes-testbed"
@@ -54,11 +57,22 @@ done
 """
 
 
+# Programs insist on folders in /var (/var/lib/kubelet, /var/lib/cni, /var/log/containers): each machine has its own.
+_EMPTY_VAR = """
+for folder; do mkdir -p "/run/kept$folder"; mount --rbind "$folder" "/run/kept$folder"; done
+mount -t tmpfs -o mode=755 tmpfs /var
+mkdir -p /var/lib /var/log /var/tmp
+ln -s /run /var/run
+for folder; do mkdir -p "$folder"; mount --rbind "/run/kept$folder" "$folder"; done
+"""
+
+
 class Machine:
     """One machine, known by its folder: that stands in the arguments of its first process."""
 
-    def __init__(self, name: str, directory: Path) -> None:
-        self.name, self.directory = name, directory
+    def __init__(self, name: str, directory: Path, place: Place) -> None:
+        self.name, self.directory, self.place = name, directory, place
+        self.address = place.address(name)
 
     @property
     def pid(self) -> int | None:
@@ -72,18 +86,16 @@ class Machine:
         first = [str(build.folder() / "bin" / "pause"), MARK, str(self.directory)]
         self._launch(["unshare", *spaces, "--", *first], "boot.log", keep_open)
         wait_until(lambda: self.pid, _SECONDS, lambda: f"{self.name} does not start: {self.last_words('boot')}")
+        kept = [folder for folder in (self.directory.parent, *needed_folders()) if folder.is_relative_to("/var")]
+        self.enter("sh", "-ec", _EMPTY_VAR, "sh", *kept)
         sysctls = [str(part) for pair in _SYSCTLS.items() for part in pair]
         self.enter("sh", "-ec", _BOOT, "sh", self.name, *sysctls)
 
     def power_off(self) -> None:
         """Ends everything on it at once, containers too, as a power cut would."""
 
-        def all_gone() -> bool:
-            left = [pid for pid, _ in self._own_lines()]
-            _signal(left, signal.SIGKILL)
-            return not left
-
-        wait_until(all_gone, _SECONDS, f"{self.name}: its processes cannot be ended")
+        while pids := [pid for pid, _ in self._own_lines()]:
+            _end(pids, f"{self.name}: its processes cannot be ended")
 
     def enter(self, *command: str | Path, text: str | None = None, env: Mapping[str, str] | None = None) -> str:
         """The output of a command that runs on it."""
@@ -93,11 +105,9 @@ class Machine:
         """Starts a service, which writes to `<name>.log`."""
         self._launch([*self._door(), *map(str, command)], f"{name}.log", env=env)
 
-    def stop(self, program: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Ends the service of that program, and waits until it is gone."""
-        pids = self.service(program)
-        _signal(pids, number)
-        wait_until(lambda: not self.service(program), _SECONDS, f"{self.name}: {program} does not end")
+    def stop(self, program: str) -> None:
+        """Kills the service of that program, and waits until it is gone."""
+        _end(self.service(program), f"{self.name}: {program} does not end")
 
     def service(self, program: str) -> list[int]:
         """The real process numbers of a service, nothing when it does not run."""
@@ -136,13 +146,14 @@ class Machine:
             )
 
 
-def remaining(directory: Path) -> list[Path]:
-    """The folders of machines below `directory` that are switched on."""
+def names_of_running(directory: Path) -> list[str]:
+    """The names of machines with folders in `directory` that are switched on."""
     marked = [Path(words[-1]) for _, words in processes() if words[-2:-1] == [MARK]]
-    return sorted({folder for folder in marked if folder.parent == directory})
+    return sorted({folder.name for folder in marked if folder.parent == directory})
 
 
-def _signal(pids: list[int], number: signal.Signals) -> None:
+def _end(pids: list[int], otherwise: str) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: all(is_dead(pid) for pid in pids), _SECONDS, otherwise)
