@@ -71,8 +71,7 @@ def test_a_run_is_installed_tested_changed_rolled_back_and_removed(release: Rele
     second = until(lambda: (new := release.running(2)) and _uids(new).isdisjoint(_uids(first)) and new)
     assert [release.facts(pod)["environment"]["ROUND"] for pod in second] == ["2", "2"]
     until(lambda: len(release.jobs()) == 1)
-    until(lambda: len([line for line in release.told(second[0]) if line.endswith("asked")]) == 2)  # preStop of the old
-    assert {line.split()[1] for line in release.told(second[0]) if line.endswith("asked")} == _uids(first)
+    until(lambda: {line.split()[1] for line in release.told(second[0])} == _uids(first))  # who was told to save
 
     release.do("rollback", "1")
     third = until(lambda: (new := release.running(2)) and _uids(new).isdisjoint(_uids(second)) and new)
@@ -114,6 +113,7 @@ def test_pods_find_what_they_were_promised(release: Release) -> None:
         own = found["environment"]
         assert own["TUNEYARD_POD_INDEX"] == str(index)
         assert own["TUNEYARD_POD_UID"] == pod["metadata"]["uid"]
+        assert own["TUNEYARD_POD_IP"] == pod["status"]["podIP"]
         assert own["TUNEYARD_NODE_NAME"] == pod["spec"]["nodeName"]
         assert own["TUNEYARD_SUBMITTED"] == "1763750000"
         assert own["HF_TOKEN"] == "canary-7d1f"
