@@ -8,8 +8,9 @@ from enum import StrEnum
 
 TYPE_CHECKING = False  # `typing` itself would cost every command 2 ms
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+    from typing import Any
 
 
 class Outcome(StrEnum):
@@ -57,6 +58,15 @@ class Backend(ABC):
     """One place where runs can live. A run is named by its run directory, on every backend."""
 
     name: str
+    renders = ""
+    """What `rendered` gives: a script, manifests; empty for a backend that hands nothing over."""
+
+    def require(self, plan: Mapping[str, Any]) -> None:
+        """Refuses early, with ClusterError, where nothing can be submitted from."""
+
+    def rendered(self, run_dir: Path, plan: Mapping[str, Any]) -> str:
+        """What `submit` would hand over, as text. Writes and starts nothing."""
+        return ""
 
     @abstractmethod
     def submit(self, run_dir: Path) -> Handle:
@@ -75,6 +85,12 @@ class Backend(ABC):
         `rank` picks one rank's own log; None gives the agent, the phases and rank 0, each line marked
         with the log that it came from. `follow` goes on until the attempt has ended.
         """
+
+    def stop(self, run_dir: Path) -> None:
+        """Asks a running run to save at the next step boundary and leave."""
+        from cluster.rundir import write_stop
+
+        write_stop(run_dir, reason="stopped", by="tuneyard stop")
 
     @abstractmethod
     def cancel(self, run_dir: Path) -> None:

@@ -64,6 +64,9 @@ class SiteProfile(Protocol):
     def site(self, gpu: str = "", version: Sequence[int] = ()) -> dict[str, Any]:
         """What the backend is told, as a plan keeps it."""
 
+    def holds(self, path: str) -> bool:
+        """Whether the run sees this path although this machine need not."""
+
     def there(self, path: str) -> str | None:
         """A path of the submitting machine as the run sees it; None when the run cannot see it."""
 

@@ -38,10 +38,19 @@ class SlurmBackend(Backend):
     """Runs as SLURM jobs. Nothing is kept but the run directory and what the scheduler knows."""
 
     name = "slurm"
+    renders = "script"
 
     def __init__(self, scheduler: Scheduler | None = None) -> None:
         self._scheduler = scheduler or Scheduler()
         self._answers: dict[Path, tuple[float, Job | None]] = {}
+
+    def require(self, plan: Mapping[str, Any]) -> None:
+        """SLURM's commands are here."""
+        Scheduler(retry_seconds=()).version()
+
+    def rendered(self, run_dir: Path, plan: Mapping[str, Any]) -> str:
+        """The batch script."""
+        return self.script(run_dir, plan, time.time())
 
     def submit(self, run_dir: Path) -> Handle:
         """Gives the run's script to SLURM."""

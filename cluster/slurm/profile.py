@@ -179,6 +179,10 @@ class Profile:
         size = re.fullmatch(r"(\d+)([KMGT]?)", self.memory)
         return int(size[1]) * _UNITS[size[2]] if size and int(size[1]) else None
 
+    def holds(self, path: str) -> bool:
+        """Never: what login nodes do not see, compute nodes do not see."""
+        return False
+
     def there(self, path: str) -> str | None:
         """The same path: login nodes and compute nodes share their storage."""
         return path

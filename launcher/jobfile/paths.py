@@ -71,7 +71,7 @@ def _resolve_one(data: dict[str, Any], path: KeyPath, base: Path, document: Docu
         _get(data, path[:-1])[path[-1]] = found
         reasons = [_model_folder_error(Path(found))] if path == ("model", "path") else []
         problems += [Problem(line=line, key=key, message=reason) for reason in reasons if reason]
-    elif not _may_be_on_hub(path, value, base):
+    elif not _may_be_on_hub(path, value, base) and not _is_in_pods(value, document):
         hint = _hint(value, base)
         problems.append(Problem(line=line, key=key, message="no such file or folder", got=shown(value), remedy=hint))
 
@@ -99,6 +99,20 @@ def _may_be_on_hub(path: KeyPath, value: str, base: Path) -> bool:
     if path[-1] != "path" or not HUB_NAME.match(value) or value.lower().endswith(DATA_SUFFIXES):
         return False
     return not (base / value.split("/")[0]).exists()
+
+
+def _is_in_pods(value: str, document: Document) -> bool:
+    """Whether the job's site profile mounts a volume there: such a path need not exist here."""
+    named = _get(document.data, ("cluster", "profile"))
+    if not value.startswith("/") or not isinstance(named, str) or named == "local":
+        return False
+    from launcher.siteprofile import load_profile  # which reads its file with this package
+
+    try:
+        profile = load_profile(named, Path(document.file).resolve().parent)
+    except JobError:
+        return False  # said by whoever loads the profile
+    return profile.holds(value)
 
 
 def _hint(value: str, base: Path) -> str:
