@@ -8,9 +8,8 @@ from enum import StrEnum
 
 TYPE_CHECKING = False  # `typing` itself would cost every command 2 ms
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
-    from typing import Any
 
 
 class Outcome(StrEnum):
@@ -58,14 +57,14 @@ class Backend(ABC):
     """One place where runs can live. A run is named by its run directory, on every backend."""
 
     name: str
-    renders = ""
-    """What `rendered` gives: a script, manifests; empty for a backend that hands nothing over."""
+    renders = ""  # what `rendered` gives: script, manifests
 
-    def require(self, plan: Mapping[str, Any]) -> None:
-        """Refuses early, with ClusterError, where nothing can be submitted from."""
+    def require(self, launch: dict, runs_dir: Path) -> list[str]:
+        """Refuses early, with ClusterError, where nothing can be submitted from; gives warnings."""
+        return []
 
-    def rendered(self, run_dir: Path, plan: Mapping[str, Any]) -> str:
-        """What `submit` would hand over, as text. Writes and starts nothing."""
+    def rendered(self, run_dir: Path, plan: dict) -> str:
+        """What `submit` would hand over. Writes and starts nothing."""
         return ""
 
     @abstractmethod
@@ -82,13 +81,13 @@ class Backend(ABC):
     ) -> Iterator[str]:
         """Log lines of an attempt (the newest when None), without line ends.
 
-        `rank` picks one rank's own log; None gives the agent, the phases and rank 0, each line marked
-        with the log that it came from. `follow` goes on until the attempt has ended.
+        `rank` picks one rank's own log; None gives the agent, the phases and rank 0, each line marked with its log.
+        `follow` goes on until the attempt has ended.
         """
 
     def stop(self, run_dir: Path) -> None:
         """Asks a running run to save at the next step boundary and leave."""
-        from cluster.rundir import write_stop
+        from cluster.rundir import write_stop  # lazily: this page imports nothing of ours
 
         write_stop(run_dir, reason="stopped", by="tuneyard stop")
 

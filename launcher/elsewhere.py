@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from launcher.launch import walltime_seconds
 from launcher.sizing.gpus import known_gpu
 
 GIB = 1024**3
-NODE_LOCAL = ("/tmp/", "/var/tmp/", "/dev/shm/")
 UNKNOWN_HOST_BYTES = 1024**4
 
 
@@ -80,26 +78,25 @@ def job_there(job: JobFile, profile: SiteProfile) -> JobFile:
     Raises:
         SettingError: one of them is on this machine only.
     """
-    changed = job.model_copy(deep=True)
-    for setting, holder, name in _files(changed):
-        path = getattr(holder, name)
-        seen = profile.there(path) if path else path
-        if path and seen is None:
+
+    def there(setting: str, path: str) -> str:
+        seen = profile.there(path)
+        if seen is None:
             remedy = "Put it on a claim, and name that in the profile's `volumes`, with `local` if it is mounted here."
             raise SettingError(setting, f"no volume of profile {profile.name} holds it", got=path, remedy=remedy)
-        setattr(holder, name, seen)
-    return changed
+        return seen
 
+    def moved(section: Any, name: str, setting: str) -> Any:
+        path = getattr(section, name)
+        return section.model_copy(update={name: there(setting, path)}) if path else section
 
-def _files(job: JobFile) -> Iterator[tuple[str, Any, str]]:
-    """Every setting that names a file: its name, and where it is kept."""
-    yield "model.path", job.model, "path"
-    for number, source in enumerate(job.data.train):
-        yield f"data.train.{number}.path", source, "path"
-    yield "data.eval.path", job.data.eval, "path"
-    yield "evaluation.generate", job.evaluation, "generate"
-    if (job.data.chat_template or "").endswith(".jinja"):
-        yield "data.chat_template", job.data, "chat_template"
+    train = [moved(source, "path", f"data.train.{number}.path") for number, source in enumerate(job.data.train)]
+    data = job.data.model_copy(update={"train": train, "eval": moved(job.data.eval, "path", "data.eval.path")})
+    if (data.chat_template or "").endswith(".jinja"):
+        data = moved(data, "chat_template", "data.chat_template")
+    evaluation = moved(job.evaluation, "generate", "evaluation.generate")
+    model = moved(job.model, "path", "model.path")
+    return job.model_copy(update={"model": model, "data": data, "evaluation": evaluation})
 
 
 def _version(backend: str, device: str) -> tuple[int, ...]:

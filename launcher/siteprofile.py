@@ -16,7 +16,7 @@ from launcher.jobfile.document import Document, read_document
 from launcher.jobfile.loader import LoadedJob
 from launcher.jobfile.problems import JobFileError, Problem, SettingError, dotted, shown
 from launcher.jobfile.wording import problems_from
-from launcher.siteschema import DEFAULT, KINDS, Kind
+from launcher.siteschema import DEFAULT, KINDS, Kind, kind_of
 
 LOCAL = "local"
 SUFFIX = ".yaml"
@@ -105,7 +105,7 @@ def _kind(document: Document) -> Kind:
         known = ", ".join(sorted(KINDS))
         line, words = document.line(("backend",)), f"must be one of {known}"
         raise JobFileError(document.file, [Problem(line=line, key="backend", message=words, got=shown(name))])
-    return KINDS[name]
+    return kind_of(name)
 
 
 def _shape_problems(document: Document, kind: Kind) -> list[Problem]:

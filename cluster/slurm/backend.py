@@ -30,6 +30,7 @@ _FRESH_SECONDS = 2.0
 """How long an answer of the scheduler is good enough for `status`: a controller serves thousands of people."""
 _ABOUT_NODES = ("resources", "reqnodenotavail", "nodesrequiredforjobaredown", "nodedown")
 _CLOSING_SECONDS = 45.0
+_NODE_LOCAL = ("/tmp/", "/var/tmp/", "/dev/shm/")
 _CODE = Path(__file__).parents[2]
 _BEFORE_IT_RUNS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
 
@@ -44,11 +45,14 @@ class SlurmBackend(Backend):
         self._scheduler = scheduler or Scheduler()
         self._answers: dict[Path, tuple[float, Job | None]] = {}
 
-    def require(self, plan: Mapping[str, Any]) -> None:
-        """SLURM's commands are here."""
+    def require(self, launch: dict[str, Any], runs_dir: Path) -> list[str]:
+        """SLURM's commands are here; every node must see the run directory."""
         Scheduler(retry_seconds=()).version()
+        if not str(runs_dir.absolute()).startswith(_NODE_LOCAL):
+            return []
+        return [f"Warning: {runs_dir} is rarely shared by nodes; every node must see the run directory."]
 
-    def rendered(self, run_dir: Path, plan: Mapping[str, Any]) -> str:
+    def rendered(self, run_dir: Path, plan: dict[str, Any]) -> str:
         """The batch script."""
         return self.script(run_dir, plan, time.time())
 

@@ -14,7 +14,6 @@ from launcher.cli.output import make_console, print_json
 from launcher.cli.planning import load_and_plan
 from launcher.cli.preparing import prepare
 from launcher.cli.showplan import print_plan
-from launcher.elsewhere import NODE_LOCAL
 from launcher.errors import EXIT_OK, JobError
 from launcher.plan import Plan
 from launcher.runs import fresh_path, link_run, new_run_dir, remove_run, write_run
@@ -43,8 +42,8 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json:
     if name == LOCAL:
         require_trainer()
     else:
-        backend(name).require(plan.launch)
-        _warn_of_node_local(name, root, console)
+        for words in backend(name).require(plan.launch, root):
+            console.print(words, markup=False, highlight=False)
     run_dir = new_run_dir(root, loaded.job.name)
     write_run(run_dir, job_file.read_bytes(), plan)
     if name == LOCAL:  # elsewhere the first phase of the run does it: a login node has neither torch nor time
@@ -76,11 +75,6 @@ def _submitted(name: str, run_dir: Path) -> Handle:
         if name != LOCAL:
             remove_run(run_dir)
         raise
-
-
-def _warn_of_node_local(name: str, runs_dir: Path, console: Console) -> None:
-    if name == "slurm" and str(runs_dir.absolute()).startswith(NODE_LOCAL):
-        console.print(f"Warning: {runs_dir} is rarely shared by nodes; every node must see the run directory.")
 
 
 def _dry_run(plan: Plan, name: str, run_dir: Path, as_json: bool) -> int:

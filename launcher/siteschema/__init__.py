@@ -1,16 +1,19 @@
-"""What a site profile's file may say, a module for each scheduler, and the table of schedulers."""
+"""What a site profile's file may say, a module for each scheduler, imported when one of its profiles is read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-from cluster.kubernetes.profile import Profile as KubernetesProfile
 from cluster.profiles import SiteProfile
-from cluster.slurm.profile import Profile as SlurmProfile
-from launcher.siteschema import kubernetes, slurm
 from trainer.config import Section
+
+KINDS = ("kubernetes", "slurm")
+"""Schedulers: each has `launcher.siteschema.NAME` with the file's SECTIONS, and `cluster.NAME.profile`."""
+DEFAULT = "slurm"
+"""For profiles that do not say: those that were written before there were two."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,7 @@ class Kind:
     make: Callable[[str, Mapping[str, Any]], SiteProfile]
 
 
-KINDS: dict[str, Kind] = {
-    "slurm": Kind(slurm.SECTIONS, SlurmProfile.from_dict),
-    "kubernetes": Kind(kubernetes.SECTIONS, KubernetesProfile.from_dict),
-}
-DEFAULT = "slurm"
-"""For profiles that do not say: those that were written before there were two."""
+def kind_of(name: str) -> Kind:
+    """The kind of one of KINDS."""
+    schema, profile = import_module(f"launcher.siteschema.{name}"), import_module(f"cluster.{name}.profile")
+    return Kind(schema.SECTIONS, profile.Profile.from_dict)
