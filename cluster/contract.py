@@ -88,6 +88,7 @@ class Backend(ABC):
     def stop(self, run_dir: Path) -> None:
         """Asks a running run to save at the next step boundary and leave."""
         from cluster.rundir import write_stop  # lazily: this page imports nothing of ours
+
         write_stop(run_dir, reason="stopped", by="tuneyard stop")
 
     @abstractmethod
