@@ -1,0 +1,33 @@
+{{/* The spec of the Job, as it stands or within a JobSet. Give it (dict "root" $ "backoffLimit" N). */}}
+{{- define "tuneyard.jobSpec" -}}
+completionMode: Indexed
+completions: {{ int64 .root.Values.nodes }}
+parallelism: {{ int64 .root.Values.nodes }}
+backoffLimit: {{ int64 .backoffLimit }}
+{{- if .root.Values.walltimeSeconds }}
+activeDeadlineSeconds: {{ int64 .root.Values.walltimeSeconds }}
+{{- end }}
+podFailurePolicy:
+  rules: # the first one that fits
+    {{- range include "tuneyard.exits" .root | fromYamlArray }}
+    - action: {{ .job }}
+      {{- if .codes }}
+      onExitCodes: {containerName: {{ .container }}, operator: In, values: {{ toJson .codes }}}
+      onPodConditions: [] # 1.28 to 1.30 call it required in their schema
+      {{- else }}
+      onPodConditions: [{type: {{ .condition }}, status: "True"}]
+      {{- end }}
+    {{- end }}
+template:
+  {{- include "tuneyard.pod" .root | nindent 2 }}
+{{- end }}
+
+{{/* Labels that Kueue reads from the Job or JobSet. Its own webhook suspends what has to wait. */}}
+{{- define "tuneyard.kueueLabels" -}}
+{{- with .Values.kueue.queue }}
+kueue.x-k8s.io/queue-name: {{ quote . }}
+{{- end }}
+{{- with .Values.kueue.priorityClass }}
+kueue.x-k8s.io/priority-class: {{ quote . }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,156 @@
+{{/* The pod template of the Job and of the JobSet alike. Any change of it makes a new Job: see tuneyard.workload. */}}
+{{- define "tuneyard.pod" -}}
+metadata:
+  labels:
+    {{- with .Values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- include "tuneyard.selector" (dict "root" . "component" "trainer") | nindent 4 }}
+    tuneyard.dev/run: {{ include "tuneyard.run" . | quote }}
+  annotations:
+    {{- with .Values.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    tuneyard.dev/job-sha256: {{ sha256sum .Values.job }}
+    tuneyard.dev/plan-sha256: {{ sha256sum .Values.plan }}
+    {{- with .Values.networks }}
+    k8s.v1.cni.cncf.io/networks: {{ quote . }}
+    {{- end }}
+    {{- with .Values.kueue.topology.required }}
+    kueue.x-k8s.io/podset-required-topology: {{ quote . }}
+    {{- end }}
+    {{- with .Values.kueue.topology.preferred }}
+    kueue.x-k8s.io/podset-preferred-topology: {{ quote . }}
+    {{- end }}
+spec:
+  restartPolicy: Never # the wrapper restarts the agent within the pod; a pod that has ended is replaced
+  serviceAccountName: {{ include "tuneyard.serviceAccount" . | quote }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false # a Service called `master` would set MASTER_PORT
+  subdomain: {{ .Release.Name | quote }} # with the headless Service: pods find each other by name
+  # preStop tells the agent to save, and waits until it has gone; both happen within this time.
+  terminationGracePeriodSeconds: {{ add (int64 .Values.graceSeconds) (int64 .Values.terminationMarginSeconds) }}
+  securityContext:
+    {{- include "tuneyard.podSecurity" . | nindent 4 }}
+  {{- with .Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- range . }}
+    - name: {{ quote . }}
+    {{- end }}
+  {{- end }}
+  {{- if .Values.hostNetwork }}
+  hostNetwork: true
+  dnsPolicy: ClusterFirstWithHostNet
+  {{- end }}
+  {{- include "tuneyard.placement" . | trim | nindent 2 }}
+  initContainers:
+    {{- range .Values.init }}
+    - name: {{ quote .name }}
+      command:
+        {{- toYaml .command | nindent 8 }}
+      {{- include "tuneyard.container" (dict "root" $ "image" .image) | nindent 6 }}
+    {{- end }}
+    # Makes the run directory from the job file, once. With the trainer's resources, as it may have to plan on them.
+    - name: place
+      command:
+        - python
+        - -m
+        - launcher.cli
+        - place
+        - {{ include "tuneyard.runDir" . | quote }}
+        - --job
+        - /etc/tuneyard/job.yaml
+        {{- if .Values.plan }}
+        - --plan
+        - /etc/tuneyard/plan.json
+        {{- end }}
+      {{- include "tuneyard.container" (dict "root" .) | nindent 6 }}
+  containers:
+    - name: trainer
+      command: [python, -m, cluster.kubernetes.pod, {{ include "tuneyard.runDir" . | quote }}]
+      lifecycle:
+        preStop:
+          exec:
+            command: [python, -m, cluster.agent.prestop, {{ include "tuneyard.runDir" . | quote }}]
+      {{- include "tuneyard.container" (dict "root" .) | nindent 6 }}
+  volumes:
+    {{- include "tuneyard.volumes" . | nindent 4 }}
+{{- end }}
+
+{{/* What all containers of the pod share. Give it (dict "root" $ "image" "", or another image). */}}
+{{- define "tuneyard.container" -}}
+image: {{ .image | default .root.Values.image | quote }}
+{{- with .root.Values.imagePullPolicy }}
+imagePullPolicy: {{ . }}
+{{- end }}
+securityContext:
+  {{- include "tuneyard.containerSecurity" (ternary (list "IPC_LOCK") list .root.Values.rdma.ipcLock) | nindent 2 }}
+resources:
+  {{- $resources := include "tuneyard.resources" .root }}
+  requests:
+    {{- $resources | nindent 4 }}
+  limits:
+    {{- $resources | nindent 4 }}
+env:
+  {{- include "tuneyard.env" .root | nindent 2 }}
+volumeMounts:
+  {{- include "tuneyard.mounts" .root | nindent 2 }}
+{{- end }}
+
+{{- define "tuneyard.resources" -}}
+cpu: {{ include "tuneyard.text" .Values.resources.cpu | quote }}
+memory: {{ include "tuneyard.text" .Values.resources.memory | quote }}
+{{- with .Values.resources.ephemeralStorage }}
+ephemeral-storage: {{ quote . }}
+{{- end }}
+{{- if .Values.resources.gpus }}
+{{ .Values.resources.gpuResource | quote }}: {{ int64 .Values.resources.gpus | quote }}
+{{- end }}
+{{- with .Values.rdma.resource }}
+{{ quote . }}: {{ int64 $.Values.rdma.count | quote }}
+{{- end }}
+{{- range $name, $amount := .Values.resources.extra }}
+{{ quote $name }}: {{ include "tuneyard.text" $amount | quote }}
+{{- end }}
+{{- end }}
+
+{{/*
+Variables: where the pod is, caches in writable places, the user's own, NCCL's, and references to Secrets.
+Kubernetes reads `$(NAME)` in values; `$$` is a plain dollar, so that the user's values arrive as they were given.
+*/}}
+{{- define "tuneyard.env" -}}
+- {name: TUNEYARD_SCHEDULER, value: kubernetes}
+{{- if .Values.run.submitted }}
+- {name: TUNEYARD_SUBMITTED, value: {{ int64 .Values.run.submitted | quote }}}
+{{- end }}
+- {name: TUNEYARD_NODES_COUNT, value: {{ int64 .Values.nodes | quote }}}
+- name: TUNEYARD_POD_INDEX
+  valueFrom: {fieldRef: {fieldPath: "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
+- name: TUNEYARD_POD_UID
+  valueFrom: {fieldRef: {fieldPath: metadata.uid}}
+- name: TUNEYARD_POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: TUNEYARD_NODE_NAME
+  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+# The Job's name is part of pod 0's host name. A JobSet names its Job itself, so the pod is asked.
+- name: TUNEYARD_JOB_NAME
+  valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/job-name']"}}
+- name: TUNEYARD_HEAD
+  value: {{ printf "$(TUNEYARD_JOB_NAME)-0.%s.%s.svc" .Release.Name .Release.Namespace | quote }}
+- {name: TUNEYARD_PORT, value: {{ int64 .Values.port | quote }}}
+- {name: PYTHONSAFEPATH, value: "1"}
+- {name: PYTHONUNBUFFERED, value: "1"}
+{{- $caches := dict "HOME" "/cache" "XDG_CACHE_HOME" "/cache/xdg" "TRITON_CACHE_DIR" "/cache/triton" }}
+{{- /* The hub's files are large: on the claim, a pod that replaces another one finds them again. */}}
+{{- $_ := set $caches "HF_HOME" (printf "%s/.hub" .Values.runs.path) }}
+{{- range $name, $value := merge dict .Values.environment $caches }}
+- {name: {{ quote $name }}, value: {{ include "tuneyard.text" $value | replace "$" "$$" | quote }}}
+{{- end }}
+{{- range $name, $value := .Values.nccl }}
+- {name: {{ printf "NCCL_%s" $name | quote }}, value: {{ include "tuneyard.text" $value | replace "$" "$$" | quote }}}
+{{- end }}
+{{- range $name, $secret := .Values.secrets }}
+- name: {{ quote $name }}
+  valueFrom: {secretKeyRef: {name: {{ quote $secret.name }}, key: {{ quote $secret.key }}}}
+{{- end }}
+{{- end }}

@@ -1,0 +1,61 @@
+"""What is installed into a cluster that is up: JobSet and Kueue, each with the chart of its own release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.cluster.kubernetes.testbed import images
+from tests.cluster.kubernetes.testbed.config import REGISTRY
+from tests.cluster.kubernetes.testbed.host import run
+from tests.cluster.kubernetes.tools import build
+
+if TYPE_CHECKING:
+    from tests.cluster.kubernetes.testbed.bed import Testbed
+
+_SECONDS = "120s"
+
+
+def install_jobset(bed: Testbed) -> None:
+    """Installs or updates JobSet in the namespace jobset-system."""
+    values = {
+        "image.repository": f"{REGISTRY}/jobset",
+        "image.tag": "1",
+        "image.pullPolicy": "IfNotPresent",
+        "controller.resources.requests.cpu": "50m",
+        "controller.leaderElection.enable": "false",
+    }
+    _install(bed, "jobset", {**values, **_on_first_node("controller.nodeSelector", bed)})
+
+
+def install_kueue(bed: Testbed) -> None:
+    """Installs or updates Kueue in the namespace kueue-system."""
+    values = {
+        "controllerManager.manager.image.repository": f"{REGISTRY}/kueue",
+        "controllerManager.manager.image.tag": "1",
+        "controllerManager.manager.image.pullPolicy": "IfNotPresent",
+        "controllerManager.manager.resources.requests.cpu": "50m",
+    }
+    _install(bed, "kueue", {**values, **_on_first_node("controllerManager.nodeSelector", bed)})
+
+
+def _on_first_node(key: str, bed: Testbed) -> dict[str, str]:
+    return {rf"{key}.kubernetes\.io/hostname": bed.node_names[0]}
+
+
+def _install(bed: Testbed, name: str, values: dict[str, str]) -> None:
+    archive = bed.directory / "images" / f"{name}.tar"
+    images.write_program_image(archive, f"{REGISTRY}/{name}:1", build.folder() / "bin" / name, "manager")
+    bed.import_image(archive)
+    chart = build.folder() / "charts" / name
+    options = [f"--namespace={name}-system", "--create-namespace", "--wait", f"--timeout={_SECONDS}"]
+    options += [f"--set-string={key}={value}" for key, value in values.items() if value not in ("true", "false")]
+    options += [f"--set={key}={value}" for key, value in values.items() if value in ("true", "false")]
+    run("helm", "upgrade", "--install", name, chart, *options, env=_environment(bed))
+
+
+def _environment(bed: Testbed) -> dict[str, str]:
+    """Helm's own files go to the testbed's folder."""
+    home: Path = bed.directory / "helm"
+    folders = {f"HELM_{kind}_HOME": str(home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
+    return {**bed.environment, **folders}

@@ -1,0 +1,240 @@
+"""The testbed as a whole: boot it, break it, tear it down."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.kubernetes.testbed import addons, images
+from tests.cluster.kubernetes.testbed.config import CONTROL, PEOPLE, Settings, Users
+from tests.cluster.kubernetes.testbed.control import ControlPlane
+from tests.cluster.kubernetes.testbed.host import TestbedError, require_machine, run, wait_until
+from tests.cluster.kubernetes.testbed.lock import describe, machine_lock, read_holder, write_holder
+from tests.cluster.kubernetes.testbed.machine import Machine, remaining
+from tests.cluster.kubernetes.testbed.network import connect_control, require_free_addresses, wait_until_unplugged
+from tests.cluster.kubernetes.testbed.node import Node, remove_cgroups
+from tests.cluster.kubernetes.tools import build
+
+_BOOT_SECONDS = 60.0
+_NOTICE_SECONDS = 60.0
+_MARK = "tuneyard-kubernetes-testbed"
+
+
+class Testbed:
+    """A Kubernetes of its own in `directory`. An `owned` one counts as abandoned when this process is gone."""
+
+    __test__ = False  # not a test class
+
+    def __init__(self, directory: Path, settings: Settings | None = None, owned: bool = False) -> None:
+        self.directory = directory.absolute()
+        self.settings = settings or Settings()
+        self.owned = owned
+        self._users = Users(self.directory / "users")
+        self._control = Machine(CONTROL, self.directory / CONTROL)
+        self._plane = ControlPlane(self._control, self._users, self.settings)
+
+    @property
+    def shared_storage(self) -> Path:
+        """A folder that all nodes see; volumes of pods are folders in it."""
+        return self.directory / "shared"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig."""
+        return self._users.directory / "admin.kubeconfig"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """This process's environment with KUBECONFIG, and the tools first in PATH."""
+        path = f"{build.folder() / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+        return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
+
+    @property
+    def node_names(self) -> list[str]:
+        """The nodes that it was booted with."""
+        return sorted(path.name for path in self.directory.glob("n[0-9]*"))
+
+    def up(self) -> bool:
+        """Boots; False when it is up already. What a killed testbed has left is removed first."""
+        require_machine()
+        if self.is_up():
+            return False
+        self._clear_away_the_abandoned()
+        with self._taken_lock() as lock:
+            self.down()
+            require_free_addresses()
+            try:
+                self._boot(lock)
+            except BaseException:
+                self.down()
+                raise
+        return True
+
+    def down(self) -> bool:
+        """Ends every process of the testbed and removes all that it made; False when there was none."""
+        running = remaining(self.directory)
+        if not running and not self.directory.exists():
+            return False
+        if self.directory.exists() and not (self.directory / _MARK).exists():
+            raise TestbedError(f"{self.directory} is not a testbed's folder; name another one with --dir")
+        for folder in running:
+            Machine(folder.name, folder).power_off()
+        if running:
+            wait_until_unplugged()
+        remove_cgroups()
+        shutil.rmtree(self.directory, ignore_errors=not self.directory.exists())
+        return True
+
+    def is_up(self) -> bool:
+        """Whether the API server answers."""
+        return self.directory.exists() and self._plane.is_ready()
+
+    def kubectl(self, *arguments: str | Path, text: str | None = None) -> str:
+        """The output of kubectl as administrator; TestbedError with its words when it fails."""
+        return run("kubectl", *arguments, text=text, env=self.environment)
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        """What `kubectl get` gives, as data."""
+        return json.loads(self.kubectl("get", *arguments, "--output=json"))
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """Applies objects that are given as data."""
+        self.kubectl("apply", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+
+    def kubeconfig_for(self, who: str) -> Path:
+        """A kubeconfig for a user without rights of its own, or for a service account as `NAMESPACE:NAME`."""
+        namespace, _, name = who.rpartition(":")
+        if namespace:
+            return self._users.kubeconfig(who, self.kubectl("create", "token", name, f"--namespace={namespace}"))
+        if who not in PEOPLE:
+            raise TestbedError(f"no user {who}; there are {', '.join(PEOPLE)}, and service accounts as NAMESPACE:NAME")
+        return self._users.kubeconfig(who)
+
+    def node_states(self) -> dict[str, str]:
+        """Whether each node is ready, in the API's words: True, False or Unknown."""
+        found = {node["metadata"]["name"]: node["status"].get("conditions", []) for node in self.get("nodes")["items"]}
+        return {
+            name: next((one["status"] for one in conditions if one["type"] == "Ready"), "Unknown")
+            for name, conditions in found.items()
+        }
+
+    def kill_node(self, name: str, wait: bool = True) -> None:
+        """Ends everything on a node at once, as a power cut would; waits until the cluster has seen it."""
+        self._node(name).machine.power_off()
+        if wait:
+            seen = lambda: self.node_states().get(name) != "True"  # noqa: E731
+            wait_until(seen, _NOTICE_SECONDS, f"the cluster still calls {name} ready")
+
+    def restart_node(self, name: str) -> None:
+        """Switches a node on again, and waits until it is ready."""
+        node = self._node(name)
+        node.machine.power_off()
+        node.start(self._control, [])
+        self._wait_for_nodes([name])
+
+    def stop_api_server(self) -> None:
+        """Kills the API server; nodes and pods go on without it."""
+        self._plane.stop_api_server()
+
+    def start_api_server(self) -> None:
+        """Starts the API server again on its saved state."""
+        self._plane.start_api_server()
+
+    def restart_api_server(self) -> None:
+        """Kills the API server and starts it again."""
+        self.stop_api_server()
+        self.start_api_server()
+
+    def mend(self) -> None:
+        """Brings back what a test has switched off."""
+        if not self.is_up():
+            self.restart_api_server()
+        states = self.node_states()
+        for name in self.node_names:
+            if self._node(name).machine.pid is None:
+                self.restart_node(name)
+        self._wait_for_nodes([name for name in self.node_names if states.get(name) != "True"])
+
+    def install_jobset(self) -> None:
+        """Installs the JobSet controller with its own chart; on the first node, so kill another one."""
+        addons.install_jobset(self)
+
+    def install_kueue(self) -> None:
+        """Installs Kueue with its own chart; on the first node, so kill another one."""
+        addons.install_kueue(self)
+
+    def import_image(self, archive: Path) -> None:
+        """Makes an image known on all nodes."""
+        for name in self.node_names:
+            self._node(name).import_image(archive)
+
+    @contextlib.contextmanager
+    def _taken_lock(self) -> Iterator[int]:
+        with machine_lock() as (handle, free):
+            if not free:
+                raise TestbedError(
+                    f"there can be only one testbed on a machine, and {read_holder()} is up: wait for its end,"
+                    " or end it with\npython -m tests.cluster.kubernetes.testbed down --dir DIR"
+                )
+            write_holder(handle, describe(self.directory, owned=True))
+            yield handle
+            write_holder(handle, describe(self.directory, self.owned))
+
+    def _clear_away_the_abandoned(self) -> None:
+        """Takes down the machine's testbed when its owner died, or when most of it is gone."""
+        holder = read_holder()
+        with machine_lock() as (_, free):
+            pass
+        if holder is None:
+            return
+        bed = Testbed(Path(holder.directory))
+        broken = free or (not holder.owner and not bed.is_up())
+        if (broken or holder.is_abandoned) and (bed.directory / _MARK).exists():
+            bed.down()
+
+    def _boot(self, lock: int) -> None:
+        self._make_folders()
+        self._control.power_on(lock)
+        connect_control(self._control)
+        self._plane.start()
+        self._users.kubeconfig("admin")
+        for name in self.settings.node_names:
+            self._node(name).start(self._control, sorted(self.directory.glob("images/*.tar")))
+        self._wait_for_nodes(self.settings.node_names)
+
+    def _make_folders(self) -> None:
+        self.directory.mkdir(parents=True)
+        self.directory.chmod(0o755)  # pods of any user reach their volumes
+        (self.directory / _MARK).touch()
+        for folder in (self._users.directory, self.shared_storage, self.directory / "images"):
+            folder.mkdir()
+        self._users.directory.chmod(0o700)
+        self.shared_storage.chmod(0o755)
+        images.write_pause_image(self.directory / "images" / "pause.tar")
+        images.write_trainer_image(self.directory / "images" / "trainer.tar")
+        images.write_runtime_spec(self._runtime_spec)
+
+    def _wait_for_nodes(self, names: list[str]) -> None:
+        def ready() -> bool:
+            states = self.node_states()
+            return all(states.get(name) == "True" for name in names)
+
+        wait_until(ready, _BOOT_SECONDS, lambda: f"nodes: {self.node_states()}; {self._words_of(names)}")
+        capacity = {"status": {"capacity": {"nvidia.com/gpu": str(self.settings.gpus_per_node)}}}
+        for name in names:
+            self.kubectl("patch", "node", name, "--subresource=status", f"--patch={json.dumps(capacity)}")
+
+    def _words_of(self, names: list[str]) -> str:
+        return "; ".join(f"{name}: {self._node(name).machine.last_words('kubelet')}" for name in names)
+
+    @property
+    def _runtime_spec(self) -> Path:
+        return self.directory / "runtime-spec.json"
+
+    def _node(self, name: str) -> Node:
+        return Node(Machine(name, self.directory / name), self._users, self._runtime_spec)

@@ -1,0 +1,86 @@
+"""One flat network between the machines, their pods and the real machine, which holds no more of it than one cable.
+
+The control plane has the switch. A node's own bridge is plugged into it, so pods of all nodes reach each other.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.kubernetes.testbed.config import CONTROL_ADDRESS, HOST_ADDRESS, NETWORK, Users, node_address
+from tests.cluster.kubernetes.testbed.host import TestbedError, run, wait_until
+from tests.cluster.kubernetes.testbed.machine import Machine
+from tests.cluster.kubernetes.tools import build
+
+CABLE = "tuneyard0"
+_SECONDS = 10.0
+
+
+def require_free_addresses() -> None:
+    """Raises TestbedError when the real machine uses these addresses for something else."""
+    routes = run("ip", "route", "show", "root", f"{NETWORK}.0.0/16").splitlines()
+    if others := [route for route in routes if f"dev {CABLE}" not in route]:
+        raise TestbedError(f"the testbed's network {NETWORK}.0.0/16 is in use here: {'; '.join(others)}")
+
+
+def connect_control(control: Machine) -> None:
+    """Makes the switch on the control plane, and the cable from the real machine to it."""
+    run("ip", "link", "add", CABLE, "type", "veth", "peer", "name", "host", "netns", str(control.pid))
+    run("ip", "address", "add", f"{HOST_ADDRESS}/16", "dev", CABLE)
+    run("ip", "link", "set", CABLE, "up")
+    _make_bridge(control, "lan", "host", CONTROL_ADDRESS)
+
+
+def connect_node(node: Machine, control: Machine) -> None:
+    """Gives the node its bridge, plugged into the switch, and tells its container runtime how pods join it."""
+    port = ("netns", str(control.pid))
+    run("ip", "link", "add", "eth0", "netns", str(node.pid), "type", "veth", "peer", "name", node.name, *port)
+    control.enter("ip", "link", "set", node.name, "master", "lan", "up")
+    _make_bridge(node, "cni0", "eth0", node_address(node.name))
+    path = node.directory / "cni" / "net.d" / "10-testbed.conflist"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_pod_network(node), indent=1))
+
+
+def wait_until_unplugged() -> None:
+    """The kernel takes networks apart after their last process; returns when the cable is gone."""
+    wait_until(lambda: not Path(f"/sys/class/net/{CABLE}").exists(), _SECONDS, f"{CABLE} does not go away")
+
+
+def start_proxy(machine: Machine, users: Users) -> None:
+    """Makes Services work on a machine. Its rules are in the machine's own network and go with it."""
+    options = [
+        f"--kubeconfig={users.kubeconfig('system:kube-proxy')}",
+        f"--hostname-override={machine.name}",
+        "--proxy-mode=iptables",
+        "--masquerade-all",  # in a flat network the answer would else not come back through the rules
+        "--conntrack-max-per-core=0",
+    ]
+    machine.start("kube-proxy", build.folder() / "bin" / "kube-proxy", *options)
+
+
+def _make_bridge(machine: Machine, bridge: str, port: str, address: str) -> None:
+    script = """
+    ip link add "$1" type bridge
+    ip link set "$1" address "$(cat /sys/class/net/"$1"/address)"  # set by hand it stays, whatever is plugged in
+    ip link set "$2" master "$1" up
+    ip address add "$3/16" dev "$1"
+    ip link set "$1" up
+    """
+    machine.enter("sh", "-ec", script, "sh", bridge, port, address)
+
+
+def _pod_network(node: Machine) -> dict[str, Any]:
+    prefix, gateway = f"{NETWORK}.{node.name[1:]}", node_address(node.name)
+    pods = {
+        "subnet": f"{NETWORK}.0.0/16",
+        "rangeStart": f"{prefix}.10",
+        "rangeEnd": f"{prefix}.250",
+        "gateway": gateway,
+    }
+    addresses = {"type": "host-local", "ranges": [[pods]], "routes": [{"dst": "0.0.0.0/0"}]}
+    addresses |= {"dataDir": str(node.directory / "cni" / "addresses")}
+    plugin = {"type": "bridge", "bridge": "cni0", "isGateway": True, "hairpinMode": True, "ipam": addresses}
+    return {"cniVersion": "0.4.0", "name": "testbed", "plugins": [plugin]}

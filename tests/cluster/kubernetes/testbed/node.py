@@ -1,0 +1,134 @@
+"""A node: a machine with a container runtime, a kubelet and the rules for Services."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tests.cluster.kubernetes.testbed.config import CONTROL_ADDRESS, Users, node_address
+from tests.cluster.kubernetes.testbed.host import CNI, PATH, TestbedError, wait_until
+from tests.cluster.kubernetes.testbed.images import PAUSE_IMAGE
+from tests.cluster.kubernetes.testbed.machine import Machine
+from tests.cluster.kubernetes.testbed.network import connect_node, start_proxy
+from tests.cluster.kubernetes.tools import build
+
+_READY_SECONDS = 30.0
+_CGROUPS, _GROUP = Path("/sys/fs/cgroup"), "tuneyard-testbed"
+_SOCKET = "/run/containerd/containerd.sock"  # /run is the node's own
+# Where the capability to lower a process's own is missing, runc cannot set the kubelet's wish for a container.
+_CONTAINERD = """\
+version = 2
+root = "{directory}/containerd"
+state = "/run/containerd"
+[grpc]
+  address = "{socket}"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{pause}"
+  restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "{cni}"
+  conf_dir = "{directory}/cni/net.d"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+  base_runtime_spec = "{runtime_spec}"
+"""
+
+
+class Node:
+    """One node; its folder keeps what a real node has on its disk."""
+
+    def __init__(self, machine: Machine, users: Users, runtime_spec: Path) -> None:
+        self.machine, self.users, self.runtime_spec = machine, users, runtime_spec
+        self.name, self.directory = machine.name, machine.directory
+
+    @property
+    def cgroup(self) -> str:
+        """The control group of the node's pods."""
+        return f"/{_GROUP}/{self.name}"
+
+    def start(self, control: Machine, images: list[Path]) -> None:
+        """Switches it on, connects it and starts its services."""
+        self.machine.power_on()
+        connect_node(self.machine, control)
+        self._write()
+        self._start_runtime()
+        for image in images:
+            self.import_image(image)
+        kubelet = build.folder() / "bin" / "kubelet"
+        self.machine.start("kubelet", kubelet, *self._kubelet_options())
+        start_proxy(self.machine, self.users)
+
+    def import_image(self, archive: Path) -> None:
+        """Makes an image known on this node."""
+        self._ctr("images", "import", archive)
+
+    def forget_disk(self) -> None:
+        """Removes what the node has written, when it is switched off."""
+        shutil.rmtree(self.directory)
+
+    def _write(self) -> None:
+        values = {"directory": self.directory, "socket": _SOCKET, "pause": PAUSE_IMAGE, "cni": CNI}
+        text = _CONTAINERD.format(**values, runtime_spec=self.runtime_spec)
+        (self.directory / "containerd.toml").write_text(text)
+        (self.directory / "resolv.conf").write_text(f"nameserver {CONTROL_ADDRESS}\n")
+        (self.directory / "kubelet.json").write_text(json.dumps(self._kubelet_configuration(), indent=1))
+
+    def _start_runtime(self) -> None:
+        self.machine.start("containerd", "containerd", f"--config={self.directory / 'containerd.toml'}")
+
+        def answers() -> bool:
+            try:
+                self._ctr("version")
+            except TestbedError:
+                return False
+            return True
+
+        words = lambda: f"{self.name}: containerd: {self.machine.last_words('containerd')}"  # noqa: E731
+        wait_until(answers, _READY_SECONDS, words)
+
+    def _ctr(self, *command: str | Path) -> str:
+        return self.machine.enter("ctr", f"--address={_SOCKET}", "--namespace=k8s.io", *command, env={"PATH": PATH})
+
+    def _kubelet_options(self) -> list[str]:
+        return [
+            f"--config={self.directory / 'kubelet.json'}",
+            f"--kubeconfig={self.users.kubeconfig(f'system:node:{self.name}')}",
+            f"--root-dir={self.directory / 'kubelet'}",
+            f"--hostname-override={self.name}",
+            f"--node-ip={node_address(self.name)}",
+        ]
+
+    def _kubelet_configuration(self) -> dict[str, object]:
+        return {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+            "authorization": {"mode": "AlwaysAllow"},
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": self.cgroup,
+            "cgroupsPerQOS": False,
+            "clusterDNS": [CONTROL_ADDRESS],
+            "clusterDomain": "cluster.local",
+            "containerRuntimeEndpoint": f"unix://{_SOCKET}",
+            "enforceNodeAllocatable": [],
+            "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+            "failCgroupV1": False,
+            "failSwapOn": False,
+            "imageGCHighThresholdPercent": 100,  # images come from no registry: one that is removed is gone
+            "makeIPTablesUtilChains": False,
+            "nodeStatusUpdateFrequency": "2s",
+            "podLogsDir": str(self.directory / "pod-logs"),
+            "resolvConf": str(self.directory / "resolv.conf"),
+            "volumePluginDir": str(self.directory / "volume-plugins"),
+        }
+
+
+def remove_cgroups() -> None:
+    """Removes the control groups of pods that are gone, in every hierarchy."""
+    tops = [path for path in (_CGROUPS, *_CGROUPS.iterdir()) if (path / _GROUP).is_dir()]
+    for top in tops:
+        for folder in sorted((top / _GROUP).rglob("*/"), reverse=True):
+            if folder.is_dir():
+                folder.rmdir()
+        (top / _GROUP).rmdir()

@@ -1,0 +1,3 @@
+module tuneyard.test/tools/pause
+
+go 1.26.0
