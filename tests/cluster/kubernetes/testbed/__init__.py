@@ -6,7 +6,9 @@ and the machine's own services, mounts, firewall rules and sysctls are neither u
 """
 
 from tests.cluster.kubernetes.testbed.bed import Testbed
+from tests.cluster.kubernetes.testbed.cluster import Cluster
 from tests.cluster.kubernetes.testbed.config import Settings
 from tests.cluster.kubernetes.testbed.host import TestbedError
+from tests.cluster.kubernetes.testbed.namespaces import Namespace
 
-__all__ = ["Settings", "Testbed", "TestbedError"]
+__all__ = ["Cluster", "Namespace", "Settings", "Testbed", "TestbedError"]

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.cluster.kubernetes.testbed import addons, images
+from tests.cluster.kubernetes.testbed.cluster import CLAIM, Cluster, claim_with
 from tests.cluster.kubernetes.testbed.config import CONTROL, PEOPLE, Settings, Users
 from tests.cluster.kubernetes.testbed.control import ControlPlane
-from tests.cluster.kubernetes.testbed.host import TestbedError, require_machine, run, wait_until
+from tests.cluster.kubernetes.testbed.host import TestbedError, require_machine, wait_until
 from tests.cluster.kubernetes.testbed.lock import describe, machine_lock, read_holder, write_holder
 from tests.cluster.kubernetes.testbed.machine import Machine, remaining
 from tests.cluster.kubernetes.testbed.network import connect_control, require_free_addresses, wait_until_unplugged
-from tests.cluster.kubernetes.testbed.node import Node, remove_cgroups
-from tests.cluster.kubernetes.tools import build
+from tests.cluster.kubernetes.testbed.node import MADE_FOLDERS, Node, remove_cgroups
 
 _BOOT_SECONDS = 60.0
 _NOTICE_SECONDS = 60.0
 _MARK = "tuneyard-kubernetes-testbed"
 
 
-class Testbed:
+class Testbed(Cluster):
     """A Kubernetes of its own in `directory`. An `owned` one counts as abandoned when this process is gone."""
 
     __test__ = False  # not a test class
@@ -35,6 +34,7 @@ class Testbed:
         self.settings = settings or Settings()
         self.owned = owned
         self._users = Users(self.directory / "users")
+        super().__init__(self._users.directory / "admin.kubeconfig", self._users.directory)
         self._control = Machine(CONTROL, self.directory / CONTROL)
         self._plane = ControlPlane(self._control, self._users, self.settings)
 
@@ -42,17 +42,6 @@ class Testbed:
     def shared_storage(self) -> Path:
         """A folder that all nodes see; volumes of pods are folders in it."""
         return self.directory / "shared"
-
-    @property
-    def kubeconfig(self) -> Path:
-        """The administrator's kubeconfig."""
-        return self._users.directory / "admin.kubeconfig"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """This process's environment with KUBECONFIG, and the tools first in PATH."""
-        path = f"{build.folder() / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
-        return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
 
     @property
     def node_names(self) -> list[str]:
@@ -86,7 +75,7 @@ class Testbed:
             Machine(folder.name, folder).power_off()
         if running:
             wait_until_unplugged()
-        remove_cgroups()
+        self._remove_traces()
         shutil.rmtree(self.directory, ignore_errors=not self.directory.exists())
         return True
 
@@ -94,34 +83,40 @@ class Testbed:
         """Whether the API server answers."""
         return self.directory.exists() and self._plane.is_ready()
 
-    def kubectl(self, *arguments: str | Path, text: str | None = None) -> str:
-        """The output of kubectl as administrator; TestbedError with its words when it fails."""
-        return run("kubectl", *arguments, text=text, env=self.environment)
-
-    def get(self, *arguments: str) -> dict[str, Any]:
-        """What `kubectl get` gives, as data."""
-        return json.loads(self.kubectl("get", *arguments, "--output=json"))
-
-    def apply(self, *objects: dict[str, Any]) -> None:
-        """Applies objects that are given as data."""
-        self.kubectl("apply", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
-
     def kubeconfig_for(self, who: str) -> Path:
-        """A kubeconfig for a user without rights of its own, or for a service account as `NAMESPACE:NAME`."""
-        namespace, _, name = who.rpartition(":")
-        if namespace:
-            return self._users.kubeconfig(who, self.kubectl("create", "token", name, f"--namespace={namespace}"))
-        if who not in PEOPLE:
-            raise TestbedError(f"no user {who}; there are {', '.join(PEOPLE)}, and service accounts as NAMESPACE:NAME")
-        return self._users.kubeconfig(who)
+        """A kubeconfig for `alice` or `bob`, who may do nothing yet, or for a service account as `NAMESPACE:NAME`."""
+        return self._users.kubeconfig(who) if who in PEOPLE else super().kubeconfig_for(who)
 
-    def node_states(self) -> dict[str, str]:
-        """Whether each node is ready, in the API's words: True, False or Unknown."""
-        found = {node["metadata"]["name"]: node["status"].get("conditions", []) for node in self.get("nodes")["items"]}
-        return {
-            name: next((one["status"] for one in conditions if one["type"] == "Ready"), "Unknown")
-            for name, conditions in found.items()
-        }
+    def make_volume(self, namespace: str) -> None:
+        """Makes a folder that everyone may write to, and the volume that gives it to the namespace's claim."""
+        folder = self.runs(namespace)
+        folder.mkdir()
+        folder.chmod(0o777)
+        bound = {"namespace": namespace, "name": CLAIM}
+        spec = {"accessModes": ["ReadWriteMany"], "capacity": {"storage": "1Gi"}, "claimRef": bound}
+        spec |= {"storageClassName": "", "persistentVolumeReclaimPolicy": "Retain"}
+        spec |= {"hostPath": {"path": str(folder), "type": "Directory"}}
+        name = f"{CLAIM}-{namespace}"
+        self.apply({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec})
+
+    def remove_volume(self, namespace: str) -> None:
+        """Removes volume and folder."""
+        self.kubectl("delete", "persistentvolume", f"{CLAIM}-{namespace}", "--wait=false")
+        folder = self.runs(namespace)
+
+        def removed() -> bool:  # a process that has just been killed may still have written
+            shutil.rmtree(folder, ignore_errors=True)
+            return not folder.exists()
+
+        wait_until(removed, _NOTICE_SECONDS, f"{folder} cannot be removed")
+
+    def claim(self, namespace: str) -> dict[str, Any]:
+        """The claim on the volume that was made for the namespace."""
+        return claim_with({"storageClassName": "", "volumeName": f"{CLAIM}-{namespace}"})
+
+    def runs(self, namespace: str) -> Path:
+        """What pods of the namespace see in the claim `runs`."""
+        return self.shared_storage / namespace
 
     def kill_node(self, name: str, wait: bool = True) -> None:
         """Ends everything on a node at once, as a power cut would; waits until the cluster has seen it."""
@@ -206,6 +201,13 @@ class Testbed:
         for name in self.settings.node_names:
             self._node(name).start(self._control, sorted(self.directory.glob("images/*.tar")))
         self._wait_for_nodes(self.settings.node_names)
+
+    def _remove_traces(self) -> None:
+        remove_cgroups()
+        made = self.directory / MADE_FOLDERS
+        for folder in made.read_text().splitlines() if made.exists() else []:
+            with contextlib.suppress(OSError):  # someone else uses it by now
+                Path(folder).rmdir()
 
     def _make_folders(self) -> None:
         self.directory.mkdir(parents=True)

@@ -93,6 +93,7 @@ class ControlPlane:
             "--use-service-account-credentials",
             f"--service-account-private-key-file={self._signing_key}",
             f"--root-ca-file={self._certificates / 'apiserver.crt'}",
+            f"--flex-volume-plugin-dir={self.directory / 'volume-plugins'}",
             "--node-monitor-grace-period=12s",  # tests need not wait for 40
             "--leader-elect=false",
         )

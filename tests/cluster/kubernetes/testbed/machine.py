@@ -34,7 +34,13 @@ _SYSCTLS = {
 _BOOT = """
 mount --make-rshared /
 mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /run/lock /run/sysctl
+mkdir -p /run/lock /run/sysctl /run/cgroup
+# The network in /sys is that of its mount; the control groups stay.
+mount --rbind /sys/fs/cgroup /run/cgroup
+mount -t sysfs sysfs /sys
+mount --rbind /run/cgroup /sys/fs/cgroup
+mount --make-rprivate /run/cgroup
+umount --recursive --lazy /run/cgroup
 echo "$1" > /proc/sys/kernel/hostname
 ip link set lo up
 echo 1 > /proc/sys/net/ipv4/ip_forward

@@ -13,6 +13,8 @@ from tests.cluster.kubernetes.testbed.machine import Machine
 from tests.cluster.kubernetes.testbed.network import connect_node, start_proxy
 from tests.cluster.kubernetes.tools import build
 
+MADE_FOLDERS = "made-folders"
+_OWN_FOLDERS = (Path("/var/lib/kubelet"), Path("/var/lib/cni"), Path("/var/log/containers"))
 _READY_SECONDS = 30.0
 _CGROUPS, _GROUP = Path("/sys/fs/cgroup"), "tuneyard-testbed"
 _SOCKET = "/run/containerd/containerd.sock"  # /run is the node's own
@@ -23,6 +25,8 @@ root = "{directory}/containerd"
 state = "/run/containerd"
 [grpc]
   address = "{socket}"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{directory}/opt"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{pause}"
   restrict_oom_score_adj = true
@@ -51,7 +55,9 @@ class Node:
         """Switches it on, connects it and starts its services."""
         self.machine.power_on()
         connect_node(self.machine, control)
+        self._hide_folders()
         self._write()
+        make_cgroups(self.cgroup)
         self._start_runtime()
         for image in images:
             self.import_image(image)
@@ -66,6 +72,15 @@ class Node:
     def forget_disk(self) -> None:
         """Removes what the node has written, when it is switched off."""
         shutil.rmtree(self.directory)
+
+    def _hide_folders(self) -> None:
+        """Gives the node folders of its own where programs insist on a place. What it makes for that is noted."""
+        for folder in _OWN_FOLDERS:
+            if not folder.exists():
+                folder.mkdir(parents=True)
+                with open(self.directory.parent / MADE_FOLDERS, "a") as made:
+                    made.write(f"{folder}\n")
+            self.machine.enter("mount", "-t", "tmpfs", "tmpfs", folder)
 
     def _write(self) -> None:
         values = {"directory": self.directory, "socket": _SOCKET, "pause": PAUSE_IMAGE, "cni": CNI}
@@ -94,6 +109,7 @@ class Node:
         return [
             f"--config={self.directory / 'kubelet.json'}",
             f"--kubeconfig={self.users.kubeconfig(f'system:node:{self.name}')}",
+            f"--cert-dir={self.directory / 'kubelet-pki'}",
             f"--root-dir={self.directory / 'kubelet'}",
             f"--hostname-override={self.name}",
             f"--node-ip={node_address(self.name)}",
@@ -107,7 +123,7 @@ class Node:
             "authorization": {"mode": "AlwaysAllow"},
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": self.cgroup,
-            "cgroupsPerQOS": False,
+            "cgroupsPerQOS": True,
             "clusterDNS": [CONTROL_ADDRESS],
             "clusterDomain": "cluster.local",
             "containerRuntimeEndpoint": f"unix://{_SOCKET}",
@@ -122,6 +138,13 @@ class Node:
             "resolvConf": str(self.directory / "resolv.conf"),
             "volumePluginDir": str(self.directory / "volume-plugins"),
         }
+
+
+def make_cgroups(group: str) -> None:
+    """Makes the control group that the kubelet is told to work in, in every hierarchy."""
+    tops = [path for path in _CGROUPS.iterdir() if (path / "cgroup.procs").exists()] or [_CGROUPS]
+    for top in tops:
+        (top / group.lstrip("/")).mkdir(parents=True, exist_ok=True)
 
 
 def remove_cgroups() -> None:

@@ -1,0 +1,220 @@
+"""The testbed behaves like the Kubernetes that it is: security, DNS, GPUs, lost nodes; and leaves nothing behind."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pods
+import pytest
+
+from tests.cluster.kubernetes.testbed import Cluster, Namespace, Testbed, TestbedError
+from tests.cluster.kubernetes.testbed.host import processes, run, wait_until
+
+ROOT = Path(__file__).parents[3]
+ALL_REDUCE = """
+import os, torch, torch.distributed as dist, cluster.agent
+rank = int(os.environ["JOB_COMPLETION_INDEX"])
+dist.init_process_group("gloo", init_method="tcp://gang-0.gang:29500", rank=rank, world_size=2)
+total = torch.ones(1) * (rank + 1)
+dist.all_reduce(total)
+open(f"/runs/{rank}", "w").write(f"{total.item()} as {os.getuid()}")
+print(total.item(), cluster.agent.__name__)
+"""
+
+
+def until(condition: Callable[[], object], seconds: float = 90) -> None:
+    wait_until(condition, seconds, "it did not happen in time")
+
+
+def phase(namespace: Namespace, name: str) -> str:
+    return namespace.get("pod", name)["status"]["phase"]
+
+
+def runs(namespace: Namespace, name: str) -> Callable[[], bool]:
+    return lambda: phase(namespace, name) == "Running"
+
+
+def sleeper(namespace: Namespace, name: str = "sleeper", **more: Any) -> None:
+    namespace.apply(pods.pod(name, namespace.image, "sleep", "600", **more))
+    until(runs(namespace, name))
+
+
+def gpus(cluster: Cluster) -> dict[str, str | None]:
+    nodes = cluster.get("nodes")["items"]
+    return {node["metadata"]["name"]: node["status"]["allocatable"].get("nvidia.com/gpu") for node in nodes}
+
+
+@pytest.mark.testbed
+def test_it_boots_with_two_nodes_of_eight_gpus(kubernetes_testbed: Testbed) -> None:
+    assert kubernetes_testbed.node_states() == {"n1": "True", "n2": "True"}
+    until(lambda: gpus(kubernetes_testbed) == {"n1": "8", "n2": "8"})
+
+
+def test_ranks_on_two_nodes_find_each_other_and_add_up(namespace: Namespace) -> None:
+    namespace.apply(*pods.gang("gang", namespace.image, 2, "python", "-c", ALL_REDUCE))
+    namespace.kubectl("wait", "--for=condition=complete", "job/gang", "--timeout=120s")
+    both = namespace.pods("job-name=gang")
+    assert len({pod["spec"]["nodeName"] for pod in both}) == 2
+    for one in both:
+        assert "3.0 cluster.agent" in namespace.kubectl("logs", one["metadata"]["name"])
+
+
+@pytest.mark.testbed
+def test_pods_share_the_claim_and_its_folder(kubernetes_testbed: Testbed, namespace: Namespace) -> None:
+    write = "id -u > /runs/$HOSTNAME; ! touch /usr/lib/python 2>/dev/null && ! touch /opt/venv/x 2>/dev/null"
+    for number, node in enumerate(kubernetes_testbed.node_names):
+        namespace.apply(pods.pod(f"p{number}", namespace.image, "sh", "-c", write, nodeName=node))
+    for number, _ in enumerate(kubernetes_testbed.node_names):
+        until(lambda name=f"p{number}": phase(namespace, name) == "Succeeded")
+    folder = kubernetes_testbed.runs(namespace.name)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"p0": "1000\n", "p1": "1000\n"}
+
+
+def test_a_pod_as_root_is_refused(namespace: Namespace) -> None:
+    as_root = pods.pod("root", namespace.image, "id", securityContext={})
+    with pytest.raises(TestbedError, match='violates PodSecurity "restricted'):
+        namespace.apply(as_root)
+
+
+def test_more_gpus_than_a_node_has_are_waited_for(namespace: Namespace) -> None:
+    namespace.apply(pods.pod("greedy", namespace.image, "id", gpus=9999))
+
+    def told() -> bool:
+        conditions = namespace.get("pod", "greedy")["status"].get("conditions", [])
+        return any("Insufficient nvidia.com/gpu" in one.get("message", "") for one in conditions)
+
+    until(told)
+
+
+@pytest.mark.testbed
+def test_a_user_may_do_what_a_role_binding_says(kubernetes_testbed: Testbed, namespace: Namespace) -> None:
+    as_alice = ("--kubeconfig", kubernetes_testbed.kubeconfig_for("alice"))
+    with pytest.raises(TestbedError, match=r"alice.* cannot list"):
+        namespace.kubectl(*as_alice, "get", "pods")
+    namespace.kubectl("create", "rolebinding", "alice", "--clusterrole=view", "--user=alice")
+    until(lambda: namespace.kubectl("auth", "can-i", "list", "pods", "--as=alice") == "yes")
+    assert namespace.kubectl(*as_alice, "get", "pods", "--output=name") == ""
+
+
+def test_a_service_account_has_a_kubeconfig(kubernetes_testbed: Cluster, namespace: Namespace) -> None:
+    kubeconfig = kubernetes_testbed.kubeconfig_for(f"{namespace.name}:default")
+    who = namespace.kubectl(
+        "--kubeconfig", kubeconfig, "auth", "whoami", "--output=jsonpath={.status.userInfo.username}"
+    )
+    assert who == f"system:serviceaccount:{namespace.name}:default"
+
+
+@pytest.mark.testbed
+def test_a_node_without_power_is_seen_and_comes_back(kubernetes_testbed: Testbed, namespace: Namespace) -> None:
+    sleeper(namespace, nodeName="n2")
+    kubernetes_testbed.kill_node("n2")
+    assert not sleeping()
+    assert kubernetes_testbed.node_states() == {"n1": "True", "n2": "Unknown"}
+    kubernetes_testbed.restart_node("n2")
+    until(lambda: gpus(kubernetes_testbed)["n2"] == "8")
+    until(lambda: phase(namespace, "sleeper") in ("Failed", "Succeeded"))  # its processes are gone for good
+    sleeper(namespace, "next", nodeName="n2")
+
+
+@pytest.mark.testbed
+def test_pods_outlive_the_api_server(kubernetes_testbed: Testbed, namespace: Namespace) -> None:
+    sleeper(namespace)
+    kubernetes_testbed.stop_api_server()
+    with pytest.raises(TestbedError):
+        namespace.pods()
+    assert sleeping()
+    kubernetes_testbed.start_api_server()
+    until(lambda: "True" in kubernetes_testbed.node_states().values())
+    assert phase(namespace, "sleeper") == "Running"
+
+
+@pytest.mark.testbed
+def test_there_is_one_at_a_time(kubernetes_testbed: Testbed, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "tests.cluster.kubernetes.testbed", "up", "--dir", str(tmp_path / "bed")]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert f"{kubernetes_testbed.directory}, of process {os.getpid()} is up" in done.stderr
+    assert kubernetes_testbed.is_up()
+
+
+@pytest.mark.testbed
+def test_a_crashed_one_is_cleared_away_and_down_leaves_nothing(kubernetes_testbed: Testbed) -> None:
+    place = Namespace(kubernetes_testbed, "to-be-lost")
+    place.create()
+    sleeper(place)
+    assert not kubernetes_testbed.up()
+    crash(kubernetes_testbed)
+    assert kubernetes_testbed.up()
+    assert "to-be-lost" not in kubernetes_testbed.kubectl("get", "namespaces")
+    assert kubernetes_testbed.down()
+    assert traces(kubernetes_testbed) == {}
+    assert not kubernetes_testbed.down()
+    kubernetes_testbed.up()  # for the tests after this one
+
+
+def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(TestbedError, match="needs root"):
+        Testbed(tmp_path / "bed").up()
+
+
+def test_without_the_programs_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr("tests.cluster.kubernetes.testbed.host.PATH", str(tmp_path))
+    with pytest.raises(TestbedError, match=r"apt-get install .*conntrack containerd .*runc"):
+        Testbed(tmp_path / "bed").up()
+
+
+def test_a_folder_that_is_not_a_testbed_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(TestbedError, match="not a testbed"):
+        Testbed(tmp_path).down()
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def sleeping() -> list[int]:
+    """Processes of the sleepers, as this machine sees them."""
+    return [pid for pid, words in processes() if words == ["sleep", "600"]]
+
+
+def crash(bed: Testbed) -> None:
+    """Ends the control plane at once; nodes and their pods stay."""
+    first = next(
+        pid for pid, words in processes() if words[-1:] == [str(bed.directory / "ctl")] and "pause" in words[0]
+    )
+    os.kill(first, 9)
+    until(lambda: not bed.is_up())
+    assert sleeping()
+
+
+def traces(bed: Testbed) -> dict[str, list[str]]:
+    """What of the testbed is left on this machine, by kind."""
+    everywhere = [
+        path for entry in Path("/proc").glob("[0-9]*/mounts") for path in _lines(entry) if bed.directory.name in path
+    ]
+    found = {
+        "processes": [" ".join(words) for _, words in processes() if any(bed.directory.name in word for word in words)],
+        "pods": [str(pid) for pid in sleeping()],
+        "mounts": everywhere,
+        "links": [
+            line for line in run("ip", "-brief", "link").splitlines() if line.startswith(("tuneyard", "cni", "n1"))
+        ],
+        "rules": [line for line in run("iptables-save").splitlines() if "KUBE" in line],
+        "namespaces": run("ip", "netns").splitlines(),
+        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob("**/tuneyard-testbed")],
+        "folders": [str(path) for path in (bed.directory, *_FOLDERS) if path.exists()],
+    }
+    return {kind: traces for kind, traces in found.items() if traces}
+
+
+_FOLDERS = [Path("/var/lib/kubelet"), Path("/var/lib/cni"), Path("/var/log/containers")]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
