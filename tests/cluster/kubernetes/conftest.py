@@ -1,7 +1,8 @@
 """Gives the tests here a real Kubernetes: booted once for the session, a fresh namespace for every test.
 
 With TUNEYARD_TEST_KUBECONFIG it is a cluster of yours instead, with TUNEYARD_TEST_IMAGE as the training image (Python,
-torch and this project in it) and TUNEYARD_TEST_STORAGE_CLASS for volumes that several nodes may write to.
+torch and this project in it) and TUNEYARD_TEST_STORAGE_CLASS for volumes that several nodes may write to. With
+TUNEYARD_TESTBED it is the testbed in that folder, which stays up when it was.
 """
 
 import os
@@ -49,13 +50,15 @@ def kubernetes_testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clu
         image = os.environ.get("TUNEYARD_TEST_IMAGE") or pytest.fail("TUNEYARD_TEST_IMAGE names no image")
         yield Cluster(Path(OWN_CLUSTER), tmp_path_factory.mktemp("kubeconfigs"), image)
         return
-    bed = Testbed(Path(tempfile.gettempdir()) / f"tuneyard-kubernetes-test-{os.getpid()}", owned=True)
+    chosen = os.environ.get("TUNEYARD_TESTBED")
+    bed = Testbed(Path(chosen or f"{tempfile.gettempdir()}/tuneyard-kubernetes-test-{os.getpid()}"), owned=not chosen)
     try:
-        bed.up()
+        booted = bed.up()
     except TestbedError as error:
         pytest.fail(str(error))
     yield bed
-    bed.down()
+    if booted:
+        bed.down()
 
 
 @pytest.fixture

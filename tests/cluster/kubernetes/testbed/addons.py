@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tests.cluster.kubernetes.testbed import images
 from tests.cluster.kubernetes.testbed.config import REGISTRY
-from tests.cluster.kubernetes.testbed.host import run
+from tests.cluster.kubernetes.testbed.host import TestbedError, run
 from tests.cluster.kubernetes.tools import build
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _SECONDS = "120s"
 
 
 def install_jobset(bed: Testbed) -> None:
-    """Installs or updates JobSet in the namespace jobset-system."""
+    """Installs JobSet into the namespace jobset-system, unless it is there."""
     values = {
         "image.repository": f"{REGISTRY}/jobset",
         "image.tag": "1",
@@ -29,7 +29,7 @@ def install_jobset(bed: Testbed) -> None:
 
 
 def install_kueue(bed: Testbed) -> None:
-    """Installs or updates Kueue in the namespace kueue-system."""
+    """Installs Kueue into the namespace kueue-system, unless it is there."""
     values = {
         "controllerManager.manager.image.repository": f"{REGISTRY}/kueue",
         "controllerManager.manager.image.tag": "1",
@@ -44,6 +44,10 @@ def _on_first_node(key: str, bed: Testbed) -> dict[str, str]:
 
 
 def _install(bed: Testbed, name: str, values: dict[str, str]) -> None:
+    if unbuilt := build.missing(addons=[name]):
+        raise TestbedError(f"not built: {', '.join(unbuilt)}\nmake kubernetes-tools")
+    if (done := bed.directory / f"{name}-installed").exists():
+        return
     archive = bed.directory / "images" / f"{name}.tar"
     images.write_program_image(archive, f"{REGISTRY}/{name}:1", build.folder() / "bin" / name, "manager")
     bed.import_image(archive)
@@ -52,6 +56,7 @@ def _install(bed: Testbed, name: str, values: dict[str, str]) -> None:
     options += [f"--set-string={key}={value}" for key, value in values.items() if value not in ("true", "false")]
     options += [f"--set={key}={value}" for key, value in values.items() if value in ("true", "false")]
     run("helm", "upgrade", "--install", name, chart, *options, env=_environment(bed))
+    done.touch()
 
 
 def _environment(bed: Testbed) -> dict[str, str]:

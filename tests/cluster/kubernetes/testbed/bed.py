@@ -14,7 +14,7 @@ from tests.cluster.kubernetes.testbed.cluster import CLAIM, Cluster, claim_with
 from tests.cluster.kubernetes.testbed.config import CONTROL, PEOPLE, Settings, Users
 from tests.cluster.kubernetes.testbed.control import ControlPlane
 from tests.cluster.kubernetes.testbed.host import TestbedError, require_machine, wait_until
-from tests.cluster.kubernetes.testbed.lock import describe, machine_lock, read_holder, write_holder
+from tests.cluster.kubernetes.testbed.lock import Holder, describe, machine_lock, read_holder, write_holder
 from tests.cluster.kubernetes.testbed.machine import Machine, remaining
 from tests.cluster.kubernetes.testbed.network import connect_control, require_free_addresses, wait_until_unplugged
 from tests.cluster.kubernetes.testbed.node import MADE_FOLDERS, Node, remove_cgroups
@@ -172,10 +172,7 @@ class Testbed(Cluster):
     def _taken_lock(self) -> Iterator[int]:
         with machine_lock() as (handle, free):
             if not free:
-                raise TestbedError(
-                    f"there can be only one testbed on a machine, and {read_holder()} is up: wait for its end,"
-                    " or end it with\npython -m tests.cluster.kubernetes.testbed down --dir DIR"
-                )
+                raise TestbedError(_occupied(read_holder()))
             write_holder(handle, describe(self.directory, owned=True))
             yield handle
             write_holder(handle, describe(self.directory, self.owned))
@@ -240,3 +237,9 @@ class Testbed(Cluster):
 
     def _node(self, name: str) -> Node:
         return Node(Machine(name, self.directory / name), self._users, self._runtime_spec)
+
+
+def _occupied(holder: Holder | None) -> str:
+    whose, folder = (holder, holder.directory) if holder else ("another one", "DIR")
+    end = f"python -m tests.cluster.kubernetes.testbed down --dir {folder}"
+    return f"there can be only one testbed on a machine, and {whose} is up: wait for its end, or end it with\n{end}"

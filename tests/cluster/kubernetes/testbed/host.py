@@ -50,7 +50,7 @@ def require_machine() -> None:
     if absent:
         line = f"apt-get install -y --no-install-recommends {' '.join(sorted(absent))}"
         raise UnsuitableError(f"not installed: {', '.join(sorted(absent))}\n{line}")
-    if unbuilt := build.missing():
+    if unbuilt := build.missing(addons=()):
         raise UnsuitableError(f"not built: {', '.join(unbuilt)}\nmake kubernetes-tools")
 
 

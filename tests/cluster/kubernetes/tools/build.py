@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,10 +79,10 @@ def folder() -> Path:
     return Path(base).absolute() / _key()
 
 
-def missing() -> list[str]:
-    """The names of programs and charts that are not built yet."""
-    wanted = {tool.name: folder() / "bin" / tool.name for tool in TOOLS}
-    wanted |= {f"chart of {name}": folder() / "charts" / name for name in CHARTS}
+def missing(addons: Collection[str] = tuple(CHARTS)) -> list[str]:
+    """The names of programs and charts that are not built yet; of the add-ons only those that are named."""
+    wanted = {tool.name: folder() / "bin" / tool.name for tool in TOOLS if tool.name not in CHARTS.keys() - {*addons}}
+    wanted |= {f"chart of {name}": folder() / "charts" / name for name in addons}
     return [name for name, path in wanted.items() if not path.exists()]
 
 
@@ -92,13 +92,13 @@ def build() -> None:
         return
     _require_machine()
     with _only_one(folder()):
+        for name, module in CHARTS.items():
+            _copy_chart(name, module, folder() / "charts" / name)
         for tool in TOOLS:
             if not (folder() / "bin" / tool.name).exists():
                 started = time.monotonic()
                 _compile(tool, folder() / "bin" / tool.name)
                 print(f"{tool.name:24} {time.monotonic() - started:6.1f} s", flush=True)
-        for name, module in CHARTS.items():
-            _copy_chart(name, module, folder() / "charts" / name)
 
 
 def _key() -> str:
