@@ -11,18 +11,18 @@ priorityClassName: {{ quote . }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector:
-  {{- toYaml . | nindent 2 }}
+  {{- mustToYaml . | nindent 2 }}
 {{- end }}
 tolerations:
   {{- with .Values.tolerations }}
-  {{- toYaml . | nindent 2 }}
+  {{- mustToYaml . | nindent 2 }}
   {{- end }}
   {{- range list "not-ready" "unreachable" }}
   - {key: node.kubernetes.io/{{ . }}, operator: Exists, effect: NoExecute, tolerationSeconds: {{ int64 $.Values.unreachableSeconds }}}
   {{- end }}
 {{- with include "tuneyard.affinity" . | fromYaml }}
 affinity:
-  {{- toYaml . | nindent 2 }}
+  {{- mustToYaml . | nindent 2 }}
 {{- end }}
 {{- if .Values.spread }}
 topologySpreadConstraints:
@@ -50,5 +50,5 @@ topologySpreadConstraints:
 {{- $nodeAffinity := merge $required (dig "nodeAffinity" dict $affinity) -}}
 {{- $affinity = set $affinity "nodeAffinity" $nodeAffinity -}}
 {{- end -}}
-{{- toYaml $affinity -}}
+{{- mustToYaml $affinity -}}
 {{- end }}

@@ -3,13 +3,13 @@
 metadata:
   labels:
     {{- with .Values.podLabels }}
-    {{- toYaml . | nindent 4 }}
+    {{- mustToYaml . | nindent 4 }}
     {{- end }}
     {{- include "tuneyard.selector" (dict "root" . "component" "trainer") | nindent 4 }}
     tuneyard.dev/run: {{ include "tuneyard.run" . | quote }}
   annotations:
-    {{- with .Values.podAnnotations }}
-    {{- toYaml . | nindent 4 }}
+    {{- range $name, $value := .Values.podAnnotations }}
+    {{ quote $name }}: {{ quote $value }}
     {{- end }}
     tuneyard.dev/job-sha256: {{ sha256sum .Values.job }}
     tuneyard.dev/plan-sha256: {{ sha256sum .Values.plan }}
@@ -47,7 +47,9 @@ spec:
     {{- range .Values.init }}
     - name: {{ quote .name }}
       command:
-        {{- toYaml .command | nindent 8 }}
+        {{- range .command }}
+        - {{ quote . }}
+        {{- end }}
       {{- include "tuneyard.container" (dict "root" $ "image" .image) | nindent 6 }}
     {{- end }}
     # Makes the run directory from the job file, once. With the trainer's resources, as it may have to plan on them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import uuid
@@ -118,9 +117,9 @@ class Helm:
         return done
 
     def values(self, values: Mapping[str, Any]) -> list[str]:
-        """`--values FILE` with these, which is how `tuneyard submit` gives them."""
-        path = self.folder / f"{uuid.uuid4().hex}.json"
-        path.write_text(json.dumps({**MINIMAL, **values}), encoding="utf-8")
+        """`--values FILE` with these. Not as JSON: Helm reads YAML, to which half a surrogate pair is no character."""
+        path = self.folder / f"{uuid.uuid4().hex}.yaml"
+        path.write_text(yaml.safe_dump({**MINIMAL, **values}), encoding="utf-8")
         return ["--values", str(path)]
 
     def render(self, values: Mapping[str, Any], release: str = RELEASE, namespace: str = NAMESPACE) -> list[Object]:
