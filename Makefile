@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check lint types format install startup clean
+.PHONY: help quickstart test check lint types format install startup kubernetes-tools clean
 
 help: ## Show what can be made
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 install: $(STAMP) ## Set up .venv with the tested versions (some 6 GB, 3 minutes)
 
@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP) ## Train a small model on this machine: plan, interrupt, resume, evaluate, report
 	$(BIN)/python examples/quickstart/run.py
 
-test: $(STAMP) ## Run all tests
+test: $(STAMP) ## Run all tests; what this machine has no GPU or no Kubernetes for is skipped, counted and named
 	$(BIN)/python -m pytest
 
 lint: $(STAMP) ## Check style
@@ -40,6 +40,9 @@ format: $(STAMP) ## Rewrite the code in the project's style
 
 startup: $(STAMP) ## Measure how fast the command line starts
 	$(BIN)/python -m benchmarks.startup --json
+
+kubernetes-tools: ## Build the test cluster's programs into a cache, once (20 minutes on 2 cores)
+	@$(PYTHON) -m tests.cluster.kubernetes.tools.build
 
 clean: ## Remove what was built and trained here
 	rm -rf $(VENV) examples/quickstart/work build dist *.egg-info

@@ -9,7 +9,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.kubernetes.testbed.config import CONTROL_ADDRESS, HOST_ADDRESS, NETWORK, Users, node_address
+from tests.cluster.kubernetes.testbed.config import (
+    CONTROL_ADDRESS,
+    HOST_ADDRESS,
+    NETWORK,
+    SERVICES,
+    Users,
+    node_address,
+)
 from tests.cluster.kubernetes.testbed.host import TestbedError, run, wait_until
 from tests.cluster.kubernetes.testbed.machine import Machine
 from tests.cluster.kubernetes.tools import build
@@ -68,8 +75,9 @@ def _make_bridge(machine: Machine, bridge: str, port: str, address: str) -> None
     ip link set "$2" master "$1" up
     ip address add "$3/16" dev "$1"
     ip link set "$1" up
+    ip route add "$4" dev "$1"  # a Service's address is replaced on the way out, which needs a way
     """
-    machine.enter("sh", "-ec", script, "sh", bridge, port, address)
+    machine.enter("sh", "-ec", script, "sh", bridge, port, address, SERVICES)
 
 
 def _pod_network(node: Machine) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 from tests.cluster.kubernetes.testbed.config import CONTROL_ADDRESS, Users, node_address
@@ -149,9 +151,13 @@ def make_cgroups(group: str) -> None:
 
 def remove_cgroups() -> None:
     """Removes the control groups of pods that are gone, in every hierarchy."""
-    tops = [path for path in (_CGROUPS, *_CGROUPS.iterdir()) if (path / _GROUP).is_dir()]
-    for top in tops:
-        for folder in sorted((top / _GROUP).rglob("*/"), reverse=True):
-            if folder.is_dir():
-                folder.rmdir()
-        (top / _GROUP).rmdir()
+    for top in [path / _GROUP for path in (_CGROUPS, *_CGROUPS.iterdir())]:
+        wait_until(partial(_is_removed, top), _READY_SECONDS, f"{top} stays in use")
+
+
+def _is_removed(top: Path) -> bool:
+    folders = sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True)
+    with contextlib.suppress(OSError):  # the kernel still counts the last process of one
+        for folder in (*folders, *([top] if top.exists() else [])):
+            folder.rmdir()
+    return not top.exists()

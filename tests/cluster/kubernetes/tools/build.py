@@ -111,9 +111,14 @@ def _key() -> str:
 
 def _require_machine() -> None:
     if sys.platform != "linux":
-        raise MissingError("not Linux: nodes of the test cluster need it")
+        raise MissingError("not Linux, which the nodes of the test cluster need")
+    if os.geteuid() != 0:
+        raise MissingError("not root, which the nodes of the test cluster need")
     if absent := [name for name in ("go", "cc") if shutil.which(name) is None]:
         raise MissingError(f"not installed: {', '.join(absent)} (Go 1.26 or newer, a C compiler for the kubelet)")
+    probe = subprocess.run(["go", "list", "-m"], cwd=HERE / "kubernetes", capture_output=True, text=True, check=False)
+    if probe.returncode != 0:  # as when Go is too old
+        raise MissingError(probe.stderr.strip())
 
 
 @contextmanager
