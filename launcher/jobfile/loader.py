@@ -31,17 +31,18 @@ class LoadedJob:
         return JobFileError(self.document.file, [problem])
 
 
-def load_job(path: Path) -> LoadedJob:
+def load_job(path: Path, base: Path | None = None) -> LoadedJob:
     """Reads and checks a job file.
 
     Args:
         path: The YAML file.
+        base: What relative paths in it are relative to, if not its own folder.
 
     Raises:
         JobFileError: the file cannot be read, is not YAML, or says something wrong; all problems are in it.
     """
     document = read_document(path)
-    data, problems = resolve_paths(document)
+    data, problems = resolve_paths(document, base)
     job = None
     try:
         # Through JSON: in strict mode pydantic takes a mapping for a section there, and only there.

@@ -37,17 +37,17 @@ DATA_SUFFIXES = (
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
-def resolve_paths(document: Document) -> tuple[dict[str, Any], list[Problem]]:
+def resolve_paths(document: Document, base: Path | None = None) -> tuple[dict[str, Any], list[Problem]]:
     """The document's values with every local path absolute, and what is wrong with the paths."""
     data = copy.deepcopy(document.data)
-    base = Path(document.file).resolve().parent
+    base = base or Path(document.file).resolve().parent
     problems: list[Problem] = []
-    for path in _path_settings(data):
+    for path in path_settings(data):
         _resolve_one(data, path, base, document, problems)
     return data, problems + _template_problems(document)
 
 
-def _path_settings(data: dict[str, Any]) -> Iterator[KeyPath]:
+def path_settings(data: dict[str, Any]) -> Iterator[KeyPath]:
     """The settings that are present, are text, and name files."""
     train = _get(data, ("data", "train"))
     entries = len(train) if isinstance(train, list) else 0
