@@ -63,7 +63,7 @@ class Backend(ABC):
         """Refuses early, with ClusterError, where nothing can be submitted from; gives warnings."""
         return []
 
-    def rendered(self, run_dir: Path, plan: dict) -> str:
+    def rendered(self, run_dir: Path, plan: dict, job_text: str) -> str:
         """What `submit` would hand over. Writes and starts nothing."""
         return ""
 

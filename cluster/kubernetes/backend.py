@@ -23,6 +23,7 @@ from cluster.logs import read_logs
 _FRESH_SECONDS = 1.5
 """How long an answer of the API is good enough for `status`."""
 _CLOSING_SECONDS = 45.0
+JOB = "job.yaml"
 _MOST_ANSWERS = 64
 _WATCH_SECONDS = 3600.0
 
@@ -64,7 +65,7 @@ class KubernetesBackend(Backend):
         submission.api_of(site).version()
         return []
 
-    def rendered(self, run_dir: Path, plan: dict[str, Any]) -> str:
+    def rendered(self, run_dir: Path, plan: dict[str, Any], job_text: str) -> str:
         """The manifests; asks the cluster only whether it has JobSet, and does without an answer."""
         site = site_of(plan)
         api = Api(str(site.get("context", "")), str(site.get("namespace", "")), retry_seconds=())
@@ -74,7 +75,7 @@ class KubernetesBackend(Backend):
             plain = {**plan, "launch": {**plan["launch"], "kubernetes": {**site, "jobset": "never"}}}
             given = submission.submitted_now(run_dir, plain, api, 0.0)
         helm = submission.helm_of(site, given.namespace)
-        return helm.template(given.release, submission.values_text(run_dir, plan, given))
+        return helm.template(given.release, submission.values_text(run_dir, plan, given, job_text))
 
     def submit(self, run_dir: Path) -> Handle:
         """Makes the run's release."""
@@ -85,7 +86,7 @@ class KubernetesBackend(Backend):
         self._clear_away(run_dir)
         given = submission.submitted_now(run_dir, plan, api, time.time())
         helm = submission.helm_of(site, given.namespace)
-        values = submission.values_text(run_dir, plan, given)
+        values = submission.values_text(run_dir, plan, given, (run_dir / JOB).read_text(encoding="utf-8"))
         submission.refuse_early(api, helm, given.release, values)
         submission.install(run_dir, helm, given, values)
         self._places.pop(run_dir, None)

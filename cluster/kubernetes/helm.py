@@ -64,7 +64,7 @@ class Helm:
 
     def template(self, release: str, values: str) -> str:
         """The manifests, rendered here: no cluster is asked."""
-        return self._run(["template", release, self._chart(), *self._place(), "--values", "-"], values)
+        return self._run(["template", release, self._chart(), *self._place(), "--skip-tests", "--values", "-"], values)
 
     def install(self, release: str, values: str) -> None:
         """Makes the release; Helm takes back what it made when it fails."""

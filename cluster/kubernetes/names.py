@@ -6,10 +6,11 @@ import re
 
 LONGEST = 39
 """Of a release: JobSet adds the rank group, the pod's number and five random characters, and 63 is the limit."""
-RUN_LABEL = "tuneyard.dev/run"
+COMPONENT_LABEL = "app.kubernetes.io/component"
 INSTANCE_LABEL = "app.kubernetes.io/instance"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 TRAINER = "trainer"
+"""The container that trains, and the component that the run's own workload and pods are."""
 PLACE = "place"
 _ID = re.compile(r"-\d{8}-\d{6}-[a-z2-7]+$")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from cluster.kubernetes.api import Api
 from cluster.kubernetes.facts import pod_of
-from cluster.kubernetes.names import INSTANCE_LABEL, TRAINER
+from cluster.kubernetes.names import COMPONENT_LABEL, INSTANCE_LABEL, TRAINER
 
 _SECONDS = 90
 _POLL_SECONDS = 0.3
@@ -41,7 +41,7 @@ def ask(api: Api, workload: Mapping[str, Any], command: Sequence[str]) -> str:
 
 def reader_pod(workload: Mapping[str, Any], command: Sequence[str], suffix: str) -> dict[str, Any]:
     """The pod, out of the run's own template."""
-    release = workload["metadata"]["name"]
+    release = workload["metadata"]["labels"][INSTANCE_LABEL]
     template = _template(workload)
     spec = {name: one for name, one in copy.deepcopy(template["spec"]).items() if name not in _LEFT_OUT}
     trainer = next(one for one in spec["containers"] if one["name"] == TRAINER)
@@ -56,7 +56,7 @@ def reader_pod(workload: Mapping[str, Any], command: Sequence[str], suffix: str)
     spec |= {"activeDeadlineSeconds": _SECONDS, "terminationGracePeriodSeconds": 0}
     owner = {name: workload[name] for name in ("apiVersion", "kind")}
     owner |= {name: workload["metadata"][name] for name in ("name", "uid")}
-    labels = {INSTANCE_LABEL: release, "app.kubernetes.io/component": "reader"}
+    labels = {INSTANCE_LABEL: release, COMPONENT_LABEL: "reader"}
     metadata = {"name": f"{release}-read-{suffix}", "labels": labels, "ownerReferences": [owner]}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 

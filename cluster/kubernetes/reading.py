@@ -14,7 +14,7 @@ from cluster.contract import Outcome, Status
 from cluster.kubernetes.api import JOBSET, Api
 from cluster.kubernetes.explain import Evidence, explain, here
 from cluster.kubernetes.facts import Condition, Pod, Workload, current_pods, event_of, pod_of, workload_of
-from cluster.kubernetes.names import INDEX_LABEL, INSTANCE_LABEL, TRAINER
+from cluster.kubernetes.names import COMPONENT_LABEL, INSTANCE_LABEL, TRAINER
 from cluster.kubernetes.refusals import KubernetesError
 from cluster.kubernetes.state import Submitted
 from cluster.policy import RESTART
@@ -44,8 +44,8 @@ class Scene:
 
 
 def selector(release: str) -> str:
-    """The labels of a run's own pods: not TensorBoard's, not a test's."""
-    return f"{INSTANCE_LABEL}={release},{INDEX_LABEL}"
+    """The labels of a run's own workload and pods: not TensorBoard's, not a test's."""
+    return f"{INSTANCE_LABEL}={release},{COMPONENT_LABEL}={TRAINER}"
 
 
 def look(api: Api, given: Submitted) -> Scene:
@@ -56,12 +56,14 @@ def look(api: Api, given: Submitted) -> Scene:
 
 
 def workload_json(api: Api, given: Submitted) -> dict[str, Any] | None:
-    """The run's Job or JobSet; None when it is not there."""
+    """The run's Job or JobSet, whose name only the chart knows; None when it is not there."""
+    labels = selector(given.release)
     if given.workload == "jobset":
-        found = api.custom(JOBSET, "jobsets", given.release)
-        return None if found is None else {"kind": "JobSet", **found}
-    found = api.read("job", given.release)
-    return None if found is None else {"kind": "Job", **found}
+        kind, found = {"apiVersion": "/".join(JOBSET), "kind": "JobSet"}, api.listed_custom(JOBSET, "jobsets", labels)
+    else:
+        kind, found = {"apiVersion": "batch/v1", "kind": "Job"}, api.listed("job", labels)
+    newest_last = sorted(found or [], key=lambda one: str(one["metadata"].get("creationTimestamp", "")))
+    return {**newest_last[-1], **kind} if newest_last else None
 
 
 def waiting(api: Api, given: Submitted, scene: Scene, wanted: int) -> str:
@@ -157,6 +159,6 @@ def _admission(api: Api, given: Submitted) -> Workload | None:
         found = (api.listed_custom((group, served), "workloads") or []) if served else []
         for one in found:
             owners = (one.get("metadata") or {}).get("ownerReferences") or ()
-            if any(owner.get("name") == given.release for owner in owners):
+            if any(str(owner.get("name", "")).startswith(given.release) for owner in owners):
                 return replace(workload_of(one), kind="Workload")
     return None

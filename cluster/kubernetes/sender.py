@@ -14,6 +14,7 @@ import re
 import sys
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 WHOLE = ("attempts.jsonl", "progress.json", "evaluation.json", "data/preflight.json")
@@ -26,25 +27,24 @@ MOST_BYTES = 4 * 2**20
 
 def main(arguments: list[str]) -> None:
     request = json.loads(arguments[0])
+    run_dir, more = Path(request["run_dir"]), False
     if "stop" in request:
-        leave_wish(request["run_dir"], request["stop"])
-        more = False
+        leave_wish(run_dir, request["stop"])
     else:
-        more = send(request)
+        more = send(run_dir, request)
     print(json.dumps({"end": True, "more": more}))
 
 
-def send(request: dict[str, Any]) -> bool:
-    run_dir, have, left = request["run_dir"], request.get("have", {}), MOST_BYTES
+def send(run_dir: Path, request: dict[str, Any]) -> bool:
+    have, left = request.get("have", {}), MOST_BYTES
     for path in WHOLE:
-        data = read(os.path.join(run_dir, path), 0, MOST_BYTES)
+        data = read(run_dir / path, 0, MOST_BYTES)
         if data is not None and zlib.crc32(data) != have.get(path):
             say(path, 0, data)
-    for path in growing(request):
-        offset = have.get(path, 0)
-        size = length(os.path.join(run_dir, path))
-        offset = offset if size >= offset else 0
-        data = read(os.path.join(run_dir, path), offset, left)
+    for path in growing(run_dir, {int(rank) for rank in request.get("ranks", [])}):
+        known = have.get(path, 0)
+        offset = known if length(run_dir / path) >= known else 0  # one that is shorter began anew
+        data = read(run_dir / path, offset, left)
         if data:
             say(path, offset, data)
             left -= len(data)
@@ -53,33 +53,22 @@ def send(request: dict[str, Any]) -> bool:
     return False
 
 
-def growing(request: dict[str, Any]) -> Iterator[str]:
+def growing(run_dir: Path, ranks: set[int]) -> Iterator[str]:
     yield from GROWING
-    logs = os.path.join(request["run_dir"], "logs")
-    attempts = sorted(name for name in names(logs) if re.fullmatch(r"attempt-\d+", name))
-    wanted = {int(rank) for rank in request.get("ranks", [])}
-    for attempt in attempts:
-        for name in sorted(names(os.path.join(logs, attempt))):
-            rank = RANK.fullmatch(name)
-            if STORY.fullmatch(name) or (rank and int(rank[1]) in wanted):
-                yield f"logs/{attempt}/{name}"
+    for log in sorted(run_dir.glob("logs/attempt-*/*")):
+        rank = RANK.fullmatch(log.name)
+        if STORY.fullmatch(log.name) or (rank and int(rank[1]) in ranks):
+            yield log.relative_to(run_dir).as_posix()
 
 
-def names(folder: str) -> list[str]:
+def length(path: Path) -> int:
     try:
-        return os.listdir(folder)
-    except OSError:
-        return []
-
-
-def length(path: str) -> int:
-    try:
-        return os.stat(path).st_size
+        return path.stat().st_size
     except OSError:
         return 0
 
 
-def read(path: str, offset: int, most: int) -> bytes | None:
+def read(path: Path, offset: int, most: int) -> bytes | None:
     try:
         with open(path, "rb") as file:
             file.seek(offset)
@@ -93,14 +82,13 @@ def say(path: str, offset: int, data: bytes) -> None:
     print(json.dumps({"path": path, "offset": offset, "data": packed}))
 
 
-def leave_wish(run_dir: str, stop: dict[str, Any]) -> None:
-    path = os.path.join(run_dir, "stop")
-    beside = os.path.join(run_dir, f".stop.{os.getpid()}.new")
-    with open(beside, "w") as file:
+def leave_wish(run_dir: Path, stop: dict[str, Any]) -> None:
+    beside = run_dir / f".stop.{os.getpid()}.new"
+    with open(beside, "w", encoding="utf-8") as file:
         json.dump(stop, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(beside, path)
+    beside.replace(run_dir / "stop")
 
 
 if __name__ == "__main__":

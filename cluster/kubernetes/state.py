@@ -19,7 +19,7 @@ class Submitted:
     context: str
     workload: str
     """`job` or `jobset`."""
-    submitted: float
+    submitted: int
     path: str
     """The run directory in the pods."""
     mirrored: bool

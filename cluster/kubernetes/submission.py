@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -46,7 +47,7 @@ def submitted_now(run_dir: Path, plan: Mapping[str, Any], api: Api, now: float) 
         namespace=api.namespace,
         context=str(site.get("context", "")),
         workload=workload_kind(site, api),
-        submitted=round(now, 3),
+        submitted=int(now),
         path=f"{str(runs.get('path', '/runs')).rstrip('/')}/{name}",
         mirrored=mirrored,
     )
@@ -63,16 +64,15 @@ def workload_kind(site: Mapping[str, Any], api: Api) -> str:
     return "jobset" if there and (wish == "always" or api.may("create", "jobsets", JOBSET[0])) else "job"
 
 
-def values_text(run_dir: Path, plan: Mapping[str, Any], submitted: Submitted) -> str:
+def values_text(run_dir: Path, plan: Mapping[str, Any], submitted: Submitted, job_text: str) -> str:
     """The chart's values of a run, as Helm gets them."""
     records = rundir.read_attempts(run_dir)
     excluded = [one.node.partition(NODE_MARK)[0] for one in exclusions(records, submitted.submitted)]
-    job, written = run_dir / "job.yaml", run_dir / rundir.PLAN
     wanted = Submission(
         run_name=Path(submitted.path).name,
         submitted=submitted.submitted,
-        job_text=job.read_text(encoding="utf-8") if job.is_file() else "# shown before it was written\n",
-        plan_text=written.read_text(encoding="utf-8") if written.is_file() else "{}\n",
+        job_text=job_text,
+        plan_text=json.dumps(plan, indent=1) + "\n",
         workload=submitted.workload,
         exclude=list(dict.fromkeys(excluded)),
     )

@@ -19,6 +19,7 @@ AGENT_SECONDS = 30
 """What the agent and the pod's own first process need beyond the grace period."""
 _DEFAULT_MEMORY = "8Gi"
 _SCRATCH = "/scratch"
+_RAW = re.compile(r"[^\n -~]")
 _RENAMED = {
     "image": "image",
     "image_pull_policy": "imagePullPolicy",
@@ -46,7 +47,7 @@ class Submission:
     """What is known only when a run is submitted."""
 
     run_name: str
-    submitted: float
+    submitted: int
     job_text: str
     plan_text: str
     workload: str
@@ -86,8 +87,13 @@ def site_of(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_text(values: Mapping[str, Any]) -> str:
-    """The values as Helm reads them."""
-    return json.dumps(values, indent=1, ensure_ascii=True) + "\n"
+    """The values as Helm reads them: YAML, which takes JSON but for its pairs of surrogates and its raw characters."""
+    return _RAW.sub(_escaped, json.dumps(values, indent=1, ensure_ascii=False)) + "\n"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _resources(launch: Launch, site: Mapping[str, Any]) -> dict[str, Any]:

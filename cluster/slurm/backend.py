@@ -52,7 +52,7 @@ class SlurmBackend(Backend):
             return []
         return [f"Warning: {runs_dir} is rarely shared by nodes; every node must see the run directory."]
 
-    def rendered(self, run_dir: Path, plan: dict[str, Any]) -> str:
+    def rendered(self, run_dir: Path, plan: dict[str, Any], job_text: str) -> str:
         """The batch script."""
         return self.script(run_dir, plan, time.time())
 

@@ -38,7 +38,7 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json:
     name = plan.launch.get("backend", LOCAL)
     root = _root(plan, runs_dir)
     if dry_run:
-        return _dry_run(plan, name, fresh_path(root, loaded.job.name), as_json)
+        return _dry_run(plan, name, fresh_path(root, loaded.job.name), job_file, as_json)
     if name == LOCAL:
         require_trainer()
     else:
@@ -77,9 +77,9 @@ def _submitted(name: str, run_dir: Path) -> Handle:
         raise
 
 
-def _dry_run(plan: Plan, name: str, run_dir: Path, as_json: bool) -> int:
+def _dry_run(plan: Plan, name: str, run_dir: Path, job_file: Path, as_json: bool) -> int:
     where = backend(name)
-    text = where.rendered(run_dir, plan.as_json())
+    text = where.rendered(run_dir, plan.as_json(), job_file.read_text(encoding="utf-8"))
     if as_json:
         print_json(plan.as_json() | ({where.renders: text} if text else {}))
     else:

@@ -85,7 +85,10 @@ VALUES: dict[str, dict[str, Any]] = {
     "tensorboard": {"tensorboard": {"enabled": True, "image": DIGEST, "port": 8080}},
     "tensorboard-claim": {"tensorboard": {"enabled": True}, "runs": {"claim": "shared"}, "imagePullSecrets": ["r"]},
     "init": {"init": [{"name": "fetch", "command": ["sh", "-c", "echo 'a \"b\"' > /tmp/x"]}]},
-    "labels": {"podLabels": {"team": "nlp", "example.com/cost": "42"}, "podAnnotations": {"example.com/note": "a: b #c"}},
+    "labels": {
+        "podLabels": {"team": "nlp", "example.com/cost": "42"},
+        "podAnnotations": {"example.com/note": "a: b #c"},
+    },
     "identity": {"securityContext": {"uid": 65532, "gid": 65532, "fsGroup": 2000}},
     "account": {"serviceAccount": {"create": False, "name": "trainer"}, "networkPolicy": {"enabled": False}},
     "account-annotated": {"serviceAccount": {"annotations": {"example.com/role": "arn:1"}}},

@@ -9,7 +9,7 @@ import yaml
 from chart_values import CHART, NAMESPACE, RELEASE, Helm, environment, expand, job_spec, one, trainer
 
 TEXTS = {
-    "template": "{{ .Values.image }} {{ fail \"no\" }} {{- end }} }} {{",
+    "template": '{{ .Values.image }} {{ fail "no" }} {{- end }} }} {{',
     "expansion": "$(HOME) $$(HOME) $(TUNEYARD_PORT) $$$ $HOME `id` $",
     "yaml": "a: &x [*x]\n---\n- !!python/object:os.system id\n...\n# no comment\n'\"\n\t|\n  >-\n%YAML 1.2",
     "line ends": "\r\n\na\rb\n\n\n",

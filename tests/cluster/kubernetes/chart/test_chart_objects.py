@@ -58,7 +58,9 @@ def _strict(schema: Any) -> Any:
         return schema
     found = {key: _strict(value) for key, value in schema.items() if key != "format"}
     known = isinstance(found.get("properties"), dict) and "type" in found
-    whole = found.get("x-kubernetes-preserve-unknown-fields") or found["properties"].keys() == {"name"} if known else True
+    whole = (
+        found.get("x-kubernetes-preserve-unknown-fields") or found["properties"].keys() == {"name"} if known else True
+    )
     bare_metadata = known and not found["properties"]
     if known and not whole and not bare_metadata and "additionalProperties" not in found:
         found["additionalProperties"] = False
@@ -274,7 +276,9 @@ def test_services_and_policies_select_pods_by_their_labels(helm: Helm) -> None:
     assert selected(one(objects, "Service", f"{RELEASE}-tensorboard")["spec"]["selector"]) == {"tensorboard"}
     policy = one(objects, "NetworkPolicy", RELEASE)["spec"]
     assert selected(policy["podSelector"]) == {"trainer", "test"}
-    assert [selected(peer["podSelector"]) for rule in policy["ingress"] for peer in rule["from"]] == [{"trainer", "test"}]
+    assert [selected(peer["podSelector"]) for rule in policy["ingress"] for peer in rule["from"]] == [
+        {"trainer", "test"}
+    ]
     assert selected(one(objects, "NetworkPolicy", f"{RELEASE}-tensorboard")["spec"]["podSelector"]) == {"tensorboard"}
 
 

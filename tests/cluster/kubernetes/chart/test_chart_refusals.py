@@ -57,7 +57,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         [f"at '/secrets/TUNEYARD_PORT': value must be '{RESERVED}'"],
     ),
     "no variable": ({"environment": {"A-B": "x"}}, ["at '/environment': additional properties 'A-B' not allowed"]),
-    "list as variable": ({"environment": {"A": ["x"]}}, ["at '/environment/A': got array, want boolean or integer or string"]),
+    "list as variable": (
+        {"environment": {"A": ["x"]}},
+        ["at '/environment/A': got array, want boolean or integer or string"],
+    ),
     "nccl in environment": (
         {"environment": {"NCCL_DEBUG": "INFO"}},
         ["at '/environment/NCCL_DEBUG': value must be 'given under `nccl`, without its prefix'"],
@@ -103,8 +106,11 @@ def test_what_is_wrong_is_refused_in_words(helm: Helm, name: str) -> None:
 @pytest.mark.parametrize(
     ("release", "words"),
     [
-        ("9lives", "- the release's name \"9lives\" becomes a host name: only small letters, digits and hyphens, a letter"),
-        ("a.b", "- the release's name \"a.b\" becomes a host name"),
+        (
+            "9lives",
+            '- the release\'s name "9lives" becomes a host name: only small letters, digits and hyphens, a letter',
+        ),
+        ("a.b", '- the release\'s name "a.b" becomes a host name'),
         ("r" * 41, "- the release's name has 41 characters: with what Kubernetes appends for 1 pods, at most 40 fit"),
     ],
 )
