@@ -75,7 +75,7 @@ class KubernetesBackend(Backend):
             plain = {**plan, "launch": {**plan["launch"], "kubernetes": {**site, "jobset": "never"}}}
             given = submission.submitted_now(run_dir, plain, api, 0.0)
         helm = submission.helm_of(site, given.namespace)
-        return helm.template(given.release, submission.values_text(run_dir, plan, given, job_text))
+        return helm.template(given.release, submission.values_text(plan, given, job_text))
 
     def submit(self, run_dir: Path) -> Handle:
         """Makes the run's release."""
@@ -86,7 +86,8 @@ class KubernetesBackend(Backend):
         self._clear_away(run_dir)
         given = submission.submitted_now(run_dir, plan, api, time.time())
         helm = submission.helm_of(site, given.namespace)
-        values = submission.values_text(run_dir, plan, given, (run_dir / JOB).read_text(encoding="utf-8"))
+        job_text = (run_dir / JOB).read_text(encoding="utf-8")
+        values = submission.values_text(plan, given, job_text, rundir.read_attempts(run_dir))
         submission.refuse_early(api, helm, given.release, values)
         submission.install(run_dir, helm, given, values)
         self._places.pop(run_dir, None)

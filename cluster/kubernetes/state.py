@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from cluster.rundir import read_json, write_json_atomic
@@ -26,6 +26,10 @@ class Submitted:
     """Whether the run directory here is a copy."""
     is_over: bool = False
     """Whether the run has ended, and everything about its end is here."""
+
+    def on(self, workload: str) -> Submitted:
+        """The same, as another kind of workload."""
+        return replace(self, workload=workload)
 
 
 def read_submitted(run_dir: Path) -> Submitted | None:

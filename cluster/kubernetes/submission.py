@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster import rundir
 from cluster.contract import ClusterError
 from cluster.kubernetes.api import JOBSET, Api
 from cluster.kubernetes.helm import Helm
@@ -64,10 +63,11 @@ def workload_kind(site: Mapping[str, Any], api: Api) -> str:
     return "jobset" if there and (wish == "always" or api.may("create", "jobsets", JOBSET[0])) else "job"
 
 
-def values_text(run_dir: Path, plan: Mapping[str, Any], submitted: Submitted, job_text: str) -> str:
-    """The chart's values of a run, as Helm gets them."""
-    records = rundir.read_attempts(run_dir)
-    excluded = [one.node.partition(NODE_MARK)[0] for one in exclusions(records, submitted.submitted)]
+def values_text(
+    plan: Mapping[str, Any], submitted: Submitted, job_text: str, records: Sequence[dict[str, Any]] = ()
+) -> str:
+    """The chart's values of a run, as Helm gets them; `records` tell which nodes it keeps away from."""
+    excluded = [one.node.partition(NODE_MARK)[0] for one in exclusions(list(records), submitted.submitted)]
     wanted = Submission(
         run_name=Path(submitted.path).name,
         submitted=submitted.submitted,
