@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.rundir import PLAN, write_json_atomic
+from cluster.rundir import PLAN, read_plan, write_json_atomic
 from launcher.errors import JobError, MachineError
 from launcher.hardware import Machine, this_machine
 from launcher.jobfile import JobFile, SettingError, load_job
@@ -57,9 +57,11 @@ def place_run(run_dir: Path, job_file: Path, plan_file: Path | None, site: Site)
         MachineError: the directory cannot be made.
     """
     job_text = _read(job_file)
-    if run_dir.exists():
+    if run_dir.exists() and plan_file is None:
         return _left_alone(run_dir, job_text)
     plan = _plan_here(job_file, site) if plan_file is None else _given_plan(plan_file, site)
+    if run_dir.exists():
+        return _revised(run_dir, job_text, plan) or _left_alone(run_dir, job_text)
     try:
         made = _make(run_dir, job_text, plan)
     except OSError as error:
@@ -82,6 +84,36 @@ def _left_alone(run_dir: Path, job_text: bytes) -> str:
             f"{run_dir}: holds the run of another job file", "Give the new job a name of its own (`run.name`)."
         )
     return f"{run_dir} is there already, with this job"
+
+
+def _revised(run_dir: Path, job_text: bytes, plan: dict[str, Any]) -> str:
+    """Puts a plan in place that `tuneyard resume` has made of the one that lies here; empty when it is no such plan.
+
+    What lay here is kept under the number of its changes, so all pods of the run do the very same.
+    """
+    if not (run_dir / JOB).is_file() or not (run_dir / PLAN).is_file():
+        return ""
+    old = read_plan(run_dir)
+    before, now = old.get("changes") or [], plan.get("changes") or []
+    if len(now) <= len(before) or now[: len(before)] != before:
+        return ""
+    number = len(before)
+    _keep(run_dir / JOB, run_dir / f"job-{number:03d}.yaml")
+    _keep(run_dir / PLAN, run_dir / f"plan-{number:03d}.json")
+    _replace(run_dir / JOB, job_text)
+    write_json_atomic(run_dir / PLAN, plan)
+    return f"{run_dir} goes on with a changed plan; the one before is plan-{number:03d}.json"
+
+
+def _keep(file: Path, kept: Path) -> None:
+    if not kept.exists():
+        _replace(kept, file.read_bytes())
+
+
+def _replace(file: Path, content: bytes) -> None:
+    beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.new")
+    beside.write_bytes(content)
+    beside.replace(file)
 
 
 def _make(run_dir: Path, job_text: bytes, plan: dict[str, Any]) -> bool:
