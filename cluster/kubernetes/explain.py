@@ -209,7 +209,7 @@ def _unschedulable(read: Evidence) -> Explanation | None:
 
 def _unschedulable_remedy(message: str) -> str:
     """More of what nodes have too little of comes free; a label or a taint does not change by itself."""
-    if re.search(r"Insufficient|Too many pods|preemption", message):
+    if re.search(r"Insufficient|Too many pods", _nodes(message)):
         return f"{WAIT}; fewer nodes or GPUs start sooner"
     return "no node of the cluster has what it asks for: correct `node_selector`, `tolerations` or `gpu_types`"
 
