@@ -20,7 +20,7 @@ helm test my-run --logs
 helm uninstall my-run          # saves and ends it; the claim with the checkpoints stays
 ```
 
-`tuneyard submit` does the same with the values that follow from the plan. More is in [docs/helm.md](../../docs/helm.md).
+`tuneyard submit` does the same with the values that follow from the plan. More: [docs/helm.md](../../docs/helm.md).
 
 | value | default | what it is |
 |---|---|---|

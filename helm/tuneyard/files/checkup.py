@@ -1,4 +1,4 @@
-"""What `helm test` runs, in a pod of its own: RUN_DIR HEAD PORT SECONDS. Says each finding; exit code 1 if one is bad."""
+"""What `helm test` runs, in a pod of its own: RUN_DIR HEAD PORT SECONDS. Exit code 1 if something is bad."""
 
 import json
 import socket
@@ -24,7 +24,7 @@ def library() -> str:
 
 
 def head(run_dir: Path, host: str, port: int, seconds: float) -> str:
-    """Pod 0 has a name and an address. A refused connection has reached it: the port is open only while ranks gather."""
+    """Pod 0 has a name and an address. A refused connection has reached it: the port is open while ranks gather."""
     if finished(run_dir):
         return "the run is finished: there is no pod 0 to reach"
     deadline = time.monotonic() + seconds

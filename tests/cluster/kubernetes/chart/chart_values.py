@@ -178,7 +178,7 @@ def environment(container: Object) -> dict[str, Any]:
 
 
 def expand(text: str, known: Mapping[str, Any]) -> str:
-    """What Kubernetes makes of a value: `$$` is a dollar, `$(NAME)` that variable if it stands before, else as it is."""
+    """What Kubernetes makes of a value: `$$` is a dollar, `$(NAME)` that variable if it stands before."""
     out, rest = "", text
     while "$" in rest:
         before, _, rest = rest.partition("$")

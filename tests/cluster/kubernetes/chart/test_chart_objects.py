@@ -56,14 +56,9 @@ def _strict(schema: Any) -> Any:
         return [_strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {key: _strict(value) for key, value in schema.items() if key != "format"}
-    known = isinstance(found.get("properties"), dict) and "type" in found
-    whole = (
-        found.get("x-kubernetes-preserve-unknown-fields") or found["properties"].keys() == {"name"} if known else True
-    )
-    bare_metadata = known and not found["properties"]
-    if known and not whole and not bare_metadata and "additionalProperties" not in found:
-        found["additionalProperties"] = False
+    found = {key: _strict(value) for key, value in schema.items()}
+    if isinstance(found.get("properties"), dict) and not found.get("x-kubernetes-preserve-unknown-fields"):
+        found.setdefault("additionalProperties", False)
     if found.get("x-kubernetes-int-or-string"):
         found.pop("type", None)
     return found
@@ -357,6 +352,12 @@ def test_own_variables_replace_the_defaults_of_caches(helm: Helm) -> None:
 def test_the_notes_name_the_next_commands(helm: Helm) -> None:
     values = helm.values({"tensorboard": {"enabled": True}, "hostNetwork": True})
     said = helm("install", RELEASE, CHART, "--dry-run=client", "--namespace", "training", *values, check=False).stdout
-    for words in ("kubectl -n training get", "logs -f", "port-forward service/my-run-tensorboard 6006",
-                  "uninstall my-run", "delete pvc my-run-runs", "leave the restricted Pod Security profile"):  # fmt: skip
+    for words in (
+        "kubectl -n training get",
+        "logs -f",
+        "port-forward service/my-run-tensorboard 6006",
+        "uninstall my-run",
+        "delete pvc my-run-runs",
+        "leave the restricted Pod Security profile",
+    ):
         assert words in said

@@ -16,7 +16,7 @@ from tests.cluster.kubernetes.testbed.control import ControlPlane
 from tests.cluster.kubernetes.testbed.host import TestbedError, require_machine, wait_until
 from tests.cluster.kubernetes.testbed.lock import Holder, describe, machine_lock, read_holder, write_holder
 from tests.cluster.kubernetes.testbed.machine import Machine, remaining
-from tests.cluster.kubernetes.testbed.network import connect_control, require_free_addresses, wait_until_unplugged
+from tests.cluster.kubernetes.testbed.network import connect_control, disconnect_control, require_free_addresses
 from tests.cluster.kubernetes.testbed.node import MADE_FOLDERS, Node, remove_cgroups
 
 _BOOT_SECONDS = 60.0
@@ -72,9 +72,12 @@ class Testbed(Cluster):
         if self.directory.exists() and not (self.directory / _MARK).exists():
             raise TestbedError(f"{self.directory} is not a testbed's folder; name another one with --dir")
         for folder in running:
-            Machine(folder.name, folder).power_off()
-        if running:
-            wait_until_unplugged()
+            if folder.name != CONTROL:
+                Machine(folder.name, folder).power_off()
+        with machine_lock() as (_, free):
+            if free or self._control.pid:  # else the cable is another testbed's
+                disconnect_control()
+        self._control.power_off()  # last, as it holds the lock
         self._remove_traces()
         shutil.rmtree(self.directory, ignore_errors=not self.directory.exists())
         return True
@@ -120,7 +123,7 @@ class Testbed(Cluster):
 
     def kill_node(self, name: str, wait: bool = True) -> None:
         """Ends everything on a node at once, as a power cut would; waits until the cluster has seen it."""
-        self._node(name).machine.power_off()
+        self._node(name).stop(self._control)
         if wait:
             seen = lambda: self.node_states().get(name) != "True"  # noqa: E731
             wait_until(seen, _NOTICE_SECONDS, f"the cluster still calls {name} ready")
@@ -128,7 +131,7 @@ class Testbed(Cluster):
     def restart_node(self, name: str) -> None:
         """Switches a node on again, and waits until it is ready."""
         node = self._node(name)
-        node.machine.power_off()
+        node.stop(self._control)
         node.start(self._control, [])
         self._wait_for_nodes([name])
 

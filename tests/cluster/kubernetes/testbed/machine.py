@@ -44,6 +44,7 @@ umount --recursive --lazy /run/cgroup
 echo "$1" > /proc/sys/kernel/hostname
 ip link set lo up
 echo 1 > /proc/sys/net/ipv4/ip_forward
+echo 1 > /proc/sys/net/ipv4/tcp_orphan_retries  # else connections of the dead keep the network for minutes
 echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 || true
 shift
 while [ $# -gt 0 ]; do

@@ -17,12 +17,11 @@ from tests.cluster.kubernetes.testbed.config import (
     Users,
     node_address,
 )
-from tests.cluster.kubernetes.testbed.host import TestbedError, run, wait_until
+from tests.cluster.kubernetes.testbed.host import TestbedError, run
 from tests.cluster.kubernetes.testbed.machine import Machine
 from tests.cluster.kubernetes.tools import build
 
 CABLE = "tuneyard0"
-_SECONDS = 10.0
 
 
 def require_free_addresses() -> None:
@@ -34,6 +33,7 @@ def require_free_addresses() -> None:
 
 def connect_control(control: Machine) -> None:
     """Makes the switch on the control plane, and the cable from the real machine to it."""
+    disconnect_control()  # what a crashed one has left; this one has the lock
     run("ip", "link", "add", CABLE, "type", "veth", "peer", "name", "host", "netns", str(control.pid))
     run("ip", "address", "add", f"{HOST_ADDRESS}/16", "dev", CABLE)
     run("ip", "link", "set", CABLE, "up")
@@ -51,9 +51,15 @@ def connect_node(node: Machine, control: Machine) -> None:
     path.write_text(json.dumps(_pod_network(node), indent=1))
 
 
-def wait_until_unplugged() -> None:
-    """The kernel takes networks apart after their last process; returns when the cable is gone."""
-    wait_until(lambda: not Path(f"/sys/class/net/{CABLE}").exists(), _SECONDS, f"{CABLE} does not go away")
+def disconnect_control() -> None:
+    """Pulls the cable. By itself it would go with the last connection of the control plane, some time later."""
+    if Path(f"/sys/class/net/{CABLE}").exists():
+        run("ip", "link", "delete", CABLE)
+
+
+def disconnect_node(node: Machine, control: Machine) -> None:
+    """Pulls the node's plug from the switch."""
+    control.enter("sh", "-c", '! ip link show "$1" 2>/dev/null || ip link delete "$1"', "sh", node.name)
 
 
 def start_proxy(machine: Machine, users: Users) -> None:
