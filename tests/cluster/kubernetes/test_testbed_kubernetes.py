@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 
 from tests.cluster.kubernetes.testbed import Cluster, Namespace, Testbed, TestbedError
 from tests.cluster.kubernetes.testbed.host import processes, run, wait_until
+from tests.cluster.kubernetes.testbed.places import Place
 
 ROOT = Path(__file__).parents[3]
+SLEEP = f"600.{os.getpid()}"  # known among all processes of this machine
 ALL_REDUCE = """
 import os, torch, torch.distributed as dist, cluster.agent
 rank = int(os.environ["JOB_COMPLETION_INDEX"])
@@ -38,7 +41,7 @@ def runs(namespace: Namespace, name: str) -> Callable[[], bool]:
 
 
 def sleeper(namespace: Namespace, name: str = "sleeper", **more: Any) -> None:
-    namespace.apply(pods.pod(name, namespace.image, "sleep", "600", **more))
+    namespace.apply(pods.pod(name, namespace.image, "sleep", SLEEP, **more))
     until(runs(namespace, name))
 
 
@@ -132,25 +135,37 @@ def test_pods_outlive_the_api_server(kubernetes_testbed: Testbed, namespace: Nam
 
 
 @pytest.mark.testbed
-def test_there_is_one_at_a_time(kubernetes_testbed: Testbed, tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "tests.cluster.kubernetes.testbed", "up", "--dir", str(tmp_path / "bed")]
+def test_another_one_may_be_up_and_goes_when_its_command_ends(kubernetes_testbed: Testbed, tmp_path: Path) -> None:
+    ask = 'kubectl get nodes --output=name; echo "$KUBECONFIG"; exit 7'
+    options = ("--dir", str(tmp_path / "bed"), "--nodes", "1")
+    line = [sys.executable, "-m", "tests.cluster.kubernetes.testbed", "run", *options, "--", "sh", "-c", ask]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 3
-    assert f"{kubernetes_testbed.directory}, of process {os.getpid()} is up" in done.stderr
+    assert (done.returncode, done.stdout.split()) == (7, ["node/n1", f"{tmp_path}/bed/users/admin.kubeconfig"])
+    assert not (tmp_path / "bed").exists()
     assert kubernetes_testbed.is_up()
+
+
+def test_when_all_places_are_taken_it_says_by_whom(
+    kubernetes_testbed: Testbed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tests.cluster.kubernetes.testbed.places.PLACES", [kubernetes_testbed.place])
+    with pytest.raises(TestbedError, match=f"{kubernetes_testbed.directory} .of process {os.getpid()}"):
+        Testbed(tmp_path / "bed").up()
 
 
 @pytest.mark.testbed
 def test_a_crashed_one_is_cleared_away_and_down_leaves_nothing(kubernetes_testbed: Testbed) -> None:
-    place = Namespace(kubernetes_testbed, "to-be-lost")
-    place.create()
-    sleeper(place)
+    before = changed_on_the_machine()
+    lost = Namespace(kubernetes_testbed, "to-be-lost")
+    lost.create()
+    sleeper(lost)
     assert not kubernetes_testbed.up()
     crash(kubernetes_testbed)
     assert kubernetes_testbed.up()
     assert "to-be-lost" not in kubernetes_testbed.kubectl("get", "namespaces")
+    place = kubernetes_testbed.place
     assert kubernetes_testbed.down()
-    assert traces(kubernetes_testbed) == {}
+    assert traces(kubernetes_testbed.directory.name, place) == before
     assert not kubernetes_testbed.down()
     kubernetes_testbed.up()  # for the tests after this one
 
@@ -177,7 +192,7 @@ def test_a_folder_that_is_not_a_testbed_is_left_alone(tmp_path: Path) -> None:
 
 def sleeping() -> list[int]:
     """Processes of the sleepers, as this machine sees them."""
-    return [pid for pid, words in processes() if words == ["sleep", "600"]]
+    return [pid for pid, words in processes() if words == ["sleep", SLEEP]]
 
 
 def crash(bed: Testbed) -> None:
@@ -190,30 +205,29 @@ def crash(bed: Testbed) -> None:
     assert sleeping()
 
 
-def traces(bed: Testbed) -> dict[str, list[str]]:
-    """What of the testbed is left on this machine, by kind."""
-    everywhere = [
-        path for entry in Path("/proc").glob("[0-9]*/mounts") for path in _lines(entry) if bed.directory.name in path
-    ]
+def traces(name: str, place: Place) -> dict[str, list[str]]:
+    """What of a testbed is left on this machine, by kind."""
     found = {
-        "processes": [" ".join(words) for _, words in processes() if any(bed.directory.name in word for word in words)],
+        "processes": [" ".join(words) for _, words in processes() if any(name in word for word in words)],
         "pods": [str(pid) for pid in sleeping()],
-        "mounts": everywhere,
-        "links": [
-            line for line in run("ip", "-brief", "link").splitlines() if line.startswith(("tuneyard", "cni", "n1"))
-        ],
-        "rules": [line for line in run("iptables-save").splitlines() if "KUBE" in line],
-        "namespaces": run("ip", "netns").splitlines(),
-        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob("**/tuneyard-testbed")],
-        "folders": [str(path) for path in (bed.directory, *_FOLDERS) if path.exists()],
+        "mounts": [line for file in Path("/proc").glob("[0-9]*/mounts") for line in lines(file) if name in line],
+        "links": [line for line in run("ip", "-brief", "link").splitlines() if place.cable in line],
+        "routes": run("ip", "route", "show", "root", f"{place.network}.0.0/16").splitlines(),
+        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{place.cgroup}")],
+        "folders": [str(path) for path in Path(tempfile.gettempdir()).glob(f"{name}*")],
     }
-    return {kind: traces for kind, traces in found.items() if traces}
+    return {kind: left for kind, left in found.items() if left} | changed_on_the_machine()
 
 
-_FOLDERS = [Path("/var/lib/kubelet"), Path("/var/lib/cni"), Path("/var/log/containers")]
+def changed_on_the_machine() -> dict[str, list[str]]:
+    """What a node changes on a machine that is a node only."""
+    rules = [line for line in run("iptables-save").splitlines() if "KUBE" in line]
+    folders = [name for name in ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers") if Path(name).exists()]
+    found = {"rules": rules, "networks": run("ip", "netns").splitlines(), "node's folders": folders}
+    return {kind: left for kind, left in found.items() if left}
 
 
-def _lines(path: Path) -> list[str]:
+def lines(path: Path) -> list[str]:
     try:
         return path.read_text().splitlines()
     except OSError:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from tests.cluster.kubernetes.testbed.cluster import CLAIM, Cluster, claim_with
 from tests.cluster.kubernetes.testbed.config import CONTROL, PEOPLE, Settings, Users
 from tests.cluster.kubernetes.testbed.control import ControlPlane
 from tests.cluster.kubernetes.testbed.host import TestbedError, require_machine, wait_until
-from tests.cluster.kubernetes.testbed.lock import Holder, describe, machine_lock, read_holder, write_holder
-from tests.cluster.kubernetes.testbed.machine import Machine, remaining
-from tests.cluster.kubernetes.testbed.network import connect_control, disconnect_control, require_free_addresses
-from tests.cluster.kubernetes.testbed.node import MADE_FOLDERS, Node, remove_cgroups
+from tests.cluster.kubernetes.testbed.machine import Machine, names_of_running
+from tests.cluster.kubernetes.testbed.network import connect_control, pull_cable
+from tests.cluster.kubernetes.testbed.node import Node, remove_cgroups
+from tests.cluster.kubernetes.testbed.places import PLACES, Place, taken_place
 
 _BOOT_SECONDS = 60.0
 _NOTICE_SECONDS = 60.0
@@ -30,13 +29,11 @@ class Testbed(Cluster):
     __test__ = False  # not a test class
 
     def __init__(self, directory: Path, settings: Settings | None = None, owned: bool = False) -> None:
-        self.directory = directory.absolute()
+        self.directory = directory.resolve()
         self.settings = settings or Settings()
         self.owned = owned
-        self._users = Users(self.directory / "users")
-        super().__init__(self._users.directory / "admin.kubeconfig", self._users.directory)
-        self._control = Machine(CONTROL, self.directory / CONTROL)
-        self._plane = ControlPlane(self._control, self._users, self.settings)
+        users = self.directory / "users"
+        super().__init__(users / "admin.kubeconfig", users)
 
     @property
     def shared_storage(self) -> Path:
@@ -54,31 +51,31 @@ class Testbed(Cluster):
         if self.is_up():
             return False
         self._clear_away_the_abandoned()
-        with self._taken_lock() as lock:
-            self.down()
-            require_free_addresses()
+        self.down()
+        with taken_place() as (place, lock):
+            place.note_holder(lock, self.directory, owned=True)
             try:
-                self._boot(lock)
+                self._boot(place, lock)
             except BaseException:
                 self.down()
                 raise
+            place.note_holder(lock, self.directory, self.owned)
         return True
 
     def down(self) -> bool:
         """Ends every process of the testbed and removes all that it made; False when there was none."""
-        running = remaining(self.directory)
+        running = names_of_running(self.directory)
         if not running and not self.directory.exists():
             return False
         if self.directory.exists() and not (self.directory / _MARK).exists():
             raise TestbedError(f"{self.directory} is not a testbed's folder; name another one with --dir")
-        for folder in running:
-            if folder.name != CONTROL:
-                Machine(folder.name, folder).power_off()
-        with machine_lock() as (_, free):
-            if free or self._control.pid:  # else the cable is another testbed's
-                disconnect_control()
-        self._control.power_off()  # last, as it holds the lock
-        self._remove_traces()
+        for name in [name for name in running if name != CONTROL]:
+            self._machine(name).power_off()
+        with self.place.locked() as lock:
+            if lock is not None or CONTROL in running:  # else another testbed has the place by now
+                pull_cable(self.place)
+                remove_cgroups(self.place)
+        self._machine(CONTROL).power_off()  # last, as it holds the lock
         shutil.rmtree(self.directory, ignore_errors=not self.directory.exists())
         return True
 
@@ -123,7 +120,7 @@ class Testbed(Cluster):
 
     def kill_node(self, name: str, wait: bool = True) -> None:
         """Ends everything on a node at once, as a power cut would; waits until the cluster has seen it."""
-        self._node(name).stop(self._control)
+        self._node(name).stop(self._machine(CONTROL))
         if wait:
             seen = lambda: self.node_states().get(name) != "True"  # noqa: E731
             wait_until(seen, _NOTICE_SECONDS, f"the cluster still calls {name} ready")
@@ -131,8 +128,8 @@ class Testbed(Cluster):
     def restart_node(self, name: str) -> None:
         """Switches a node on again, and waits until it is ready."""
         node = self._node(name)
-        node.stop(self._control)
-        node.start(self._control, [])
+        node.stop(self._machine(CONTROL))
+        node.start(self._machine(CONTROL), [])
         self._wait_for_nodes([name])
 
     def stop_api_server(self) -> None:
@@ -171,51 +168,37 @@ class Testbed(Cluster):
         for name in self.node_names:
             self._node(name).import_image(archive)
 
-    @contextlib.contextmanager
-    def _taken_lock(self) -> Iterator[int]:
-        with machine_lock() as (handle, free):
-            if not free:
-                raise TestbedError(_occupied(read_holder()))
-            write_holder(handle, describe(self.directory, owned=True))
-            yield handle
-            write_holder(handle, describe(self.directory, self.owned))
-
     def _clear_away_the_abandoned(self) -> None:
-        """Takes down the machine's testbed when its owner died, or when most of it is gone."""
-        holder = read_holder()
-        with machine_lock() as (_, free):
-            pass
-        if holder is None:
-            return
-        bed = Testbed(Path(holder.directory))
-        broken = free or (not holder.owner and not bed.is_up())
-        if (broken or holder.is_abandoned) and (bed.directory / _MARK).exists():
-            bed.down()
+        """Takes down testbeds whose owners died, or most of which is gone."""
+        for place in PLACES:
+            if (holder := place.holder) is None:
+                continue
+            bed = Testbed(Path(holder.directory))
+            with place.locked() as lock:
+                broken = lock is not None or (holder.owner in (0, os.getpid()) and not bed.is_up())
+            if (broken or holder.is_abandoned) and bed.place == place and (bed.directory / _MARK).exists():
+                bed.down()
+            elif bed.directory == self.directory and lock is None:
+                raise TestbedError(f"{holder} is being booted or ended by another process")
 
-    def _boot(self, lock: int) -> None:
-        self._make_folders()
-        self._control.power_on(lock)
-        connect_control(self._control)
+    def _boot(self, place: Place, lock: int) -> None:
+        self._make_folders(place)
+        control = self._machine(CONTROL)
+        control.power_on(lock)
+        connect_control(control)
         self._plane.start()
         self._users.kubeconfig("admin")
         for name in self.settings.node_names:
-            self._node(name).start(self._control, sorted(self.directory.glob("images/*.tar")))
+            self._node(name).start(control, sorted(self.directory.glob("images/*.tar")))
         self._wait_for_nodes(self.settings.node_names)
 
-    def _remove_traces(self) -> None:
-        remove_cgroups()
-        made = self.directory / MADE_FOLDERS
-        for folder in made.read_text().splitlines() if made.exists() else []:
-            with contextlib.suppress(OSError):  # someone else uses it by now
-                Path(folder).rmdir()
-
-    def _make_folders(self) -> None:
+    def _make_folders(self, place: Place) -> None:
         self.directory.mkdir(parents=True)
         self.directory.chmod(0o755)  # pods of any user reach their volumes
-        (self.directory / _MARK).touch()
-        for folder in (self._users.directory, self.shared_storage, self.directory / "images"):
+        (self.directory / _MARK).write_text(str(place.number))
+        for folder in (self.folder, self.shared_storage, self.directory / "images"):
             folder.mkdir()
-        self._users.directory.chmod(0o700)
+        self.folder.chmod(0o700)
         self.shared_storage.chmod(0o755)
         images.write_pause_image(self.directory / "images" / "pause.tar")
         images.write_trainer_image(self.directory / "images" / "trainer.tar")
@@ -238,11 +221,22 @@ class Testbed(Cluster):
     def _runtime_spec(self) -> Path:
         return self.directory / "runtime-spec.json"
 
+    @property
+    def place(self) -> Place:
+        """What it has of this machine for itself."""
+        mark = self.directory / _MARK
+        return Place(int(mark.read_text() or 0)) if mark.exists() else Place()
+
+    @property
+    def _users(self) -> Users:
+        return Users(self.folder, f"https://{self.place.address(CONTROL)}:6443")
+
+    @property
+    def _plane(self) -> ControlPlane:
+        return ControlPlane(self._machine(CONTROL), self._users, self.settings)
+
+    def _machine(self, name: str) -> Machine:
+        return Machine(name, self.directory / name, self.place)
+
     def _node(self, name: str) -> Node:
-        return Node(Machine(name, self.directory / name), self._users, self._runtime_spec)
-
-
-def _occupied(holder: Holder | None) -> str:
-    whose, folder = (holder, holder.directory) if holder else ("another one", "DIR")
-    end = f"python -m tests.cluster.kubernetes.testbed down --dir {folder}"
-    return f"there can be only one testbed on a machine, and {whose} is up: wait for its end, or end it with\n{end}"
+        return Node(self._machine(name), self._users, self._runtime_spec)

@@ -10,12 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-NETWORK = (
-    "10.244"  # one flat network: x.0.1 the real machine, x.0.2 the control plane, x.N.1 node N, x.N.10-250 its pods
-)
-HOST_ADDRESS, CONTROL_ADDRESS = f"{NETWORK}.0.1", f"{NETWORK}.0.2"
 SERVICES = "10.96.0.0/16"
-SERVER = f"https://{CONTROL_ADDRESS}:6443"
 CONTROL = "ctl"
 PEOPLE = ("alice", "bob")  # users without any right, until a RoleBinding gives them one
 REGISTRY = "tuneyard.test"
@@ -35,16 +30,11 @@ class Settings:
         return [f"n{number}" for number in range(1, self.nodes + 1)]
 
 
-def node_address(name: str) -> str:
-    """The address of node nN."""
-    return f"{NETWORK}.{name[1:]}.1"
-
-
 class Users:
     """Who the API server knows, by tokens in a file, and the kubeconfigs that hold them."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, server: str) -> None:
+        self.directory, self.server = directory, server
         self._secret = directory / "secret"
 
     def write(self, settings: Settings) -> None:
@@ -71,13 +61,15 @@ class Users:
         """A kubeconfig for the user; with another token than the user's own for a service account."""
         path = self.directory / f"{user.replace(':', '-')}.kubeconfig"
         certificate = self.directory / "certificates" / "apiserver.crt"
-        path.write_text(json.dumps(_kubeconfig(user, token or self.token(user), certificate.read_bytes()), indent=1))
+        path.write_text(
+            json.dumps(_kubeconfig(self.server, user, token or self.token(user), certificate.read_bytes()), indent=1)
+        )
         path.chmod(0o600)
         return path
 
 
-def _kubeconfig(user: str, token: str, certificate: bytes) -> dict[str, Any]:
-    cluster = {"server": SERVER, "certificate-authority-data": b64encode(certificate).decode()}
+def _kubeconfig(server: str, user: str, token: str, certificate: bytes) -> dict[str, Any]:
+    cluster = {"server": server, "certificate-authority-data": b64encode(certificate).decode()}
     return {
         "apiVersion": "v1",
         "kind": "Config",

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.cluster.kubernetes.testbed.config import CONTROL_ADDRESS, SERVICES, Settings, Users
+from tests.cluster.kubernetes.testbed.config import SERVICES, Settings, Users
 from tests.cluster.kubernetes.testbed.host import run, wait_until
 from tests.cluster.kubernetes.testbed.machine import Machine
 from tests.cluster.kubernetes.testbed.network import start_proxy
@@ -74,7 +74,7 @@ class ControlPlane:
     def _api_server_options(self) -> list[str]:
         return [
             "--etcd-servers=http://127.0.0.1:2379",
-            f"--advertise-address={CONTROL_ADDRESS}",
+            f"--advertise-address={self.machine.address}",
             f"--cert-dir={self._certificates}",
             f"--token-auth-file={self.users.tokens}",
             "--authorization-mode=Node,RBAC",
@@ -103,7 +103,7 @@ class ControlPlane:
 
     def _start_dns(self) -> None:
         corefile = self.directory / "Corefile"
-        corefile.write_text(_COREFILE.format(address=CONTROL_ADDRESS, kubeconfig=self.users.kubeconfig("coredns")))
+        corefile.write_text(_COREFILE.format(address=self.machine.address, kubeconfig=self.users.kubeconfig("coredns")))
         self._start("coredns", "-conf", corefile)
 
     def _wait_for(self, name: str, condition: Callable[[], object]) -> None:

@@ -60,6 +60,11 @@ def write_runtime_spec(path: Path) -> None:
     path.write_text(json.dumps(spec))
 
 
+def needed_folders() -> list[Path]:
+    """What the training image and the tools need of this machine, beside `/usr` and `/etc`."""
+    return [Path(sys.base_prefix).resolve(), ROOT, Path(sys.prefix).resolve(), build.folder().resolve()]
+
+
 def _mounts() -> list[dict[str, Any]]:
     wanted = {"/usr": Path("/usr"), sys.base_prefix: Path(sys.base_prefix)}
     wanted |= {_CHECKOUT: ROOT, _VENV: Path(sys.prefix)}

@@ -17,6 +17,8 @@ from tests.cluster.kubernetes.testbed.host import (
     run,
     wait_until,
 )
+from tests.cluster.kubernetes.testbed.images import needed_folders
+from tests.cluster.kubernetes.testbed.places import Place
 from tests.cluster.kubernetes.tools import build
 
 MARK = "tuneyard-kubernetes-testbed"
@@ -54,11 +56,22 @@ done
 """
 
 
+# Programs insist on folders in /var (/var/lib/kubelet, /var/lib/cni, /var/log/containers): each machine has its own.
+_EMPTY_VAR = """
+for folder; do mkdir -p "/run/kept$folder"; mount --rbind "$folder" "/run/kept$folder"; done
+mount -t tmpfs -o mode=755 tmpfs /var
+mkdir -p /var/lib /var/log /var/tmp
+ln -s /run /var/run
+for folder; do mkdir -p "$folder"; mount --rbind "/run/kept$folder" "$folder"; done
+"""
+
+
 class Machine:
     """One machine, known by its folder: that stands in the arguments of its first process."""
 
-    def __init__(self, name: str, directory: Path) -> None:
-        self.name, self.directory = name, directory
+    def __init__(self, name: str, directory: Path, place: Place) -> None:
+        self.name, self.directory, self.place = name, directory, place
+        self.address = place.address(name)
 
     @property
     def pid(self) -> int | None:
@@ -72,6 +85,8 @@ class Machine:
         first = [str(build.folder() / "bin" / "pause"), MARK, str(self.directory)]
         self._launch(["unshare", *spaces, "--", *first], "boot.log", keep_open)
         wait_until(lambda: self.pid, _SECONDS, lambda: f"{self.name} does not start: {self.last_words('boot')}")
+        kept = [folder for folder in (self.directory.parent, *needed_folders()) if folder.is_relative_to("/var")]
+        self.enter("sh", "-ec", _EMPTY_VAR, "sh", *kept)
         sysctls = [str(part) for pair in _SYSCTLS.items() for part in pair]
         self.enter("sh", "-ec", _BOOT, "sh", self.name, *sysctls)
 
@@ -136,10 +151,10 @@ class Machine:
             )
 
 
-def remaining(directory: Path) -> list[Path]:
-    """The folders of machines below `directory` that are switched on."""
+def names_of_running(directory: Path) -> list[str]:
+    """The names of machines with folders in `directory` that are switched on."""
     marked = [Path(words[-1]) for _, words in processes() if words[-2:-1] == [MARK]]
-    return sorted({folder for folder in marked if folder.parent == directory})
+    return sorted({folder.name for folder in marked if folder.parent == directory})
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:

@@ -9,35 +9,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.kubernetes.testbed.config import (
-    CONTROL_ADDRESS,
-    HOST_ADDRESS,
-    NETWORK,
-    SERVICES,
-    Users,
-    node_address,
-)
-from tests.cluster.kubernetes.testbed.host import TestbedError, run
+from tests.cluster.kubernetes.testbed.config import SERVICES, Users
+from tests.cluster.kubernetes.testbed.host import run
 from tests.cluster.kubernetes.testbed.machine import Machine
+from tests.cluster.kubernetes.testbed.places import Place
 from tests.cluster.kubernetes.tools import build
-
-CABLE = "tuneyard0"
-
-
-def require_free_addresses() -> None:
-    """Raises TestbedError when the real machine uses these addresses for something else."""
-    routes = run("ip", "route", "show", "root", f"{NETWORK}.0.0/16").splitlines()
-    if others := [route for route in routes if f"dev {CABLE}" not in route]:
-        raise TestbedError(f"the testbed's network {NETWORK}.0.0/16 is in use here: {'; '.join(others)}")
 
 
 def connect_control(control: Machine) -> None:
     """Makes the switch on the control plane, and the cable from the real machine to it."""
-    disconnect_control()  # what a crashed one has left; this one has the lock
-    run("ip", "link", "add", CABLE, "type", "veth", "peer", "name", "host", "netns", str(control.pid))
-    run("ip", "address", "add", f"{HOST_ADDRESS}/16", "dev", CABLE)
-    run("ip", "link", "set", CABLE, "up")
-    _make_bridge(control, "lan", "host", CONTROL_ADDRESS)
+    cable = control.place.cable
+    pull_cable(control.place)  # a crashed one may have left it
+    run("ip", "link", "add", cable, "type", "veth", "peer", "name", "host", "netns", str(control.pid))
+    run("ip", "address", "add", f"{control.place.network}.0.1/16", "dev", cable)
+    run("ip", "link", "set", cable, "up")
+    _make_bridge(control, "lan", "host", control.address)
 
 
 def connect_node(node: Machine, control: Machine) -> None:
@@ -45,16 +31,16 @@ def connect_node(node: Machine, control: Machine) -> None:
     port = ("netns", str(control.pid))
     run("ip", "link", "add", "eth0", "netns", str(node.pid), "type", "veth", "peer", "name", node.name, *port)
     control.enter("ip", "link", "set", node.name, "master", "lan", "up")
-    _make_bridge(node, "cni0", "eth0", node_address(node.name))
+    _make_bridge(node, "cni0", "eth0", node.address)
     path = node.directory / "cni" / "net.d" / "10-testbed.conflist"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_pod_network(node), indent=1))
 
 
-def disconnect_control() -> None:
-    """Pulls the cable. By itself it would go with the last connection of the control plane, some time later."""
-    if Path(f"/sys/class/net/{CABLE}").exists():
-        run("ip", "link", "delete", CABLE)
+def pull_cable(place: Place) -> None:
+    """Removes the cable. By itself it would go with the last connection of the control plane, some time later."""
+    if Path(f"/sys/class/net/{place.cable}").exists():
+        run("ip", "link", "delete", place.cable)
 
 
 def disconnect_node(node: Machine, control: Machine) -> None:
@@ -87,12 +73,12 @@ def _make_bridge(machine: Machine, bridge: str, port: str, address: str) -> None
 
 
 def _pod_network(node: Machine) -> dict[str, Any]:
-    prefix, gateway = f"{NETWORK}.{node.name[1:]}", node_address(node.name)
+    prefix = node.address.removesuffix(".1")
     pods = {
-        "subnet": f"{NETWORK}.0.0/16",
+        "subnet": f"{node.place.network}.0.0/16",
         "rangeStart": f"{prefix}.10",
         "rangeEnd": f"{prefix}.250",
-        "gateway": gateway,
+        "gateway": node.address,
     }
     addresses = {"type": "host-local", "ranges": [[pods]], "routes": [{"dst": "0.0.0.0/0"}]}
     addresses |= {"dataDir": str(node.directory / "cni" / "addresses")}

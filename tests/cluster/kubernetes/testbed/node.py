@@ -7,17 +7,16 @@ import json
 from functools import partial
 from pathlib import Path
 
-from tests.cluster.kubernetes.testbed.config import CONTROL_ADDRESS, Users, node_address
+from tests.cluster.kubernetes.testbed.config import CONTROL, Users
 from tests.cluster.kubernetes.testbed.host import CNI, PATH, TestbedError, wait_until
 from tests.cluster.kubernetes.testbed.images import PAUSE_IMAGE
 from tests.cluster.kubernetes.testbed.machine import Machine
 from tests.cluster.kubernetes.testbed.network import connect_node, disconnect_node, start_proxy
+from tests.cluster.kubernetes.testbed.places import Place
 from tests.cluster.kubernetes.tools import build
 
-MADE_FOLDERS = "made-folders"
-_OWN_FOLDERS = (Path("/var/lib/kubelet"), Path("/var/lib/cni"), Path("/var/log/containers"))
 _READY_SECONDS = 30.0
-_CGROUPS, _GROUP = Path("/sys/fs/cgroup"), "tuneyard-testbed"
+_CGROUPS = Path("/sys/fs/cgroup")
 _SOCKET = "/run/containerd/containerd.sock"  # /run is the node's own
 # Where the capability to lower a process's own is missing, runc cannot set the kubelet's wish for a container.
 _CONTAINERD = """\
@@ -50,13 +49,16 @@ class Node:
     @property
     def cgroup(self) -> str:
         """The control group of the node's pods."""
-        return f"/{_GROUP}/{self.name}"
+        return f"/{self.machine.place.cgroup}/{self.name}"
+
+    @property
+    def _dns(self) -> str:
+        return self.machine.place.address(CONTROL)
 
     def start(self, control: Machine, images: list[Path]) -> None:
         """Switches it on, connects it and starts its services."""
         self.machine.power_on()
         connect_node(self.machine, control)
-        self._hide_folders()
         self._write()
         make_cgroups(self.cgroup)
         self._start_runtime()
@@ -75,20 +77,11 @@ class Node:
         """Makes an image known on this node."""
         self._ctr("images", "import", archive)
 
-    def _hide_folders(self) -> None:
-        """Gives the node folders of its own where programs insist on a place. What it makes for that is noted."""
-        for folder in _OWN_FOLDERS:
-            if not folder.exists():
-                folder.mkdir(parents=True)
-                with open(self.directory.parent / MADE_FOLDERS, "a") as made:
-                    made.write(f"{folder}\n")
-            self.machine.enter("mount", "-t", "tmpfs", "tmpfs", folder)
-
     def _write(self) -> None:
         values = {"directory": self.directory, "socket": _SOCKET, "pause": PAUSE_IMAGE, "cni": CNI}
         text = _CONTAINERD.format(**values, runtime_spec=self.runtime_spec)
         (self.directory / "containerd.toml").write_text(text)
-        (self.directory / "resolv.conf").write_text(f"nameserver {CONTROL_ADDRESS}\n")
+        (self.directory / "resolv.conf").write_text(f"nameserver {self._dns}\n")
         (self.directory / "kubelet.json").write_text(json.dumps(self._kubelet_configuration(), indent=1))
 
     def _start_runtime(self) -> None:
@@ -114,7 +107,7 @@ class Node:
             f"--cert-dir={self.directory / 'kubelet-pki'}",
             f"--root-dir={self.directory / 'kubelet'}",
             f"--hostname-override={self.name}",
-            f"--node-ip={node_address(self.name)}",
+            f"--node-ip={self.machine.address}",
         ]
 
     def _kubelet_configuration(self) -> dict[str, object]:
@@ -126,7 +119,7 @@ class Node:
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": self.cgroup,
             "cgroupsPerQOS": True,
-            "clusterDNS": [CONTROL_ADDRESS],
+            "clusterDNS": [self._dns],
             "clusterDomain": "cluster.local",
             "containerRuntimeEndpoint": f"unix://{_SOCKET}",
             "enforceNodeAllocatable": [],
@@ -138,6 +131,7 @@ class Node:
             "nodeStatusUpdateFrequency": "2s",
             "podLogsDir": str(self.directory / "pod-logs"),
             "resolvConf": str(self.directory / "resolv.conf"),
+            "syncFrequency": "2s",  # webhooks start when their certificates, which are Secrets, reach their pods
             "volumePluginDir": str(self.directory / "volume-plugins"),
         }
 
@@ -149,9 +143,9 @@ def make_cgroups(group: str) -> None:
         (top / group.lstrip("/")).mkdir(parents=True, exist_ok=True)
 
 
-def remove_cgroups() -> None:
+def remove_cgroups(place: Place) -> None:
     """Removes the control groups of pods that are gone, in every hierarchy."""
-    for top in [path / _GROUP for path in (_CGROUPS, *_CGROUPS.iterdir())]:
+    for top in [path / place.cgroup for path in (_CGROUPS, *_CGROUPS.iterdir())]:
         wait_until(partial(_is_removed, top), _READY_SECONDS, f"{top} stays in use")
 
 
