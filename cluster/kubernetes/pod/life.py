@@ -130,7 +130,8 @@ class Pod:
         """The run's exit code when it is over; a user's wish is granted here when no agent can."""
         code = end_of(self._run_dir, self._post.submitted)
         if code in (None, GAVE_UP) and users_wish(self._run_dir, self._post.submitted) is not None:
-            grant(self._run_dir, self._post)
+            if not grant(self._run_dir, self._post):
+                return None  # who holds the lock may be about to
             code = end_of(self._run_dir, self._post.submitted)
         return code
 

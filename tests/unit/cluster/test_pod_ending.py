@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from cluster.agent.attempt import Attempt
 from cluster.agent.crew import Crew
 from cluster.agent.invitation import TRAIN, Absence, Report, read_absences, write_absences, write_report
 from cluster.agent.launch import Launch
 from cluster.agent.node import Node
-from cluster.agent.outcome import PhaseEnd
+from cluster.agent.outcome import PhaseEnd, Verdict
+from cluster.contract import Outcome
 from cluster.kubernetes.pod.ending import (
     MOST_MESSAGE_BYTES,
     clear_granted,
@@ -22,6 +24,7 @@ from cluster.kubernetes.pod.ending import (
 )
 from cluster.kubernetes.pod.post import Post
 from cluster.lock import AgentLock
+from cluster.policy import Limits
 from cluster.rundir import put_attempt, read_attempts, read_stop, write_json_atomic, write_stop
 
 SUBMITTED = 1795000000.5
@@ -176,3 +179,12 @@ def test_a_follower_that_has_reported_is_not_missed(tmp_path: Path) -> None:
 def test_absences_that_cannot_be_read_are_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "absent.json").write_text(text)
     assert read_absences(tmp_path, "a.1") == []
+
+
+def test_an_agent_that_lost_its_run_to_a_later_one_leaves_the_ledger_alone(tmp_path: Path) -> None:
+    old = Attempt(tmp_path, SUBMITTED)
+    put_attempt(tmp_path, {"attempt": 0, "outcome": "preempted", "cause": "closed by the next head"})
+    put_attempt(tmp_path, {"attempt": 1, "outcome": None})
+    before = read_attempts(tmp_path)
+    old.close(Verdict(Outcome.CRASHED, "too late"), Limits())
+    assert read_attempts(tmp_path) == before

@@ -121,6 +121,15 @@ def test_a_users_stop_ends_all_pods_with_4(run: Run, pods: Pods) -> None:
     assert pods.start(0).ends_with() == 4
 
 
+def test_a_users_stop_counts_while_a_back_off_passes(run: Run, pods: Pods) -> None:
+    plan(run, steps=30, raise_at={"0": 3}).launch(restart={"backoff_seconds": 600})
+    both = [pods.start(0), pods.start(1)]
+    until(lambda: any(record.get("decision") for record in read_attempts(run.dir)), "a back-off", LONG_SECONDS)
+    write_stop(run.dir, "stopped", "tuneyard stop")
+    assert ends(pods, *both) == [4, 4]
+    assert pods.outcomes() == ["crashed", "stopped"]
+
+
 @pytest.mark.parametrize("present", [0, 1])
 def test_a_users_stop_counts_while_nobody_trains(run: Run, pods: Pods, present: int) -> None:
     plan(run, steps=10**6)
@@ -189,9 +198,10 @@ def test_a_new_head_has_the_old_one_save_and_leave(run: Run, pods: Pods) -> None
 
 
 def test_an_agent_that_is_killed_is_a_crash_and_its_followers_come_back(run: Run, pods: Pods) -> None:
-    plan(run, steps=10**6, lockstep=True)
+    plan(run, steps=10**6, lockstep=True, leave_orphan=True)
     both = [pods.start(0), pods.start(1)]
     pods.trained(0)
+    orphan = run.pid_in("orphan0.pid")
     os.kill(json.loads((run.dir / "agent.lock").read_text())["pid"], signal.SIGKILL)
     plan(run, steps=10**3, step_seconds=0.001)
     assert ends(pods, *both) == [0, 0]
@@ -199,6 +209,7 @@ def test_an_agent_that_is_killed_is_a_crash_and_its_followers_come_back(run: Run
         ("crashed", "the agent was killed"),
         ("finished", ""),
     ]
+    assert not lives(orphan)
 
 
 def test_a_pod_leaves_an_excluded_node_twice_and_then_stays(run: Run, pods: Pods) -> None:
