@@ -164,7 +164,8 @@ class Pod:
                 words = "another life of the run has begun"
             self._signals.add(signal.SIGTERM)
         if self._head is not None:
-            self._head.watch(gathering, now)
+            if not self._signals.leaving:  # who leaves has all save, and the grace period ends it
+                self._head.watch(gathering, now)
         else:
             words = words or self._follower.watch(gathering, now)
         if words := words or self._over_for_long(now):

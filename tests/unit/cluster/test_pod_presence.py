@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.agent.invitation import read_absences
 from cluster.contract import ClusterError
 from cluster.kubernetes.pod.follower import LEAVE_SECONDS, Follower, has_ended
 from cluster.kubernetes.pod.gathering import (
@@ -34,6 +35,7 @@ from cluster.kubernetes.pod.presence import (
     read_presence,
 )
 from cluster.kubernetes.pod.words import REPEAT_SECONDS, Words, numbers
+from cluster.rundir import write_stop
 
 POST = Post(1, 2, "b", "support-1", "node-1", "support-0.support", "23456", 1795000000.5)
 LIFE = Gathering("a.1", ("a", "b"), ("node-0", "node-1"))
@@ -54,6 +56,8 @@ def show(run_dir: Path, index: int, **changes: object) -> None:
 def test_a_pod_is_told_by_its_environment() -> None:
     post = this_post(ENVIRONMENT | {"TUNEYARD_SUBMITTED": "0"})
     assert (post.index, post.uid, post.submitted, post.is_head) == (1, "b", None, False)
+    addresses = {"10.0.0.7": "10.0.0.7", "fd00::7": "", "": ""}
+    assert {given: this_post(ENVIRONMENT | {"TUNEYARD_POD_IP": given}).address for given in addresses} == addresses
     for name in ENVIRONMENT:
         with pytest.raises(ClusterError, match=f"{name} not set"):
             this_post({key: value for key, value in ENVIRONMENT.items() if key != name})
@@ -167,6 +171,8 @@ def test_agents_are_told_their_places() -> None:
         "TUNEYARD_GENERATION": "a.1",
         "TUNEYARD_SUBMITTED": "1795000000.5",
     }
+    there = agent_environment(POST, replace(LIFE, address="10.0.0.7"), 1.0)
+    assert there["TUNEYARD_HEAD"] == "10.0.0.7", "a name may lead to the pod's predecessor for a while"
     assert node_names(["x", "y", "x"]) == ("x#0", "y", "x#2")
     assert [node_of(name) for name in ("x#0", "y")] == ["x", "y"]
 
@@ -234,6 +240,18 @@ def test_a_head_waits_for_pods_and_then_for_the_back_off(tmp_path: Path) -> None
     assert head.gathered(10.5) == replace(LIFE, generation="a.2"), "no generation is used twice"
     show(tmp_path, 1, pod="b", node="node-1", beat=3, state=LEFT)
     assert head.gathered(11.0) is None
+
+
+def test_a_replaced_pod_is_missed_unless_all_are_saving(tmp_path: Path) -> None:
+    head = Head(tmp_path, replace(POST, index=0, uid="a"), Words("pod 0"))
+    show(tmp_path, 1, pod="c", name="p", claim=1)
+    head.watch(LIFE, 0.0)
+    write_stop(tmp_path, "preempted", "SIGTERM")
+    head.watch(LIFE, REPLACED_SECONDS)
+    assert read_absences(tmp_path, "a.1") == []
+    (tmp_path / "stop").unlink()
+    head.watch(LIFE, 2 * REPLACED_SECONDS)
+    assert [one.words for one in read_absences(tmp_path, "a.1")] == ["its pod was replaced by p"]
 
 
 def test_a_pod_leaves_an_excluded_node_so_many_times(tmp_path: Path) -> None:
