@@ -202,6 +202,7 @@ def test_a_follower_lets_go_of_a_life_whose_head_is_gone(tmp_path: Path) -> None
     assert follower.watch(LIFE, 50.0) == "", "the agent of the old head may live: its lock is still held"
     show(tmp_path, 0, pod="c", claim=1, name="support-0", state=WAITING, calls=True)
     assert follower.watch(LIFE, 51.0) == "the head's pod was replaced by support-0"
+    assert not has_ended(LIFE, Presence("a", "n", WAITING, "a.0", calls=True)), "a late sight of the time before"
     assert not has_ended(LIFE, Presence("c", "n", state=SERVING, generation="c.1"))
 
 

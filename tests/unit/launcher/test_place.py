@@ -43,6 +43,8 @@ def test_pods_that_place_at_once_make_one_run(job: Path, tmp_path: Path) -> None
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(PODS)
     ]
+    while any(process.poll() is None for process in racing):
+        assert not run_dir.exists() or (run_dir / "plan.json").exists(), "it appears as a whole"
     said = [process.communicate()[0] for process in racing]
     assert [process.returncode for process in racing] == [0] * PODS, said
     assert sum(words.startswith("placed") for words in said) == 1
