@@ -197,6 +197,22 @@ def test_a_new_head_has_the_old_one_save_and_leave(run: Run, pods: Pods) -> None
     assert read_attempts(run.dir) == [first, last]
 
 
+def test_all_pods_are_replaced_while_they_save(run: Run, pods: Pods) -> None:
+    plan(run, steps=10**6, lockstep=True)
+    old = [pods.start(0), pods.start(1)]
+    pods.trained(0)
+    new = [pods.start(0), pods.start(1)]  # as an upgrade of the chart does it
+    for pod in old:
+        pod.terminate()
+    assert ends(pods, *old) == [75, 75]
+    plan(run, steps=10**3, step_seconds=0.001)
+    assert ends(pods, *new) == [0, 0]
+    first, last = read_attempts(run.dir)
+    assert (first["outcome"], last["outcome"]) == ("preempted", "finished")
+    assert last["first_step"] == first["last_step"]
+    assert last["generation"].startswith(new[0].uid)
+
+
 def test_an_agent_that_is_killed_is_a_crash_and_its_followers_come_back(run: Run, pods: Pods) -> None:
     plan(run, steps=10**6, lockstep=True, leave_orphan=True)
     both = [pods.start(0), pods.start(1)]
