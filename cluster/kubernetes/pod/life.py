@@ -148,12 +148,19 @@ class Pod:
             now = time.monotonic()
             for number in self._signals.taken():
                 self._children.tell(pid, number)
-            self._looked(partial(self._watch, gathering), now)
+            self._looked(partial(self._watched, gathering), now)
             self._own.beat(now)
             time.sleep(_POLL_SECONDS)
         self._children.end_all()
         self._words.say(f"the agent has left with {code}")
         self._count_broken(gathering)
+
+    def _watched(self, gathering: Gathering, now: float) -> None:
+        """A file that is not as it should be must not end a run that trains."""
+        try:
+            self._watch(gathering, now)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise ClusterError(repr(error)) from error
 
     def _watch(self, gathering: Gathering, now: float) -> None:
         """Looks after the agent: tells it what it cannot know, and ends it when its life is over."""
