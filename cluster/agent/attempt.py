@@ -100,18 +100,25 @@ class Attempt:
         self.say(": ".join([verdict.outcome.value, *verdict.cause.splitlines()[:1]]))
         if verdict.outcome not in _SPEAK_FOR_THEMSELVES:
             self.say(_in_words(decision))
-        put_attempt(self.run_dir, self._record)
+        self._put()
         return decision
 
     def amend(self, decision: Decision) -> None:
         """Replaces the decision: somebody stopped the run before it was carried out."""
         self.say(_in_words(decision))
         self._record["decision"] = decision.as_json()
-        put_attempt(self.run_dir, self._record)
+        self._put()
 
     def _write(self) -> None:
         self._collect()
-        put_attempt(self.run_dir, self._record)
+        self._put()
+
+    def _put(self) -> None:
+        """Writes the record, unless another life of the run has begun: storage may have given our lock away."""
+        if next_attempt(self.run_dir) > self.number + 1:
+            self.say(f"a later attempt has begun elsewhere: the record of attempt {self.number} stays as it is")
+        else:
+            put_attempt(self.run_dir, self._record)
 
     def _collect(self) -> None:
         self._record |= steps_of(read_progress(self.run_dir), self.number)

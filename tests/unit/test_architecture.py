@@ -64,7 +64,10 @@ def test_cluster_needs_the_standard_library_only() -> None:
         assert tops <= sys.stdlib_module_names | {"cluster"} | submits, name(path)
 
 
-@pytest.mark.parametrize("modules", ["launcher, cluster", "trainer, trainer.config", "cluster.agent.__main__"])
+@pytest.mark.parametrize(
+    "modules",
+    ["launcher, cluster", "trainer, trainer.config", "cluster.agent.__main__", "cluster.kubernetes.pod.__main__"],
+)
 def test_imports_stay_light(modules: str) -> None:
     code = f"import sys, {modules}; print(*({HEAVY!r} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

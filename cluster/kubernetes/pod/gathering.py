@@ -25,6 +25,8 @@ class Gathering:
     generation: str
     pods: tuple[str, ...]
     nodes: tuple[str, ...]
+    address: str = ""
+    """Of the head; "" where only its name is known."""
 
     @property
     def head(self) -> str:
@@ -41,7 +43,8 @@ def read_gathering(run_dir: Path) -> Gathering | None:
     """The newest gathering; None when there was none yet."""
     given = read_loosely(run_dir / PODS / GATHERING)
     try:
-        return Gathering(str(given["generation"]), tuple(given["pods"]), tuple(given["nodes"]))
+        address = str(given.get("address") or "")
+        return Gathering(str(given["generation"]), tuple(given["pods"]), tuple(given["nodes"]), address)
     except (KeyError, TypeError):
         return None
 
@@ -62,7 +65,7 @@ def agent_environment(post: Post, gathering: Gathering, submitted: float) -> dic
     told = {
         NODES: ",".join(gathering.nodes),
         NODE_RANK: str(post.index),
-        HEAD: post.head,
+        HEAD: gathering.address or post.head,
         GENERATION: gathering.generation,
         SUBMITTED: repr(submitted),
     }

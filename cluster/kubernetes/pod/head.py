@@ -90,7 +90,7 @@ class Head:
         except LockHeldError:
             return None
         self._lives += 1
-        return Gathering(f"{self._post.uid}.{self._lives}", pods, nodes)
+        return Gathering(f"{self._post.uid}.{self._lives}", pods, nodes, self._post.address)
 
     def watch(self, gathering: Gathering, now: float) -> None:
         """Tells the agent which followers are gone: it would have to find out by their silence."""
@@ -106,6 +106,8 @@ class Head:
         self._missed = missed
 
     def _replaced_for(self, gathering: Gathering, now: float) -> Callable[[int], float]:
+        if read_stop(self._run_dir) is not None:  # all are saving, and the grace period ends it
+            self._replaced_since = {}
         for index, sight in self.others.sights.items():
             if _is_replaced(sight, gathering.pods[index]):
                 self._replaced_since.setdefault(index, now)

@@ -130,7 +130,8 @@ class Pod:
         """The run's exit code when it is over; a user's wish is granted here when no agent can."""
         code = end_of(self._run_dir, self._post.submitted)
         if code in (None, GAVE_UP) and users_wish(self._run_dir, self._post.submitted) is not None:
-            grant(self._run_dir, self._post)
+            if not grant(self._run_dir, self._post):
+                return None  # who holds the lock may be about to
             code = end_of(self._run_dir, self._post.submitted)
         return code
 
@@ -147,12 +148,19 @@ class Pod:
             now = time.monotonic()
             for number in self._signals.taken():
                 self._children.tell(pid, number)
-            self._looked(partial(self._watch, gathering), now)
+            self._looked(partial(self._watched, gathering), now)
             self._own.beat(now)
             time.sleep(_POLL_SECONDS)
         self._children.end_all()
         self._words.say(f"the agent has left with {code}")
         self._count_broken(gathering)
+
+    def _watched(self, gathering: Gathering, now: float) -> None:
+        """A file that is not as it should be must not end a run that trains."""
+        try:
+            self._watch(gathering, now)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise ClusterError(repr(error)) from error
 
     def _watch(self, gathering: Gathering, now: float) -> None:
         """Looks after the agent: tells it what it cannot know, and ends it when its life is over."""
@@ -163,7 +171,8 @@ class Pod:
                 words = "another life of the run has begun"
             self._signals.add(signal.SIGTERM)
         if self._head is not None:
-            self._head.watch(gathering, now)
+            if not self._signals.leaving:  # who leaves has all save, and the grace period ends it
+                self._head.watch(gathering, now)
         else:
             words = words or self._follower.watch(gathering, now)
         if words := words or self._over_for_long(now):

@@ -14,6 +14,8 @@ COUNT = "TUNEYARD_NODES_COUNT"
 UID = "TUNEYARD_POD_UID"
 POD_NAME = "TUNEYARD_POD_NAME"
 NODE_NAME = "TUNEYARD_NODE_NAME"
+POD_ADDRESS = "TUNEYARD_POD_IP"
+"""This pod's address: a name of pod 0 may still lead to its predecessor, as DNS answers are kept for a while."""
 TERMINATION_LOG = "TUNEYARD_TERMINATION_LOG"
 """Where Kubernetes looks for a pod's last words, if not at its usual place."""
 _NEEDED = (INDEX, COUNT, UID, NODE_NAME)
@@ -33,6 +35,7 @@ class Post:
     port: str = ""
     submitted: float | None = None
     termination_log: str = _USUAL_TERMINATION_LOG
+    address: str = ""
 
     @property
     def is_head(self) -> bool:
@@ -52,7 +55,13 @@ def this_post(environment: Mapping[str, str]) -> Post:
         *(environment.get(HEAD) or "localhost", environment.get(PORT) or ""),
         submission(environment) or None,
         environment.get(TERMINATION_LOG) or _USUAL_TERMINATION_LOG,
+        _version_4(environment.get(POD_ADDRESS) or ""),
     )
+
+
+def _version_4(address: str) -> str:
+    """The address if it can stand before a port as it is."""
+    return "" if ":" in address else address
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

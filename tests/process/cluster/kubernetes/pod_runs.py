@@ -69,7 +69,8 @@ class Pods:
             "TUNEYARD_POD_UID": uid,
             "TUNEYARD_POD_NAME": f"support-{index}-{uid}",
             "TUNEYARD_NODE_NAME": node or f"node-{index}",
-            "TUNEYARD_HEAD": "localhost",
+            "TUNEYARD_HEAD": "nowhere.invalid",
+            "TUNEYARD_POD_IP": "127.0.0.1",
             "TUNEYARD_PORT": self._port,
             "TUNEYARD_TERMINATION_LOG": str(termination_log),
         }

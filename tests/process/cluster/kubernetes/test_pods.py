@@ -8,7 +8,7 @@ import pytest
 from agent_runs import Run, lives, until
 from pod_runs import LONG_SECONDS, SUBMITTED, Pods
 
-from cluster.rundir import read_attempts, write_stop
+from cluster.rundir import read_attempts, read_progress, write_stop
 
 
 def plan(run: Run, nodes: int = 2, **trainer) -> Run:
@@ -16,6 +16,11 @@ def plan(run: Run, nodes: int = 2, **trainer) -> Run:
     made = run.plan(["prepare", "train"], ranks=1, **{"save_every": 1, **trainer})
     more = {"restart": {"backoff_seconds": 0.1}, "silence_seconds": 600, "join_seconds": 600}
     return made.launch(nodes=nodes, grace_seconds=20, **more)
+
+
+def plan_a_little_more(run: Run) -> None:
+    """Has the next attempt end soon, wherever the run stands now."""
+    plan(run, steps=(read_progress(run.dir) or {})["step"] + 100, step_seconds=0.001)
 
 
 def ends(pods: Pods, *those) -> list[int]:
@@ -54,9 +59,7 @@ def test_a_pod_that_is_evicted_saves_leaves_with_75_and_is_replaced(run: Run, po
     both[leaves].terminate()
     assert both[leaves].ends_with() == 75
     survivor = both[1 - leaves]
-    run.plan(["prepare", "train"], ranks=1, steps=10**3, step_seconds=0.001, save_every=1).launch(
-        nodes=2, silence_seconds=600, join_seconds=600
-    )
+    plan_a_little_more(run)
     new = pods.replace(both[leaves], leaves)
     assert ends(pods, survivor, new) == [0, 0]
     first, last = read_attempts(run.dir)
@@ -74,7 +77,7 @@ def test_a_pod_that_is_killed_costs_an_attempt_and_no_crash(run: Run, pods: Pods
     ranks = run.rank_pids()
     both[dies].die()
     until(lambda: not lives(ranks[dies]), "the killed pod's rank to be gone")
-    plan(run, steps=10**3, step_seconds=0.001)
+    plan_a_little_more(run)
     new = pods.replace(both[dies], dies)
     survivor = both[1 - dies]
     assert ends(pods, survivor, new) == [0, 0]
@@ -121,6 +124,15 @@ def test_a_users_stop_ends_all_pods_with_4(run: Run, pods: Pods) -> None:
     assert pods.start(0).ends_with() == 4
 
 
+def test_a_users_stop_counts_while_a_back_off_passes(run: Run, pods: Pods) -> None:
+    plan(run, steps=30, raise_at={"0": 3}).launch(restart={"backoff_seconds": 600})
+    both = [pods.start(0), pods.start(1)]
+    until(lambda: any(record.get("decision") for record in read_attempts(run.dir)), "a back-off", LONG_SECONDS)
+    write_stop(run.dir, "stopped", "tuneyard stop")
+    assert ends(pods, *both) == [4, 4]
+    assert pods.outcomes() == ["crashed", "stopped"]
+
+
 @pytest.mark.parametrize("present", [0, 1])
 def test_a_users_stop_counts_while_nobody_trains(run: Run, pods: Pods, present: int) -> None:
     plan(run, steps=10**6)
@@ -163,7 +175,7 @@ def test_the_newer_of_two_pods_with_one_index_has_the_post(run: Run, pods: Pods)
     pods.trained(0)
     new = pods.start(1, uid="a-new-uid")
     assert old.ends_with() == 75
-    plan(run, steps=10**3, step_seconds=0.001)
+    plan_a_little_more(run)
     assert ends(pods, head, new) == [0, 0]
     first, last = read_attempts(run.dir)
     assert (first["outcome"], last["outcome"]) == ("preempted", "finished")
@@ -177,7 +189,7 @@ def test_a_new_head_has_the_old_one_save_and_leave(run: Run, pods: Pods) -> None
     os.kill(old.process.pid, signal.SIGSTOP)  # its agent lives on and knows nothing, as behind a broken network
     new = pods.start(0)
     new.says("waiting for an agent of an earlier life to save and leave")
-    plan(run, steps=10**3, step_seconds=0.001)
+    plan_a_little_more(run)
     assert ends(pods, new, follower) == [0, 0]
     first, last = read_attempts(run.dir)
     assert (first["outcome"], last["outcome"]) == ("preempted", "finished")
@@ -188,17 +200,35 @@ def test_a_new_head_has_the_old_one_save_and_leave(run: Run, pods: Pods) -> None
     assert read_attempts(run.dir) == [first, last]
 
 
-def test_an_agent_that_is_killed_is_a_crash_and_its_followers_come_back(run: Run, pods: Pods) -> None:
+def test_all_pods_are_replaced_while_they_save(run: Run, pods: Pods) -> None:
     plan(run, steps=10**6, lockstep=True)
+    old = [pods.start(0), pods.start(1)]
+    pods.trained(0)
+    new = [pods.start(0), pods.start(1)]  # as an upgrade of the chart does it
+    for pod in old:
+        pod.terminate()
+    assert ends(pods, *old) == [75, 75]
+    plan_a_little_more(run)
+    assert ends(pods, *new) == [0, 0]
+    first, last = read_attempts(run.dir)
+    assert (first["outcome"], last["outcome"]) == ("preempted", "finished")
+    assert last["first_step"] == first["last_step"]
+    assert last["generation"].startswith(new[0].uid)
+
+
+def test_an_agent_that_is_killed_is_a_crash_and_its_followers_come_back(run: Run, pods: Pods) -> None:
+    plan(run, steps=10**6, lockstep=True, leave_orphan=True)
     both = [pods.start(0), pods.start(1)]
     pods.trained(0)
+    orphan = run.pid_in("orphan0.pid")
     os.kill(json.loads((run.dir / "agent.lock").read_text())["pid"], signal.SIGKILL)
-    plan(run, steps=10**3, step_seconds=0.001)
+    plan_a_little_more(run)
     assert ends(pods, *both) == [0, 0]
     assert [(record["outcome"], record["cause"]) for record in read_attempts(run.dir)] == [
         ("crashed", "the agent was killed"),
         ("finished", ""),
     ]
+    assert not lives(orphan)
 
 
 def test_a_pod_leaves_an_excluded_node_twice_and_then_stays(run: Run, pods: Pods) -> None:
