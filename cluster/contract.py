@@ -79,10 +79,9 @@ class Backend(ABC):
     def logs(
         self, run_dir: Path, *, rank: int | None = None, attempt: int | None = None, follow: bool = False
     ) -> Iterator[str]:
-        """Log lines of an attempt (the newest when None), without line ends.
+        """Log lines of an attempt (the newest when None), without line ends; `follow` goes on until it has ended.
 
         `rank` picks one rank's own log; None gives the agent, the phases and rank 0, each line marked with its log.
-        `follow` goes on until the attempt has ended.
         """
 
     def stop(self, run_dir: Path) -> None:
