@@ -13,6 +13,8 @@ from cluster.kubernetes.facts import Container, Event, Pod, Workload, current_po
 from cluster.pending import WAIT, Explanation
 
 _QUEUE = "`kubectl get localqueue,workload` shows the queue"
+LEAVING = 75
+"""The exit code of a pod that asks to be replaced."""
 _DESCRIBE = "`kubectl describe pod POD` shows more"
 
 
@@ -31,7 +33,7 @@ class Evidence:
 
 def explain(read: Evidence) -> Explanation:
     """Why the run's pods are not all at work: the first cause that what was read proves."""
-    for cause in (_kueue, _suspended, _not_made, _lost, _image, _placing, _claim, _unschedulable, _starting):
+    for cause in (_kueue, _suspended, _not_made, _lost, _image, _placing, _died, _claim, _unschedulable, _starting):
         if (found := cause(read)) is not None:
             return found
     return _gathering(read)
@@ -175,6 +177,19 @@ def _placing(read: Evidence) -> Explanation | None:
             words = f"pod {pod.index} could not make the run directory (exit code {failed.exit_code})"
             told = f": {_short(failed.message)}" if failed.message else ""
             return Explanation("other", words + told, f"`kubectl logs {pod.name} -c place` says why")
+    return None
+
+
+def _died(read: Evidence) -> Explanation | None:
+    """Pods whose first process was killed, or broke: their end is no attempt's, and only they tell it."""
+    for pod in current_pods(read.pods):
+        dead = next((one for one in pod.containers if one.exit_code not in (None, 0, LEAVING)), None)
+        if dead is not None and dead.reason == "OOMKilled":
+            words = f"pod {pod.index} was killed for want of memory, and is to be replaced"
+            return Explanation("resources", words, "raise `memory_per_gpu` in the site profile")
+        if dead is not None:
+            words = f"pod {pod.index} died (exit code {dead.exit_code}), and is to be replaced"
+            return Explanation("other", words, f"`kubectl logs {pod.name}` says why")
     return None
 
 

@@ -42,7 +42,7 @@ class KubernetesRun:
         self, namespace: Namespace, folder: Path, trainer: dict[str, Any] | None = None, **launch: Any
     ) -> None:
         self.namespace, self.dir, self.backend = namespace, folder, KubernetesBackend()
-        site = profile(namespace, cpus_per_gpu=None, memory_per_gpu="300Mi") | launch.pop("kubernetes", {})
+        site = profile(namespace, cpus_per_gpu=None, memory_per_gpu="900Mi") | launch.pop("kubernetes", {})
         site = {name: value for name, value in site.items() if value is not None and name != "backend"}
         site["environment"] = {"PYTHONPATH": f"{STANDIN}:/opt/tuneyard", **site.get("environment", {})}
         facts = {"backend": "kubernetes", "nodes": 2, "ranks_per_node": 1, "device": "cpu", "threads_per_rank": 1}

@@ -71,6 +71,7 @@ QUOTA = (
 LOST = {"leaving": True, "phase": "Running", "node": "n2"}
 SILENT = {"Ready": ("False", "NodeStatusUnknown", "")}
 TAINTED = {"DisruptionTarget": ("True", "DeletionByTaintManager", "")}
+KILLED = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
 PLACED = {"terminated": {"exitCode": 2, "message": "another job"}}
 
 CASES: list[tuple[str, dict[str, Any], str, str]] = [
