@@ -34,6 +34,13 @@ class ProfileError(ClusterError):
         self.findings = tuple(findings)
 
 
+class Preemption(Protocol):
+    """What the site does before it takes machines away."""
+
+    @property
+    def grace_seconds(self) -> int | None: ...
+
+
 class SiteProfile(Protocol):
     """What the launcher asks of a profile, whatever its scheduler is."""
 
@@ -54,6 +61,9 @@ class SiteProfile(Protocol):
 
     @property
     def max_walltime(self) -> str: ...
+
+    @property
+    def preemption(self) -> Preemption: ...
 
     def run_folder(self) -> str:
         """Where runs go, as seen from the submitting machine; empty for the folder that the user names."""

@@ -15,7 +15,7 @@ CHECKPOINT_BYTES_PER_PARAMETER = 12
 """A float32 parameter and its two moments."""
 
 
-def launch_json(job: JobFile, choice: Choice, ground: Ground, threads: int) -> dict[str, Any]:
+def launch_json(job: JobFile, choice: Choice, ground: Ground, threads: int, grace_seconds: int) -> dict[str, Any]:
     """What the node agent reads; every key is described in docs/run-directory.md."""
     basics = choice.basics
     launch: dict[str, Any] = {
@@ -23,7 +23,8 @@ def launch_json(job: JobFile, choice: Choice, ground: Ground, threads: int) -> d
         "ranks_per_node": basics.ranks_per_node,
         "device": basics.device,
         "threads_per_rank": threads,
-        "grace_seconds": job.resources.grace_seconds,
+        "grace_seconds": grace_seconds,
+        "grace_is_auto": job.resources.grace_seconds == "auto",
         "phases": ["prepare", "train", "export"] + (["evaluate"] if job.evaluation.generate else []),
         **_watching(job),
         "health": _health(job, choice),

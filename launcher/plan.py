@@ -12,6 +12,7 @@ from launcher.decisions import MOST_TOKENIZER_PROCESSES, Basics, Decision
 from launcher.elsewhere import UNKNOWN_HOST_BYTES, cluster_json, job_there
 from launcher.forecast import forecast_json, short_of_memory
 from launcher.gpusizing import planned_gpu
+from launcher.grace import grace_of, predicted, refuse_no_time, site_is_hasty
 from launcher.hardware import Machine
 from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
 from launcher.launch import launch_json
@@ -79,14 +80,18 @@ def make_plan(job: JobFile, machine: Machine, profile: SiteProfile | None = None
     is_known = machine.memory_bytes != UNKNOWN_HOST_BYTES
     short = short_of_memory(choice.candidate, machine.memory_bytes) if is_known else ()
     threads = _threads(basics, machine, profile)
-    launch = launch_json(job, choice, ground, threads.value)
+    needs = predicted(choice)
+    grace_seconds, grace = grace_of(job, needs)
+    launch = launch_json(job, choice, ground, threads.value, grace_seconds)
     if profile is not None:
         launch |= cluster_json(job, profile, basics.ranks_per_node, basics.device, threads.value)
+        refuse_no_time(launch)
+        grace += site_is_hasty(profile.preemption.grace_seconds, needs)
         job = job if files_here else job_there(job, profile)
     return Plan(
         trainer=_trainer_config(job, basics, choice, machine),
         launch=launch,
-        decisions=[*from_catalogue, *basics.decisions, *choice.decisions, threads, *short],
+        decisions=[*from_catalogue, *basics.decisions, *choice.decisions, threads, *grace, *short],
         choice=choice,
         shape=ground.shape,
     )

@@ -83,6 +83,7 @@ class TrainingRun:
         store = CheckpointStore(run_dir / "checkpoints", self.ranks, config.checkpoint.keep, self.report)
         self.saver = Saver(store, config.checkpoint, self.progress, self.phases, self.report)
         self.counters = Counters()
+        self._marked: float | None = None
         self.step = self.saver.saved_step = self._resume(store)
         self.meters = Meters(run_dir, config, self.ranks, attempt, self.step)
 
@@ -124,7 +125,13 @@ class TrainingRun:
         return stop and not last
 
     def _mark_step(self) -> None:
-        """A step is done: from the second one on, time counts as training."""
+        """A step is done: from the second one on, time counts as training.
+
+        The time between two steps, an evaluation included, is what a wish to stop may have to wait.
+        """
+        last, self._marked = self._marked, time.monotonic()
+        if last is not None:
+            self.progress.note_longest("step", self._marked - last)
         if self.phases.running == "first_step":
             self.phases.enter("training")
             self.progress.update(state="training", step=self.step)

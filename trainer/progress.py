@@ -44,6 +44,7 @@ class Progress:
             "failure": None,
             "save_problem": None,
             "phase_seconds": None,
+            "longest_seconds": {},
         }
 
     def update(self, **facts: Any) -> None:
@@ -53,6 +54,11 @@ class Progress:
             seconds = {"phase_seconds": self.phases.seconds()} if self.phases else {}
             _write_or_warn(self._file, {**self._facts, **seconds, "heartbeat": time.time()})
             self._written = time.monotonic()
+
+    def note_longest(self, what: str, seconds: float) -> None:
+        """Remember the longest `step` or `save` of this attempt; it is told with the next update."""
+        known = self._facts["longest_seconds"]
+        known[what] = round(max(known.get(what, 0.0), seconds), 3)
 
     def pulse(self) -> None:
         """Renew the heartbeat, if that was not done within the last second."""

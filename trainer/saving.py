@@ -98,6 +98,7 @@ class Saver:
             self._progress.update(save_problem={"step": result.step, "problems": result.problems})
             return
         self.saved_step = result.step
+        self._progress.note_longest("save", result.write_seconds)
         self._progress.update(last_checkpoint=pointer(result.folder, result.step), save_problem=None)
         passing("pointer")
         self._report(

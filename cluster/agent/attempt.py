@@ -179,12 +179,13 @@ def _stop_time(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
 
 
 def steps_of(progress: Mapping[str, Any] | None, attempt: int) -> dict[str, Any]:
-    """First, last and last saved step of an attempt; None, not 0, when it told nothing."""
+    """First, last and last saved step of an attempt; None, not 0, when it told nothing. Its longest step and save."""
     mine = of_attempt(progress, attempt)
     return {
         "first_step": _first_step(mine),
         "last_step": mine.get("step"),
         "last_checkpoint_step": (mine.get("last_checkpoint") or {}).get("step"),
+        "longest_seconds": mine.get("longest_seconds") or {},
     }
 
 

@@ -38,7 +38,7 @@ def submitted_now(run_dir: Path, plan: Mapping[str, Any], api: Api, now: float) 
     """What is about to be submitted. The names of a run that was submitted before stay."""
     site, before = site_of(plan), read_submitted(run_dir)
     runs = site.get("runs") or {}
-    mirrored = not runs.get("local")
+    mirrored = not runs.get("local") or run_dir.resolve().parent != Path(runs["local"]).resolve()
     release = before.release if before else release_name(run_dir.name)
     name = release if mirrored else run_dir.name
     return Submitted(

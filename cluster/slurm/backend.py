@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from cluster.logs import read_logs
 from cluster.policy import exclusions
 from cluster.processes import boot_id
 from cluster.slurm import submission
-from cluster.slurm.explain import Evidence, explain, reason_code
+from cluster.slurm.array import render_array
+from cluster.slurm.cancelled import note_cancelled
+from cluster.slurm.explain import explain
 from cluster.slurm.jobs import Submission, job_ids, read_submission, write_submission
 from cluster.slurm.scheduler import Job, Scheduler, SlurmError
 from cluster.slurm.script import Job as Wanted
@@ -28,7 +30,7 @@ from cluster.slurm.script import Site, render
 _POLL_SECONDS = 1.0
 _FRESH_SECONDS = 2.0
 """How long an answer of the scheduler is good enough for `status`: a controller serves thousands of people."""
-_ABOUT_NODES = ("resources", "reqnodenotavail", "nodesrequiredforjobaredown", "nodedown")
+_EXPLAIN_SECONDS = 15.0
 _CLOSING_SECONDS = 45.0
 _NODE_LOCAL = ("/tmp/", "/var/tmp/", "/dev/shm/")
 _CODE = Path(__file__).parents[2]
@@ -44,6 +46,7 @@ class SlurmBackend(Backend):
     def __init__(self, scheduler: Scheduler | None = None) -> None:
         self._scheduler = scheduler or Scheduler()
         self._answers: dict[Path, tuple[float, Job | None]] = {}
+        self._explained: dict[tuple[str, str], tuple[float, str]] = {}
 
     def require(self, launch: dict[str, Any], runs_dir: Path) -> list[str]:
         """SLURM's commands are here; every node must see the run directory."""
@@ -59,10 +62,8 @@ class SlurmBackend(Backend):
     def submit(self, run_dir: Path) -> Handle:
         """Gives the run's script to SLURM."""
         run_dir = run_dir.resolve()
-        if (job := self._living(run_dir)) is not None:
-            raise ClusterError(f"{run_dir.name} is job {job.id} already, {job.state}", "wait for it, or cancel it")
-        if (who := lock.holder(run_dir)) is not None:
-            raise lock.LockHeldError(*lock.already_running(run_dir, who))
+        self._refuse_living(run_dir)
+        self._note_cancelled(run_dir)
         submitted = time.time()
         script = self.script(run_dir, rundir.read_plan(run_dir), submitted)
         (run_dir / "logs").mkdir(exist_ok=True)
@@ -70,6 +71,36 @@ class SlurmBackend(Backend):
         write_submission(run_dir, Submission(job_id, submitted))
         self._answers.clear()
         return Handle(self.name, job_id, run_dir)
+
+    def submit_array(self, folder: Path, run_dirs: Sequence[Path], max_parallel: int | None = None) -> list[Handle]:
+        """Gives the runs of a sweep to SLURM as one job array; each is a run of its own from then on.
+
+        Args:
+            folder: of the sweep, for the array's script.
+            run_dirs: planned runs.
+            max_parallel: so many at a time.
+        """
+        folder, run_dirs = folder.resolve(), [run_dir.resolve() for run_dir in run_dirs]
+        for run_dir in run_dirs:
+            self._refuse_living(run_dir)
+            (run_dir / "logs").mkdir(exist_ok=True)
+        submitted = time.time()
+        scripts = [self.script(run_dir, rundir.read_plan(run_dir), submitted) for run_dir in run_dirs]
+        text = render_array(folder, run_dirs, scripts, max_parallel)
+        for run_dir, script in zip(run_dirs, scripts, strict=True):
+            (run_dir / submission.SCRIPT).write_text(script, encoding="utf-8")
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        array = str(submission.submit(folder, text).job_id)
+        ids = [f"{array}_{number}" for number in range(len(run_dirs))]
+        for run_dir, job_id in zip(run_dirs, ids, strict=True):
+            write_submission(run_dir, Submission(job_id, submitted))
+        self._answers.clear()
+        return [Handle(self.name, job_id, run_dir) for run_dir, job_id in zip(run_dirs, ids, strict=True)]
+
+    def array_script(self, folder: Path, plans: Mapping[Path, Mapping[str, Any]], max_parallel: int | None) -> str:
+        """The array's script of planned runs, as `submit_array` would submit it."""
+        scripts = [self.script(run_dir, plan, time.time()) for run_dir, plan in plans.items()]
+        return render_array(folder, list(plans), scripts, max_parallel)
 
     def script(self, run_dir: Path, plan: Mapping[str, Any], submitted: float) -> str:
         """The batch script of a planned run, exactly as it would be submitted."""
@@ -136,6 +167,20 @@ class SlurmBackend(Backend):
             time.sleep(_POLL_SECONDS)
         return status
 
+    def _refuse_living(self, run_dir: Path) -> None:
+        if (job := self._living(run_dir)) is not None:
+            raise ClusterError(f"{run_dir.name} is job {job.id} already, {job.state}", "wait for it, or cancel it")
+        if (who := lock.holder(run_dir)) is not None:
+            raise lock.LockHeldError(*lock.already_running(run_dir, who))
+
+    def _note_cancelled(self, run_dir: Path) -> None:
+        """The last life was ended by hand: the record learns it before the next one begins."""
+        job, records = self._newest(run_dir), rundir.read_attempts(run_dir)
+        if job is None or job.state != "CANCELLED" or not records or not _of_last_submission(run_dir, records[-1]):
+            return
+        if str(records[-1].get("generation")).endswith(f".{job.restarts}"):  # not while it waited for its next life
+            note_cancelled(run_dir, job.id)
+
     def _recent(self, run_dir: Path) -> Job | None:
         asked, job = self._answers.get(run_dir, (float("-inf"), None))
         if time.monotonic() - asked > _FRESH_SECONDS:
@@ -157,12 +202,20 @@ class SlurmBackend(Backend):
     def _alive(self, run_dir: Path, job: Job, record: Mapping[str, Any] | None) -> Status:
         number = record["attempt"] if record else None
         if job.state in _BEFORE_IT_RUNS:
-            return Status("queued", _why_pending(job, self._scheduler), number)
+            return Status("queued", self._why_pending(job), number)
         if record is None or record.get("outcome") is not None:
             return Status("running", f"job {job.id} on {job.nodes}: the agents are starting or leaving", number)
         progress = rundir.read_progress(run_dir) or {}
         mine = progress.get("attempt") == record["attempt"]
         return Status("running", str(progress.get("state", "")) if mine else "no sign of the trainer yet", number)
+
+    def _why_pending(self, job: Job) -> str:
+        """SLURM's reason in words. The controller is asked for what explains it no more often than people look."""
+        asked, words = self._explained.get((job.id, job.reason), (float("-inf"), ""))
+        if time.monotonic() - asked > _EXPLAIN_SECONDS:
+            words = f"job {job.id}: {explain(job, self._scheduler.evidence(job)).words}"
+            self._explained[job.id, job.reason] = (time.monotonic(), words)
+        return words
 
     def _wait_for_leaving(self, run_dir: Path) -> None:
         grace_seconds = Launch.from_plan(rundir.read_plan(run_dir)).grace_seconds
@@ -180,20 +233,6 @@ class SlurmBackend(Backend):
                 return False
             time.sleep(_POLL_SECONDS)
         return True
-
-
-def _why_pending(job: Job, scheduler: Scheduler) -> str:
-    """SLURM's reason in words; what else it takes to explain it is asked for only here."""
-    try:
-        partitions = [one for one in scheduler.partitions() if one.name == job.partition]
-        needs_nodes = partitions and reason_code(job.reason) in _ABOUT_NODES
-        nodes = scheduler.node_facts() if needs_nodes else None
-    except SlurmError:
-        partitions, nodes = [], None
-    if nodes is not None:
-        nodes = [node for node in nodes if job.partition in node.partitions]
-    found = explain(job, Evidence(partition=next(iter(partitions), None), nodes=nodes, now=time.time()))
-    return f"job {job.id}: {found.words}"
 
 
 def _as_far_as_known(run_dir: Path, error: SlurmError) -> Status:

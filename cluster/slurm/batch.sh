@@ -8,6 +8,10 @@ nodes=@nodes@
 code=@code@
 container=(@container@)
 
+# A task of a job array has a number of its own, which may be the whole array's: SLURM would take it for all tasks.
+job=$SLURM_JOB_ID
+if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+
 # The scheduler may be away for a while, and what it must hear now is what keeps the run alive.
 patiently() {
   local pause
@@ -63,7 +67,7 @@ if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPU
 
 note_down_nodes
 if [ -z "$warning" ] && grep -qs '"by": "warned by SLURM"' "$run_dir/stop"; then rm -f "$run_dir/stop"; fi # the last life's
-echo "$SLURM_JOB_ID ${SLURM_RESTART_COUNT:-0} $(date +%s)" >>"$run_dir/logs/slurm-jobs"
+echo "$job ${SLURM_RESTART_COUNT:-0} $(date +%s)" >>"$run_dir/logs/slurm-jobs"
 @presubmit@
 if [ -z "$warning" ]; then
   srun --export=ALL --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=@wait@ \
@@ -76,7 +80,7 @@ if [ -z "$warning" ]; then
 fi
 
 # A job that SLURM is ending is no longer RUNNING: then SLURM has decided, and a cancelled job stays cancelled.
-state=$(patiently squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
+state=$(patiently squeue --noheader --jobs="$job" --format=%T)
 if [ "$state" != RUNNING ]; then exit "$status"; fi
 answer=$(once cluster.slurm.after "$run_dir" "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" "${warning:-none}")
 read -r action status exclude <<<"${answer:-leave 1}"

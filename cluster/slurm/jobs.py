@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from cluster.rundir import read_json, write_json_atomic
 STATE = "slurm.json"
 LIVES = "slurm-jobs"
 """In `logs`: a line for each life of a job, `job restart time`, written by the batch script."""
+_JOB = re.compile(r"\d+(_\d+)?", re.ASCII)
+"""`4711`, or `4711_3` for a task of a job array."""
 
 
 @dataclass(frozen=True)
@@ -46,4 +49,4 @@ def _lives(run_dir: Path) -> list[list[str]]:
     except OSError:
         return []
     words = [line.split() for line in lines]
-    return [parts for parts in words if len(parts) == 3 and parts[0].isdecimal() and parts[2].isdecimal()]
+    return [parts for parts in words if len(parts) == 3 and _JOB.fullmatch(parts[0]) and parts[2].isdecimal()]

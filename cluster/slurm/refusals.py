@@ -81,6 +81,10 @@ KINDS: dict[str, tuple[str, str]] = {
     "reservation": (r"reservation is invalid|Access denied to reservation", "`scontrol show reservation` lists them"),
     "license": (r"Invalid license", "`scontrol show lic` lists the licenses"),
     "dependency": (r"[Dd]ependency problem|Invalid dependency", "the job that this one waits for is gone: submit anew"),
+    "array": (
+        r"[Ii]nvalid job array|MaxArraySize",
+        "the site allows smaller job arrays: `scontrol show config | grep MaxArraySize`; give fewer values",
+    ),
     "script": (
         r"does not look like a batch script|DOS line breaks|Unable to open file|unrecognized option|invalid option"
         r"|Invalid -?-\w+|Pathname of a file|Unable to open batch",

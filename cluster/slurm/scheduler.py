@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +32,7 @@ Fact = TypeVar("Fact")
 RETRY_SECONDS = (1.0, 3.0, 6.0)
 _TIMEOUT_SECONDS = 120.0
 _PREFIXES = ("SLURM", "SBATCH_", "SRUN_", "SALLOC_", "SCANCEL_", "SQUEUE_", "SINFO_", "SACCT_", "SCONTROL_", "PMI")
+_REVOKED_SECONDS = 2.0
 _NEVER_REACHED = "connect failure"
 
 
@@ -69,7 +71,8 @@ class Scheduler:
     def job(self, job_id: str) -> Job | None:
         """One job: from the controller, else from accounting; None where neither knows it."""
         found = self.jobs(job_id)
-        return found[0] if found else None
+        # tasks of an array that wait are one record, `4711_[2-7]`, whichever of them was asked for
+        return replace(found[0], id=job_id) if found else None
 
     def jobs(self, job_id: str) -> list[Job]:
         """A job, or every task of a job array."""
@@ -101,7 +104,14 @@ class Scheduler:
         self._run(["scontrol", "release", job_id])
 
     def start_now(self, job_id: str) -> None:
-        """Ends the wait after a requeue; sites allow that to operators only."""
+        """Ends the wait after a requeue; sites allow that to operators only.
+
+        Not within the second of the requeue: nodes would take the new credential for the revoked one, and the job
+        fails for good.
+        """
+        job = self.job(job_id)
+        if job is not None and job.submitted is not None:
+            time.sleep(min(_REVOKED_SECONDS, max(0.0, job.submitted + _REVOKED_SECONDS - time.time())))
         self._run(["scontrol", "update", f"jobid={job_id}", "starttime=now"])
 
     def exclude(self, job_id: str, nodes: Sequence[str]) -> None:

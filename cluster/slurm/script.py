@@ -17,7 +17,8 @@ from cluster.contract import ClusterError
 
 WARNING_SLOP_SECONDS = 60
 """SLURM warns up to so much earlier than it was asked to."""
-_AFTER_GRACE_SECONDS = 15
+AFTER_GRACE_SECONDS = 15
+"""What an agent has beyond the grace period to end what did not leave, and to write its record."""
 _WAIT_FOR_OTHERS_SECONDS = 60
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TEMPLATE = Path(__file__).with_name("batch.sh")
@@ -28,20 +29,35 @@ _MARK = re.compile("@([a-z_]+)@")
 
 _REQUEUE = """\
 if [ "$action" = again ]; then
-  patiently scontrol requeue "$SLURM_JOB_ID"
-  if [ -n "$exclude" ]; then patiently scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$exclude"; fi
+  patiently scontrol requeue "$job"
+  if [ -n "$exclude" ]; then patiently scontrol update JobId="$job" ExcNodeList="$exclude"; fi
 fi"""
 
 _PRESUBMIT = """
+# A continuation whose former life was cancelled by hand is cancelled with it: that was the user's wish for the run.
+# Preempted jobs are PREEMPTED, where they are not requeued, too.
+state_of() {
+  local found
+  found=$(squeue --noheader --states=all --jobs="$1" --format=%T 2>/dev/null)
+  if [ -z "$found" ]; then # the controller has forgotten it
+    found=$(sacct --allocations --noheader --parsable2 --jobs="$1" --format=State 2>/dev/null)
+  fi
+  echo "${found%%[!A-Z_]*}"
+}
+if [ $# -gt 0 ] && [ "$(state_of "$1")" = CANCELLED ]; then
+  once cluster.slurm.cancelled "$run_dir" "$1"
+  exit 0
+fi
+
 # This site does not requeue: the next life waits in the queue from now on, so that it survives whatever ends this one.
 submit_next() {
   local name
   while read -r name; do
     case "$name" in SLURM_CONF) ;; SLURM* | SBATCH* | SRUN* | PMI*) unset "$name" ;; esac
   done < <(compgen -e)
-  sbatch --parsable --dependency="afterany:$1" "$run_dir/slurm.sh"
+  sbatch --parsable --dependency="afterany:$1" "$run_dir/slurm.sh" "$1"
 }
-next=$(submit_next "$SLURM_JOB_ID") || next=""
+next=$(submit_next "$job") || next=""
 next=${next%%;*}
 if [ -n "$next" ]; then echo "$next - $(date +%s)" >>"$run_dir/logs/slurm-jobs"; fi
 """
@@ -118,7 +134,7 @@ def render(job: Job, site: Site) -> str:
         "submitted": f"{job.submitted:.3f}",
         "nodes": str(job.nodes),
         "early": str(_early_seconds(job)),
-        "overrun": 'scontrol requeue "$SLURM_JOB_ID"' if site.requeue else ":",
+        "overrun": 'scontrol requeue "$job"' if site.requeue else ":",
         "limit": str(job.walltime_seconds or 0),
         "wait": str(round(job.grace_seconds) + _WAIT_FOR_OTHERS_SECONDS),
         "setup": "\n".join(_setup(site)),
@@ -139,11 +155,17 @@ def quoted(value: object, what: str) -> str:
     return shlex.quote(text)
 
 
+def option(name: str, value: str) -> str:
+    """A directive with a value, as sbatch reads it."""
+    # sbatch takes quotes as a shell does, and a backslash as an escape within them, too
+    return f"{name}={quoted(value, name)}".replace("\\", "\\\\")
+
+
 def lead_seconds(job: Job) -> int:
     """How long before its end the job is warned; ClusterError when the walltime leaves no time to train."""
-    lead = job.lead_seconds or round(job.grace_seconds) + _AFTER_GRACE_SECONDS
-    if lead < job.grace_seconds + _AFTER_GRACE_SECONDS:
-        least = round(job.grace_seconds) + _AFTER_GRACE_SECONDS
+    lead = job.lead_seconds or round(job.grace_seconds) + AFTER_GRACE_SECONDS
+    if lead < job.grace_seconds + AFTER_GRACE_SECONDS:
+        least = round(job.grace_seconds) + AFTER_GRACE_SECONDS
         raise ClusterError(
             f"a warning {lead} s before the end is too late: the run has {job.grace_seconds:g} s to save",
             f"ask for at least {least} s, or lower resources.grace_seconds",
@@ -161,10 +183,10 @@ def _directives(job: Job, site: Site) -> Iterator[str]:
     if "\\" in str(job.run_dir):  # it would turn off the pattern in the log's name
         raise ClusterError(f"{job.run_dir}: SLURM cannot write logs where a backslash is in the path", "rename it")
     log = str(job.run_dir / "logs" / "slurm-").replace("%", "%%") + "%j.log"
-    yield _option("job-name", job.run_dir.name)
-    yield _option("output", log)
+    yield option("job-name", job.run_dir.name)
+    yield option("output", log)
     yield "open-mode=append"
-    yield _option("chdir", str(job.run_dir))
+    yield option("chdir", str(job.run_dir))
     yield f"nodes={job.nodes}"
     yield "ntasks-per-node=1"
     if job.cpus_per_node:
@@ -176,24 +198,19 @@ def _directives(job: Job, site: Site) -> Iterator[str]:
     yield "requeue" if site.requeue else "no-requeue"
     for name in ("partition", "account", "qos", "constraint", "reservation", "comment"):
         if value := getattr(site, name):
-            yield _option(name, value)
+            yield option(name, value)
     if site.memory:
-        yield _option("mem", site.memory)
+        yield option("mem", site.memory)
     if site.exclusive:
         yield "exclusive"
     for name, value in site.directives.items():
         if not _DIRECTIVE.fullmatch(name):
             raise ClusterError(f"{name!r} is no directive of sbatch", "correct `directives` in the site profile")
         if value is not False:
-            yield name if value is True else _option(name, str(value))
+            yield name if value is True else option(name, str(value))
     if job.exclude:
-        yield _option("exclude", ",".join(job.exclude))
-    yield _option("export", ",".join(_names(site.forward)) or "NONE")
-
-
-def _option(name: str, value: str) -> str:
-    # sbatch takes quotes as a shell does, and a backslash as an escape within them, too
-    return f"{name}={quoted(value, name)}".replace("\\", "\\\\")
+        yield option("exclude", ",".join(job.exclude))
+    yield option("export", ",".join(_names(site.forward)) or "NONE")
 
 
 def _gpu_request(job: Job, site: Site) -> Iterator[str]:
@@ -203,7 +220,7 @@ def _gpu_request(job: Job, site: Site) -> Iterator[str]:
         return
     kind = f"{site.gpu_type}:" if site.gpu_type else ""
     prefix = "gpu:" if site.gpu_style == "gres" else ""
-    yield _option(site.gpu_style, f"{prefix}{kind}{job.gpus_per_node}")
+    yield option(site.gpu_style, f"{prefix}{kind}{job.gpus_per_node}")
 
 
 def _names(names: Sequence[str]) -> list[str]:
@@ -250,15 +267,15 @@ def _container(job: Job, site: Site) -> str:
     mounts = list(dict.fromkeys([str(job.run_dir), str(job.code), *site.mounts]))
     if odd := next((mount for mount in mounts if "," in mount), None):
         raise ClusterError(f"{odd!r} cannot be mounted into a container: it has a comma in it", "rename the folder")
-    image = _in_quotes(site.image, "the image")
+    image = in_quotes(site.image, "the image")
     if site.container == "apptainer":
-        binds = "".join(f" --bind {_in_quotes(mount, 'a mount')}" for mount in mounts)
+        binds = "".join(f" --bind {in_quotes(mount, 'a mount')}" for mount in mounts)
         return f"apptainer exec{' --nv' if job.gpus_per_node else ''}{binds} {image}"
     pairs = ",".join(mount if ":" in mount else f"{mount}:{mount}" for mount in mounts)
-    return f"--container-image={image} --container-mounts={_in_quotes(pairs, 'a mount')}"
+    return f"--container-image={image} --container-mounts={in_quotes(pairs, 'a mount')}"
 
 
-def _in_quotes(text: str, what: str) -> str:
-    """Always in quotes: a comma must not look as if it parted the words of an array."""
+def in_quotes(text: str, what: str) -> str:
+    """A value as bash wants it, and always in quotes: a comma must not look as if it parted the words of an array."""
     found = quoted(text, what)
     return found if found.startswith("'") else f"'{found}'"

@@ -24,7 +24,9 @@ _INSTALL = "install it: pip install 'tuneyard[slurm]'"
 
 
 def submit(run_dir: Path, script: str) -> SlurmJob[Any]:
-    """Submits a script, which stays in the run directory for the lives to come; gives submitit's handle of the job.
+    """Submits a script, which stays in the directory for the lives to come; gives submitit's handle of the job.
+
+    The directory is a run's, or a sweep's, whose script is a job array's.
 
     Raises:
         SlurmError: SLURM refused, or is not here.

@@ -19,6 +19,7 @@ VERBS = {
     "plan": "Print what would run, whether it fits, and why.",
     "drill": "Rehearse a fault on a few steps of a job, and say what it costs.",
     "submit": "Plan a job, start it, and follow it.",
+    "sweep": "Run a job once for every combination of settings, and compare.",
     "status": "Where a run is.",
     "logs": "Print a run's logs.",
     "stop": "Ask a run to save and leave at the next step.",

@@ -174,13 +174,23 @@ def _line(progress: dict[str, Any]) -> str:
     return f"{state:<10} {step}  {_facts(progress)}{_time_left(progress)}".rstrip()
 
 
-def _time_left(progress: dict[str, Any]) -> str:
+def seconds_left(progress: dict[str, Any]) -> float | None:
+    """What the remaining steps take at the present speed; None before there is one."""
     step, steps, tokens = progress.get("step"), progress.get("max_steps"), progress.get("tokens")
     speed = progress.get("tokens_per_second")
-    if not (step and steps and tokens and speed):
-        return ""
-    seconds = (steps - step) * tokens / step / speed
-    return f"  {seconds / 60:.1f} min left" if seconds >= 60 else f"  {seconds:.0f} s left"
+    return (steps - step) * tokens / step / speed if step and steps and tokens and speed else None
+
+
+def left_in_words(seconds: float) -> str:
+    """`2.4 h`, `12.5 min` or `40 s`."""
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def _time_left(progress: dict[str, Any]) -> str:
+    seconds = seconds_left(progress)
+    return "" if seconds is None else f"  {left_in_words(seconds)} left"
 
 
 def _end(run_dir: Path, status: Status, as_json: bool) -> int:

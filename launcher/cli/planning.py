@@ -20,9 +20,14 @@ def load_and_plan(job_file: Path, gpu: str | None = None, *, files_here: bool = 
         gpu: GPUs to plan for as if they were there; `None` plans for where the job's profile says.
     """
     loaded = load_job(job_file)
+    return loaded, planned_from(loaded, gpu, files_here=files_here)
+
+
+def planned_from(loaded: LoadedJob, gpu: str | None = None, *, files_here: bool = False) -> Plan:
+    """The plan of a job that was loaded."""
     try:
         job, machine, profile = machine_for(loaded, gpu)
-        return loaded, make_plan(job, machine, profile, files_here=files_here)
+        return make_plan(job, machine, profile, files_here=files_here)
     except SettingError as error:
         raise loaded.located(error) from None
 

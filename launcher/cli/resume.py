@@ -17,6 +17,8 @@ from launcher.cli.follow import follow
 from launcher.cli.options import detach_option, json_option, quoted, run_argument, run_dir_of
 from launcher.cli.output import make_console, print_json
 from launcher.errors import EXIT_OK, JobError
+from launcher.grace import adjust
+from launcher.jobfile import SettingError
 from launcher.revise import Revision, lengthened, replanned, saved_step
 from launcher.rundata import DEFAULT_BACKEND, backend_name, lies_elsewhere
 from launcher.trainer_process import require_trainer
@@ -59,7 +61,19 @@ def resume(
         require_trainer()
     if revision and revision.changes:
         revision.write(_command(job_file, max_steps, epochs))
+    _adjust_grace(run_dir, as_json)
     return _start(run_dir, where, detach, as_json)
+
+
+def _adjust_grace(run_dir: Path, as_json: bool) -> None:
+    """The time to save, as it was measured, is the next attempt's; it is told when it changes or is too short."""
+    try:
+        found = adjust(run_dir)
+    except SettingError as error:
+        raise JobError(f"{error.setting} {error.problem}", error.remedy) from None
+    for decision in found:
+        line = f"{decision.setting}: {decision.value} s ({decision.reason})"
+        make_console(stderr=as_json).print(line, highlight=False, soft_wrap=True)
 
 
 def _start(run_dir: Path, where: Backend, detach: bool, as_json: bool) -> int:

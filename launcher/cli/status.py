@@ -12,10 +12,12 @@ import click
 from cluster import Status, backend
 from cluster.rundir import read_attempts, read_progress
 from launcher import goodput
-from launcher.cli.follow import next_step
+from launcher.cli.follow import left_in_words, next_step, seconds_left
 from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli.output import facts, make_console, print_json
 from launcher.rundata import backend_name
+
+ALIVE = ("queued", "running")
 
 
 @click.command()
@@ -30,10 +32,11 @@ def status(run_name: str, runs_dir: Path, as_json: bool) -> None:
         fields = dataclasses.asdict(found)
         account = goodput.account(attempts, progress)
         life = {"attempts": attempts, "goodput": dataclasses.asdict(account) if account else None}
-        print_json({"run": str(run_dir), **fields, "progress": progress, **life})
+        left = seconds_left(progress) if found.state in ALIVE else None
+        print_json({"run": str(run_dir), **fields, "seconds_left": left, "progress": progress, **life})
         return
     make_console().print(facts(_rows(run_dir, found, progress, attempts)), highlight=False)
-    alive = found.state in ("queued", "running")
+    alive = found.state in ALIVE
     watch = f"Next: tuneyard logs {quoted(run_dir)} --follow, or tuneyard stop {quoted(run_dir)}"
     click.echo(watch if alive else next_step(run_dir, found.outcome))
 
@@ -46,7 +49,7 @@ def _rows(run_dir: Path, found: Status, progress: dict[str, Any], attempts: list
         rows["reason"] = found.reason
     rows["attempts"] = len(attempts)
     rows |= _life_rows(attempts, progress)
-    return rows | _progress_rows(progress, alive=found.state in ("queued", "running"))
+    return rows | _progress_rows(progress, alive=found.state in ALIVE)
 
 
 def _life_rows(attempts: list[dict[str, Any]], progress: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +73,7 @@ def _progress_rows(progress: dict[str, Any], *, alive: bool) -> dict[str, Any]:
         "step": f"{progress.get('step') or 0} of {progress.get('max_steps') or '?'}",
         "loss": _rounded(progress.get("loss"), ".4f"),
         "tokens/s": _rounded(progress.get("tokens_per_second"), ",.0f"),
+        "left": left_in_words(left) + " of training" if alive and (left := seconds_left(progress)) else None,
         "last checkpoint": checkpoint.get("path"),
         "resumed": progress.get("exactness"),
         "failure": failure.get("message"),

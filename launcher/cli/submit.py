@@ -36,18 +36,14 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json:
     console = make_console(stderr=as_json)
     print_plan(plan, console)
     name = plan.launch.get("backend", LOCAL)
-    root = _root(plan, runs_dir)
+    root = root_of(plan, runs_dir)
     if dry_run:
         return _dry_run(plan, name, fresh_path(root, loaded.job.name), job_file, as_json)
-    if name == LOCAL:
-        require_trainer()
-    else:
-        for words in backend(name).require(plan.launch, root):
-            console.print(words, markup=False, highlight=False)
+    ready_to_submit(plan, root, console)
     run_dir = new_run_dir(root, loaded.job.name)
     write_run(run_dir, job_file.read_bytes(), plan)
     if name == LOCAL:  # elsewhere the first phase of the run does it: a login node has neither torch nor time
-        _prepare(run_dir, console)
+        prepare_here(run_dir, console)
     handle = _submitted(name, run_dir)
     link_run(runs_dir, run_dir)
     console.print(f"run {run_dir}", markup=False, highlight=False, soft_wrap=True)
@@ -60,11 +56,20 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json:
     return EXIT_OK
 
 
-def _root(plan: Plan, runs_dir: Path) -> Path:
+def root_of(plan: Plan, runs_dir: Path) -> Path:
     """Where the run goes: what `--runs` or TUNEYARD_RUNS says, else what the site profile says."""
     source = click.get_current_context().get_parameter_source("runs_dir")
     said = source is not None and source.name != "DEFAULT"
     return runs_dir if said else Path(plan.launch.get("run_root") or runs_dir)
+
+
+def ready_to_submit(plan: Plan, root: Path, console: Console) -> None:
+    """Refuses early where nothing can run, or nothing can be submitted from."""
+    name = plan.launch.get("backend", LOCAL)
+    if name == LOCAL:
+        require_trainer()
+    for words in backend(name).require(plan.launch, root):
+        console.print(words, markup=False, highlight=False)
 
 
 def _submitted(name: str, run_dir: Path) -> Handle:
@@ -89,7 +94,7 @@ def _dry_run(plan: Plan, name: str, run_dir: Path, job_file: Path, as_json: bool
     return EXIT_OK
 
 
-def _prepare(run_dir: Path, console: Console) -> None:
+def prepare_here(run_dir: Path, console: Console) -> None:
     """Tokenises in the foreground: bad data is refused before anything starts, and leaves nothing behind."""
     try:
         prepare(run_dir, console)

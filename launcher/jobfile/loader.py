@@ -41,7 +41,15 @@ def load_job(path: Path, base: Path | None = None) -> LoadedJob:
     Raises:
         JobFileError: the file cannot be read, is not YAML, or says something wrong; all problems are in it.
     """
-    document = read_document(path)
+    return checked(read_document(path), path, base)
+
+
+def checked(document: Document, path: Path, base: Path | None = None) -> LoadedJob:
+    """The job in a document that was read from `path`, whose folder relative paths begin in unless `base` is given.
+
+    Raises:
+        JobFileError: it says something wrong; all problems are in it.
+    """
     data, problems = resolve_paths(document, base)
     job = None
     try:

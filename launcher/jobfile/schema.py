@@ -49,7 +49,9 @@ class ResourcesConfig(Section):
     deadline_hours: PositiveFloat | None = Field(None, description="Longest training that a plan may predict.")
     budget: PositiveFloat | None = Field(None, description="Most US dollars that a plan may predict.")
     walltime: Walltime | None = Field(None, description="Longest life of one attempt, such as 90m, 4h or 2d.")
-    grace_seconds: int = Field(60, ge=1, le=3600, description="Seconds between the wish to stop and the end.")
+    grace_seconds: Annotated[int, Field(ge=1, le=3600)] | Auto = Field(
+        "auto", description="Seconds between the wish to stop and the end; auto: a step and two saves, at least 60."
+    )
     hang_minutes: PositiveFloat | None = Field(
         15.0, description="Minutes without a heartbeat while steps are made that count as a hang; null: never."
     )

@@ -7,12 +7,15 @@ import shutil
 import signal
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 from slurm.testbed.config import CGROUP_CONF, CONTROLLER, Settings, free_ports, gres_conf, slurm_conf
 from slurm.testbed.host import Host, TestbedError, require_machine, wait_until
 
 _BOOT_SECONDS = 60.0
+_REVOKED_SECONDS = 2.0
+"""Nodes refuse a job whose credential is as old as the revocation of its last one, and SLURM gives it up: FAILED."""
 _MARK = "tuneyard-testbed"
 _OWN_PREFIXES = ("SLURM", "SBATCH", "SRUN", "SQUEUE", "SINFO", "SACCT", "SALLOC", "SCANCEL", "PMI")
 
@@ -117,10 +120,12 @@ class Testbed:
 
     def release(self, *job_ids: str) -> list[str]:
         """Lets requeued jobs start now that would wait some seconds more; all of them without a number."""
-        waiting = self.run("squeue", "--noheader", "--states=PENDING", "--format=%A %r").splitlines()
-        found = [line.split()[0] for line in waiting if line.endswith(" BeginTime")]
+        waiting = self.run("squeue", "--noheader", "--states=PENDING", "--format=%A %V %r").splitlines()
+        found = {line.split()[0]: line.split()[1] for line in waiting if line.endswith(" BeginTime")}
         released = [job for job in found if not job_ids or job in job_ids]
         for job in released:
+            requeued = time.mktime(time.strptime(found[job], "%Y-%m-%dT%H:%M:%S"))
+            time.sleep(max(0.0, requeued + _REVOKED_SECONDS - time.time()))
             self.run("scontrol", "update", f"jobid={job}", "starttime=now")
         return released
 

@@ -58,13 +58,13 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 GresTypes=gpu
 DefMemPerCPU=1000
-ReturnToService=2
+ReturnToService=1
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,bf_min_age_reserve=0,sched_interval=2,batch_sched_delay=0
-KillWait=5
+KillWait=10
 SlurmdTimeout=8
 MessageTimeout=5
 MinJobAge=600

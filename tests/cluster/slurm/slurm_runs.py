@@ -1,82 +1,52 @@
 """Runs on the test cluster: the stand-in trainer for lives and deaths, real ranks for what they train."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster.rundir import read_attempts
+from cluster.rundir import read_attempts, read_progress
 from cluster.slurm.backend import SlurmBackend
 from slurm.testbed import Testbed
+from tests.cluster.outcomes.standin_run import FOR_EVER, STANDIN, StandinRun, until
+from tests.support import tiny
 
 ROOT = Path(__file__).parents[3]
-STANDIN = ROOT / "tests" / "process" / "cluster" / "standin"
-FOR_EVER = {"steps": 10**6, "save_every": 5}
+SLOW = Path(__file__).parent / "slow"
+STEP_SECONDS = 0.25
+JOB = """
+name: {name}
+model: {{path: ./model}}
+data: {{train: [{{path: ./rows.jsonl}}], max_length: 512}}
+training: {{max_steps: {steps}, learning_rate: 0.01, lr_scheduler_type: {schedule}, warmup_steps: 0,
+  tokens_per_step: 2048, full_determinism: true}}
+checkpoint: {{{checkpoint}}}
+logging: {{every_seconds: 0}}
+resources: {{gpu: none, engine: zero2, {resources}}}
+cluster: {{profile: {profile}}}
+"""
+PROFILE = "{{backend: slurm, partition: {partition}, exclusive: {exclusive}, gpu_request: none{more}}}"
+SLOWLY = f", environment: {{PYTHONPATH: {SLOW}, TEST_STEP_SECONDS: '{STEP_SECONDS}'}}"
+"""Of a profile: steps that take their time."""
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
-    """Waits for a condition to hold, and gives what it gave."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
-        time.sleep(0.1)
-    return value
-
-
-class SlurmRun:
+class SlurmRun(StandinRun):
     """One run of the stand-in as a SLURM job."""
 
     def __init__(self, bed: Testbed, folder: Path, trainer: dict[str, Any] | None = None, **launch: Any) -> None:
-        self.bed, self.dir, self.backend = bed, folder, SlurmBackend()
-        site = {"partition": "low", **launch.pop("slurm", {})}
-        site["environment"] = {"PYTHONPATH": str(STANDIN), **site.get("environment", {})}
-        facts = {"backend": "slurm", "nodes": 2, "ranks_per_node": 1, "device": "cpu", "threads_per_rank": 1}
-        facts |= {"grace_seconds": 10, "phases": ["prepare", "train", "export"], "walltime_seconds": 600}
-        facts |= {"restart": {"backoff_seconds": 0.2}, **launch, "slurm": site}
-        (folder / "logs").mkdir(parents=True)
-        settings = {"polite": True, **(trainer or FOR_EVER)}
-        (folder / "plan.json").write_text(json.dumps({"launch": facts, "trainer": settings}))
+        self.bed = bed
+        facts = {"nodes": 2, "ranks_per_node": 1, "walltime_seconds": 600, **launch}
+        super().__init__(SlurmBackend(), folder, trainer or FOR_EVER, slurm_launch(**facts))
 
-    def submit(self) -> str:
-        return self.backend.submit(self.dir).id
 
-    def ended(self, seconds: float = 90.0) -> str | None:
-        """Waits for the end of the run, and gives its outcome."""
-        status = self.backend.wait(self.dir, seconds)
-        assert status.state == "ended", status
-        return status.outcome
-
-    def records(self) -> list[dict[str, Any]]:
-        return read_attempts(self.dir)
-
-    def trains(self, attempt: int, steps: int = 10, seconds: float = 90.0) -> dict[str, Any]:
-        """Waits until an attempt has made some steps; gives its record."""
-
-        def made() -> bool:
-            path = self.dir / "progress.json"
-            progress = json.loads(path.read_text()) if path.exists() else {}
-            if progress.get("attempt") != attempt:
-                return False
-            return progress["step"] >= steps + ((progress.get("resumed_from") or {}).get("step") or 0)
-
-        until(made, f"steps of attempt {attempt}", seconds)
-        return self.records()[attempt]
-
-    def closed(self, attempt: int, seconds: float = 90.0) -> dict[str, Any]:
-        """Waits until an attempt has its outcome; gives its record."""
-        return until(
-            lambda: next((one for one in self.records()[attempt:] if one.get("outcome")), None), "an outcome", seconds
-        )
-
-    def rank_pid(self, rank: int) -> int:
-        return int((self.dir / f"rank{rank}.pid").read_text())
-
-    def log(self, name: str) -> str:
-        return (self.dir / "logs" / name).read_text(errors="replace")
+def slurm_launch(slurm: dict[str, Any] | None = None, **launch: Any) -> dict[str, Any]:
+    """plan.json's `launch` of a stand-in on the test cluster."""
+    site = {"partition": "low", **(slurm or {})}
+    site["environment"] = {"PYTHONPATH": str(STANDIN), **site.get("environment", {})}
+    return {"backend": "slurm", **launch, "slurm": site}
 
 
 def tuneyard(*arguments: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -84,3 +54,59 @@ def tuneyard(*arguments: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from launcher.cli import main; main()", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def write_job(
+    folder: Path, name: str, profile: str, resources: str, *, checkpoint: str, steps: int, schedule: str = "constant"
+) -> None:
+    """A job file of real ranks. On a constant schedule the state of a step does not depend on where the run ends."""
+    text = JOB.format(
+        name=name, profile=profile, resources=resources, checkpoint=checkpoint, steps=steps, schedule=schedule
+    )
+    (folder / f"{name}.yaml").write_text(text)
+
+
+def write_profile(folder: Path, name: str, partition: str, *, exclusive: bool = False, more: str = "") -> str:
+    """A site profile; gives how a job file names it."""
+    text = PROFILE.format(partition=partition, exclusive=str(exclusive).lower(), more=more)
+    (folder / f"site-{name}.yaml").write_text(text)
+    return f"./site-{name}.yaml"
+
+
+def make_model_and_rows(folder: Path) -> None:
+    tiny.make_model(folder / "model")
+    tiny.write_rows(folder / "rows.jsonl", 300)
+
+
+def make_job(folder: Path, steps: int) -> None:
+    """job.yaml for two nodes of the test cluster with a rank each, local.yaml for two ranks here."""
+    make_model_and_rows(folder)
+    common = {"steps": steps, "schedule": "cosine", "checkpoint": "every_steps: 50"}
+    site = write_profile(folder, "low", "low", exclusive=True)
+    write_job(folder, "job", site, "cpu_ranks: 1, nodes: 2, grace_seconds: 15, walltime: 30m", **common)
+    write_job(folder, "local", "local", "cpu_ranks: 2", **common)
+
+
+def submitted(job: str, folder: Path) -> Path:
+    """Submits a job file of a folder; gives the run directory."""
+    done = tuneyard("submit", f"{job}.yaml", "--detach", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return Path(json.loads(done.stdout)["run"])
+
+
+def trains(run: Path, attempt: int, steps: int = 0, seconds: float = 180.0) -> dict[str, Any]:
+    """Waits until an attempt of real ranks has made more than so many steps; gives its record."""
+
+    def made() -> bool:
+        progress = read_progress(run) or {}
+        if progress.get("attempt") != attempt or progress.get("state") != "training":
+            return False
+        return progress["step"] > steps + (progress.get("resumed_from") or 0)
+
+    until(made, f"steps of attempt {attempt}", seconds)
+    return read_attempts(run)[attempt]
+
+
+def checkpoint_hashes(run_dir: Path, step: int) -> dict[str, str]:
+    folder = run_dir / "checkpoints" / f"step-{step:08d}"
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}

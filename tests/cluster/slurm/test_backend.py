@@ -1,6 +1,5 @@
 """`tuneyard` on the real SLURM: what is submitted, what is said about it, and what never leaves its place."""
 
-import hashlib
 import json
 import os
 import random
@@ -9,38 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from slurm_runs import SlurmRun, tuneyard, until
+from slurm_runs import SlurmRun, checkpoint_hashes, make_job, trains, tuneyard, until
 
 from cluster import ClusterError, backend
 from cluster.rundir import read_attempts, read_progress
 from slurm.testbed import Testbed
-from tests.support import tiny
 
-JOB = """
-name: tiny
-model: {{path: ./model}}
-data: {{train: [{{path: ./rows.jsonl}}], max_length: 512}}
-training: {{max_steps: {steps}, learning_rate: 0.01, tokens_per_step: 2048, full_determinism: true}}
-checkpoint: {{every_steps: 50}}
-logging: {{every_seconds: 0}}
-resources: {{gpu: none, cpu_ranks: {ranks}, nodes: {nodes}, engine: zero2, grace_seconds: 15, walltime: 30m}}
-cluster: {{profile: {profile}}}
-"""
-PROFILE = "{backend: slurm, partition: low, exclusive: true, gpu_request: none}"
 NASTY = "a 'b' \"c\" $(touch pwned) `touch pwned`; touch pwned # d,e=%j &|<> @setup@ ~ !x *?[a] naïve ✓"
-
-
-def checkpoint_hashes(run_dir: Path, step: int) -> dict[str, str]:
-    folder = run_dir / "checkpoints" / f"step-{step:08d}"
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
-
-
-def make_job(folder: Path, steps: int) -> None:
-    tiny.make_model(folder / "model")
-    tiny.write_rows(folder / "rows.jsonl", 300)
-    (folder / "site.yaml").write_text(PROFILE)
-    (folder / "job.yaml").write_text(JOB.format(steps=steps, ranks=1, nodes=2, profile="./site.yaml"))
-    (folder / "local.yaml").write_text(JOB.format(steps=steps, ranks=2, nodes=1, profile="local"))
 
 
 def test_preempted_warned_and_requeued_real_ranks_end_as_if_nothing_had_happened(
@@ -81,14 +55,6 @@ def test_preempted_warned_and_requeued_real_ranks_end_as_if_nothing_had_happened
     assert checkpoint_hashes(run, steps) == checkpoint_hashes(other, steps) != {}
 
 
-def trains(run: Path, attempt: int) -> None:
-    def some_steps() -> bool:
-        progress = read_progress(run) or {}
-        return progress.get("attempt") == attempt and progress.get("state") == "training"
-
-    until(some_steps, f"steps of attempt {attempt}")
-
-
 def test_verbs_stop_cancel_resume_and_submit_twice(slurm_testbed: Testbed, tmp_path: Path) -> None:
     run = SlurmRun(slurm_testbed, tmp_path / "verbs", {"steps": 10**6}, nodes=1)
     where = run.backend
@@ -122,22 +88,15 @@ def test_a_run_that_waits_says_why_and_stopping_it_takes_it_out_of_the_queue(
     said = until(lambda: "is next" in run.backend.status(run.dir).reason and run.backend.status(run.dir), "the reason")
     assert said.state == "queued"
     assert said.reason.startswith(f"job {job}: it is next, and waits until 4 fitting nodes are free (")
+    behind = SlurmRun(slurm_testbed, tmp_path / "behind", nodes=4)
+    behind.submit()
+    ahead = "jobs with a higher priority are before it (1 in this partition); "
+    until(lambda: ahead in behind.backend.status(behind.dir).reason, "the number of jobs before it")
+    behind.backend.cancel(behind.dir)
     told = tuneyard("stop", run.dir, "--json", cwd=tmp_path)
     assert json.loads(told.stdout)["outcome"] == "stopped"
     assert run.records() == []
     assert run.ended() == "stopped"
-
-
-def test_two_runs_on_the_same_nodes_do_not_meet(slurm_testbed: Testbed, tmp_path: Path) -> None:
-    runs = [SlurmRun(slurm_testbed, tmp_path / name, {"steps": 80}) for name in ("one", "two")]
-    for run in runs:
-        run.submit()
-    assert [run.ended() for run in runs] == ["finished", "finished"]
-    assert runs[0].records()[0]["nodes"] == runs[1].records()[0]["nodes"]
-    assert abs(runs[0].records()[0]["started"] - runs[1].records()[0]["started"]) < 5, "they ran side by side"
-    seen = [json.loads((run.dir / "rank1.env").read_text()) for run in runs]
-    assert seen[0]["MASTER_PORT"] != seen[1]["MASTER_PORT"]
-    assert [one["TORCHELASTIC_RUN_ID"] for one in seen] == ["one-000", "two-000"]
 
 
 def test_a_secret_goes_where_it_is_forwarded_and_nowhere_else(
@@ -194,18 +153,38 @@ def test_a_job_that_ends_before_its_agent_says_so(slurm_testbed: Testbed, tmp_pa
     assert run.records() == []
 
 
+FULL_70B = """
+name: full-70b
+model: {path: meta-llama/Llama-3.1-70B-Instruct}
+data: {train: [{path: ./rows.jsonl}], max_length: 8192}
+training: {max_steps: 900, learning_rate: 1e-5, tokens_per_step: 1048576}
+resources: {gpu: h100-80, nodes: 8, gpus_per_node: 8, walltime: 24h}
+cluster: {profile: h100-preemptible}
+"""
+
+
 def test_dry_run_prints_the_script_that_an_administrator_would_read(tmp_path: Path) -> None:
-    job = JOB.format(steps=9, ranks=1, nodes=8, profile="h100-preemptible").replace("gpu: none, cpu_ranks: 1", "GPUS")
-    job = job.replace("GPUS", "gpu: h100-80, gpus_per_node: 8").replace("2048", "1048576").replace("512", "8192")
-    job = job.replace("engine: zero2", "engine: auto")
-    job = job.replace("walltime: 30m", "walltime: 24h").replace("./model", "meta-llama/Llama-3.1-70B-Instruct")
-    (tmp_path / "job.yaml").write_text(job)
+    (tmp_path / "job.yaml").write_text(FULL_70B)
     (tmp_path / "rows.jsonl").write_text("{}")
     done = tuneyard("submit", "job.yaml", "--dry-run", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    script = json.loads(done.stdout)["script"]
+    plan = json.loads(done.stdout)
+    script, lead = plan["script"], plan["launch"]["grace_seconds"] + 15
+    # 847 GB in eight parts at 1 GB/s, twice, are more than the 60 s that a small job gets
+    assert 210 < plan["launch"]["grace_seconds"] < 400
+    (decided,) = [one for one in plan["decisions"] if one["setting"] == "resources.grace_seconds"]
+    assert "two saves of 106 s each (846.6 GB at 1 GB/s on each of 8 nodes" in decided["reason"]
+    (hasty,) = [one for one in plan["decisions"] if one["setting"] == "preemption"]
+    assert hasty["reason"].startswith("the site gives ")
     asked = [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")]
-    wanted = ["nodes=8", "ntasks-per-node=1", "gpus-per-node=h100:8", "time=1-00:00:00", "signal=B:USR1@30", "requeue"]
+    wanted = [
+        "nodes=8",
+        "ntasks-per-node=1",
+        "gpus-per-node=h100:8",
+        "time=1-00:00:00",
+        f"signal=B:USR1@{lead}",
+        "requeue",
+    ]
     assert set(wanted) <= set(asked)
     assert {"export=NONE", "open-mode=append", "cpus-per-task=96", "mem=0", "exclusive"} <= set(asked)
     (tmp_path / "slurm.sh").write_text(script)

@@ -173,14 +173,15 @@ def test_the_first_failing_rank_is_found_in_torchruns_words(tmp_path: Path) -> N
 @pytest.mark.parametrize("resumed", [100, {"step": 100}])
 def test_steps_come_from_this_attempts_progress_only(resumed) -> None:
     progress = {"attempt": 1, "step": 120, "resumed_from": resumed, "last_checkpoint": {"step": 110}}
-    assert list(steps_of(progress, 1).values()) == [100, 120, 110]
-    assert list(steps_of(progress, 2).values()) == [None, None, None]
+    progress["longest_seconds"] = {"step": 0.5, "save": 4.0}
+    assert list(steps_of(progress, 1).values()) == [100, 120, 110, {"step": 0.5, "save": 4.0}]
+    assert list(steps_of(progress, 2).values()) == [None, None, None, {}]
     assert steps_of({"attempt": 1, "step": 0, "resumed_from": None}, 1)["first_step"] == 0
 
 
 def test_an_attempt_that_never_trained_made_no_step() -> None:
     progress = {"attempt": 1, "state": "preparing", "step": 120, "resumed_from": None, "last_checkpoint": {"step": 120}}
-    assert list(steps_of(progress, 1).values()) == [120, 120, 120]
+    assert list(steps_of(progress, 1).values()) == [120, 120, 120, {}]
 
 
 @pytest.mark.parametrize(("spent", "first"), [({"load": 2.0, "first_step": 0.0}, 120), ({"first_step": 1.0}, 0)])

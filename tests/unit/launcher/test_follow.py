@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from cluster import Outcome, Status
-from launcher.cli.follow import ENDINGS, EXIT_BY_OUTCOME, follow, next_step, restart_words, unsaid_restarts
+from launcher.cli.follow import (
+    ENDINGS,
+    EXIT_BY_OUTCOME,
+    follow,
+    left_in_words,
+    next_step,
+    restart_words,
+    seconds_left,
+    unsaid_restarts,
+)
 from launcher.jobfile import load_job
 from launcher.plan import make_plan
 from launcher.runs import new_run_dir, write_run
@@ -71,3 +80,22 @@ def test_following_goes_on_into_the_next_attempt(write_job: Callable[..., Path],
 
 def test_after_a_fatal_end_one_may_go_on_with_a_changed_job(tmp_path: Path) -> None:
     assert "tuneyard resume" in next_step(tmp_path, "fatal") and "--job JOB" in next_step(tmp_path, "fatal")
+
+
+@pytest.mark.parametrize(
+    ("facts", "seconds", "words"),
+    [
+        ({"step": 100, "max_steps": 400, "tokens": 200_000, "tokens_per_second": 1000.0}, 600, "10.0 min"),
+        ({"step": 399, "max_steps": 400, "tokens": 399_000, "tokens_per_second": 100.0}, 10, "10 s"),
+        ({"step": 1, "max_steps": 1001, "tokens": 2000, "tokens_per_second": 100.0}, 20_000, "5.6 h"),
+    ],
+)
+def test_what_is_left_follows_from_steps_and_speed(facts: dict[str, float], seconds: float, words: str) -> None:
+    left = seconds_left(facts)
+    assert left == seconds
+    assert left_in_words(left) == words
+
+
+def test_nothing_is_said_to_be_left_before_there_is_a_speed() -> None:
+    assert seconds_left({"step": 0, "max_steps": 400}) is None
+    assert seconds_left({"step": 5, "max_steps": 400, "tokens": 100, "tokens_per_second": 0}) is None

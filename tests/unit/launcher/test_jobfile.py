@@ -70,7 +70,7 @@ BAD_JOBS = {
     ),
     "yes for a number": (
         HEAD + DATA + "resources: {grace_seconds: true}\n",
-        ["4: resources.grace_seconds: must be a whole number (got true)"],
+        ["4: resources.grace_seconds: must be a whole number or auto (got true)"],
     ),
     "out of bounds": (
         HEAD + DATA + "loss:\n  label_smoothing: 1\n",

@@ -14,6 +14,8 @@ FAR_AWAY_SECONDS = 600
 def main() -> int:
     command, run_dir = sys.argv[1], Path(sys.argv[2])
     settings = json.loads((run_dir / "plan.json").read_text())["trainer"]
+    if "training" in settings:  # a plan of a real job file
+        settings |= {"steps": settings["training"]["max_steps"], "polite": True}
     print(f"{command} speaks", flush=True)
     if command == "train":
         return train(run_dir, settings)
@@ -43,9 +45,11 @@ def train(run_dir: Path, settings: dict) -> int:
     for step in range(start, settings["steps"] + 1):
         if rank == 0:
             write_progress(run_dir, "training", step, start, saved=saved_step(settings, step, start))
-        if (run_dir / "stop").exists() and not settings.get("deaf"):
-            return leave(run_dir, rank, step, start)
-        if told and settings.get("polite"):  # as the real trainer takes it
+        wish = (run_dir / "stop").exists() and not settings.get("deaf")
+        wish = wish or bool(told and settings.get("polite"))  # as the real trainer takes it
+        if settings.get("lockstep"):
+            wish = agreed(run_dir, rank, step, wish)
+        if wish:
             return leave(run_dir, rank, step, start)
         if told and not settings.get("deaf"):
             return 1  # torchrun ends us since another rank failed
@@ -55,12 +59,27 @@ def train(run_dir: Path, settings: dict) -> int:
             failure = {"kind": "fatal", "message": "out of memory", "remedy": "a smaller micro-batch"}
             write_progress(run_dir, "failed", step, start, failure)
             return 2
-        if settings.get("lockstep"):
-            all_reduce(run_dir, rank, step)
         time.sleep(settings.get("step_seconds", 0.02))
     if rank == 0:
         write_progress(run_dir, "finished", settings["steps"], start)
+        if "training" in settings:
+            held_out(run_dir, settings)
     return 0
+
+
+def held_out(run_dir: Path, settings: dict) -> None:
+    """The better, the nearer the learning rate is to 0.02."""
+    loss = 1 + abs(settings["training"]["learning_rate"] - 0.02)
+    (run_dir / "logs" / "metrics.jsonl").write_text(json.dumps({"step": settings["steps"], "eval_loss": loss}) + "\n")
+
+
+def agreed(run_dir: Path, rank: int, step: int, wish: bool) -> bool:
+    """Whether any rank wanted to leave at this step or before: all give the same answer, if all live."""
+    life = os.environ["TUNEYARD_ATTEMPT"]
+    if wish:
+        (run_dir / f"leaves-{life}-{rank}").write_text(str(step))
+    all_reduce(run_dir, rank, step)
+    return any(int(path.read_text() or step + 1) <= step for path in run_dir.glob(f"leaves-{life}-*"))
 
 
 def all_reduce(run_dir: Path, rank: int, step: int) -> None:

@@ -1,0 +1,228 @@
+"""`tuneyard sweep`: one run for every combination of settings, and a table of what came out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from cluster import ClusterError, Status, backend
+from cluster.rundir import write_stop
+from launcher.cli.options import detach_option, json_option, quoted, runs_option
+from launcher.cli.output import make_console, print_json
+from launcher.cli.submit import prepare_here, ready_to_submit, root_of
+from launcher.cli.sweeping import Planned, plan_all
+from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError, TuneyardError
+from launcher.rundata import DEFAULT_BACKEND
+from launcher.runs import fresh_path, link_run, remove_run, write_run
+from launcher.sweep import Sweep, best, combinations_of, find_sweep, in_words, read_sweep, results
+
+POLL_SECONDS = 1.0
+ALIVE = ("queued", "running", "unknown")
+COLUMNS = ("run", "state", "outcome", "step", "loss", "eval_loss", "exact_match")
+CANCELLED_AT_A_TIME = 8
+
+
+@click.command()
+@click.argument("job_file", metavar="[JOB]", required=False, type=click.Path(path_type=Path))
+@click.option("--set", "settings", multiple=True, metavar="SETTING=A,B", help="A setting and its values; repeatable.")
+@click.option("--max-parallel", type=click.IntRange(min=1), help="Runs at a time; here 1, on a cluster all.")
+@click.option("--status", "shown", metavar="SWEEP", help="The table of a sweep: its folder, or `last`.")
+@click.option("--cancel", "cancelled", metavar="SWEEP", help="End all runs of a sweep now.")
+@click.option("--dry-run", is_flag=True, help="Print the runs, and the job array; write and start nothing.")
+@runs_option
+@detach_option
+@json_option
+def sweep(
+    job_file: Path | None,
+    settings: tuple[str, ...],
+    max_parallel: int | None,
+    shown: str | None,
+    cancelled: str | None,
+    dry_run: bool,
+    runs_dir: Path,
+    detach: bool,
+    as_json: bool,
+) -> int:
+    """Run a job once for every combination of settings.
+
+    On SLURM the runs are one job array. Each is a run like any other: status, logs, stop, cancel and resume take it.
+    """
+    if shown is not None:
+        return _show(read_sweep(find_sweep(shown, runs_dir)), as_json)
+    if cancelled is not None:
+        return _cancel(read_sweep(find_sweep(cancelled, runs_dir)), as_json)
+    if job_file is None or not settings:
+        raise JobError("a sweep needs a job file and settings", "tuneyard sweep JOB --set training.learning_rate=A,B")
+    planned = plan_all(job_file, combinations_of(settings))
+    console = make_console(stderr=as_json)
+    _print_plans(planned, console)
+    root = root_of(planned[0].plan, runs_dir)
+    folder = fresh_path(root, f"{planned[0].base_name}-sweep")
+    if dry_run:
+        return _dry_run(planned, folder, max_parallel, as_json)
+    made = _submit(planned, folder, max_parallel, console)
+    link_run(runs_dir, folder)
+    for run in made.runs:
+        link_run(runs_dir, run)
+    console.print(f"sweep {folder}", markup=False, highlight=False, soft_wrap=True)
+    if made.backend == DEFAULT_BACKEND:
+        _run_here(made, max_parallel or 1, console)
+    elif detach:
+        if as_json:
+            print_json({"sweep": str(folder), "runs": [str(run) for run in made.runs]})
+        else:
+            click.echo(f"Next: tuneyard sweep --status {quoted(folder)}, or tuneyard status RUN for one of them")
+        return EXIT_OK
+    _wait(made, console)
+    return _show(made, as_json)
+
+
+def _print_plans(planned: list[Planned], console: Console) -> None:
+    table = Table(box=None, pad_edge=False, title=f"Sweep: {len(planned)} runs", title_justify="left")
+    for column in ("run", "settings", "plan"):
+        table.add_column(column, overflow="fold")
+    for one in planned:
+        ranks = one.plan.trainer.execution.world_size
+        table.add_row(one.name, in_words(one.settings), f"{one.plan.trainer.execution.engine} on {ranks} ranks")
+    console.print(table, highlight=False, markup=False)
+
+
+def _submit(planned: list[Planned], folder: Path, max_parallel: int | None, console: Console) -> Sweep:
+    """Writes the runs, and hands them over where a scheduler takes them; nothing is left where it does not."""
+    name = planned[0].plan.launch.get("backend", DEFAULT_BACKEND)
+    ready_to_submit(planned[0].plan, folder.parent, console)
+    runs = [fresh_path(folder.parent, one.name) for one in planned]
+    made = Sweep(folder=folder, backend=name, runs=runs, combinations=[one.settings for one in planned])
+    try:
+        for run, one in zip(runs, planned, strict=True):
+            (run / "logs").mkdir(parents=True)
+            write_run(run, one.text, one.plan)
+        (folder / "logs").mkdir(parents=True)
+        made.write()
+        if name == DEFAULT_BACKEND:  # all before any starts: bad data is refused once, and leaves nothing behind
+            for run in runs:
+                prepare_here(run, console)
+        elif name == "slurm":
+            from cluster.slurm.backend import SlurmBackend
+
+            SlurmBackend().submit_array(folder, runs, max_parallel)
+        else:
+            _submit_each(made)
+    except (ClusterError, TuneyardError, KeyboardInterrupt):
+        for path in [*runs, folder]:
+            if path.is_dir():
+                remove_run(path)
+        raise
+    return made
+
+
+def _submit_each(made: Sweep) -> None:
+    where = backend(made.backend)
+    for run in made.runs:
+        where.submit(run)
+
+
+def _run_here(made: Sweep, max_parallel: int, console: Console) -> None:
+    """So many at a time, in order. Ctrl-C leaves those that run; `tuneyard resume` starts the others."""
+    where, waiting = backend(made.backend), list(made.runs)
+    living: list[Path] = []
+    while waiting or living:
+        for run in [run for run in living if where.status(run).state not in ALIVE]:
+            console.print(f"{run.name}: {where.status(run).outcome}", highlight=False)
+            living.remove(run)
+        while waiting and len(living) < max_parallel:
+            run = waiting.pop(0)
+            where.submit(run)
+            living.append(run)
+        time.sleep(POLL_SECONDS / 2)
+
+
+def _wait(made: Sweep, console: Console) -> None:
+    """Until no run is alive; each end is told. Ctrl-C stops waiting only."""
+    told: set[Path] = set()
+    try:
+        while len(told) < len(made.runs):
+            for run, status in _ended(made):
+                if run not in told:
+                    told.add(run)
+                    console.print(f"{run.name}: {status.outcome or status.state}", highlight=False)
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        console.print(f"The sweep goes on. Next: tuneyard sweep --status {quoted(made.folder)}", markup=False)
+
+
+def _ended(made: Sweep) -> Iterator[tuple[Path, Status]]:
+    where = backend(made.backend)
+    for run in made.runs:
+        if (status := where.status(run)).state not in ALIVE:
+            yield run, status
+
+
+def _show(made: Sweep, as_json: bool) -> int:
+    """The table; exit code 5 when all is over and a run did not finish."""
+    where, rows = backend(made.backend), results(made)
+    for run, row in zip(made.runs, rows, strict=True):
+        status = where.status(run)
+        row |= {"state": status.state, "outcome": status.outcome, "reason": status.reason}
+    winner = best(rows)
+    if as_json:
+        print_json({"sweep": str(made.folder), "best": winner["run"] if winner else None, "runs": rows})
+    else:
+        _print_table(rows, winner)
+        click.echo(
+            "Next: " + (f"tuneyard export {winner['run']}" if winner else "tuneyard status RUN, for one of them")
+        )
+    failed = [row for row in rows if row["state"] == "ended" and row["outcome"] not in ("finished", "stopped")]
+    return EXIT_RUN_FAILED if failed else EXIT_OK
+
+
+def _print_table(rows: list[dict[str, Any]], winner: dict[str, Any] | None) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "settings", *COLUMNS):
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        cells = ("" if row[column] is None else _text(row[column]) for column in COLUMNS)
+        table.add_row("*" if row is winner else "", in_words(row["settings"]), *cells)
+    make_console().print(table, highlight=False)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _cancel(made: Sweep, as_json: bool) -> int:
+    """All at once: those that train save at the same time, and nobody waits for them one after the other."""
+    where = backend(made.backend)
+    living = [run for run in made.runs if where.status(run).state in ALIVE]
+    for run in living:
+        write_stop(run, "stopped", "tuneyard sweep --cancel", urgent=True)
+    with ThreadPoolExecutor(CANCELLED_AT_A_TIME) as pool:
+        list(pool.map(lambda run: backend(made.backend).cancel(run), living))
+    if as_json:
+        print_json({"sweep": str(made.folder), "cancelled": [run.name for run in living]})
+    else:
+        click.echo(f"cancelled {len(living)} runs\nNext: tuneyard sweep --status {quoted(made.folder)}")
+    return EXIT_OK
+
+
+def _dry_run(planned: list[Planned], folder: Path, max_parallel: int | None, as_json: bool) -> int:
+    script = None
+    if planned[0].plan.launch.get("backend") == "slurm":
+        from cluster.slurm.backend import SlurmBackend
+
+        runs = {folder.parent / one.name: one.plan.as_json() for one in planned}
+        script = SlurmBackend().array_script(folder, runs, max_parallel)
+    if as_json:
+        plans = [{"name": one.name, "settings": one.settings, "plan": one.plan.as_json()} for one in planned]
+        print_json({"runs": plans} | ({} if script is None else {"script": script}))
+    else:
+        click.echo(f"\n{script}" if script else "", nl=False)
+        click.echo("\nDry run: nothing was written or started.")
+    return EXIT_OK

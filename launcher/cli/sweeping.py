@@ -1,0 +1,45 @@
+"""Planning the runs of a sweep: every combination is checked and planned before any of them is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.cli.planning import planned_from
+from launcher.errors import JobError, TuneyardError
+from launcher.jobfile.document import read_document
+from launcher.jobfile.loader import checked
+from launcher.plan import Plan
+from launcher.sweep import Combination, derived, in_words, job_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One run of a sweep that is to be submitted."""
+
+    base_name: str
+    name: str
+    settings: Combination
+    text: bytes
+    plan: Plan
+
+
+def plan_all(job_file: Path, combinations: list[Combination]) -> list[Planned]:
+    """A plan for every combination.
+
+    Raises:
+        JobError: a combination is wrong; the message names it, and the lines are those of the job file.
+    """
+    document = read_document(job_file)
+    base, text = str(document.data.get("name", "")), job_file.read_text(encoding="utf-8-sig")
+    width, found = len(str(len(combinations) - 1)), []
+    for number, settings in enumerate(combinations):
+        name = f"{base}-{number:0{width}d}"
+        try:
+            plan = planned_from(checked(derived(document, settings, name), job_file))
+        except TuneyardError as error:
+            raise JobError(f"with {in_words(settings)}:\n{error.message}", error.remedy) from None
+        found.append(
+            Planned(base_name=base, name=name, settings=settings, text=job_text(text, settings, name), plan=plan)
+        )
+    return found
