@@ -12,7 +12,11 @@ from cluster.contract import Backend, ClusterError, Handle, Outcome, Status
 
 __all__ = ["Backend", "ClusterError", "Handle", "Outcome", "Status", "BACKENDS", "backend"]
 
-BACKENDS = {"local": "cluster.local:LocalBackend", "slurm": "cluster.slurm.backend:SlurmBackend"}
+BACKENDS = {
+    "local": "cluster.local:LocalBackend",
+    "slurm": "cluster.slurm.backend:SlurmBackend",
+    "kubernetes": "cluster.kubernetes.backend:KubernetesBackend",
+}
 """Where each backend lives, by the name that a job file uses."""
 
 

@@ -57,6 +57,15 @@ class Backend(ABC):
     """One place where runs can live. A run is named by its run directory, on every backend."""
 
     name: str
+    renders = ""  # what `rendered` gives: script, manifests
+
+    def require(self, launch: dict, runs_dir: Path) -> list[str]:
+        """Refuses early, with ClusterError, where nothing can be submitted from; gives warnings."""
+        return []
+
+    def rendered(self, run_dir: Path, plan: dict, job_text: str) -> str:
+        """What `submit` would hand over. Writes and starts nothing."""
+        return ""
 
     @abstractmethod
     def submit(self, run_dir: Path) -> Handle:
@@ -70,11 +79,16 @@ class Backend(ABC):
     def logs(
         self, run_dir: Path, *, rank: int | None = None, attempt: int | None = None, follow: bool = False
     ) -> Iterator[str]:
-        """Log lines of an attempt (the newest when None), without line ends.
+        """Log lines of an attempt (the newest when None), without line ends; `follow` goes on until it has ended.
 
-        `rank` picks one rank's own log; None gives the agent, the phases and rank 0, each line marked
-        with the log that it came from. `follow` goes on until the attempt has ended.
+        `rank` picks one rank's own log; None gives the agent, the phases and rank 0, each line marked with its log.
         """
+
+    def stop(self, run_dir: Path) -> None:
+        """Asks a running run to save at the next step boundary and leave."""
+        from cluster.rundir import write_stop  # lazily: this page imports nothing of ours
+
+        write_stop(run_dir, reason="stopped", by="tuneyard stop")
 
     @abstractmethod
     def cancel(self, run_dir: Path) -> None:

@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cluster.slurm.profile import Profile
-from launcher.errors import SchedulerError
+from cluster.profiles import SiteProfile
 from launcher.hardware import Machine, this_machine
 from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import JobFile
@@ -16,12 +15,10 @@ from launcher.launch import walltime_seconds
 from launcher.sizing.gpus import known_gpu
 
 GIB = 1024**3
-NODE_LOCAL = ("/tmp/", "/var/tmp/", "/dev/shm/")
-_UNITS = {"K": 1024, "M": 1024**2, "G": GIB, "T": 1024**4, "": 1024**2}
 UNKNOWN_HOST_BYTES = 1024**4
 
 
-def machine_of(job: JobFile, profile: Profile) -> Machine:
+def machine_of(job: JobFile, profile: SiteProfile) -> Machine:
     """One node of where the job is to run.
 
     Raises:
@@ -31,7 +28,8 @@ def machine_of(job: JobFile, profile: Profile) -> Machine:
     gpu, resources = job.resources.gpu, job.resources
     if gpu == "none":
         here = this_machine()  # of a login node, but nothing better is known
-        return Machine(num_cores=here.num_cores, memory_bytes=here.memory_bytes)
+        told = None if resources.cpu_ranks == "auto" else profile.host_bytes(resources.cpu_ranks)
+        return Machine(num_cores=here.num_cores, memory_bytes=told or here.memory_bytes)
     if gpu == "auto":
         kinds = sorted(profile.gpu_types)
         raise SettingError("resources.gpu", "must say which GPU", got=gpu, remedy=_examples(kinds))
@@ -42,13 +40,13 @@ def machine_of(job: JobFile, profile: Profile) -> Machine:
         )
     return Machine(
         num_cores=num_gpus * (profile.cpus_per_gpu or 1),
-        memory_bytes=_host_bytes(profile),
+        memory_bytes=profile.host_bytes(num_gpus) or UNKNOWN_HOST_BYTES,
         gpu_names=(gpu,) * num_gpus,
         gpu_memory_bytes=_gpu_bytes(gpu),
     )
 
 
-def cluster_json(job: JobFile, profile: Profile, ranks_per_node: int, device: str, threads: int) -> dict[str, Any]:
+def cluster_json(job: JobFile, profile: SiteProfile, ranks_per_node: int, device: str, threads: int) -> dict[str, Any]:
     """What a backend is told beside the agents' own settings: plan.json's `launch`, its last keys.
 
     Raises:
@@ -58,12 +56,12 @@ def cluster_json(job: JobFile, profile: Profile, ranks_per_node: int, device: st
     found: dict[str, Any] = {
         "backend": profile.backend,
         "profile": profile.name,
-        profile.backend: profile.site(job.resources.gpu, _version(device)),
+        profile.backend: profile.site(job.resources.gpu, _version(profile.backend, device)),
     }
     if cpus:
         found["cpus_per_node"] = cpus
-    if profile.run_root:
-        found["run_root"] = str(Path(os.path.expandvars(profile.run_root)).expanduser())
+    if profile.run_folder():
+        found["run_root"] = str(Path(os.path.expandvars(profile.run_folder())).expanduser())
     asked, most = job.resources.walltime, profile.max_walltime
     if asked and most and walltime_seconds(asked) > walltime_seconds(most):
         raise SettingError(
@@ -74,9 +72,36 @@ def cluster_json(job: JobFile, profile: Profile, ranks_per_node: int, device: st
     return found
 
 
-def _version(device: str) -> tuple[int, ...]:
+def job_there(job: JobFile, profile: SiteProfile) -> JobFile:
+    """The job with its files where the run sees them.
+
+    Raises:
+        SettingError: one of them is on this machine only.
+    """
+
+    def there(setting: str, path: str) -> str:
+        seen = profile.there(path)
+        if seen is None:
+            remedy = "Put it on a claim, and name that in the profile's `volumes`, with `local` if it is mounted here."
+            raise SettingError(setting, f"no volume of profile {profile.name} holds it", got=path, remedy=remedy)
+        return seen
+
+    def moved(section: Any, name: str, setting: str) -> Any:
+        path = getattr(section, name)
+        return section.model_copy(update={name: there(setting, path)}) if path else section
+
+    train = [moved(source, "path", f"data.train.{number}.path") for number, source in enumerate(job.data.train)]
+    data = job.data.model_copy(update={"train": train, "eval": moved(job.data.eval, "path", "data.eval.path")})
+    if (data.chat_template or "").endswith(".jinja"):
+        data = moved(data, "chat_template", "data.chat_template")
+    evaluation = moved(job.evaluation, "generate", "evaluation.generate")
+    model = moved(job.model, "path", "model.path")
+    return job.model_copy(update={"model": model, "data": data, "evaluation": evaluation})
+
+
+def _version(backend: str, device: str) -> tuple[int, ...]:
     """SLURM's, where GPUs are asked for and it is here; a plan can be made without it."""
-    if device == "cpu":
+    if device == "cpu" or backend != "slurm":
         return ()
     from cluster.slurm.scheduler import Scheduler, SlurmError
 
@@ -84,21 +109,6 @@ def _version(device: str) -> tuple[int, ...]:
         return Scheduler(retry_seconds=()).version()
     except SlurmError:
         return ()
-
-
-def require_scheduler(backend: str) -> None:
-    """Refuses early where nothing can be submitted from.
-
-    Raises:
-        SchedulerError: the scheduler's commands are not here.
-    """
-    if backend == "slurm":
-        from cluster.slurm.scheduler import Scheduler, SlurmError
-
-        try:
-            Scheduler(retry_seconds=()).version()
-        except SlurmError as error:
-            raise SchedulerError(error.message, error.remedy) from None
 
 
 def _gpu_bytes(gpu: str) -> int:
@@ -111,11 +121,6 @@ def _gpu_bytes(gpu: str) -> int:
             "resources.gpu", "does not say how much memory it has", got=gpu, remedy="Write it as in h100-80."
         )
     return int(size[1]) * GIB
-
-
-def _host_bytes(profile: Profile) -> int:
-    size = re.fullmatch(r"(\d+)([KMGT]?)", profile.memory)
-    return int(size[1]) * _UNITS[size[2]] if size and int(size[1]) else UNKNOWN_HOST_BYTES
 
 
 def _examples(kinds: list[str]) -> str:

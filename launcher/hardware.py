@@ -42,7 +42,7 @@ def this_machine() -> Machine:
     """
     gpus = _gpus()
     return Machine(
-        num_cores=len(os.sched_getaffinity(0)),
+        num_cores=_num_cores(),
         memory_bytes=_memory_bytes(),
         gpu_names=tuple(name for name, _ in gpus),
         gpu_memory_bytes=min((memory for _, memory in gpus), default=0),
@@ -80,6 +80,22 @@ def visible(gpus: list[tuple[str, int]], setting: str | None) -> list[tuple[str,
     if all(entry.isdigit() for entry in entries):
         return [gpus[int(entry)] for entry in entries if int(entry) < len(gpus)]
     return [] if entries[0] == "-1" else gpus[: len(entries)]
+
+
+def _num_cores() -> int:
+    """Cores that this process may use: as many as it may run on, or as its cgroup's time is worth when that is less."""
+    cores, cgroup = len(os.sched_getaffinity(0)), Path("/sys/fs/cgroup")
+    texts = [path.read_text().strip() for path in (cgroup / "cpu.max",) if path.is_file()]
+    old = [cgroup / "cpu" / name for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+    if all(path.is_file() for path in old):
+        texts.append(" ".join(path.read_text().strip() for path in old))
+    return min([cores, *(cores_worth(text) or cores for text in texts)])
+
+
+def cores_worth(text: str) -> int | None:
+    """Whole cores, at least one, from a cgroup's quota and period in microseconds; None without a limit."""
+    quota, _, period = text.partition(" ")
+    return max(1, int(quota) // int(period)) if quota.isdigit() and period.isdigit() and int(period) else None
 
 
 def _memory_bytes() -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.slurm.profile import Profile
+from cluster.profiles import SiteProfile
 from launcher import __version__
 from launcher.candidates import Ground
 from launcher.decisions import MOST_TOKENIZER_PROCESSES, Basics, Decision
-from launcher.elsewhere import UNKNOWN_HOST_BYTES, cluster_json
+from launcher.elsewhere import UNKNOWN_HOST_BYTES, cluster_json, job_there
 from launcher.forecast import forecast_json, short_of_memory
 from launcher.gpusizing import planned_gpu
 from launcher.grace import grace_of, predicted, refuse_no_time, site_is_hasty
@@ -61,13 +61,14 @@ class Plan:
         return forecast_json(candidate, self.trainer.training.max_steps, walltime)
 
 
-def make_plan(job: JobFile, machine: Machine, profile: Profile | None = None) -> Plan:
+def make_plan(job: JobFile, machine: Machine, profile: SiteProfile | None = None, *, files_here: bool = False) -> Plan:
     """Decides every `auto` of a job.
 
     Args:
         job: The checked job file, its paths absolute.
         machine: Where the run takes place; one of its nodes.
         profile: The cluster that the nodes belong to; `None` for this machine.
+        files_here: Leave the job's files where this machine sees them.
 
     Raises:
         TuneyardError: something contradicts itself, is not here, or does not fit.
@@ -86,6 +87,7 @@ def make_plan(job: JobFile, machine: Machine, profile: Profile | None = None) ->
         launch |= cluster_json(job, profile, basics.ranks_per_node, basics.device, threads.value)
         refuse_no_time(launch)
         grace += site_is_hasty(profile.preemption.grace_seconds, needs)
+        job = job if files_here else job_there(job, profile)
     return Plan(
         trainer=_trainer_config(job, basics, choice, machine),
         launch=launch,
@@ -107,7 +109,7 @@ def _shape(job: JobFile) -> tuple[ModelShape | None, list[Decision]]:
     return shape_by_name(name), [Decision(setting="model.shape", value=name, reason=reason)]
 
 
-def _threads(basics: Basics, machine: Machine, profile: Profile | None) -> Decision:
+def _threads(basics: Basics, machine: Machine, profile: SiteProfile | None) -> Decision:
     threads, reason = 1, "the cores of the nodes are not known here"
     if not machine.is_imagined and (profile is None or basics.device == "cuda"):
         threads = max(1, machine.num_cores // basics.ranks_per_node)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.rundir import PLAN, read_plan, read_progress, write_json_atomic
+from cluster.rundir import PLAN, read_attempts, read_plan, read_progress, write_json_atomic
 from launcher.changes import REFUSED, Change, compare, trainer_of
 from launcher.decisions import Decision
 from launcher.elsewhere import machine_of
@@ -126,7 +126,12 @@ def _planned(loaded: LoadedJob, job: JobFile, before: TrainerConfig) -> dict[str
 
 
 def saved_step(run_dir: Path) -> int | None:
-    """The step of the newest published checkpoint; `None` when there is none."""
+    """The step of the newest published checkpoint; `None` when there is none.
+
+    A run directory that is a copy has no checkpoints: there the records tell.
+    """
+    if not (run_dir / "checkpoints").is_dir():
+        return max((record.get("last_checkpoint_step") or 0 for record in read_attempts(run_dir)), default=0) or None
     names = [path.name for path in (run_dir / "checkpoints").glob("step-*")]
     return max((int(name.removeprefix("step-")) for name in names if name[len("step-") :].isdigit()), default=None)
 

@@ -70,6 +70,14 @@ def backend_name(run_dir: Path) -> str:
     return str(launch.get("backend", DEFAULT_BACKEND))
 
 
+def lies_elsewhere(run_dir: Path) -> str:
+    """Where the run's own directory is when the one here is a copy of what tells about it; empty when it is not."""
+    state = read_json(run_dir / "kubernetes.json") or {}
+    if not state.get("mirrored"):
+        return ""
+    return f"{state.get('path')} in the pods of namespace {state.get('namespace')}"
+
+
 def last_of_each_step(lines: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     """Steps in order; a step that was trained again after a crash counts as it was trained last."""
     by_step = {line["step"]: line for line in lines if isinstance(line.get("step"), int)}

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.slurm.profile import Profile
+from cluster.profiles import SiteProfile
 from launcher.elsewhere import UNKNOWN_HOST_BYTES
 from launcher.errors import JobError, TuneyardError
 from launcher.hardware import Machine
@@ -87,13 +87,13 @@ def engines_in(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def compare(job: JobFile, machine: Machine, engines: list[str], profile: Profile | None = None) -> list[Compared]:
+def compare(job: JobFile, machine: Machine, engines: list[str], profile: SiteProfile | None = None) -> list[Compared]:
     """The best plan of each engine, the best first; those that fit come before those that do not."""
     found = [_planned(job, machine, engine, profile) for engine in engines]
     return sorted(found, key=lambda one: one.plan.choice.candidate.gpu_time if one.plan else float("inf"))
 
 
-def _planned(job: JobFile, machine: Machine, engine: str, profile: Profile | None) -> Compared:
+def _planned(job: JobFile, machine: Machine, engine: str, profile: SiteProfile | None) -> Compared:
     resources = job.resources.model_copy(update={"engine": engine})
     try:
         plan = make_plan(job.model_copy(update={"resources": resources}), machine, profile)

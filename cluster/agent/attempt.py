@@ -27,6 +27,7 @@ from cluster.rundir import (
 )
 
 _BEFORE_TRAINING = ("preparing", "starting", "loading")
+ASKED_FOR = (Outcome.STOPPED, Outcome.PREEMPTED, Outcome.WALLTIME)
 _SPEAK_FOR_THEMSELVES = (Outcome.FINISHED, Outcome.STOPPED, Outcome.FATAL)
 
 
@@ -87,6 +88,7 @@ class Attempt:
         """Writes the outcome, the last word of this attempt, and what the policy decides upon it."""
         verdict = with_down_nodes(verdict, self._record["nodes"], read_down_nodes(self.run_dir))
         self._record |= {"outcome": verdict.outcome.value, "cause": verdict.cause, "ended": time.time()}
+        self._record |= _stop_time(self.run_dir, verdict.outcome)
         self._record["remedy"] = verdict.remedy
         self._record["evidence"] = [item.as_json() for item in verdict.evidence]
         self._collect()
@@ -98,18 +100,25 @@ class Attempt:
         self.say(": ".join([verdict.outcome.value, *verdict.cause.splitlines()[:1]]))
         if verdict.outcome not in _SPEAK_FOR_THEMSELVES:
             self.say(_in_words(decision))
-        put_attempt(self.run_dir, self._record)
+        self._put()
         return decision
 
     def amend(self, decision: Decision) -> None:
         """Replaces the decision: somebody stopped the run before it was carried out."""
         self.say(_in_words(decision))
         self._record["decision"] = decision.as_json()
-        put_attempt(self.run_dir, self._record)
+        self._put()
 
     def _write(self) -> None:
         self._collect()
-        put_attempt(self.run_dir, self._record)
+        self._put()
+
+    def _put(self) -> None:
+        """Writes the record, unless another life of the run has begun: storage may have given our lock away."""
+        if next_attempt(self.run_dir) > self.number + 1:
+            self.say(f"a later attempt has begun elsewhere: the record of attempt {self.number} stays as it is")
+        else:
+            put_attempt(self.run_dir, self._record)
 
     def _collect(self) -> None:
         self._record |= steps_of(read_progress(self.run_dir), self.number)
@@ -156,10 +165,17 @@ def closed(run_dir: Path, record: dict[str, Any], verdict: Verdict) -> dict[str,
     progress = of_attempt(read_progress(run_dir), record["attempt"])
     ended = progress.get("heartbeat") or record.get("started")
     outcome = {"outcome": verdict.outcome.value, "cause": verdict.cause, "ended": ended}
+    outcome |= _stop_time(run_dir, verdict.outcome)
     if verdict.evidence:
         outcome["evidence"] = [item.as_json() for item in verdict.evidence]
     whole = {**record, **outcome, **steps_of(progress, record["attempt"])}
     return {**whole, **account(whole, progress)}
+
+
+def _stop_time(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
+    """Which wish ended this attempt: so one that was granted is told from a new one without comparing clocks."""
+    stop = read_stop(run_dir) if outcome in ASKED_FOR else None
+    return {"stop_time": stop["time"]} if stop is not None and "time" in stop else {}
 
 
 def steps_of(progress: Mapping[str, Any] | None, attempt: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ and children die with their parent, so nothing survives an agent that is killed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -39,16 +40,16 @@ class Children:
     def __exit__(self, *error: object) -> None:
         self.end_all()
 
-    def start(self, command: Sequence[str], environment: dict[str, str], log_path: Path) -> int:
-        """Starts a command in a session of its own, its words going to a log file; returns its process id."""
+    def start(self, command: Sequence[str], environment: dict[str, str], log_path: Path | None) -> int:
+        """Starts a command in a session of its own; returns its process id. With no log file it speaks where we do."""
         agent = os.getpid()
-        with open(log_path, "ab") as log:
+        with open(log_path, "ab") if log_path else contextlib.nullcontext() as log:
             process = subprocess.Popen(
                 command,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT if log_path else None,
                 start_new_session=True,
                 preexec_fn=lambda: die_with_parent([agent]),  # safe: the agent has one thread
             )
@@ -57,8 +58,13 @@ class Children:
 
     def exit_code(self, pid: int) -> int | None:
         """How a started process ended (minus the signal when one killed it); None while it runs."""
-        self._reap()
+        self.reap()
         return self._started[pid].returncode
+
+    def tell(self, pid: int, number: signal.Signals) -> None:
+        """Signals one started process."""
+        if self.exit_code(pid) is None:
+            os.kill(pid, number)
 
     def signal_group(self, pid: int, number: signal.Signals) -> None:
         """Signals a started process and what shares its process group."""
@@ -85,10 +91,11 @@ class Children:
             self._say(f"processes {left} do not die (waiting for a device?): this machine needs a look")
 
     def _left(self) -> list[int]:
-        self._reap()
+        self.reap()
         return [pid for pid in descendants(os.getpid()) if pid not in self._foreign]
 
-    def _reap(self) -> None:
+    def reap(self) -> None:
+        """Takes leave of all that have ended, orphans too: the first process of a container has to."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)

@@ -6,11 +6,11 @@ On one node there is nobody to invite: every call returns at once, and no file i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.agent.evidence import Evidence, lost_node
+from cluster.agent.evidence import Evidence, left_node, lost_node
 from cluster.agent.invitation import (
     CHECK,
     HANG,
@@ -20,6 +20,7 @@ from cluster.agent.invitation import (
     Invitation,
     Report,
     Silence,
+    read_absences,
     read_report,
     write_invitation,
 )
@@ -44,10 +45,14 @@ def beat_seconds(silence_seconds: float) -> float:
 
 
 class Crew:
-    """The followers of this head. `lost` names nodes that fell silent, each with the words for it."""
+    """The followers of this head.
+
+    `lost` names nodes that are gone, each with the words for it; `left` those among them that were taken away.
+    """
 
     def __init__(self, run_dir: Path, node: Node, say: Callable[[str], None] = lambda words: None) -> None:
         self.lost: dict[str, str] = {}
+        self.left: set[str] = set()
         self.node = node
         self.say = say
         self._run_dir = run_dir
@@ -55,7 +60,7 @@ class Crew:
         self._task = self._invitation
         self._silences: dict[int, Silence] = {}
         self._silence_seconds = 0.0
-        self._next_look = self._next_beat = 0.0
+        self._next_look = self._next_beat = self._next_miss = 0.0
         self._trouble = ""
 
     def invite(self, word: str, attempt: int | None = None, endpoint: str = "") -> None:
@@ -73,7 +78,7 @@ class Crew:
     def call_to_check(self, launch: Launch, attempt: int) -> None:
         """Has every follower ask its health gate."""
         self._silence_seconds = launch.silence_seconds
-        self.lost = {}
+        self.lost, self.left = {}, set()
         self.invite(CHECK, attempt)
 
     def call_to_train(self, attempt: int) -> str:
@@ -100,6 +105,7 @@ class Crew:
         """Why training cannot go on because of another node, "" when nothing is known."""
         if not self.node.alone and now >= self._next_look:
             self._next_look = now + _LOOK_SECONDS
+            self._note_absences()
             self._trouble = "; ".join(words for rank in self._followers() if (words := self._trouble_of(rank, now)))
         return self._trouble
 
@@ -113,6 +119,7 @@ class Crew:
                 self._miss(reports, seconds)
                 break
             self.beat()
+            self._look_for_absences()
             time.sleep(_POLL_SECONDS)
         return reports
 
@@ -124,7 +131,7 @@ class Crew:
             self.invite(REST)
         reports = self.collect(_HURRIED_SECONDS if hurried else REPORT_SECONDS)
         self.invite(REST)
-        return joint_end(own, reports, self.lost)
+        return joint_end(own, reports, self.lost, self.left)
 
     def dismiss(self) -> None:
         """Sends the followers away. They leave by themselves, later, when this cannot be written."""
@@ -150,6 +157,21 @@ class Crew:
             self.lost[name] = f"no sign of {name} for {self._silence_seconds:.0f} s"
         return self.lost.get(name, "")
 
+    def _look_for_absences(self) -> None:
+        if (now := time.monotonic()) >= self._next_miss:
+            self._next_miss = now + _LOOK_SECONDS
+            self._note_absences()
+
+    def _note_absences(self) -> None:
+        """Who started the agents may know that one has gone. What it has reported before counts all the same."""
+        absences = read_absences(self._run_dir, self.node.generation)
+        told = {report.rank for report in self._done()} if absences else set()
+        for absence in absences:
+            name = self.node.names[absence.rank]
+            if absence.rank not in told and name not in self.lost:
+                self.lost[name] = f"{name}: {absence.words}"
+                self.left |= {name} if absence.blameless else set()
+
     def _miss(self, reports: Sequence[Report], seconds: float) -> None:
         told = {report.rank for report in reports}
         for rank in self._followers():
@@ -158,21 +180,21 @@ class Crew:
                 self.lost.setdefault(name, f"{name} did not report within {seconds:g} s")
 
 
-def joint_end(own: PhaseEnd, reports: Sequence[Report], lost: dict[str, str]) -> PhaseEnd:
+def joint_end(own: PhaseEnd, reports: Sequence[Report], lost: dict[str, str], left: Collection[str] = ()) -> PhaseEnd:
     """How training ended, from how it ended on each node: the words of whoever failed first, the proofs of all."""
     ends = [report.end for report in reports if report.end is not None]
     proofs = tuple(proof for end in [own, *ends] for proof in end.proofs)
     named = tuple(words for end in [own, *ends] for words in end.named)
     if own.exit_code == 0:
         return replace(own, proofs=proofs, named=named)
-    silent = tuple(lost_evidence(lost))
+    silent = tuple(lost_evidence(lost, left))
     words = "; ".join(lost.values()) or _first_words(own, reports)
     return replace(own, words=words, proofs=(*silent, *proofs), named=named)
 
 
-def lost_evidence(lost: dict[str, str]) -> list[Evidence]:
-    """Nodes that fell silent, as evidence."""
-    return [lost_node(name, words) for name, words in lost.items()]
+def lost_evidence(lost: dict[str, str], left: Collection[str] = ()) -> list[Evidence]:
+    """Nodes that are gone, as evidence: nobody is blamed for one that was taken away."""
+    return [(left_node if name in left else lost_node)(name, words) for name, words in lost.items()]
 
 
 def _first_words(own: PhaseEnd, reports: Sequence[Report]) -> str:

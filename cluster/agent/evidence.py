@@ -26,7 +26,7 @@ _KNOWN_PREFIX = re.compile(
     r"|^  what\(\): "
     r"|^Unable to determine the device handle for "
 )
-_BEFORE_LOGS = ("lost_node", "host_out_of_memory")
+_BEFORE_LOGS = ("lost_node", "left_node", "host_out_of_memory")
 _HARDWARE_XIDS = "48|6[1-4]|74|79|92|9[45]|119|120|140"
 
 
@@ -159,6 +159,11 @@ def killed_for_memory(node: str, kills: int) -> Evidence:
 def lost_node(node: str, words: str) -> Evidence:
     """A node whose agent fell silent: it, or its way to the storage, is gone."""
     return Evidence("lost_node", node, words, "suspect", Outcome.NODE_FAILURE)
+
+
+def left_node(node: str, words: str) -> Evidence:
+    """A node whose agent was taken away by whoever started it."""
+    return Evidence("left_node", node, words, "scheduler", Outcome.NODE_FAILURE)
 
 
 def tail(path: Path) -> str:

@@ -7,7 +7,7 @@ something to say rewrites its file now and then, so that silence can be told fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from cluster.contract import ClusterError, Outcome
 from cluster.rundir import attempt_log_dir, read_json, write_json_atomic
 
 INVITATION = "invitation.json"
+ABSENT = "absent.json"
 CHECK, TRAIN, REST, HANG, LEAVE = "check", "train", "rest", "hang", "leave"
 """Be checked; train; end training; the same, and take stacks first; go."""
 
@@ -88,6 +89,32 @@ def read_invitation(run_dir: Path, generation: str) -> Invitation | None:
         return Invitation(**given)
     except TypeError:
         return None
+
+
+@dataclass(frozen=True)
+class Absence:
+    """A follower that whoever starts the agents knows to be gone, sooner than silence would tell."""
+
+    rank: int
+    words: str
+    blameless: bool = False
+    """It was taken away or replaced: nothing is wrong with its node."""
+
+
+def write_absences(run_dir: Path, generation: str, absences: Sequence[Absence]) -> None:
+    """Replaces what is known about the followers of this life."""
+    write_json_atomic(run_dir / ABSENT, {"generation": generation, "absences": [asdict(one) for one in absences]})
+
+
+def read_absences(run_dir: Path, generation: str) -> list[Absence]:
+    """The followers of this life that are known to be gone."""
+    given = _object(run_dir / ABSENT)
+    if given.get("generation") != generation:
+        return []
+    try:
+        return [Absence(**one) for one in given["absences"]]
+    except (KeyError, TypeError):
+        return []
 
 
 def report_path(run_dir: Path, attempt: int, rank: int) -> Path:

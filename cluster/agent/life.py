@@ -96,7 +96,9 @@ def check_health(attempt: Attempt, launch: Launch, wishes: StopWishes, crew: Cre
                 attempt.say(f"health: {check.name} FAILED{where}: {check.words}")
     if crew.lost:
         words = "; ".join(crew.lost.values())
-        return Verdict(Outcome.NODE_FAILURE, words, tuple(lost_evidence(crew.lost)), "look at the node's own log")
+        return Verdict(
+            Outcome.NODE_FAILURE, words, tuple(lost_evidence(crew.lost, crew.left)), "look at the node's own log"
+        )
     return gate_of(checks)
 
 

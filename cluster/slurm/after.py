@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
-from cluster.agent.attempt import close_abandoned
-from cluster.agent.launch import Launch
+from cluster.agent.aftermath import settle
 from cluster.agent.node import GENERATION
 from cluster.agent.outcome import FAILED, RESTART_ME, exit_code
 from cluster.agent.restarts import stopped_already, submission
 from cluster.contract import ClusterError, Outcome
 from cluster.lock import AgentLock
-from cluster.policy import RESTART, Decision, decide
-from cluster.rundir import put_attempt, read_attempts, read_plan
+from cluster.policy import RESTART
+from cluster.rundir import read_attempts
 
 AGAIN, LEAVE = "again", "leave"
 NO_WARNING = "none"
@@ -33,7 +30,7 @@ def main(arguments: list[str]) -> int:
     os.environ[GENERATION] = generation
     try:
         with AgentLock(run_dir, _LOCK_SECONDS) as lock:
-            close_abandoned(run_dir, lock.previous)
+            settle(run_dir, lock)
             print(answer(run_dir, generation, warned=warning != NO_WARNING))
     except ClusterError as error:
         print(f"after: {error}", file=sys.stderr)
@@ -49,17 +46,10 @@ def answer(run_dir: Path, generation: str, *, warned: bool) -> str:
         code = stopped_already(run_dir, submission(os.environ))
         # no attempt in this life: the run is over, or we were told to leave at once, or the agent cannot start
         return f"{AGAIN} {RESTART_ME}" if code is None and warned else f"{LEAVE} {FAILED if code is None else code}"
-    decision = last.get("decision") or _decided(run_dir, records).as_json()
+    decision = last["decision"]
     nodes = ",".join(node["node"] for node in decision["exclude"])
     again = decision["action"] == RESTART
     return f"{AGAIN if again else LEAVE} {exit_code(Outcome(last['outcome']), decision['action'])} {nodes}".rstrip()
-
-
-def _decided(run_dir: Path, records: list[dict[str, Any]]) -> Decision:
-    """The policy's word upon a record that was abandoned; it is kept there."""
-    decision = decide(records, Launch.from_plan(read_plan(run_dir)).restart, time.time())
-    put_attempt(run_dir, {**records[-1], "decision": decision.as_json()})
-    return decision
 
 
 if __name__ == "__main__":

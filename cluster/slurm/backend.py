@@ -32,6 +32,7 @@ _FRESH_SECONDS = 2.0
 """How long an answer of the scheduler is good enough for `status`: a controller serves thousands of people."""
 _EXPLAIN_SECONDS = 15.0
 _CLOSING_SECONDS = 45.0
+_NODE_LOCAL = ("/tmp/", "/var/tmp/", "/dev/shm/")
 _CODE = Path(__file__).parents[2]
 _BEFORE_IT_RUNS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
 
@@ -40,11 +41,23 @@ class SlurmBackend(Backend):
     """Runs as SLURM jobs. Nothing is kept but the run directory and what the scheduler knows."""
 
     name = "slurm"
+    renders = "script"
 
     def __init__(self, scheduler: Scheduler | None = None) -> None:
         self._scheduler = scheduler or Scheduler()
         self._answers: dict[Path, tuple[float, Job | None]] = {}
         self._explained: dict[tuple[str, str], tuple[float, str]] = {}
+
+    def require(self, launch: dict[str, Any], runs_dir: Path) -> list[str]:
+        """SLURM's commands are here; every node must see the run directory."""
+        Scheduler(retry_seconds=()).version()
+        if not str(runs_dir.absolute()).startswith(_NODE_LOCAL):
+            return []
+        return [f"Warning: {runs_dir} is rarely shared by nodes; every node must see the run directory."]
+
+    def rendered(self, run_dir: Path, plan: dict[str, Any], job_text: str) -> str:
+        """The batch script."""
+        return self.script(run_dir, plan, time.time())
 
     def submit(self, run_dir: Path) -> Handle:
         """Gives the run's script to SLURM."""

@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cluster.pending import WAIT, Explanation, duration
 from cluster.slurm.facts import Job, Node, Partition
 
-CATEGORIES = ("quota", "resources", "held", "dependency", "priority", "time", "other")
-_WAIT = "nothing to do: it starts by itself"
 _SEE_LIMITS = "`sacctmgr show assoc user=$USER` and `sacctmgr show qos` show the limits"
 
 
@@ -28,15 +27,6 @@ class Evidence:
     """Pending jobs of the same partition with a higher priority."""
     requeue_hold_seconds: float | None = None
     now: float | None = None
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """One of CATEGORIES, what it means, and what to do."""
-
-    category: str
-    words: str
-    remedy: str = ""
 
 
 def explain(job: Job, evidence: Evidence | None = None) -> Explanation:
@@ -62,24 +52,24 @@ def reason_code(reason: str) -> str:
 
 def _priority(job: Job, read: Evidence) -> Explanation:
     ahead = "how many was not read" if read.jobs_ahead is None else f"{read.jobs_ahead} in this partition"
-    return Explanation("priority", f"jobs with a higher priority are before it ({ahead}); {_start(job, read)}", _WAIT)
+    return Explanation("priority", f"jobs with a higher priority are before it ({ahead}); {_start(job, read)}", WAIT)
 
 
 def _resources(job: Job, read: Evidence) -> Explanation:
     words = f"it is next, and waits until {job.num_nodes} fitting nodes are free ({_node_counts(read)})"
-    return Explanation("resources", f"{words}; {_start(job, read)}", f"{_WAIT}; fewer nodes or less time start sooner")
+    return Explanation("resources", f"{words}; {_start(job, read)}", f"{WAIT}; fewer nodes or less time start sooner")
 
 
 def _begin_time(job: Job, read: Evidence) -> Explanation:
     if job.restarts == 0:
-        return Explanation("time", f"it was asked to start later; {_start(job, read)}", _WAIT)
+        return Explanation("time", f"it was asked to start later; {_start(job, read)}", WAIT)
     hold = read.requeue_hold_seconds
     usual = "about 2 minutes, unless the site has set another time" if hold is None else f"{hold:.0f} s here"
-    return Explanation("time", f"requeued jobs wait ({usual}) before they start again; {_start(job, read)}", _WAIT)
+    return Explanation("time", f"requeued jobs wait ({usual}) before they start again; {_start(job, read)}", WAIT)
 
 
 def _dependency(job: Job, read: Evidence) -> Explanation:
-    return Explanation("dependency", f"it waits for another job: {job.dependency or 'which one was not read'}", _WAIT)
+    return Explanation("dependency", f"it waits for another job: {job.dependency or 'which one was not read'}", WAIT)
 
 
 def _never(job: Job, read: Evidence) -> Explanation:
@@ -118,7 +108,7 @@ def _unavailable(job: Job, read: Evidence) -> Explanation:
     which = named[1] if named and named[1] != "(null)" else "which ones was not read"
     bad = [f"{node.name}: {node.reason}" for node in read.nodes or () if node.reason][:3]
     words = f"nodes that it needs are down, drained or reserved: {which}" + (f" ({'; '.join(bad)})" if bad else "")
-    return Explanation("resources", words, f"{_WAIT} when they are back; `sinfo -R` tells why they are away")
+    return Explanation("resources", words, f"{WAIT} when they are back; `sinfo -R` tells why they are away")
 
 
 _SPECIAL: dict[str, Callable[[Job, Evidence], Explanation]] = {
@@ -144,7 +134,7 @@ _PLAIN: dict[str, tuple[str, str, str]] = {
     "jobholdmaxrequeue": ("held", "it was requeued too often, and SLURM holds it now", _HELD_AFTER_FAILURE),
     "jobrequeuedinheldstate": ("held", "it was requeued, and is held until somebody releases it", _RELEASE),
     "launchfailedrequeuedheld": ("held", "it could not be started on its nodes, and is held now", _HELD_AFTER_FAILURE),
-    "prolog": ("other", "the nodes are being prepared", _WAIT),
+    "prolog": ("other", "the nodes are being prepared", WAIT),
     "joblaunchfailure": ("held", "it could not be started on its nodes", _HELD_AFTER_FAILURE),
     "badconstraints": (
         "resources",
@@ -161,16 +151,16 @@ _PLAIN: dict[str, tuple[str, str, str]] = {
     "invalidqos": ("quota", "its QOS is not valid", "correct `qos` in the site profile, and submit again"),
     "accountnotallowed": ("quota", "its account may not use this partition", "set another account or partition"),
     "qosnotallowed": ("quota", "its QOS may not be used in this partition or account", "set another QOS or partition"),
-    "jobarraytasklimit": ("dependency", "as many of the sweep's jobs run as it allows at a time", _WAIT),
+    "jobarraytasklimit": ("dependency", "as many of the sweep's jobs run as it allows at a time", WAIT),
     "deadline": ("time", "it cannot end before its deadline", "cancel it, and submit again with less time"),
-    "cleaning": ("other", "its former life is being cleaned up", _WAIT),
-    "nodeconfig": ("resources", "its nodes are starting or being changed", _WAIT),
+    "cleaning": ("other", "its former life is being cleaned up", WAIT),
+    "nodeconfig": ("resources", "its nodes are starting or being changed", WAIT),
     "frontenddown": ("resources", "the cluster's front end is down", "ask the site"),
     "maxmemperlimit": ("resources", "it asks for more memory than allowed", "lower `memory` in the site profile"),
-    "burstbufferresources": ("resources", "it waits for burst buffer space", _WAIT),
-    "burstbufferstagein": ("other", "its files are being staged in", _WAIT),
-    "maxbytesallocated": ("resources", "it waits for network or storage to be free", _WAIT),
-    "federationjoblock": ("other", "the federation decides where it runs", _WAIT),
+    "burstbufferresources": ("resources", "it waits for burst buffer space", WAIT),
+    "burstbufferstagein": ("other", "its files are being staged in", WAIT),
+    "maxbytesallocated": ("resources", "it waits for network or storage to be free", WAIT),
+    "federationjoblock": ("other", "the federation decides where it runs", WAIT),
     "reservationmaxrequeue": ("held", "it was requeued too often", _HELD_AFTER_FAILURE),
     "systemfailure": ("other", "SLURM itself, the file system or the network failed", "ask the site"),
     "inactivelimit": ("time", "it reached the limit for inactive jobs", "submit again"),
@@ -178,7 +168,7 @@ _PLAIN: dict[str, tuple[str, str, str]] = {
     "nonzeroexitcode": ("other", "it ended with an error", "look at its log"),
     "outofmemory": ("resources", "it used more memory than it asked for", "raise `memory` in the site profile"),
     "schedulingdisabled": ("other", "the site has stopped scheduling", "wait for the site's announcement"),
-    "power": ("resources", "it waits for electric power within the site's limit", _WAIT),
+    "power": ("resources", "it waits for electric power within the site's limit", WAIT),
 }
 
 _RESOURCES = {
@@ -213,7 +203,7 @@ def _limit(whose: str, kind: str | None, rest: str) -> Explanation:
         return Explanation("quota", f"it asks for more {what} than {owner} allows to one job", remedy)
     who = {"user": "of you", None: "of all users together" if kind == "grp" else "of you"}
     holder = who.get(scope[1] if scope else None, "of your account")
-    return Explanation("quota", f"{owner} limits the {what} {holder}, and they are in use", f"{_WAIT}; {_SEE_LIMITS}")
+    return Explanation("quota", f"{owner} limits the {what} {holder}, and they are in use", f"{WAIT}; {_SEE_LIMITS}")
 
 
 def _start(job: Job, read: Evidence) -> str:
@@ -230,16 +220,3 @@ def _node_counts(read: Evidence) -> str:
         return "node states: not read"
     counts = Counter(node.states[0] if len(node.states) == 1 else "+".join(node.states) for node in read.nodes)
     return ", ".join(f"{count} {state}" for state, count in counts.most_common())
-
-
-def duration(seconds: float | None) -> str:
-    """A time as people say it: 2 d 4 h."""
-    if seconds is None:
-        return "no limit"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 1:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = [f"{days} d" if days else "", f"{hours} h" if hours else "", f"{minutes} min" if minutes else ""]
-    return " ".join(part for part in parts if part)

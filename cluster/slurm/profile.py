@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from cluster.contract import ClusterError
+from cluster.profiles import NAME, SECRET, Finding, Key, ProfileError, like, one_of, text
 
 GPU_REQUESTS = ("auto", "gpus-per-node", "gres", "gpus-per-task", "none")
 CONTAINERS = ("apptainer", "pyxis")
@@ -26,33 +26,11 @@ DIRECTIVES = frozenset({
 # fmt: on
 """What a profile may add. Not in it: everything that Tuneyard sets itself, or that would change what runs."""
 _FIRST_WITH_GPUS_PER_NODE = (19, 5)
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TYPE = re.compile(r"[\w.+-]+")
 _MEMORY = re.compile(r"\d+[KMGT]?")
 _ABSOLUTE = re.compile(r"[/~$]")
-_SECRET = re.compile(r"(?:^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|KEY|APIKEY|CREDENTIALS?)(?:$|_)", re.IGNORECASE)
+_UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4, "": 1024**2}
 _TEXTS = ("partition", "account", "qos", "constraint", "reservation", "comment", "python")
-
-Key = tuple[str | int, ...]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong with a profile, and where."""
-
-    key: Key
-    message: str
-    got: str = ""
-    remedy: str = ""
-
-
-class ProfileError(ClusterError):
-    """A profile that cannot be used; `findings` holds all that is wrong with it."""
-
-    def __init__(self, name: str, findings: Sequence[Finding]) -> None:
-        lines = [f"{'.'.join(map(str, one.key))}: {one.message}" for one in findings]
-        super().__init__(f"profile {name}: {'; '.join(lines)}", "correct the profile")
-        self.findings = tuple(findings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +119,12 @@ class Profile:
     def findings(self) -> Iterator[Finding]:
         """Everything that is wrong with the values."""
         for name in (*_TEXTS, "run_root", "scratch", "max_walltime"):
-            yield from _text((name,), getattr(self, name))
-        yield from _one_of(("gpu_request",), self.gpu_request, GPU_REQUESTS)
-        yield from _one_of(("backend",), self.backend, ("slurm",))
-        yield from _like(("memory",), self.memory, _MEMORY, "a size such as 480G, or 0 for all of a node")
+            yield from text((name,), getattr(self, name))
+        yield from one_of(("gpu_request",), self.gpu_request, GPU_REQUESTS)
+        yield from one_of(("backend",), self.backend, ("slurm",))
+        yield from like(("memory",), self.memory, _MEMORY, "a size such as 480G, or 0 for all of a node")
         for kind, theirs in self.gpu_types.items():
-            yield from _like(("gpu_types", kind), theirs, _TYPE, "a GPU type as sinfo -o '%G' shows it")
+            yield from like(("gpu_types", kind), theirs, _TYPE, "a GPU type as sinfo -o '%G' shows it")
         yield from self._directive_findings()
         yield from self._setup_findings()
         yield from self._environment_findings()
@@ -157,7 +135,7 @@ class Profile:
             yield Finding(
                 ("scratch",), "must be a plain path: values are quoted, and no variable is expanded", self.scratch
             )
-        yield from _one_of(("preemption", "signal"), self.preemption.signal, ("", *SIGNALS))
+        yield from one_of(("preemption", "signal"), self.preemption.signal, ("", *SIGNALS))
 
     def gpu_style(self, version: Sequence[int] = ()) -> str:
         """How GPUs are asked for; `auto` follows the version of SLURM, and takes an unknown one for a new one."""
@@ -192,6 +170,23 @@ class Profile:
             found["directives"] = {name: _directive_value(value) for name, value in self.directives.items()}
         return found
 
+    def run_folder(self) -> str:
+        """Where runs go; every node sees it under the same path."""
+        return self.run_root
+
+    def host_bytes(self, num_ranks: int) -> int | None:
+        """Main memory of a node; None where the profile says nothing, or all of it."""
+        size = re.fullmatch(r"(\d+)([KMGT]?)", self.memory)
+        return int(size[1]) * _UNITS[size[2]] if size and int(size[1]) else None
+
+    def holds(self, path: str) -> bool:
+        """Never: what login nodes do not see, compute nodes do not see."""
+        return False
+
+    def there(self, path: str) -> str | None:
+        """The same path: login nodes and compute nodes share their storage."""
+        return path
+
     def setup_lines(self) -> Iterator[str]:
         """The site's shell lines, then what wakes a conda environment."""
         yield from self.setup.lines
@@ -214,50 +209,35 @@ class Profile:
             elif not isinstance(value, bool) and value == "":
                 yield Finding(key, "is empty", "", "write `true` for a directive without a value")
             else:
-                yield from _text(key, str(value))
+                yield from text(key, str(value))
 
     def _setup_findings(self) -> Iterator[Finding]:
         chosen = [name for name in ("venv", "conda", "container") if getattr(self.setup, name)]
         if len(chosen) > 1:
             yield Finding(("setup",), f"names {' and '.join(chosen)}", remedy="keep one of them")
-        yield from _text(("setup", "venv"), self.setup.venv)
-        yield from _like(("setup", "conda"), self.setup.conda, re.compile(r"[\w./-]+"), "an environment's name or path")
+        yield from text(("setup", "venv"), self.setup.venv)
+        yield from like(("setup", "conda"), self.setup.conda, re.compile(r"[\w./-]+"), "an environment's name or path")
         for number, line in enumerate(self.setup.lines):
-            yield from _text(("setup", "lines", number), line)
+            yield from text(("setup", "lines", number), line)
         for number, module in enumerate(self.modules):
-            yield from _text(("modules", number), module)
+            yield from text(("modules", number), module)
         if container := self.setup.container:
-            yield from _one_of(("setup", "container", "kind"), container.kind, CONTAINERS)
-            yield from _text(("setup", "container", "image"), container.image)
+            yield from one_of(("setup", "container", "kind"), container.kind, CONTAINERS)
+            yield from text(("setup", "container", "image"), container.image)
             for number, mount in enumerate(container.mounts):
-                yield from _text(("setup", "container", "mounts", number), mount)
+                yield from text(("setup", "container", "mounts", number), mount)
                 if "," in mount:
                     yield Finding(("setup", "container", "mounts", number), "has a comma in it", mount, "rename it")
 
     def _environment_findings(self) -> Iterator[Finding]:
         for section in ("environment", "nccl"):
             for name, value in getattr(self, section).items():
-                yield from _like((section, name), name, _NAME, "a variable's name: letters, digits and underscores")
-                yield from _text((section, name), value)
-                if _SECRET.search(name):
+                yield from like((section, name), name, NAME, "a variable's name: letters, digits and underscores")
+                yield from text((section, name), value)
+                if SECRET.search(name):
                     yield Finding((section, name), "looks like a secret", remedy="name it in `forward`, without value")
         for number, name in enumerate(self.forward):
-            yield from _like(("forward", number), name, _NAME, "a variable's name, never a value")
-
-
-def _text(key: Key, value: str) -> Iterator[Finding]:
-    if not value.isprintable():
-        yield Finding(key, "has a line break or a control character in it", repr(value), "take it out")
-
-
-def _like(key: Key, value: str, pattern: re.Pattern[str], what: str) -> Iterator[Finding]:
-    if value and not pattern.fullmatch(value):
-        yield Finding(key, f"must be {what}", repr(value) if not value.isprintable() else value)
-
-
-def _one_of(key: Key, value: str, choices: Sequence[str]) -> Iterator[Finding]:
-    if value not in choices:
-        yield Finding(key, f"must be one of {', '.join(filter(None, choices))}", value)
+            yield from like(("forward", number), name, NAME, "a variable's name, never a value")
 
 
 def _near_directive(name: str) -> str:

@@ -34,6 +34,9 @@ VERBS = {
 }
 """Every verb and its line in the help; the verb's module and function are called the same."""
 
+HIDDEN = ("place",)
+"""Verbs that programs use: they are not in the list of verbs."""
+
 ATTRIBUTES = {"list": "list_"}
 """Verbs whose function cannot be called like the verb."""
 
@@ -53,7 +56,7 @@ class LazyVerbs(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The verb itself, imported now."""
-        if cmd_name not in VERBS:
+        if cmd_name not in (*VERBS, *HIDDEN):
             return None
         command: click.Command = getattr(import_module(f"launcher.cli.{cmd_name}"), ATTRIBUTES.get(cmd_name, cmd_name))
         return command
@@ -62,7 +65,7 @@ class LazyVerbs(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The verb, or the nearest one in the message."""
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
+        if args and args[0] not in (*VERBS, *HIDDEN) and not args[0].startswith("-"):
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], VERBS, n=1)

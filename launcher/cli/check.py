@@ -20,7 +20,7 @@ from launcher.trainer_process import require_trainer
 @json_option
 def check(job_file: Path, as_json: bool) -> None:
     """Tokenise the data and print the preflight report. Trains nothing, keeps nothing."""
-    _, plan = load_and_plan(job_file)
+    _, plan = load_and_plan(job_file, files_here=True)
     require_trainer()
     with tempfile.TemporaryDirectory(prefix="tuneyard-check-") as scratch:
         run_dir = Path(scratch)

@@ -1,25 +1,21 @@
-"""`tuneyard doctor`: is this machine, or a SLURM site, fit for runs; and what to do where it is not."""
+"""`tuneyard doctor`: is this machine, or a site, fit for runs; and what to do where it is not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from cluster.slurm.profile import Profile
-from cluster.slurm.scheduler import Scheduler
 from launcher.cli.options import json_option, runs_option
 from launcher.cli.output import make_console, print_json
 from launcher.doctor import FAIL, OK, WARN, Check, report_json
-from launcher.doctor.draft import drafted
-from launcher.doctor.folders import folder_checks
-from launcher.doctor.machine import machine_checks, version_of
-from launcher.doctor.probe import probe
-from launcher.doctor.site import Site, site_checks
-from launcher.errors import EXIT_ENVIRONMENT, EXIT_OK, EXIT_USER, JobError
+from launcher.doctor.machine import machine_checks
+from launcher.errors import EXIT_ENVIRONMENT, EXIT_OK, EXIT_USER
 from launcher.siteprofile import LOCAL, known_profiles, load_profile
 
 COLORS = {OK: "green", WARN: "yellow", FAIL: "bold red"}
@@ -29,44 +25,33 @@ COLORS = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 @click.option("--profile", "-p", metavar="P", help="A site profile, by name or path: check it against its site.")
 @click.option("--draft", is_flag=True, help="Print a profile drafted from the site.")
 @click.option("--partition", metavar="NAME", help="With --draft: the partition to draft for.")
+@click.option("--kubernetes", is_flag=True, help="With --draft: from the cluster of your kubeconfig; else SLURM.")
 @click.option("--profiles", "list_them", is_flag=True, help="List the profiles that can be named.")
 @runs_option
 @json_option
 def doctor(
-    profile: str | None, draft: bool, partition: str | None, list_them: bool, runs_dir: Path, as_json: bool
+    profile: str | None,
+    draft: bool,
+    partition: str | None,
+    kubernetes: bool,
+    list_them: bool,
+    runs_dir: Path,
+    as_json: bool,
 ) -> int:
     """Check this machine, or a site profile against its site. Starts and changes nothing."""
     if list_them:
         return _list_profiles(as_json)
     if draft:
-        return _draft(partition, as_json)
+        return _draft("kubernetes" if kubernetes else "slurm", partition, as_json)
     if profile and profile != LOCAL:
         found = load_profile(profile)
-        return _show(site_report(found), as_json, EXIT_USER, f"tuneyard submit JOB, with cluster.profile: {profile}")
+        return _show(
+            _at(found.backend).report(found),
+            as_json,
+            EXIT_USER,
+            f"tuneyard submit JOB, with cluster.profile: {profile}",
+        )
     return _show(machine_checks(runs_dir), as_json, EXIT_ENVIRONMENT, "tuneyard init, or tuneyard doctor --profile P")
-
-
-def site_report(profile: Profile) -> Iterable[Check]:
-    """Everything about a profile and its site.
-
-    Raises:
-        SlurmError: the scheduler is not here, or does not answer.
-    """
-    scheduler = Scheduler()
-    site = _site(scheduler)
-    yield from site_checks(profile, site)
-    yield from folder_checks(profile, site.config.get("TmpFS", ""))
-    version = version_of("submitit")
-    yield (
-        Check("submitit", OK, version)
-        if version
-        else Check("submitit", FAIL, "not installed here", "pip install 'tuneyard[slurm]'")
-    )
-    yield probe(profile, site, scheduler)
-
-
-def _site(scheduler: Scheduler) -> Site:
-    return Site(scheduler.config(), scheduler.partitions(), scheduler.node_facts(), scheduler.version())
 
 
 def _show(checks: Iterable[Check], as_json: bool, failed_code: int, next_step: str) -> int:
@@ -93,17 +78,18 @@ def _print(checks: list[Check]) -> None:
     console.print(table, highlight=False)
 
 
-def _draft(partition: str | None, as_json: bool) -> int:
-    site = _site(Scheduler())
-    names = [one.name for one in site.partitions]
-    if partition and partition not in names:
-        raise JobError(f"no partition is called {partition!r}", f"There is: {', '.join(names)}.")
-    text = drafted(site, partition)
+def _draft(scheduler: str, partition: str | None, as_json: bool) -> int:
+    text = _at(scheduler).draft(partition)
     if as_json:
         print_json({"profile": text})
     else:
         click.echo(text, nl=False)
     return EXIT_OK
+
+
+def _at(scheduler: str) -> Any:
+    """The module that knows this scheduler's sites: `report` checks a profile, `draft` writes one."""
+    return import_module(f"launcher.doctor.{scheduler}")
 
 
 def _list_profiles(as_json: bool) -> int:

@@ -17,7 +17,7 @@ from launcher.cli.options import quoted
 from launcher.cli.output import make_console, print_json
 from launcher.errors import EXIT_CLUSTER, EXIT_OK, EXIT_RUN_FAILED, EXIT_SAVED
 from launcher.report import write_report
-from launcher.rundata import backend_name
+from launcher.rundata import backend_name, lies_elsewhere
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 5.0
@@ -226,6 +226,8 @@ def _last_words(run_dir: Path, outcome: str) -> list[str]:
 def next_step(run_dir: Path, outcome: str | None) -> str:
     """What one does after this outcome."""
     if outcome == "finished":
+        if there := lies_elsewhere(run_dir):
+            return f"Next: the model is in model/ of {there}, on the claim for runs; tuneyard report {quoted(run_dir)}"
         return f"Next: the model is in {run_dir / 'model'}; tuneyard evaluate {quoted(run_dir)} --prompts FILE"
     if outcome == "fatal":
         logs, name = f"tuneyard logs {quoted(run_dir)}", quoted(run_dir)

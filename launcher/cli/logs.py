@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from cluster import backend
-from cluster.rundir import read_attempts
 from launcher.cli.options import quoted, run_argument, run_dir_of
 from launcher.errors import JobError
 from launcher.rundata import backend_name
@@ -21,9 +20,10 @@ from launcher.rundata import backend_name
 def logs(run_name: str, runs_dir: Path, rank: int | None, attempt: int | None, follow: bool) -> None:
     """Print a run's logs."""
     run_dir = run_dir_of(run_name, runs_dir)
-    if not read_attempts(run_dir):
+    where = backend(backend_name(run_dir))
+    if where.status(run_dir).attempt is None:
         raise JobError(
             f"{run_dir} has not been started, so it has no logs", f"Start it: tuneyard resume {quoted(run_dir)}"
         )
-    for line in backend(backend_name(run_dir)).logs(run_dir, rank=rank, attempt=attempt, follow=follow):
+    for line in where.logs(run_dir, rank=rank, attempt=attempt, follow=follow):
         click.echo(line)

@@ -20,7 +20,7 @@ from launcher.errors import EXIT_OK, JobError
 from launcher.grace import adjust
 from launcher.jobfile import SettingError
 from launcher.revise import Revision, lengthened, replanned, saved_step
-from launcher.rundata import DEFAULT_BACKEND, backend_name
+from launcher.rundata import DEFAULT_BACKEND, backend_name, lies_elsewhere
 from launcher.trainer_process import require_trainer
 
 
@@ -145,9 +145,8 @@ def _refuse_finished(run_dir: Path, revision: Revision | None) -> None:
         return
     done = f"{run_dir} is finished" + _where_it_ended(run_dir)
     further = "--max-steps N, --epochs X, or --job JOB with a later end"
-    raise JobError(
-        done, f"Its model is in {run_dir / 'model'}; tuneyard resume {quoted(run_dir)} goes on with {further}."
-    )
+    where = f"Its model is in {lies_elsewhere(run_dir) or run_dir}/model"
+    raise JobError(done, f"{where}; tuneyard resume {quoted(run_dir)} goes on with {further}.")
 
 
 def _where_it_ended(run_dir: Path) -> str:

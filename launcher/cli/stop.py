@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from cluster import backend
-from cluster.rundir import write_stop
 from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli.output import print_json
 from launcher.errors import JobError
@@ -29,7 +28,7 @@ def stop(run_name: str, runs_dir: Path, wait: bool, as_json: bool) -> None:
         where.cancel(run_dir)
         wait = True
     else:
-        write_stop(run_dir, reason="stopped", by="tuneyard stop")
+        where.stop(run_dir)
     outcome = where.wait(run_dir).outcome if wait else None
     if as_json:
         print_json({"run": str(run_dir), "stopping": outcome is None, "outcome": outcome})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import click
@@ -15,7 +14,6 @@ from launcher.cli.output import make_console, print_json
 from launcher.cli.planning import load_and_plan
 from launcher.cli.preparing import prepare
 from launcher.cli.showplan import print_plan
-from launcher.elsewhere import NODE_LOCAL, require_scheduler
 from launcher.errors import EXIT_OK, JobError
 from launcher.plan import Plan
 from launcher.runs import fresh_path, link_run, new_run_dir, remove_run, write_run
@@ -26,7 +24,7 @@ from launcher.trainer_process import require_trainer
 @click.command()
 @job_argument
 @runs_option
-@click.option("--dry-run", is_flag=True, help="Print the plan and the batch script; write and start nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and what would be submitted; start nothing.")
 @detach_option
 @json_option
 def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json: bool) -> int:
@@ -40,8 +38,8 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json:
     name = plan.launch.get("backend", LOCAL)
     root = root_of(plan, runs_dir)
     if dry_run:
-        return _dry_run(plan, name, fresh_path(root, loaded.job.name), as_json)
-    ready_to_submit(name, root, console)
+        return _dry_run(plan, name, fresh_path(root, loaded.job.name), job_file, as_json)
+    ready_to_submit(plan, root, console)
     run_dir = new_run_dir(root, loaded.job.name)
     write_run(run_dir, job_file.read_bytes(), plan)
     if name == LOCAL:  # elsewhere the first phase of the run does it: a login node has neither torch nor time
@@ -65,41 +63,33 @@ def root_of(plan: Plan, runs_dir: Path) -> Path:
     return runs_dir if said else Path(plan.launch.get("run_root") or runs_dir)
 
 
-def ready_to_submit(name: str, root: Path, console: Console) -> None:
+def ready_to_submit(plan: Plan, root: Path, console: Console) -> None:
     """Refuses early where nothing can run, or nothing can be submitted from."""
+    name = plan.launch.get("backend", LOCAL)
     if name == LOCAL:
         require_trainer()
-    else:
-        require_scheduler(name)
-        _warn_of_node_local(root, console)
+    for words in backend(name).require(plan.launch, root):
+        console.print(words, markup=False, highlight=False)
 
 
 def _submitted(name: str, run_dir: Path) -> Handle:
     """Hands the run over; one that nobody took leaves no directory behind."""
     try:
         return backend(name).submit(run_dir)
-    except ClusterError:
+    except (ClusterError, KeyboardInterrupt):
         if name != LOCAL:
             remove_run(run_dir)
         raise
 
 
-def _warn_of_node_local(runs_dir: Path, console: Console) -> None:
-    if str(runs_dir.absolute()).startswith(NODE_LOCAL):
-        console.print(f"Warning: {runs_dir} is rarely shared by nodes; every node must see the run directory.")
-
-
-def _dry_run(plan: Plan, name: str, run_dir: Path, as_json: bool) -> int:
-    script = None
-    if name == "slurm":
-        from cluster.slurm.backend import SlurmBackend
-
-        script = SlurmBackend().script(run_dir, plan.as_json(), time.time())
+def _dry_run(plan: Plan, name: str, run_dir: Path, job_file: Path, as_json: bool) -> int:
+    where = backend(name)
+    text = where.rendered(run_dir, plan.as_json(), job_file.read_text(encoding="utf-8"))
     if as_json:
-        print_json(plan.as_json() | ({} if script is None else {"script": script}))
+        print_json(plan.as_json() | ({where.renders: text} if text else {}))
     else:
-        if script is not None:
-            click.echo(f"\n{run_dir / 'slurm.sh'}:\n\n{script}", nl=False)
+        if text:
+            click.echo(f"\n{where.renders} of {run_dir.name}:\n\n{text}", nl=False)
         click.echo("\nDry run: nothing was written or started.")
     return EXIT_OK
 

@@ -97,7 +97,7 @@ def _print_plans(planned: list[Planned], console: Console) -> None:
 def _submit(planned: list[Planned], folder: Path, max_parallel: int | None, console: Console) -> Sweep:
     """Writes the runs, and hands them over where a scheduler takes them; nothing is left where it does not."""
     name = planned[0].plan.launch.get("backend", DEFAULT_BACKEND)
-    ready_to_submit(name, folder.parent, console)
+    ready_to_submit(planned[0].plan, folder.parent, console)
     runs = [fresh_path(folder.parent, one.name) for one in planned]
     made = Sweep(folder=folder, backend=name, runs=runs, combinations=[one.settings for one in planned])
     try:

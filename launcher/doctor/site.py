@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from cluster.slurm.explain import duration
+from cluster.pending import duration
 from cluster.slurm.facts import Node, Partition, parse_version, requeue_hold_seconds
 from cluster.slurm.profile import Profile
 from launcher.doctor import Check, fail, not_read, ok, warn

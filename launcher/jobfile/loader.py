@@ -31,25 +31,26 @@ class LoadedJob:
         return JobFileError(self.document.file, [problem])
 
 
-def load_job(path: Path) -> LoadedJob:
+def load_job(path: Path, base: Path | None = None) -> LoadedJob:
     """Reads and checks a job file.
 
     Args:
         path: The YAML file.
+        base: What relative paths in it are relative to, if not its own folder.
 
     Raises:
         JobFileError: the file cannot be read, is not YAML, or says something wrong; all problems are in it.
     """
-    return checked(read_document(path), path)
+    return checked(read_document(path), path, base)
 
 
-def checked(document: Document, path: Path) -> LoadedJob:
-    """The job in a document that was read from `path`, whose folder relative paths begin in.
+def checked(document: Document, path: Path, base: Path | None = None) -> LoadedJob:
+    """The job in a document that was read from `path`, whose folder relative paths begin in unless `base` is given.
 
     Raises:
         JobFileError: it says something wrong; all problems are in it.
     """
-    data, problems = resolve_paths(document)
+    data, problems = resolve_paths(document, base)
     job = None
     try:
         # Through JSON: in strict mode pydantic takes a mapping for a section there, and only there.

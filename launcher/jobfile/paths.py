@@ -37,17 +37,17 @@ DATA_SUFFIXES = (
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
-def resolve_paths(document: Document) -> tuple[dict[str, Any], list[Problem]]:
+def resolve_paths(document: Document, base: Path | None = None) -> tuple[dict[str, Any], list[Problem]]:
     """The document's values with every local path absolute, and what is wrong with the paths."""
     data = copy.deepcopy(document.data)
-    base = Path(document.file).resolve().parent
+    base = base or Path(document.file).resolve().parent
     problems: list[Problem] = []
-    for path in _path_settings(data):
+    for path in path_settings(data):
         _resolve_one(data, path, base, document, problems)
     return data, problems + _template_problems(document)
 
 
-def _path_settings(data: dict[str, Any]) -> Iterator[KeyPath]:
+def path_settings(data: dict[str, Any]) -> Iterator[KeyPath]:
     """The settings that are present, are text, and name files."""
     train = _get(data, ("data", "train"))
     entries = len(train) if isinstance(train, list) else 0
@@ -71,7 +71,7 @@ def _resolve_one(data: dict[str, Any], path: KeyPath, base: Path, document: Docu
         _get(data, path[:-1])[path[-1]] = found
         reasons = [_model_folder_error(Path(found))] if path == ("model", "path") else []
         problems += [Problem(line=line, key=key, message=reason) for reason in reasons if reason]
-    elif not _may_be_on_hub(path, value, base):
+    elif not _may_be_on_hub(path, value, base) and not _is_in_pods(value, document):
         hint = _hint(value, base)
         problems.append(Problem(line=line, key=key, message="no such file or folder", got=shown(value), remedy=hint))
 
@@ -99,6 +99,20 @@ def _may_be_on_hub(path: KeyPath, value: str, base: Path) -> bool:
     if path[-1] != "path" or not HUB_NAME.match(value) or value.lower().endswith(DATA_SUFFIXES):
         return False
     return not (base / value.split("/")[0]).exists()
+
+
+def _is_in_pods(value: str, document: Document) -> bool:
+    """Whether the job's site profile mounts a volume there: such a path need not exist here."""
+    named = _get(document.data, ("cluster", "profile"))
+    if not value.startswith("/") or not isinstance(named, str) or named == "local":
+        return False
+    from launcher.siteprofile import load_profile  # which reads its file with this package
+
+    try:
+        profile = load_profile(named, Path(document.file).resolve().parent)
+    except JobError:
+        return False  # said by whoever loads the profile
+    return profile.holds(value)
 
 
 def _hint(value: str, base: Path) -> str:

@@ -54,17 +54,24 @@ def test_arrows_point_one_way(path: Path) -> None:
     assert not [imported for imported in ours if not allowed(imported, package)]
 
 
-SUBMITIT = "cluster/slurm/submission.py"
+ON_THE_SUBMITTING_MACHINE = {
+    "cluster/slurm/submission.py": {"submitit"},
+    "cluster/kubernetes/api.py": {"kubernetes", "urllib3", "yaml"},
+}
+"""Files that need more than the standard library, and never run on a node."""
 
 
 def test_cluster_needs_the_standard_library_only() -> None:
     for path in (ROOT / "cluster").rglob("*.py"):
         tops = {imported.partition(".")[0] for imported in imports(path)}
-        submits = {"submitit"} if name(path) == SUBMITIT else set()  # on the machine that submits, never on a node
-        assert tops <= sys.stdlib_module_names | {"cluster"} | submits, name(path)
+        more = ON_THE_SUBMITTING_MACHINE.get(name(path), set())
+        assert tops <= sys.stdlib_module_names | {"cluster"} | more, name(path)
 
 
-@pytest.mark.parametrize("modules", ["launcher, cluster", "trainer, trainer.config", "cluster.agent.__main__"])
+@pytest.mark.parametrize(
+    "modules",
+    ["launcher, cluster", "trainer, trainer.config", "cluster.agent.__main__", "cluster.kubernetes.pod.__main__"],
+)
 def test_imports_stay_light(modules: str) -> None:
     code = f"import sys, {modules}; print(*({HEAVY!r} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -51,7 +51,7 @@ def test_what_does_not_fit_is_found(slurm_testbed: Testbed, capsys: pytest.Captu
 def test_an_absent_controller_is_a_schedulers_error(
     slurm_testbed: Testbed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launcher.cli.doctor.Scheduler", lambda: Scheduler(retry_seconds=()))
+    monkeypatch.setattr("launcher.doctor.slurm.Scheduler", lambda: Scheduler(retry_seconds=()))
     slurm_testbed.stop_controller()
     try:
         assert run(["doctor", "--profile", "testbed"]) == 4

@@ -2,7 +2,8 @@
 
 import pytest
 
-from cluster.slurm.explain import CATEGORIES, Evidence, explain, reason_code
+from cluster.pending import CATEGORIES
+from cluster.slurm.explain import Evidence, explain, reason_code
 from cluster.slurm.facts import Job, Node, Partition
 
 NOW = 1_000_000.0

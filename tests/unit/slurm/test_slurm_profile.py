@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from cluster.slurm.profile import Profile, ProfileError
+from cluster.profiles import ProfileError
+from cluster.slurm.profile import Profile
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"partition": "gpu\n#SBATCH --uid=0"}, "partition"),

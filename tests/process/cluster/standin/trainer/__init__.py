@@ -1,1 +1,5 @@
-"""A stand-in for the trainer: honours docs/run-directory.md, and fails as plan.json asks it to."""
+"""The stand-in trainer; all but its `__main__` is the real one's, as the launcher wants the settings' vocabulary."""
+
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)

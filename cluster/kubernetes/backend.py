@@ -1,0 +1,287 @@
+"""The Kubernetes backend: a release per run; tells from the API and the run directory where the run is."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cluster import lock, rundir
+from cluster.agent.launch import Launch
+from cluster.contract import Backend, ClusterError, Handle, Status
+from cluster.kubernetes import mirror, reader, reading, submission
+from cluster.kubernetes.api import Api
+from cluster.kubernetes.names import TRAINER
+from cluster.kubernetes.reading import Scene
+from cluster.kubernetes.state import Submitted, read_submitted, write_submitted
+from cluster.kubernetes.values import AGENT_SECONDS, site_of
+from cluster.logs import read_logs
+
+_FRESH_SECONDS = 1.5
+"""How long an answer of the API is good enough for `status`."""
+_CLOSING_SECONDS = 45.0
+JOB = "job.yaml"
+_MOST_ANSWERS = 64
+_WATCH_SECONDS = 3600.0
+
+
+@dataclass
+class _Seen:
+    """What was found out about a run a moment ago."""
+
+    asked: float
+    status: Status
+
+
+@dataclass
+class _Place:
+    """A run on its cluster."""
+
+    run_dir: Path
+    given: Submitted
+    site: Mapping[str, Any]
+    api: Api
+    launch: Launch
+    ranks: Sequence[int] = (0,)
+    seen: _Seen | None = field(default=None)
+
+
+class KubernetesBackend(Backend):
+    """Runs as Helm releases. Nothing is kept but the run directory and what the cluster knows."""
+
+    name = "kubernetes"
+    renders = "manifests"
+
+    def __init__(self) -> None:
+        self._places: dict[Path, _Place] = {}
+
+    def require(self, launch: dict[str, Any], runs_dir: Path) -> list[str]:
+        """Helm is here, and the API answers."""
+        site = site_of({"launch": launch})
+        submission.helm_of(site, "").version()
+        submission.api_of(site).version()
+        return []
+
+    def rendered(self, run_dir: Path, plan: dict[str, Any], job_text: str) -> str:
+        """The manifests; asks the cluster only whether it has JobSet, and does without an answer."""
+        site = site_of(plan)
+        api = Api(str(site.get("context", "")), str(site.get("namespace", "")), retry_seconds=())
+        try:
+            given = submission.submitted_now(run_dir, plan, api, 0.0)
+        except ClusterError:
+            plain = {**plan, "launch": {**plan["launch"], "kubernetes": {**site, "jobset": "never"}}}
+            given = submission.submitted_now(run_dir, plain, api, 0.0)
+        helm = submission.helm_of(site, given.namespace)
+        return helm.template(given.release, submission.values_text(plan, given, job_text))
+
+    def submit(self, run_dir: Path) -> Handle:
+        """Makes the run's release."""
+        run_dir = run_dir.resolve()
+        plan = rundir.read_plan(run_dir)
+        site = site_of(plan)
+        api = submission.api_of(site)
+        self._clear_away(run_dir)
+        given = submission.submitted_now(run_dir, plan, api, time.time())
+        helm = submission.helm_of(site, given.namespace)
+        job_text = (run_dir / JOB).read_text(encoding="utf-8")
+        values = submission.values_text(plan, given, job_text, rundir.read_attempts(run_dir))
+        submission.refuse_early(api, helm, given.release, values)
+        submission.install(run_dir, helm, given, values)
+        self._places.pop(run_dir, None)
+        return Handle(self.name, given.release, run_dir)
+
+    def status(self, run_dir: Path) -> Status:
+        """From the API, which knows whether the run lives, and the newest record."""
+        place = self._place(run_dir)
+        if place is None:
+            return Status("none", "not submitted yet")
+        if place.given.is_over:
+            return reading.ended(run_dir, Scene(None), place.given)
+        if place.seen is None or time.monotonic() - place.seen.asked > _FRESH_SECONDS:
+            status = self._ask(place)
+            place.seen = _Seen(time.monotonic(), status)
+        return place.seen.status
+
+    def logs(
+        self, run_dir: Path, *, rank: int | None = None, attempt: int | None = None, follow: bool = False
+    ) -> Iterator[str]:
+        """Out of the run directory, or its copy here, which is brought up to date while it is read."""
+        place = self._place(run_dir)
+        if place is not None and rank not in (None, 0):
+            place.ranks, place.seen = (0, rank or 0), None
+            self._fetch_late(place)
+
+        def alive() -> bool:
+            return self.status(run_dir).state in ("queued", "running")
+
+        alive()
+        return read_logs(run_dir, rank, attempt, follow, alive)
+
+    def stop(self, run_dir: Path) -> None:
+        """Leaves the wish in the run directory, by one of the run's pods."""
+        self._wish(self._known(run_dir), "tuneyard stop", urgent=False)
+
+    def cancel(self, run_dir: Path) -> None:
+        """Asks the agents to end the run as the user's wish; then, or when it only waits, removes the release."""
+        place = self._place(run_dir)
+        if place is None or place.given.is_over:
+            return
+        scene = reading.look(place.api, place.given)
+        if not scene.is_over and scene.running:
+            self._wish(place, "tuneyard cancel", urgent=True)
+            self._wait_for_end(place, place.launch.grace_seconds + AGENT_SECONDS + _CLOSING_SECONDS / 3)
+        self._take_all(place, reading.look(place.api, place.given))
+        helm = submission.helm_of(place.site, place.given.namespace)
+        submission.remove(place.run_dir, helm, place.given)
+        self._places.pop(place.run_dir, None)
+        gone_within = place.launch.grace_seconds + AGENT_SECONDS + _CLOSING_SECONDS
+        if not submission.wait_until_gone(place.api, reading.selector(place.given.release), gone_within):
+            words = f"pods of {place.given.release} do not end"
+            raise ClusterError(words, "their node may be lost: `kubectl get pods` shows where they are")
+
+    def wait(self, run_dir: Path, timeout_seconds: float | None = None) -> Status:
+        """Watches the run's pods."""
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while (status := self.status(run_dir)).state not in ("none", "ended"):
+            left = _WATCH_SECONDS if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                break
+            self._wait_for_change(self._known(run_dir), left)
+        return status
+
+    def _place(self, run_dir: Path) -> _Place | None:
+        run_dir = run_dir.resolve()
+        given = read_submitted(run_dir)
+        if given is None:
+            return None
+        known = self._places.get(run_dir)
+        if known is not None and known.given == given:
+            return known
+        plan = rundir.read_plan(run_dir)
+        api = Api(given.context, given.namespace)
+        place = _Place(run_dir, given, site_of(plan), api, Launch.from_plan(plan))
+        self._places[run_dir] = place
+        return place
+
+    def _known(self, run_dir: Path) -> _Place:
+        place = self._place(run_dir)
+        if place is None:
+            raise ClusterError(f"{run_dir.name} was not submitted yet", "resume it")
+        return place
+
+    def _ask(self, place: _Place) -> Status:
+        try:
+            scene = reading.look(place.api, place.given)
+            if scene.is_over:
+                return self._over(place, scene)
+            if place.given.mirrored and scene.running:
+                self._sync(place, scene)
+        except ClusterError as error:
+            return _as_far_as_known(place, error)
+        wanted = place.launch.nodes
+        status = reading.living(place.run_dir, scene, wanted, place.given)
+        if status is not None:
+            return status
+        record = reading.newest(place.run_dir)
+        words = reading.waiting(place.api, place.given, scene, wanted)
+        return Status("queued", words, record["attempt"] if record else None)
+
+    def _over(self, place: _Place, scene: Scene) -> Status:
+        """The run is over: what its end left is taken here once, and the cluster is not asked again."""
+        self._take_all(place, scene)
+        status = reading.ended(place.run_dir, scene, place.given)
+        record = reading.newest(place.run_dir)
+        if record is not None and reading.is_of(record, place.given) and record.get("outcome"):
+            place.given = replace(place.given, is_over=True)
+            write_submitted(place.run_dir, place.given)
+        return status
+
+    def _sync(self, place: _Place, scene: Scene) -> None:
+        """Brings the copy of the run directory up to date; a pod that is about to leave may cut the answer short."""
+        for pod in scene.running:
+            with contextlib.suppress(ClusterError):
+                for _ in range(_MOST_ANSWERS):
+                    line = mirror.command(place.given.path, place.run_dir, place.ranks)
+                    answer, _, _ = place.api.execute(pod.name, TRAINER, line)
+                    if not mirror.take(answer, place.run_dir):
+                        break
+                return
+
+    def _take_all(self, place: _Place, scene: Scene) -> None:
+        """Everything about the run that can still be had: by its pods, by a reader, from what pod 0 said last."""
+        if not place.given.mirrored:
+            return
+        self._fetch_late(place)
+        record = reading.newest(place.run_dir)
+        if record is not None and reading.is_of(record, place.given) and record.get("outcome"):
+            return
+        heads = [pod for pod in scene.pods if pod.index == 0]
+        taken = [mirror.take_ledger(place.api.pod_log(pod.name, TRAINER, 40), place.run_dir) for pod in heads]
+        if not any(taken) and (found := reading.last_words(scene)):
+            reading.as_last_record(place.run_dir, found, place.given)
+
+    def _fetch_late(self, place: _Place) -> None:
+        """By a pod made for it, where none of the run's own is left; nothing where that may not be made."""
+        if not place.given.mirrored:
+            return
+        scene = reading.look(place.api, place.given)
+        if scene.running:
+            self._sync(place, scene)
+            return
+        workload = reading.workload_json(place.api, place.given)
+        if workload is None or not scene.pods:
+            return
+        with contextlib.suppress(ClusterError):
+            for _ in range(_MOST_ANSWERS):
+                line = mirror.command(place.given.path, place.run_dir, place.ranks)
+                if not mirror.take(reader.ask(place.api, workload, line), place.run_dir):
+                    return
+
+    def _wish(self, place: _Place, by: str, *, urgent: bool) -> None:
+        if not place.given.mirrored:
+            rundir.write_stop(place.run_dir, "stopped", by, urgent=urgent)
+            return
+        stop: dict[str, Any] = {"reason": "stopped", "by": by, "time": time.time()}
+        command = mirror.stop_command(place.given.path, {**stop, "urgent": True} if urgent else stop)
+        running = reading.look(place.api, place.given).running
+        for pod in running:
+            _, errors, code = place.api.execute(pod.name, TRAINER, command)
+            if code == 0:
+                return
+        words = errors.strip().splitlines()[-1:] if running else ["none of its pods runs"]
+        raise ClusterError(f"{place.given.release} could not be told: {''.join(words)}", "cancel it")
+
+    def _wait_for_end(self, place: _Place, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not reading.look(place.api, place.given).is_over:
+            self._wait_for_change(place, min(2.0, deadline - time.monotonic()))
+
+    def _wait_for_change(self, place: _Place, seconds: float) -> None:
+        """Until a pod changes, but no sooner than an answer is stale, and no later than a watch is long."""
+        time.sleep(min(_FRESH_SECONDS, max(0.0, seconds)))
+        for _ in place.api.changes(reading.selector(place.given.release), min(seconds, 5.0)):
+            return
+
+    def _clear_away(self, run_dir: Path) -> None:
+        """The release of an earlier life of the run has to go before there is a new one of its name."""
+        place = self._place(run_dir)
+        if place is None:
+            if (who := lock.holder(run_dir)) is not None:
+                raise lock.LockHeldError(*lock.already_running(run_dir, who))
+            return
+        scene = reading.look(place.api, place.given)
+        if not scene.is_over:
+            raise ClusterError(f"{run_dir.name} is {place.given.release} already", "wait for it, or cancel it")
+        self._take_all(place, scene)
+        submission.helm_of(place.site, place.given.namespace).uninstall(place.given.release)
+        submission.wait_until_gone(place.api, reading.selector(place.given.release), _CLOSING_SECONDS)
+
+
+def _as_far_as_known(place: _Place, error: ClusterError) -> Status:
+    """The API does not answer: the run directory alone tells, and no more than it can."""
+    record = reading.newest(place.run_dir)
+    number = record["attempt"] if record else None
+    return Status("unknown", f"Kubernetes does not answer: {error.message}", number)

@@ -1,0 +1,164 @@
+"""Where a run on Kubernetes is: what the API says about its objects, and what its run directory says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster import rundir
+from cluster.contract import Outcome, Status
+from cluster.kubernetes.api import JOBSET, Api
+from cluster.kubernetes.explain import Evidence, explain, here
+from cluster.kubernetes.facts import Condition, Pod, Workload, current_pods, event_of, pod_of, workload_of
+from cluster.kubernetes.names import COMPONENT_LABEL, INSTANCE_LABEL, TRAINER
+from cluster.kubernetes.refusals import KubernetesError
+from cluster.kubernetes.state import Submitted
+from cluster.policy import RESTART
+
+_KUEUE = ("kueue.x-k8s.io", ("v1beta2", "v1beta1"))
+_OUTCOME_OF_CODE = {"2": Outcome.FATAL, "3": Outcome.CRASHED, "4": Outcome.STOPPED}
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A run's workload and pods, as they were a moment ago."""
+
+    workload: Workload | None
+    pods: tuple[Pod, ...] = ()
+
+    @property
+    def running(self) -> list[Pod]:
+        """Pods in which something can be executed, the head first."""
+        return [pod for pod in current_pods(self.pods) if pod.is_running]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of the run will live again by itself."""
+        return self.workload is None or self.workload.end is not None
+
+
+def selector(release: str) -> str:
+    """The labels of a run's own workload and pods: not TensorBoard's, not a test's."""
+    return f"{INSTANCE_LABEL}={release},{COMPONENT_LABEL}={TRAINER}"
+
+
+def look(api: Api, given: Submitted) -> Scene:
+    """Asks the API."""
+    found = workload_json(api, given)
+    pods = tuple(pod_of(one) for one in api.listed("pod", selector(given.release)))
+    return Scene(None if found is None else workload_of(found), pods)
+
+
+def workload_json(api: Api, given: Submitted) -> dict[str, Any] | None:
+    """The run's Job or JobSet, whose name only the chart knows; None when it is not there."""
+    labels = selector(given.release)
+    if given.workload == "jobset":
+        kind, found = {"apiVersion": "/".join(JOBSET), "kind": "JobSet"}, api.listed_custom(JOBSET, "jobsets", labels)
+    else:
+        kind, found = {"apiVersion": "batch/v1", "kind": "Job"}, api.listed("job", labels)
+    newest_last = sorted(found or [], key=lambda one: str(one["metadata"].get("creationTimestamp", "")))
+    return {**newest_last[-1], **kind} if newest_last else None
+
+
+def waiting(api: Api, given: Submitted, scene: Scene, wanted: int) -> str:
+    """Why the run's pods are not all there, in words."""
+    events = None
+    with contextlib.suppress(KubernetesError):
+        every = [event_of(one) for one in api.listed("event")]
+        events = [one for one in every if one.about.startswith(given.release)]
+    admission = _admission(api, given)
+    found = explain(Evidence(wanted, scene.workload, scene.pods, events, admission))
+    return f"{given.release}: {found.words}"
+
+
+def living(run_dir: Path, scene: Scene, wanted: int, given: Submitted) -> Status | None:
+    """The status of a run whose workload lives; None when its pods are not all at their posts."""
+    record = newest(run_dir)
+    number = record["attempt"] if record else None
+    is_open = record is not None and record.get("outcome") is None and is_of(record, given)
+    there = here(Evidence(wanted, pods=scene.pods))
+    if is_open and scene.running:
+        progress = rundir.read_progress(run_dir) or {}
+        mine = progress.get("attempt") == number
+        return Status("running", str(progress.get("state", "")) if mine else "no sign of the trainer yet", number)
+    if there < wanted:
+        return None
+    return Status("running", _between(record, given), number)
+
+
+def ended(run_dir: Path, scene: Scene, given: Submitted) -> Status:
+    """The status of a run that is over: by its record, else by what became of its workload."""
+    record = newest(run_dir)
+    number = record["attempt"] if record else None
+    if record is not None and is_of(record, given) and record.get("outcome"):
+        return Status("ended", str(record.get("cause") or ""), number, str(record["outcome"]))
+    end = scene.workload.end if scene.workload else None
+    if end is None:
+        return Status("ended", f"{given.release} is gone, without a word", number, Outcome.STOPPED.value)
+    words = f"{given.release} ended {end.type} before its agent wrote an outcome"
+    told = f": {end.reason}: {end.message}" if end.message else ""
+    return Status("ended", words + told, number, _outcome_of(end).value)
+
+
+def last_words(scene: Scene) -> dict[str, Any]:
+    """The newest record in short, as the head's pod left it for Kubernetes to keep."""
+    heads = [pod for pod in scene.pods if pod.index == 0]
+    for container in (one for pod in heads for one in pod.containers if one.name == TRAINER and one.message):
+        try:
+            found = json.loads(container.message)
+        except ValueError:
+            continue
+        if isinstance(found, dict) and isinstance(found.get("attempt"), int):
+            return found
+    return {}
+
+
+def newest(run_dir: Path) -> dict[str, Any] | None:
+    """The newest record."""
+    return next(reversed(rundir.read_attempts(run_dir)), None)
+
+
+def is_of(record: Record, given: Submitted) -> bool:
+    """Whether an attempt belongs to the last submission."""
+    return abs((record.get("submitted") or 0.0) - given.submitted) < 0.01
+
+
+def as_last_record(run_dir: Path, found: Record, given: Submitted) -> None:
+    """Puts a record in short in place of the one that is here, which an end that came quickly left open."""
+    here_now = next((one for one in rundir.read_attempts(run_dir) if one["attempt"] == found["attempt"]), {})
+    rundir.put_attempt(run_dir, {"submitted": given.submitted, **here_now, **found})
+
+
+def _between(record: Record | None, given: Submitted) -> str:
+    decision = (record or {}).get("decision") or {}
+    if record is None or not is_of(record, given) or decision.get("action") != RESTART:
+        return "all pods are there; the agents are starting or leaving"
+    return f"the pods gather for attempt {record['attempt'] + 1} ({decision.get('reason')})"
+
+
+def _outcome_of(end: Condition) -> Outcome:
+    if end.type in ("Complete", "Completed"):
+        return Outcome.FINISHED
+    if end.reason == "DeadlineExceeded" or "DeadlineExceeded" in end.message:
+        return Outcome.WALLTIME
+    code = next((code for code in _OUTCOME_OF_CODE if f"exit code {code}" in end.message), "")
+    return _OUTCOME_OF_CODE.get(code, Outcome.CRASHED)
+
+
+def _admission(api: Api, given: Submitted) -> Workload | None:
+    """Kueue's Workload of the run, where Kueue is installed and may be asked."""
+    group, versions = _KUEUE
+    with contextlib.suppress(KubernetesError):
+        served = next((one for one in versions if api.serves((group, one), "workloads")), "")
+        found = (api.listed_custom((group, served), "workloads") or []) if served else []
+        for one in found:
+            owners = (one.get("metadata") or {}).get("ownerReferences") or ()
+            if any(str(owner.get("name", "")).startswith(given.release) for owner in owners):
+                return replace(workload_of(one), kind="Workload")
+    return None
