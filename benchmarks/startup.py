@@ -30,6 +30,13 @@ model: {path: model}
 data: {train: [{path: train.jsonl}], max_length: 512}
 resources: {gpu: none}
 """
+JOB_405B = """\
+name: big
+model: {path: meta-llama/Llama-3.1-405B}
+method: {kind: lora}
+data: {train: [{path: train.jsonl}], max_length: 4096}
+training: {max_steps: 1000}
+"""
 CONFIG_TINY = {
     "model_type": "llama",
     "hidden_size": 256,
@@ -42,12 +49,15 @@ CONFIG_TINY = {
 
 
 def measure(num_runs: int) -> dict[str, float | bool]:
-    """Medians in seconds, and whether anything heavy was imported."""
+    """Medians in seconds, an empty Python beside them, and whether anything heavy was imported."""
     with tempfile.TemporaryDirectory() as folder:
-        job = write_job(Path(folder))
+        job, big = write_job(Path(folder)), Path(folder) / "big.yaml"
+        big.write_text(JOB_405B)
         return {
+            "python_seconds": median_seconds([sys.executable, "-c", ""], num_runs),
             "help_seconds": median_seconds([*COMMAND, "--help"], num_runs),
             "plan_seconds": median_seconds([*COMMAND, "plan", str(job)], num_runs),
+            "plan_405b_seconds": median_seconds([*COMMAND, "plan", str(big), "--gpu", "H100-80"], num_runs),
             "torch_imported": imports_heavy(job),
         }
 

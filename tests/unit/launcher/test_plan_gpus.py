@@ -109,21 +109,17 @@ def test_packed_weights_that_lie_whole_everywhere_do_not_fit_small_gpus(big, gpu
     assert "method.quantization: null, for bfloat16 weights are split over GPUs" in caught.value.remedy
 
 
-def test_405b_is_planned_within_a_second_and_without_torch(big, write_job, tmp_path: Path) -> None:
+def test_405b_is_planned_without_torch(big, write_job, tmp_path: Path) -> None:
+    """How fast it is shows `python -m benchmarks.startup`."""
     text = BIG_JOB.replace("METHOD", LORA).replace("Llama-3.1-70B", "Llama-3.1-405B")
     code = (
-        "import sys, time; from launcher.cli import run; began = time.perf_counter(); "
+        "import sys; from launcher.cli import run; "
         f"code = run(['plan', {str(write_job(text))!r}, '--gpu', 'H100-80', '--json']); "
-        "print(code, time.perf_counter() - began, 'torch' in sys.modules, file=sys.stderr)"
+        "print(code, 'torch' in sys.modules, file=sys.stderr)"
     )
-    seconds = []
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        code_given, took, torch = done.stderr.split()[-3:]
-        assert (code_given, torch) == ("0", "False")
-        seconds.append(float(took))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.split()[-2:] == ["0", "False"]
     assert json.loads(done.stdout)["prediction"]["step_seconds"] > 0
-    assert min(seconds) < 1
 
 
 def test_objectives(big) -> None:
