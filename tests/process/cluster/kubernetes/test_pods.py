@@ -8,6 +8,7 @@ import pytest
 from agent_runs import Run, lives, until
 from pod_runs import LONG_SECONDS, SUBMITTED, Pods
 
+from cluster.agent.children import descendants
 from cluster.rundir import read_attempts, read_progress, write_stop
 
 
@@ -122,6 +123,16 @@ def test_a_users_stop_ends_all_pods_with_4(run: Run, pods: Pods) -> None:
     assert ends(pods, *both) == [4, 4]
     assert pods.outcomes() == ["stopped"]
     assert pods.start(0).ends_with() == 4
+
+
+def test_a_follower_that_misses_the_last_word_leaves_all_the_same(run: Run, pods: Pods) -> None:
+    plan(run, steps=10**6)
+    head, follower = pods.start(0), pods.start(1)
+    pods.trained(0)
+    os.kill(descendants(follower.process.pid)[0], signal.SIGSTOP)  # its agent hears nothing any more
+    write_stop(run.dir, "stopped", "tuneyard cancel", urgent=True)
+    assert ends(pods, head, follower) == [4, 4]
+    assert "the run is over: ending the agent" in follower.words
 
 
 def test_a_users_stop_counts_while_a_back_off_passes(run: Run, pods: Pods) -> None:
