@@ -195,7 +195,7 @@ class KubernetesBackend(Backend):
         status = reading.ended(place.run_dir, scene, place.given)
         record = reading.newest(place.run_dir)
         if record is not None and reading.is_of(record, place.given) and record.get("outcome"):
-            place.given = replace(place.given, is_over=True)
+            place.given = replace(place.given, is_over=True, outcome=status.outcome or "")
             write_submitted(place.run_dir, place.given)
         return status
 
