@@ -232,7 +232,7 @@ class KubernetesBackend(Backend):
             self._sync(place, scene)
             return
         workload = reading.workload_json(place.api, place.given)
-        if workload is None or not scene.pods:
+        if workload is None or not any(pod.has_run for pod in scene.pods):
             return
         with contextlib.suppress(ClusterError):
             for _ in range(_MOST_ANSWERS):
