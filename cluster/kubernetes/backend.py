@@ -195,7 +195,7 @@ class KubernetesBackend(Backend):
         status = reading.ended(place.run_dir, scene, place.given)
         record = reading.newest(place.run_dir)
         if record is not None and reading.is_of(record, place.given) and record.get("outcome"):
-            place.given = replace(place.given, is_over=True)
+            place.given = replace(place.given, is_over=True, outcome=status.outcome or "")
             write_submitted(place.run_dir, place.given)
         return status
 
@@ -232,7 +232,7 @@ class KubernetesBackend(Backend):
             self._sync(place, scene)
             return
         workload = reading.workload_json(place.api, place.given)
-        if workload is None or not scene.pods:
+        if workload is None or not any(pod.has_run for pod in scene.pods):
             return
         with contextlib.suppress(ClusterError):
             for _ in range(_MOST_ANSWERS):

@@ -54,6 +54,11 @@ class Pod:
         """Whether its trainer container runs, so that something can be executed in it."""
         return any(one.name == TRAINER and one.state == "running" for one in self.containers)
 
+    @property
+    def has_run(self) -> bool:
+        """Whether its trainer container ran once, so that there may be something to read."""
+        return any(one.name == TRAINER and one.state == "terminated" for one in self.containers)
+
     def condition(self, kind: str) -> Condition | None:
         """Its condition of that type."""
         return next((one for one in self.conditions if one.type == kind), None)

@@ -40,7 +40,7 @@ class Scene:
     @property
     def is_over(self) -> bool:
         """Whether nothing of the run will live again by itself."""
-        return self.workload is None or self.workload.end is not None
+        return not self.running if self.workload is None else self.workload.end is not None
 
 
 def selector(release: str) -> str:
@@ -96,14 +96,25 @@ def ended(run_dir: Path, scene: Scene, given: Submitted) -> Status:
     """The status of a run that is over: by its record, else by what became of its workload."""
     record = newest(run_dir)
     number = record["attempt"] if record else None
-    if record is not None and is_of(record, given) and record.get("outcome"):
-        return Status("ended", str(record.get("cause") or ""), number, str(record["outcome"]))
     end = scene.workload.end if scene.workload else None
+    if record is not None and is_of(record, given) and record.get("outcome"):
+        outcome = given.outcome or _known_better(record, scene) or str(record["outcome"])
+        return Status("ended", str(record.get("cause") or ""), number, outcome)
     if end is None:
         return Status("ended", f"{given.release} is gone, without a word", number, Outcome.STOPPED.value)
     words = f"{given.release} ended {end.type} before its agent wrote an outcome"
     told = f": {end.reason}: {end.message}" if end.message else ""
     return Status("ended", words + told, number, _outcome_of(end).value)
+
+
+def _known_better(record: Record, scene: Scene) -> str:
+    """A pod that has to go does not hear why; its workload shows it: its time was over, or somebody removed it."""
+    if record["outcome"] != Outcome.PREEMPTED:
+        return ""
+    if scene.workload is None:
+        return Outcome.STOPPED.value
+    end = scene.workload.end
+    return Outcome.WALLTIME.value if end is not None and _is_deadline(end) else ""
 
 
 def last_words(scene: Scene) -> dict[str, Any]:
@@ -145,10 +156,14 @@ def _between(record: Record | None, given: Submitted) -> str:
 def _outcome_of(end: Condition) -> Outcome:
     if end.type in ("Complete", "Completed"):
         return Outcome.FINISHED
-    if end.reason == "DeadlineExceeded" or "DeadlineExceeded" in end.message:
+    if _is_deadline(end):
         return Outcome.WALLTIME
     code = next((code for code in _OUTCOME_OF_CODE if f"exit code {code}" in end.message), "")
     return _OUTCOME_OF_CODE.get(code, Outcome.CRASHED)
+
+
+def _is_deadline(end: Condition) -> bool:
+    return "DeadlineExceeded" in (end.reason, *end.message.split())
 
 
 def _admission(api: Api, given: Submitted) -> Workload | None:
