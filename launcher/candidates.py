@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import isqrt
 from typing import Any
 
+from launcher.cpuspeed import WIDTH as CPU_WIDTH
+from launcher.cpuspeed import cpu_speed
 from launcher.decisions import Basics
 from launcher.gpusizing import PlannedGpu, predicted, sizing_job, timed, usable_gib
 from launcher.hardware import Machine
 from launcher.jobfile.schema import JobFile
+from launcher.learning.correction import Correction, Learned, corrected_memory, corrected_speed
+from launcher.learning.store import Key, cluster_key
 from launcher.memory import Layout, LoraLayout, predict
 from launcher.prediction import Prediction
 from launcher.sizing.memory import Job
 from launcher.sizing.memory.limits import TIGHT_SHARE
 from launcher.sizing.shape import ModelShape
-from launcher.sizing.speed import Speed
+from launcher.sizing.speed import SPREAD, Speed
 from launcher.sizing.speed_layout import SpeedLayout
 from trainer.config import ENGINES
 
@@ -49,11 +53,32 @@ class Ground:
         machine: One node.
         gpu: Its GPU; `None` on the CPU.
         shape: The model's shape; `None` when it is not known here.
+        learned: What earlier runs on this cluster have shown.
     """
 
     machine: Machine
     gpu: PlannedGpu | None
     shape: ModelShape | None
+    learned: Learned = field(default_factory=Learned)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """What the models alone say of a candidate, and how that was corrected.
+
+    Attributes:
+        key: Under which runs of this kind are kept.
+        prediction: Memory before correction.
+        speed: Speed before correction.
+        memory_correction: The factor on memory.
+        speed_correction: The factor on seconds.
+    """
+
+    key: Key
+    prediction: Prediction
+    speed: Speed | None
+    memory_correction: Correction
+    speed_correction: Correction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +91,7 @@ class Candidate:
         speed: What the speed model says; `None` on the CPU and for unknown models and GPUs.
         layout: The candidate as the speed model has it.
         sized: The candidate as the memory model has it.
+        learning: What the models said before measurements corrected it.
     """
 
     basics: Basics
@@ -78,6 +104,7 @@ class Candidate:
     speed: Speed | None = None
     layout: SpeedLayout | None = None
     sized: Job | None = None
+    learning: Learning | None = None
 
     @property
     def peak_bytes(self) -> int:
@@ -174,6 +201,9 @@ def _on_gpu(
     options = {"engine": engine, "micro_batch": micro_batch, "checkpointing": checkpointing}
     laid = sizing_job(job, basics, ground.shape, usable=usable, **options)  # type: ignore[arg-type]
     speed, layout = timed(laid, ground.gpu.gpu, basics.ranks_per_node) if with_speed else (None, None)
+    width = SPREAD["measured" if ground.gpu.gpu.is_measured else "estimated"]
+    learning = _learning(job, basics, ground, engine, predicted(laid), speed, width)
+    speed = corrected_speed(speed, learning.speed_correction) if speed else None
     return Candidate(
         basics=basics,
         engine=engine,
@@ -181,11 +211,44 @@ def _on_gpu(
         accumulation=laid.accumulation,
         checkpointing=checkpointing,
         relative_time=1 / speed.tokens_per_second if speed else 0.0,
-        prediction=predicted(laid),
+        prediction=corrected_memory(learning.prediction, learning.memory_correction, "cuda"),
         speed=speed if ground.gpu.is_known else None,
         layout=layout,
         sized=laid,
+        learning=learning,
     )
+
+
+def _learning(
+    job: JobFile,
+    basics: Basics,
+    ground: Ground,
+    engine: str,
+    prediction: Prediction,
+    speed: Speed | None,
+    width: float,
+) -> Learning:
+    key = Key(
+        cluster=cluster_key(job.cluster.profile), gpu=_device_key(ground, basics), engine=engine, family=family_of(job)
+    )
+    return Learning(
+        key=key,
+        prediction=prediction,
+        speed=speed,
+        memory_correction=ground.learned.memory(key),
+        speed_correction=ground.learned.speed(key, width) if speed else Correction(),
+    )
+
+
+def _device_key(ground: Ground, basics: Basics) -> str:
+    if basics.device == "cpu" or ground.gpu is None:
+        return "cpu"
+    return ground.gpu.gpu.name if ground.gpu.is_known else ground.machine.gpu_names[0]
+
+
+def family_of(job: JobFile) -> str:
+    """The method as measurements are kept by: packed bases take other time and memory than others."""
+    return {"nf4": "qlora", "int8": "int8"}.get(job.method.quantization or "", job.method.kind)
 
 
 def _by_order(
@@ -202,14 +265,39 @@ def _by_order(
         chunk_tokens=job.loss.chunk_tokens,
         lora=_lora(job),
     )
-    return Candidate(
+    plain = Candidate(
         basics=basics,
         engine=engine,
         micro_batch=micro_batch,
         accumulation=basics.packs_per_rank // micro_batch,
         checkpointing=checkpointing,
         relative_time=_relative_time(job, basics, engine, tokens, checkpointing),
-        prediction=predict(ground.shape, layout) if ground.shape else None,
+        prediction=None,
+    )
+    if ground.shape is None:
+        return plain
+    speed = _cpu_speed(job, ground, plain) if with_speed and basics.device == "cpu" else None
+    learning = _learning(job, basics, ground, engine, predict(ground.shape, layout), speed, CPU_WIDTH)
+    return replace(
+        plain,
+        prediction=corrected_memory(learning.prediction, learning.memory_correction, basics.device),
+        speed=corrected_speed(speed, learning.speed_correction) if speed else None,
+        learning=learning,
+    )
+
+
+def _cpu_speed(job: JobFile, ground: Ground, candidate: Candidate) -> Speed:
+    assert ground.shape
+    basics = candidate.basics
+    return cpu_speed(
+        ground.shape,
+        basics,
+        length=job.data.max_length,
+        micro_batch=candidate.micro_batch,
+        checkpointing=candidate.checkpointing,
+        method=job.method.kind,
+        relative=RELATIVE_TIMES["cpu"][candidate.engine],
+        threads=max(1, ground.machine.num_cores // basics.ranks_per_node),
     )
 
 

@@ -10,12 +10,14 @@ from launcher import __version__
 from launcher.candidates import Ground
 from launcher.decisions import MOST_TOKENIZER_PROCESSES, Basics, Decision
 from launcher.elsewhere import UNKNOWN_HOST_BYTES, cluster_json
-from launcher.forecast import forecast_json, short_of_memory
+from launcher.forecast import forecast_json, learning_json, short_of_memory
 from launcher.gpusizing import planned_gpu
 from launcher.hardware import Machine
 from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
 from launcher.launch import launch_json
 from launcher.layouts import basics_for
+from launcher.learning.correction import Learned
+from launcher.learning.store import read, store_path
 from launcher.modelfiles import find_config
 from launcher.planner import Choice, choose
 from launcher.sizing.shape import ModelShape, find_model, read_shape, shape_by_name
@@ -52,6 +54,7 @@ class Plan:
             "limit_bytes": self.choice.limit_bytes,
             "steps": self.trainer.training.max_steps,
             **self.forecast_json(),
+            **learning_json(self.choice.candidate),
         }
 
     def forecast_json(self) -> dict[str, Any]:
@@ -60,19 +63,24 @@ class Plan:
         return forecast_json(candidate, self.trainer.training.max_steps, walltime)
 
 
-def make_plan(job: JobFile, machine: Machine, profile: Profile | None = None) -> Plan:
+def make_plan(
+    job: JobFile, machine: Machine, profile: Profile | None = None, *, learned: Learned | None = None
+) -> Plan:
     """Decides every `auto` of a job.
 
     Args:
         job: The checked job file, its paths absolute.
         machine: Where the run takes place; one of its nodes.
         profile: The cluster that the nodes belong to; `None` for this machine.
+        learned: Measurements that correct predictions; by default those that the cluster's store holds.
 
     Raises:
         TuneyardError: something contradicts itself, is not here, or does not fit.
     """
     shape, from_catalogue = _shape(job)
-    ground = Ground(machine=machine, gpu=planned_gpu(machine), shape=shape)
+    if learned is None:
+        learned = Learned(measurements=read(store_path(profile.run_root if profile else None)))
+    ground = Ground(machine=machine, gpu=planned_gpu(machine), shape=shape, learned=learned)
     choice = choose(job, basics_for(job, machine), ground)
     basics = choice.basics
     is_known = machine.memory_bytes != UNKNOWN_HOST_BYTES

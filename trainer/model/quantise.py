@@ -70,6 +70,18 @@ def quantised_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
+def stored_tensors(model: nn.Module) -> list[torch.Tensor]:
+    """What the quantised layers keep in place of their weights: packed numbers and the scales of their blocks."""
+    found: list[Any] = []
+    for _, layer in quantised_layers(model):
+        if type(layer).__name__ == "Linear8bitLt":
+            found += [layer.state.CB, layer.state.SCB]
+            continue
+        state = layer.weight.quant_state
+        found += [layer.weight.data, state.absmax, *([state.state2.absmax, state.offset] if state.nested else [])]
+    return found
+
+
 def hide_quantised_weights(model: nn.Module, method: MethodConfig) -> None:
     """Take the quantised weights out of the parameters of `model`; layers work and move between devices as before.
 
