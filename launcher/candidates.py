@@ -33,6 +33,8 @@ LAUNCH_OVERHEAD_TOKENS = {"cuda": 512, "cpu": 64}
 """Fixed cost of a forward pass, as the number of tokens that would take as long."""
 RECOMPUTE_FACTOR = 4 / 3
 """Checkpointing runs the forward pass twice: 4 units of compute instead of 3 (Korthikanti et al. 2022)."""
+SHARDED_TIME = 1.2
+"""Gathering packed weights on every use, against having them: a guess, for plans without the speed model."""
 
 RELATIVE_TIMES = {
     "cpu": {"zero0": 1.0, "zero1": 1.1, "zero2": 1.15, "fsdp2": 1.3, "zero3": 1.5},
@@ -99,6 +101,7 @@ class Candidate:
     micro_batch: int
     accumulation: int
     checkpointing: bool
+    shard_quantized: bool = False
     relative_time: float
     prediction: Prediction | None
     speed: Speed | None = None
@@ -120,7 +123,8 @@ class Candidate:
     def label(self) -> str:
         """The candidate in a few words."""
         checkpointing = "checkpointing" if self.checkpointing else "no checkpointing"
-        return f"{self.engine}, micro-batch {self.micro_batch} x {self.accumulation}, {checkpointing}"
+        packed = ", packed weights sharded" if self.shard_quantized else ""
+        return f"{self.engine}, micro-batch {self.micro_batch} x {self.accumulation}, {checkpointing}{packed}"
 
     def as_json(self) -> dict[str, Any]:
         """The candidate as it stands in plan.json."""
@@ -131,6 +135,7 @@ class Candidate:
             "micro_batch": self.micro_batch,
             "accumulation": self.accumulation,
             "gradient_checkpointing": self.checkpointing,
+            "shard_quantized": self.shard_quantized,
             "peak_bytes": self.peak_bytes or None,
             "step_seconds": self.speed.step_seconds if self.speed else None,
         }
@@ -172,8 +177,8 @@ def _is_modelled(basics: Basics, ground: Ground) -> bool:
     return basics.device == "cuda" and basics.dtype == "bfloat16" and ground.shape is not None and bool(ground.gpu)
 
 
-def _options(job: JobFile, basics: Basics, shape: ModelShape | None) -> Iterator[tuple[str, int, bool]]:
-    """Every combination of engine, micro-batch and checkpointing that the job file leaves open."""
+def _options(job: JobFile, basics: Basics, shape: ModelShape | None) -> Iterator[tuple[str, int, bool, bool]]:
+    """Every combination of engine, micro-batch, checkpointing and sharding that the job file leaves open."""
     asked = job.resources
     every = [engine for engine in ENGINES if engine not in unsupported(job, basics)]
     engines = every if asked.engine == "auto" else [asked.engine]
@@ -181,7 +186,16 @@ def _options(job: JobFile, basics: Basics, shape: ModelShape | None) -> Iterator
     for engine in engines:
         for micro_batch in _micro_batches(job, basics, shape):
             for checkpointing in ([False, True] if shape else [True]) if wanted == "auto" else [wanted]:
-                yield engine, micro_batch, checkpointing
+                for sharded in shardings(job, basics):
+                    yield engine, micro_batch, checkpointing, sharded
+
+
+def shardings(job: JobFile, basics: Basics) -> list[bool]:
+    """Whether packed weights may be split over the ranks: only where there are some, and DoRA does not read them."""
+    wanted = job.resources.shard_quantized
+    if job.method.quantization is None or job.method.use_dora or basics.world_size == 1:
+        return [False]
+    return [False, True] if wanted == "auto" else [wanted]
 
 
 def _micro_batches(job: JobFile, basics: Basics, shape: ModelShape | None) -> list[int]:
@@ -193,13 +207,23 @@ def _micro_batches(job: JobFile, basics: Basics, shape: ModelShape | None) -> li
 
 
 def _on_gpu(
-    job: JobFile, basics: Basics, ground: Ground, with_speed: bool, engine: str, micro_batch: int, checkpointing: bool
+    job: JobFile,
+    basics: Basics,
+    ground: Ground,
+    with_speed: bool,
+    engine: str,
+    micro_batch: int,
+    checkpointing: bool,
+    sharded: bool,
 ) -> Candidate:
     assert ground.gpu
     assert ground.shape
     usable = usable_gib(ground.machine, ground.gpu.gpu)
     options = {"engine": engine, "micro_batch": micro_batch, "checkpointing": checkpointing}
-    laid = sizing_job(job, basics, ground.shape, usable=usable, **options)  # type: ignore[arg-type]
+    laid = replace(
+        sizing_job(job, basics, ground.shape, usable=usable, **options),  # type: ignore[arg-type]
+        shard_packed=sharded,
+    )
     speed, layout = timed(laid, ground.gpu.gpu, basics.ranks_per_node) if with_speed else (None, None)
     width = SPREAD["measured" if ground.gpu.gpu.is_measured else "estimated"]
     learning = _learning(job, basics, ground, engine, predicted(laid), speed, width)
@@ -210,6 +234,7 @@ def _on_gpu(
         micro_batch=micro_batch,
         accumulation=laid.accumulation,
         checkpointing=checkpointing,
+        shard_quantized=sharded,
         relative_time=1 / speed.tokens_per_second if speed else 0.0,
         prediction=corrected_memory(learning.prediction, learning.memory_correction, "cuda"),
         speed=speed if ground.gpu.is_known else None,
@@ -252,7 +277,14 @@ def family_of(job: JobFile) -> str:
 
 
 def _by_order(
-    job: JobFile, basics: Basics, ground: Ground, with_speed: bool, engine: str, micro_batch: int, checkpointing: bool
+    job: JobFile,
+    basics: Basics,
+    ground: Ground,
+    with_speed: bool,
+    engine: str,
+    micro_batch: int,
+    checkpointing: bool,
+    sharded: bool,
 ) -> Candidate:
     tokens = micro_batch * job.data.max_length
     layout = Layout(
@@ -264,6 +296,7 @@ def _by_order(
         checkpointing=checkpointing,
         chunk_tokens=job.loss.chunk_tokens,
         lora=_lora(job),
+        shard_quantized=sharded,
     )
     plain = Candidate(
         basics=basics,
@@ -271,7 +304,8 @@ def _by_order(
         micro_batch=micro_batch,
         accumulation=basics.packs_per_rank // micro_batch,
         checkpointing=checkpointing,
-        relative_time=_relative_time(job, basics, engine, tokens, checkpointing),
+        shard_quantized=sharded,
+        relative_time=_relative_time(job, basics, engine, tokens, checkpointing) * (SHARDED_TIME if sharded else 1),
         prediction=None,
     )
     if ground.shape is None:

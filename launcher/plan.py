@@ -135,6 +135,7 @@ def _trainer_config(job: JobFile, basics: Basics, choice: Choice, machine: Machi
         "packs_per_step": basics.packs_per_step,
         "micro_batch": best.micro_batch,
         "accumulation": best.accumulation,
+        "shard_quantized": best.shard_quantized,
         "num_proc": min(machine.num_cores, MOST_TOKENIZER_PROCESSES),
     }
     return TrainerConfig.model_validate({"name": job.name, **sections, "execution": execution})

@@ -168,6 +168,13 @@ def _check_targets(job: JobFile, ground: Ground) -> None:
 
 
 def _check_engine(job: JobFile, basics: Basics) -> None:
+    if job.resources.shard_quantized is True and (job.method.quantization is None or job.method.use_dora):
+        raise SettingError(
+            "resources.shard_quantized",
+            "needs quantised weights, and DoRA reads them whole",
+            got=True,
+            remedy="Set method.quantization without use_dora, or leave it at auto.",
+        )
     if job.resources.engine in unsupported(job, basics):
         raise SettingError(
             "resources.engine",
@@ -279,6 +286,10 @@ def _open_decisions(
     if job.training.gradient_checkpointing == "auto":
         reason = _checkpointing_reason(best, fitting)
         yield Decision(setting="training.gradient_checkpointing", value=best.checkpointing, reason=reason)
+    if job.resources.shard_quantized == "auto" and len({candidate.shard_quantized for candidate in every}) > 1:
+        yield Decision(
+            setting="resources.shard_quantized", value=best.shard_quantized, reason=_sharding_reason(best, fitting)
+        )
 
 
 def _engine_reason(job: JobFile, best: Candidate, every: list[Candidate], fitting: list[Candidate]) -> str:
@@ -300,6 +311,14 @@ def _micro_batch_reason(best: Candidate, fitting: list[Candidate]) -> str:
     if best.micro_batch == largest:
         return "the largest that fits and divides the step: fewer, fuller forward passes"
     return f"fills a forward pass; up to {largest} would fit and gain nothing"
+
+
+def _sharding_reason(best: Candidate, fitting: list[Candidate]) -> str:
+    if not best.shard_quantized:
+        return "packed weights fit whole on every rank, and need not be gathered"
+    if any(not candidate.shard_quantized for candidate in fitting):
+        return "room for larger micro-batches or no checkpointing outweighs gathering packed weights"
+    return "packed weights do not fit whole beside the rest: each rank holds its part and gathers layer by layer"
 
 
 def _checkpointing_reason(best: Candidate, fitting: list[Candidate]) -> str:

@@ -108,7 +108,8 @@ def weight_bytes(job: Job) -> float:
 
     In a full fine-tune under FSDP or plain autocast they are what the optimizer updates. LoRA's frozen base is of
     the compute type; k-bit preparation holds embeddings and head in float32 (PEFT, `prepare_model_for_kbit_training`).
-    Packed weights are split by FSDP when they are stored in the shards' type, else whole on every rank.
+    Packed weights are split by FSDP when they are stored in the shards' type, else whole on every rank; or split on
+    their own, whatever the engine (`shard_packed`).
     """
     p, regime = Parameters(job), job.regime
     if not job.adapters:
@@ -117,6 +118,7 @@ def weight_bytes(job: Job) -> float:
     loose = (p.base - p.quantised) * plain
     packed = packed_bytes(p.quantised, job.quantization) if p.quantised else 0.0
     whole = packed if regime.quantised_on_every_rank else packed / job.shards_from(3)
+    whole = packed / job.sharded_over if job.shard_packed else whole
     return (loose + p.trained * regime.adapter_bytes) / job.shards_from(3) + whole
 
 
