@@ -21,7 +21,7 @@ from launcher.errors import JobError
 from launcher.forecast import bill_json
 from launcher.gpusizing import planned_gpu
 from launcher.hardware import Machine
-from launcher.jobfile import JobFile, load_job
+from launcher.jobfile import JobFile, SettingError, load_job
 from launcher.layouts import basics_for
 from launcher.plan import Plan, make_plan
 from launcher.sizing.shape import shape_by_name
@@ -80,6 +80,8 @@ PUBLISHED = {
     (LORA, "L40S"): 16,
     (QLORA, "H100-80"): 8,
     (QLORA, "H200"): 8,
+    (QLORA, "A100-40"): 8,
+    (QLORA, "L40S"): 8,
 }
 
 
@@ -103,10 +105,38 @@ def test_the_published_layouts_themselves_fit(big, method: str, gpus: str) -> No
 
 
 @pytest.mark.parametrize("gpu", ["A100-40", "L40S"])
-def test_packed_weights_that_lie_whole_everywhere_do_not_fit_small_gpus(big, gpu: str) -> None:
+def test_packed_weights_are_split_where_they_do_not_fit_whole(big, gpu: str) -> None:
     with pytest.raises(JobError, match="no plan fits") as caught:
-        planned(big(QLORA), f"8x{gpu}")
-    assert "method.quantization: null, for bfloat16 weights are split over GPUs" in caught.value.remedy
+        planned(big(QLORA, shard_quantized=False), f"8x{gpu}")
+    assert "resources.shard_quantized: true" in caught.value.remedy
+    plan = planned(big(QLORA), f"8x{gpu}")
+    assert plan.trainer.execution.shard_quantized
+    decision = next(d for d in plan.decisions if d.setting == "resources.shard_quantized")
+    assert "do not fit whole" in decision.reason
+    weights = plan.choice.candidate.prediction.components["weights"]  # type: ignore[union-attr]
+    packed, rest = 68.45e9 * 0.5159, 2.1e9 * 2
+    assert packed / 8 + rest / 8 < weights < packed / 8 + 1.1 * rest + 2e9
+
+
+def test_packed_weights_stay_whole_where_that_is_quicker(big) -> None:
+    plan = planned(big(QLORA, "Llama-3.1-8B"), "8xH100-80")
+    assert not plan.trainer.execution.shard_quantized
+    sharded = planned(big(QLORA, "Llama-3.1-8B", shard_quantized=True), "8xH100-80")
+    assert sharded.choice.candidate.speed.step_seconds > plan.choice.candidate.speed.step_seconds  # type: ignore[union-attr]
+    assert sharded.choice.candidate.peak_bytes < plan.choice.candidate.peak_bytes
+
+
+def test_only_what_is_packed_can_be_asked_to_be_split(big) -> None:
+    with pytest.raises(SettingError, match="needs quantised weights"):
+        planned(big(LORA, shard_quantized=True), "8xH100-80")
+
+
+def test_estimates_split_packed_weights_where_needed_too() -> None:
+    small, large = (estimate("Llama-3.1-70B", "qlora", gpus) for gpus in ("8xA100-40", "8xH200"))
+    assert (small.verdict, small.as_json()["layout"]["shard_packed"]) == ("fits", True)
+    assert "shard_packed" not in large.as_json()["layout"]
+    other = estimate("Llama-3.1-70B", "qlora", "8xA100-40", engine="ddp", preset="trl")
+    assert other.verdict == "no", "other trainers do not do that"
 
 
 def test_405b_is_planned_within_a_second_and_without_torch(big, write_job, tmp_path: Path) -> None:
