@@ -9,7 +9,7 @@ from typing import Any
 from launcher.candidates import Candidate
 from launcher.decisions import Decision
 from launcher.jobfile.schema import JobFile
-from launcher.learning.correction import allocated_bytes
+from launcher.learning.correction import BEYOND, allocated_bytes
 from launcher.prediction import GIB
 from launcher.sizing.host import Host, host
 from launcher.sizing.speed_cost import SLICE_OVERHEAD_HOURS, slices_of
@@ -121,7 +121,16 @@ def learning_json(candidate: Candidate) -> dict[str, Any]:
         "allocated_bytes": allocated_bytes(learning.prediction),
         "step_seconds": learning.speed.step_seconds if candidate.speed and learning.speed else None,
     }
-    return {"measured_as": asdict(learning.key), "uncorrected": uncorrected, "corrections": _corrections(candidate)}
+    phases = {
+        phase: sum(size for name, size in parts.items() if name not in BEYOND)
+        for phase, parts in learning.prediction.parts.items()
+    }
+    return {
+        "measured_as": asdict(learning.key),
+        "uncorrected": uncorrected,
+        "allocated_phases_bytes": phases,
+        "corrections": _corrections(candidate),
+    }
 
 
 def bill_json(prediction: dict[str, Any], steps: int | None, num_gpus: int) -> dict[str, Any]:

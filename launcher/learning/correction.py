@@ -80,9 +80,14 @@ class Learned:
     def memory(self, key: Key) -> Correction:
         """The factor on memory; below 1 only with enough runs."""
         found = self._factor("memory", key, MEMORY_WIDTH, SCATTER["memory"])
-        if found.factor < 1 and found.runs < ENOUGH_TO_LOOSEN:
+        if found.factor < 1 and self._runs_of(key) < ENOUGH_TO_LOOSEN:
             return replace(found, factor=1.0)
         return found
+
+    def _runs_of(self, key: Key) -> int:
+        """Real runs on this GPU; what was only counted proves nothing of it."""
+        here = [one for one in self.measurements if (one.key.cluster, one.key.gpu) == (key.cluster, key.gpu)]
+        return sum(one.memory is not None and one.steps > 0 for one in here)
 
 
 def _ratios(measurements: Sequence[Measurement], name: str) -> list[tuple[Key, float]]:

@@ -76,13 +76,13 @@ def stored_tensors(model: nn.Module) -> list[torch.Tensor]:
     """What the quantised layers keep in place of their weights: packed numbers and the scales of their blocks."""
     found: list[Any] = []
     for _, layer in quantised_layers(model):
-        shard = shard_of(layer)
-        found += [shard.part] if shard else []  # the tensors of a sharded layer have no memory of their own
-        if type(layer).__name__ == "Linear8bitLt":
-            found += [layer.state.CB, layer.state.SCB]
-            continue
-        state = layer.weight.quant_state
-        found += [layer.weight.data, state.absmax, *([state.state2.absmax, state.offset] if state.nested else [])]
+        shard, is_8bit = shard_of(layer), type(layer).__name__ == "Linear8bitLt"
+        state = layer.state if is_8bit else layer.weight.quant_state
+        if shard:  # the tensors that it took over have no memory of their own
+            found.append(shard.part)
+        else:
+            found += [state.CB] if is_8bit else [layer.weight.data, state.absmax]
+        found += [state.SCB] if is_8bit else [state.state2.absmax, state.offset] if state.nested else []
     return found
 
 
