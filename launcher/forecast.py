@@ -10,6 +10,7 @@ from launcher.candidates import Candidate
 from launcher.decisions import Decision
 from launcher.jobfile.schema import JobFile
 from launcher.learning.correction import BEYOND, allocated_bytes
+from launcher.length import steps_of
 from launcher.prediction import GIB
 from launcher.sizing.host import Host, host
 from launcher.sizing.speed_cost import SLICE_OVERHEAD_HOURS, slices_of
@@ -19,7 +20,7 @@ CPU_CAUTION = "speed on the CPU is a guess, good to a factor of five, until a ru
 
 def hours(job: JobFile, candidate: Candidate) -> float | None:
     """Hours of the whole run; `None` where speed or steps are not known before it starts."""
-    steps = job.training.max_steps
+    steps = steps_of(job, candidate.basics).number
     return candidate.speed.step_seconds * steps / 3600 if candidate.speed and steps else None
 
 
@@ -54,7 +55,8 @@ def why_unchecked(job: JobFile, candidate: Candidate) -> Iterator[Decision]:
     for name, known in asked.items():
         limit = getattr(job.resources, name)
         if limit is not None and known is None:
-            needs = "training.max_steps" if not job.training.max_steps else "a known GPU with a price"
+            steps = steps_of(job, candidate.basics).number
+            needs = "training.max_steps" if not steps else "a known GPU with a price"
             needs = "a run on this machine's CPU first" if _is_guess(candidate) and name == "deadline_hours" else needs
             yield Decision(setting=f"resources.{name}", value=limit, reason=f"not checked: that needs {needs}")
 

@@ -18,6 +18,7 @@ from launcher.launch import launch_json
 from launcher.layouts import basics_for
 from launcher.learning.correction import Learned
 from launcher.learning.store import read, store_path
+from launcher.length import Steps, steps_of
 from launcher.modelfiles import find_config
 from launcher.planner import Choice, choose
 from launcher.sizing.shape import ModelShape, find_model, read_shape, shape_by_name
@@ -33,6 +34,7 @@ class Plan:
     decisions: list[Decision]
     choice: Choice
     shape: ModelShape | None
+    steps: Steps
 
     def as_json(self) -> dict[str, Any]:
         """The content of plan.json."""
@@ -52,7 +54,8 @@ class Plan:
         return {
             **prediction.as_json(),
             "limit_bytes": self.choice.limit_bytes,
-            "steps": self.trainer.training.max_steps,
+            "steps": self.steps.number,
+            "steps_from": self.steps.source or None,
             **self.forecast_json(),
             **learning_json(self.choice.candidate),
         }
@@ -60,7 +63,7 @@ class Plan:
     def forecast_json(self) -> dict[str, Any]:
         """Speed, hours and cost; empty where they cannot be known."""
         candidate, walltime = self.choice.candidate, self.launch.get("walltime_seconds")
-        return forecast_json(candidate, self.trainer.training.max_steps, walltime)
+        return forecast_json(candidate, self.steps.number, walltime)
 
 
 def make_plan(
@@ -95,6 +98,7 @@ def make_plan(
         decisions=[*from_catalogue, *basics.decisions, *choice.decisions, threads, *short],
         choice=choice,
         shape=ground.shape,
+        steps=steps_of(job, basics),
     )
 
 

@@ -39,8 +39,8 @@ ATTRIBUTES = {"list": "list_"}
 
 EPILOG = (
     "Exit codes: 0 done; 2 the job file, the data or the arguments are wrong; 3 this machine lacks "
-    "something; 4 the scheduler or the cluster; 5 the run ended badly; 75 the run was saved before its "
-    "end, resume it; 130 interrupted."
+    "something; 4 the scheduler or the cluster; 5 the run ended badly; 6 the estimate does not fit; 75 the run was "
+    "saved before its end, resume it; 130 interrupted."
 )
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from launcher.candidates import Candidate
 from launcher.cli.output import facts, gib, print_bars
+from launcher.length import ESTIMATED
 from launcher.plan import Plan
 from launcher.planner import Rejected
 from launcher.prediction import GIB
@@ -57,7 +58,10 @@ def _bill_cells(plan: Plan) -> tuple[str, str]:
 def _summary(plan: Plan) -> dict[str, Any]:
     execution, training = plan.trainer.execution, plan.trainer.training
     length = plan.trainer.data.max_length
-    steps = training.max_steps or f"known once the data is tokenised ({training.num_train_epochs:g} epochs)"
+    epochs = f"{training.num_train_epochs:g} epochs"
+    steps = training.max_steps or f"known once the data is tokenised ({epochs})"
+    if plan.steps.source == ESTIMATED:
+        steps = f"about {plan.steps.number:,} for {epochs}, {ESTIMATED}; exact once it is tokenised"
     return {
         "run": plan.trainer.name,
         "model": f"{plan.trainer.model.path} ({_parameters(plan)})",
