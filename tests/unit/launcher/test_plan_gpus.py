@@ -204,10 +204,23 @@ def test_a_budget_that_nothing_keeps_is_refused_with_what_it_costs(big) -> None:
 def test_limits_that_cannot_be_checked_are_said_so(big) -> None:
     job = big(LORA, deadline_hours=1.0)
     training = job.training.model_copy(update={"max_steps": None})
-    plan = planned(job.model_copy(update={"training": training}), "8xH100-80")
+    data = job.data.model_copy(update={"train": [job.data.train[0].model_copy(update={"path": "lab/on-the-hub"})]})
+    plan = planned(job.model_copy(update={"training": training, "data": data}), "8xH100-80")
     reason = next(d.reason for d in plan.decisions if d.setting == "resources.deadline_hours")
     assert reason == "not checked: that needs training.max_steps"
     assert plan.as_json()["prediction"]["hours"] is None
+
+
+def test_limits_are_kept_by_estimated_steps_too(big, job_folder: Path) -> None:
+    job = big(LORA, deadline_hours=1.0)
+    (job_folder / "train.jsonl").write_text((json.dumps({"text": "word " * 2000}) + "\n") * 20_000)
+    whole = job.model_copy(update={"training": job.training.model_copy(update={"max_steps": None})})
+    with pytest.raises(JobError, match="the deadline is 1 h"):
+        planned(whole, "8xH100-80")
+    patient = whole.model_copy(update={"resources": job.resources.model_copy(update={"deadline_hours": 1000.0})})
+    found = planned(patient, "8xH100-80").as_json()["prediction"]
+    assert found["steps_from"].startswith("estimated")
+    assert found["hours"] == pytest.approx(found["steps"] * found["step_seconds"] / 3600)
 
 
 def test_hours_cost_and_slices_follow_from_a_step(big) -> None:
