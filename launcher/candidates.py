@@ -56,12 +56,14 @@ class Ground:
         gpu: Its GPU; `None` on the CPU.
         shape: The model's shape; `None` when it is not known here.
         learned: What earlier runs on this cluster have shown.
+        host_bytes: Memory of one node; 0 where it is not known.
     """
 
     machine: Machine
     gpu: PlannedGpu | None
     shape: ModelShape | None
     learned: Learned = field(default_factory=Learned)
+    host_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

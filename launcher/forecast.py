@@ -66,6 +66,14 @@ def node_memory(candidate: Candidate) -> Host | None:
     return host(candidate.sized, candidate.basics.ranks_per_node) if candidate.sized else None
 
 
+def starved(candidate: Candidate, node_bytes: int) -> str:
+    """Why a node's memory cannot hold a plan in training; empty when it can, or nobody knows."""
+    needs = node_memory(candidate)
+    if needs is None or needs.training <= node_bytes / GIB:
+        return ""
+    return f"takes {needs.training:.0f} GiB of each node's memory in training, and it has {node_bytes / GIB:.0f} GiB"
+
+
 def short_of_memory(candidate: Candidate, node_bytes: int) -> Iterator[Decision]:
     """Says it when a node has less host memory than the model takes to load or to train."""
     needs = node_memory(candidate)

@@ -83,10 +83,16 @@ def make_plan(
     shape, from_catalogue = _shape(job)
     if learned is None:
         learned = Learned(measurements=read(store_path(profile.run_root if profile else None)))
-    ground = Ground(machine=machine, gpu=planned_gpu(machine), shape=shape, learned=learned)
+    is_known = machine.memory_bytes != UNKNOWN_HOST_BYTES
+    ground = Ground(
+        machine=machine,
+        gpu=planned_gpu(machine),
+        shape=shape,
+        learned=learned,
+        host_bytes=machine.memory_bytes if is_known else 0,
+    )
     choice = choose(job, basics_for(job, machine), ground)
     basics = choice.basics
-    is_known = machine.memory_bytes != UNKNOWN_HOST_BYTES
     short = short_of_memory(choice.candidate, machine.memory_bytes) if is_known else ()
     threads = _threads(basics, machine, profile)
     launch = launch_json(job, choice, ground, threads.value)

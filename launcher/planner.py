@@ -23,7 +23,7 @@ from launcher.candidates import (
 from launcher.candidates import situation as situation_of
 from launcher.decisions import Basics, Decision
 from launcher.errors import JobError
-from launcher.forecast import over_limit, why_unchecked
+from launcher.forecast import over_limit, starved, why_unchecked
 from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import JobFile
 from launcher.nearest import nothing_fits
@@ -88,13 +88,19 @@ def choose(job: JobFile, basics: list[Basics], ground: Ground) -> Choice:
     fitting = [candidate for candidate in every if candidate.peak_bytes <= limit]
     if not fitting:
         raise nothing_fits(job, every, ground, limit)
-    allowed = [candidate for candidate in fitting if not over_limit(job, candidate)]
+    hosted = [candidate for candidate in fitting if not _starved(ground, candidate)]
+    if not hosted:
+        raise JobError(
+            f"no plan fits the nodes: the leanest {_starved(ground, fitting[0])}",
+            "Ask for fewer GPUs on each node (resources.gpus_per_node), or for nodes with more memory.",
+        )
+    allowed = [candidate for candidate in hosted if not over_limit(job, candidate)]
     if not allowed:
         raise _over_limits(job, fitting)
     best = best_of(allowed, job.resources.objective)
     return Choice(
         candidate=best,
-        rejected=_rejections(job, every, best, limit),
+        rejected=_rejections(job, every, best, limit, ground),
         decisions=_decisions(job, best, every, fitting, len(usable)),
         limit_bytes=limit,
     )
@@ -194,7 +200,11 @@ def _over_limits(job: JobFile, fitting: list[Candidate]) -> JobError:
     )
 
 
-def _rejections(job: JobFile, every: list[Candidate], best: Candidate, limit: int) -> list[Rejected]:
+def _starved(ground: Ground, candidate: Candidate) -> str:
+    return starved(candidate, ground.host_bytes) if ground.host_bytes else ""
+
+
+def _rejections(job: JobFile, every: list[Candidate], best: Candidate, limit: int, ground: Ground) -> list[Rejected]:
     """All others over the same ranks, and of other numbers of ranks the best of each engine."""
     same = sorted((c for c in every if c.basics is best.basics and c is not best), key=lambda c: _worth(c, limit))
     groups: dict[tuple[int, str], list[Candidate]] = {}
@@ -203,7 +213,7 @@ def _rejections(job: JobFile, every: list[Candidate], best: Candidate, limit: in
             groups.setdefault((other.basics.world_size, other.engine), []).append(other)
     firsts = [_representative(group, limit) for group in groups.values()]
     elsewhere = sorted(firsts, key=lambda c: (c.peak_bytes > limit, _rounded(c.gpu_time)))
-    return [_reject(job, other, best, limit) for other in (*same, *elsewhere)]
+    return [_reject(job, other, best, limit, ground) for other in (*same, *elsewhere)]
 
 
 def _worth(candidate: Candidate, limit: int) -> tuple[bool, float, float]:
@@ -221,8 +231,8 @@ def _rank(candidate: Candidate) -> tuple[float, int]:
     return _rounded(candidate.relative_time), candidate.peak_bytes
 
 
-def _reject(job: JobFile, candidate: Candidate, best: Candidate, limit_bytes: int) -> Rejected:
-    peak, over = candidate.peak_bytes, over_limit(job, candidate)
+def _reject(job: JobFile, candidate: Candidate, best: Candidate, limit_bytes: int, ground: Ground) -> Rejected:
+    peak, over = candidate.peak_bytes, _starved(ground, candidate) or over_limit(job, candidate)
     if candidate.prediction and peak > limit_bytes:
         phase = candidate.prediction.binding_phase
         reason = f"does not fit: {peak / GIB:.1f} GiB in {phase}, {limit_bytes / GIB:.1f} GiB usable"

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,17 @@ def test_limits_are_kept_by_estimated_steps_too(big, job_folder: Path) -> None:
     found = planned(patient, "8xH100-80").as_json()["prediction"]
     assert found["steps_from"].startswith("estimated")
     assert found["hours"] == pytest.approx(found["steps"] * found["step_seconds"] / 3600)
+
+
+def test_nodes_whose_own_memory_is_too_small_are_refused(big) -> None:
+    job, machine = imagined(big(LORA, "Llama-3.1-8B"), "8xH100-80")
+    enough, little = (replace(machine, memory_bytes=gib * 1024**3) for gib in (64, 24))
+    assert make_plan(job, enough).choice.basics.world_size == 8
+    with pytest.raises(JobError, match="takes 32 GiB of each node's memory in training, and it has 24 GiB") as caught:
+        make_plan(job, little)
+    assert "gpus_per_node" in caught.value.remedy
+    fewer = job.model_copy(update={"resources": job.resources.model_copy(update={"gpus_per_node": 4})})
+    assert make_plan(fewer, little).choice.basics.world_size == 4
 
 
 def test_hours_cost_and_slices_follow_from_a_step(big) -> None:
