@@ -137,6 +137,8 @@ def _tail(found: Answer) -> dict[str, Any]:
         lines["caution"] = "; ".join(found.cautions)
     if found.nearest:
         lines["would fit"] = "; ".join(found.nearest)
+    elif not found.fits:
+        lines["would fit"] = "nothing near, not even 64 times as many: take GPUs with more memory, or a smaller model"
     return lines
 
 

@@ -130,4 +130,8 @@ def test_what_does_not_fit_ends_with_a_code_of_its_own(capsys) -> None:
 
     assert run(["estimate", "--model", "llama-3.1-8b", "--method", "qlora", "--gpus", "1xA100-40"]) == 0
     assert run(["estimate", "--model", "llama-3.1-405b", "--method", "full", "--gpus", "1xT4", "--json"]) == 6
-    assert "nearest" in capsys.readouterr().out
+    capsys.readouterr()
+    assert run(["estimate", "--model", "llama-3.1-405b", "--method", "full", "--gpus", "1xT4"]) == 6
+    assert "nothing near" in capsys.readouterr().out
+    assert run(["estimate", "--model", "llama-3.1-70b", "--method", "full", "--gpus", "8xH100-80"]) == 6
+    assert "--method lora" in capsys.readouterr().out
