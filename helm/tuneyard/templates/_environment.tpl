@@ -10,6 +10,9 @@ Kubernetes reads `$(NAME)` in values; `$$` is a plain dollar, so that the user's
 - {name: TUNEYARD_NODES_COUNT, value: {{ int64 .Values.nodes | quote }}}
 - name: TUNEYARD_POD_INDEX
   valueFrom: {fieldRef: {fieldPath: "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
+- {name: TUNEYARD_POD_GPUS, value: {{ int64 .Values.resources.gpus | quote }}}
+- name: TUNEYARD_POD_IP # where ranks meet: a name may lead to the predecessor of a pod for some time
+  valueFrom: {fieldRef: {fieldPath: status.podIP}}
 - name: TUNEYARD_POD_UID
   valueFrom: {fieldRef: {fieldPath: metadata.uid}}
 - name: TUNEYARD_POD_NAME

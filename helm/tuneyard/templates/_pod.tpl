@@ -28,7 +28,7 @@ spec:
   automountServiceAccountToken: false
   enableServiceLinks: false # a Service called `master` would set MASTER_PORT
   subdomain: {{ .Release.Name | quote }} # with the headless Service: pods find each other by name
-  # preStop tells the agent to save, and waits until it has gone; both happen within this time.
+  # SIGTERM tells the wrapper to have the run saved. No preStop hook: it would ask the agent behind the wrapper's back.
   terminationGracePeriodSeconds: {{ add (int64 .Values.graceSeconds) (int64 .Values.terminationMarginSeconds) }}
   securityContext:
     {{- include "tuneyard.podSecurity" . | nindent 4 }}
@@ -70,10 +70,6 @@ spec:
   containers:
     - name: trainer
       command: [python, -m, cluster.kubernetes.pod, {{ include "tuneyard.runDir" . | quote }}]
-      lifecycle:
-        preStop:
-          exec:
-            command: [python, -m, cluster.agent.prestop, {{ include "tuneyard.runDir" . | quote }}]
       {{- include "tuneyard.container" (dict "root" .) | nindent 6 }}
   volumes:
     {{- include "tuneyard.volumes" . | nindent 4 }}

@@ -55,6 +55,12 @@
 {{- if ne (len $volumes) (len (uniq $volumes)) -}}
 {{- $problems = append $problems "two of volumes have the same name" -}}
 {{- end -}}
+{{- /* Helm sends JSON, where these stand as they are; the API server reads it as YAML, which refuses or changes them. */ -}}
+{{- range $name, $value := .Values -}}
+{{- if regexMatch `[\x{7f}-\x{9f}\x{fffe}\x{ffff}]|(^|[^\\])(\\\\)*\\u0000` (toJson $value) -}}
+{{- $problems = append $problems (printf "%s has a character in it that Kubernetes does not take: U+0000, U+007F to U+009F, U+FFFE or U+FFFF" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- if $problems -}}
 {{- fail (printf "\n- %s" (join "\n- " $problems)) -}}
 {{- end -}}

@@ -16,11 +16,14 @@ _WRAPPER = """
 import json, os, signal, socket, sys, time
 from pathlib import Path
 run_dir, index = Path(sys.argv[1]), os.environ["TUNEYARD_POD_INDEX"]
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+def leave(*_):
+    with open(run_dir / "told", "a") as told:
+        print(f"{index} {os.environ['TUNEYARD_POD_UID']} asked", file=told)
+    sys.exit(75)
+signal.signal(signal.SIGTERM, leave)
 run_dir.mkdir(exist_ok=True)
 facts = {"environment": dict(os.environ), "mounts": sorted(line.split()[1] for line in open("/proc/mounts"))}
-with open(run_dir / "told", "a") as told:
-    print(f"{index} {os.environ['TUNEYARD_POD_UID']} started", file=told)
+(run_dir / "told").touch()
 while True:
     try:
         facts["head"] = socket.gethostbyname(os.environ["TUNEYARD_HEAD"])
@@ -34,20 +37,12 @@ status = int(code.read_text())
 code.unlink()
 sys.exit(status)
 """
-_PRESTOP = """
-import os, sys
-from pathlib import Path
-with open(Path(sys.argv[1]) / "told", "a") as told:
-    print(f"{os.environ['TUNEYARD_POD_INDEX']} {os.environ['TUNEYARD_POD_UID']} asked", file=told)
-"""
 _FILES = {
     "launcher/__init__.py": "",
     "launcher/cli.py": "import sys; print('place', *sys.argv[1:], open('/etc/tuneyard/job.yaml').read())",
     "cluster/__init__.py": "",
     "cluster/kubernetes/__init__.py": "",
     "cluster/kubernetes/pod.py": _WRAPPER,
-    "cluster/agent/__init__.py": "",
-    "cluster/agent/prestop.py": _PRESTOP,
 }
 _WRITE = """
 import json, os, sys
@@ -60,6 +55,7 @@ for name, text in json.loads(sys.argv[1]).items():
     unfinished.rename(path)
 """
 SECONDS = 90.0
+TEST_POD = {"resources": {"cpu": 1, "memory": "2Gi"}}
 
 
 def until(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
@@ -83,7 +79,7 @@ class Release:
         small = {
             "image": self.namespace.image, "job": "name: my-run\n", "runs": {"claim": self.namespace.claim},
             "resources": {"gpus": 0, "cpu": "200m", "memory": "256Mi"}, "sharedMemory": "16Mi", "graceSeconds": 5,
-            "test": {"resources": {"cpu": 1, "memory": "2Gi"}}, "terminationMarginSeconds": 15,
+            "test": TEST_POD, "terminationMarginSeconds": 15,
             "environment": {"PYTHONPATH": "/runs/standin"}, "imagePullPolicy": "IfNotPresent",
             "init": [{"name": "standin", "command": ["python", "-c", _WRITE, json.dumps(_FILES)]}],
         }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import uuid
@@ -46,6 +47,7 @@ VALUES: dict[str, dict[str, Any]] = {
     },
     "scratch": {"scratch": {"enabled": True, "sizeLimit": "200Gi", "path": "/local"}},
     "scratch-unlimited": {"scratch": {"enabled": True}},
+    "kueue-queue": {"kueue": {"queue": "team"}},
     "kueue": {"kueue": {"queue": "team", "priorityClass": "high"}, "nodes": 2},
     "kueue-rack": {"kueue": {"queue": "team", "topology": {"required": "cloud.example.com/rack"}}, "nodes": 2},
     "jobset-kueue-block": {
@@ -101,6 +103,7 @@ NOT_RESTRICTED = {"host-network", "rdma-lock"}
 """Value sets that leave the restricted profile, which the documentation says of them."""
 
 Object = dict[str, Any]
+_RENDERED: dict[str, list[Object]] = {}
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,11 @@ class Helm:
 
     def render(self, values: Mapping[str, Any], release: str = RELEASE, namespace: str = NAMESPACE) -> list[Object]:
         """All objects, the test's pod included."""
-        done = self("template", release, CHART, "--namespace", namespace, *self.values(values))
-        return [found for found in yaml.safe_load_all(done.stdout) if found]
+        key = yaml.safe_dump([values, release, namespace])
+        if key not in _RENDERED:
+            done = self("template", release, CHART, "--namespace", namespace, *self.values(values))
+            _RENDERED[key] = [found for found in yaml.safe_load_all(done.stdout) if found]
+        return copy.deepcopy(_RENDERED[key])
 
     def refusal(self, values: Mapping[str, Any], release: str = RELEASE) -> str:
         """What the user reads; fails if it is rendered."""

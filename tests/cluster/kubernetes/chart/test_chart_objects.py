@@ -35,6 +35,9 @@ def test_objects_are_valid_for_every_kubernetes(helm: Helm, name: str) -> None:
 def test_a_jobset_is_valid_for_its_definition_and_its_job_for_kubernetes(helm: Helm, name: str) -> None:
     found = one(helm.render(VALUES[name]), "JobSet")
     jsonschema.validate(found, _jobset_schema(), jsonschema.Draft202012Validator)
+    with pytest.raises(jsonschema.ValidationError, match="maxRestart"):
+        wrong = {**found["spec"], "failurePolicy": {"maxRestart": 3}}
+        jsonschema.validate({**found, "spec": wrong}, _jobset_schema(), jsonschema.Draft202012Validator)
     inner = found["spec"]["replicatedJobs"][0]["template"]
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "inner"}, **inner}
     for version in KUBERNETES:
@@ -218,9 +221,7 @@ def _action(rules: list[Object], *, container: str, code: int, disrupted: bool =
 def test_one_number_gives_the_grace_period(helm: Helm) -> None:
     pod = job_spec(helm.render({"graceSeconds": 200, "terminationMarginSeconds": 33}))["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] == 233
-    assert pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == [
-        "python", "-m", "cluster.agent.prestop", f"/runs/{RELEASE}",
-    ]  # fmt: skip
+    assert "lifecycle" not in pod["containers"][0]  # SIGTERM reaches the wrapper at once
 
 
 @pytest.mark.parametrize("kind", ["job", "jobset"])
@@ -229,10 +230,11 @@ def test_a_pod_knows_its_place(helm: Helm, kind: str) -> None:
     found = environment(trainer(objects))
     assert found["TUNEYARD_SCHEDULER"] == "kubernetes"
     assert (found["TUNEYARD_NODES_COUNT"], found["TUNEYARD_SUBMITTED"]) == ("3", "1763750000")
-    assert found["TUNEYARD_PORT"] == "23456"
+    assert (found["TUNEYARD_PORT"], found["TUNEYARD_POD_GPUS"]) == ("23456", "1")
     for name, path in {
         "TUNEYARD_POD_INDEX": "metadata.annotations['batch.kubernetes.io/job-completion-index']",
         "TUNEYARD_POD_UID": "metadata.uid",
+        "TUNEYARD_POD_IP": "status.podIP",
         "TUNEYARD_POD_NAME": "metadata.name",
         "TUNEYARD_NODE_NAME": "spec.nodeName",
         "TUNEYARD_JOB_NAME": "metadata.labels['batch.kubernetes.io/job-name']",

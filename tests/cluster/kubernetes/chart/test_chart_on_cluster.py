@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chart_releases import KINDS, Release, left, until
+from chart_releases import KINDS, TEST_POD, Release, left, until
 from chart_values import NOT_RESTRICTED, VALUES, Helm, environment, pods
 from test_chart_hostile import TEXTS
 
@@ -71,13 +71,23 @@ def test_a_run_is_installed_tested_changed_rolled_back_and_removed(release: Rele
     second = until(lambda: (new := release.running(2)) and _uids(new).isdisjoint(_uids(first)) and new)
     assert [release.facts(pod)["environment"]["ROUND"] for pod in second] == ["2", "2"]
     until(lambda: len(release.jobs()) == 1)
-    until(lambda: len([line for line in release.told(second[0]) if line.endswith("asked")]) == 2)  # preStop of the old
-    assert {line.split()[1] for line in release.told(second[0]) if line.endswith("asked")} == _uids(first)
+    until(lambda: {line.split()[1] for line in release.told(second[0])} == _uids(first))  # who was told to save
 
     release.do("rollback", "1")
     third = until(lambda: (new := release.running(2)) and _uids(new).isdisjoint(_uids(second)) and new)
     assert "ROUND" not in release.facts(third[0])["environment"]
 
+    release.do("uninstall", "--cascade=foreground", "--wait", "--timeout=60s")
+    assert not release.namespace.pods()  # also those that were saving
+    until(lambda: not left(release.namespace))
+
+
+def test_a_failing_test_says_why_and_leaves_nothing(release: Release) -> None:
+    release("install", resources={"gpus": 64, "cpu": 1, "memory": "1Gi"}, test={"timeoutSeconds": 1, **TEST_POD})
+    line = ["test", release.name, "--logs", "--timeout=100s", f"--namespace={release.namespace.name}"]
+    done = release.helm(*line, check=False)
+    assert done.returncode != 0
+    assert "ok    torch: torch" in done.stdout and "BAD   pod 0:" in done.stdout and "is pod 0 pending?" in done.stdout
     release.do("uninstall")
     until(lambda: not left(release.namespace))
 
@@ -91,7 +101,7 @@ def _test_pods(release: Release) -> list[dict[str, Any]]:
 
 
 def test_pods_find_what_they_were_promised(release: Release) -> None:
-    texts = {f"TEXT_{number}": text for number, text in enumerate(TEXTS.values()) if "\x00" not in text}
+    texts = {f"TEXT_{number}": text for number, text in enumerate(TEXTS.values())}
     release.namespace.kubectl("create", "secret", "generic", "hub", "--from-literal=token=canary-7d1f")
     secrets = {"HF_TOKEN": {"name": "hub", "key": "token"}}
     release(
@@ -103,6 +113,7 @@ def test_pods_find_what_they_were_promised(release: Release) -> None:
         own = found["environment"]
         assert own["TUNEYARD_POD_INDEX"] == str(index)
         assert own["TUNEYARD_POD_UID"] == pod["metadata"]["uid"]
+        assert own["TUNEYARD_POD_IP"] == pod["status"]["podIP"]
         assert own["TUNEYARD_NODE_NAME"] == pod["spec"]["nodeName"]
         assert own["TUNEYARD_SUBMITTED"] == "1763750000"
         assert own["HF_TOKEN"] == "canary-7d1f"

@@ -79,6 +79,14 @@ def processes() -> Iterator[tuple[int, list[str]]]:
             yield int(entry.name), _arguments(entry)
 
 
+def is_dead(pid: int) -> bool:
+    """Whether a process is gone, with its files and, as the first one of a machine, with all others of that."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
 def namespace_of(pid: int, kind: str) -> str | None:
     """Which namespace of a kind a process is in; None when the process is gone."""
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.cluster.kubernetes.testbed.host import (
     PATH,
     TestbedError,
+    is_dead,
     namespace_of,
     processes,
     run,
@@ -93,12 +94,8 @@ class Machine:
     def power_off(self) -> None:
         """Ends everything on it at once, containers too, as a power cut would."""
 
-        def all_gone() -> bool:
-            left = [pid for pid, _ in self._own_lines()]
-            _signal(left, signal.SIGKILL)
-            return not left
-
-        wait_until(all_gone, _SECONDS, f"{self.name}: its processes cannot be ended")
+        while pids := [pid for pid, _ in self._own_lines()]:
+            _end(pids, f"{self.name}: its processes cannot be ended")
 
     def enter(self, *command: str | Path, text: str | None = None, env: Mapping[str, str] | None = None) -> str:
         """The output of a command that runs on it."""
@@ -108,11 +105,9 @@ class Machine:
         """Starts a service, which writes to `<name>.log`."""
         self._launch([*self._door(), *map(str, command)], f"{name}.log", env=env)
 
-    def stop(self, program: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Ends the service of that program, and waits until it is gone."""
-        pids = self.service(program)
-        _signal(pids, number)
-        wait_until(lambda: not self.service(program), _SECONDS, f"{self.name}: {program} does not end")
+    def stop(self, program: str) -> None:
+        """Kills the service of that program, and waits until it is gone."""
+        _end(self.service(program), f"{self.name}: {program} does not end")
 
     def service(self, program: str) -> list[int]:
         """The real process numbers of a service, nothing when it does not run."""
@@ -157,7 +152,8 @@ def names_of_running(directory: Path) -> list[str]:
     return sorted({folder.name for folder in marked if folder.parent == directory})
 
 
-def _signal(pids: list[int], number: signal.Signals) -> None:
+def _end(pids: list[int], otherwise: str) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: all(is_dead(pid) for pid in pids), _SECONDS, otherwise)

@@ -6,7 +6,6 @@ The control plane has the switch. A node's own bridge is plugged into it, so pod
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from tests.cluster.kubernetes.testbed.config import SERVICES, Users
@@ -14,6 +13,9 @@ from tests.cluster.kubernetes.testbed.host import run
 from tests.cluster.kubernetes.testbed.machine import Machine
 from tests.cluster.kubernetes.testbed.places import Place
 from tests.cluster.kubernetes.tools import build
+
+# It may go by itself at any moment.
+_DELETE_LINK = ("sh", "-c", 'ip link delete "$1" 2>/dev/null || ! ip link show "$1" >/dev/null 2>&1', "sh")
 
 
 def connect_control(control: Machine) -> None:
@@ -39,13 +41,12 @@ def connect_node(node: Machine, control: Machine) -> None:
 
 def pull_cable(place: Place) -> None:
     """Removes the cable. By itself it would go with the last connection of the control plane, some time later."""
-    if Path(f"/sys/class/net/{place.cable}").exists():
-        run("ip", "link", "delete", place.cable)
+    run(*_DELETE_LINK, place.cable)
 
 
 def disconnect_node(node: Machine, control: Machine) -> None:
     """Pulls the node's plug from the switch."""
-    control.enter("sh", "-c", '! ip link show "$1" 2>/dev/null || ip link delete "$1"', "sh", node.name)
+    control.enter(*_DELETE_LINK, node.name)
 
 
 def start_proxy(machine: Machine, users: Users) -> None:
