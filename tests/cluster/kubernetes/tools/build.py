@@ -140,7 +140,7 @@ def _copy_chart(name: str, module: str, target: Path) -> None:
     """A copy of the chart that the module itself carries, so that it outlives Go's own cache."""
     if target.exists():
         return
-    source = json.loads(_go(name, "list", "-m", "-json", module))["Dir"]
+    source = json.loads(_go(name, "mod", "download", "-json", module))["Dir"]
     unfinished = target.with_name(f".{name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(Path(source) / "charts" / name, unfinished, copy_function=shutil.copyfile)
@@ -165,6 +165,9 @@ def main() -> int:
     except MissingError as error:
         print(f"kubernetes-tools: nothing built, and the tests on a Kubernetes cluster will be skipped: {error}")
         return 0
+    except KeyboardInterrupt:
+        print("kubernetes-tools: interrupted; what is built stays, the next call goes on", file=sys.stderr)
+        return 130
     print(folder() / "bin")
     return 0
 
