@@ -47,18 +47,22 @@ class Head:
 
     def settle(self, now: float, least_seconds: float) -> None:
         """Has the newest record closed and judged, as soon as no agent lives; sets when the run may go on."""
-        decision: Mapping[str, Any] = {}
+        record: Mapping[str, Any] = {}
         try:
             with AgentLock(self._run_dir, _LOCK_SECONDS) as lock:
                 if self._has_plan():
-                    decision = settle(self._run_dir, lock).get("decision") or {}
+                    record = settle(self._run_dir, lock)
                 clear_granted(self._run_dir, self._post.submitted)
         except LockHeldError as error:
             self._wait_for_lock(now, error)
             return
         self.settled = True
-        backoff = float(decision.get("wait_seconds") or 0.0) if decision.get("action") == RESTART else 0.0
-        self._go_on_at = now + max(backoff, least_seconds)
+        self._go_on_at = now + max(self._backoff_seconds(record), least_seconds)
+
+    def _backoff_seconds(self, record: Mapping[str, Any]) -> float:
+        """How long the policy has the next attempt wait; who submits again does not wait for the last time."""
+        decision, ours = record.get("decision") or {}, self._post.submitted in (None, record.get("submitted"))
+        return float(decision.get("wait_seconds") or 0.0) if ours and decision.get("action") == RESTART else 0.0
 
     def _has_plan(self) -> bool:
         """Whether there is a plan to judge by; without one, the next attempt says what is wrong with it."""

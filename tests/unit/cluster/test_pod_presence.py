@@ -243,6 +243,18 @@ def test_a_head_waits_for_pods_and_then_for_the_back_off(tmp_path: Path) -> None
     assert head.gathered(11.0) is None
 
 
+@pytest.mark.parametrize(("submitted", "seconds"), [(POST.submitted, 40.0), (None, 40.0), (1795009999.5, 0.0)])
+def test_who_submits_again_does_not_wait_for_the_last_time(tmp_path: Path, submitted, seconds: float) -> None:
+    launch = {"nodes": 1, "ranks_per_node": 1, "device": "cpu", "threads_per_rank": 1, "grace_seconds": 1, "phases": []}
+    (tmp_path / "plan.json").write_text(json.dumps({"launch": launch}))
+    decision = {"action": "restart", "reason": "", "wait_seconds": 40.0, "exclude": []}
+    crashed = {"attempt": 0, "outcome": "crashed", "submitted": POST.submitted, "decision": decision}
+    (tmp_path / "attempts.jsonl").write_text(json.dumps(crashed) + "\n")
+    head = Head(tmp_path, replace(POST, index=0, count=1, submitted=submitted), Words("pod 0"))
+    head.settle(0.0, 0.0)
+    assert (head.gathered(0.0) is None, head.gathered(seconds) is None) == (seconds > 0, False)
+
+
 def test_a_replaced_pod_is_missed_unless_all_are_saving(tmp_path: Path) -> None:
     head = Head(tmp_path, replace(POST, index=0, uid="a"), Words("pod 0"))
     show(tmp_path, 1, pod="c", name="p", claim=1)

@@ -62,15 +62,15 @@ def test_a_preempted_run_ends_in_the_bits_of_an_undisturbed_one(placed: list[Run
     head, follower = pods.start(0), pods.start(1)
     pods.trained(0, steps=3)
     follower.terminate()
-    assert follower.process.wait(LONG_SECONDS) == 75
+    assert follower.process.wait(2 * LONG_SECONDS) == 75
     new = pods.replace(follower, 1)
-    assert [head.process.wait(LONG_SECONDS), new.process.wait(LONG_SECONDS)] == [0, 0], head.words
+    assert [head.process.wait(2 * LONG_SECONDS), new.process.wait(2 * LONG_SECONDS)] == [0, 0], head.words
     first, last = read_attempts(struck.dir)
     assert (first["outcome"], last["outcome"]) == ("preempted", "finished")
     assert 0 < first["last_step"] < STEPS
     assert last["first_step"] == first["last_step"]
     quiet = Pods(still)
-    assert [pod.process.wait(LONG_SECONDS) for pod in (quiet.start(0), quiet.start(1))] == [0, 0]
+    assert [pod.process.wait(2 * LONG_SECONDS) for pod in (quiet.start(0), quiet.start(1))] == [0, 0]
     assert weights(struck) == weights(still)
     model = "model/model.safetensors"
     assert (struck.dir / model).read_bytes() == (still.dir / model).read_bytes()
