@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cluster.profiles import SiteProfile
@@ -10,10 +11,12 @@ from launcher import __version__
 from launcher.candidates import Ground
 from launcher.decisions import MOST_TOKENIZER_PROCESSES, Basics, Decision
 from launcher.elsewhere import UNKNOWN_HOST_BYTES, cluster_json, job_there
+from launcher.errors import JobError
 from launcher.forecast import forecast_json, learning_json, short_of_memory
 from launcher.gpusizing import planned_gpu
 from launcher.grace import grace_of, predicted, refuse_no_time, site_is_hasty
 from launcher.hardware import Machine
+from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
 from launcher.launch import launch_json
 from launcher.layouts import basics_for
@@ -22,7 +25,8 @@ from launcher.learning.store import read, store_path
 from launcher.length import Steps, steps_of
 from launcher.modelfiles import find_config
 from launcher.planner import Choice, choose
-from launcher.sizing.shape import ModelShape, find_model, read_shape, shape_by_name
+from launcher.sizing.memory.limits import COUNTED_SPREAD
+from launcher.sizing.shape import ModelShape, find_model, shape_by_name, shape_of_folder
 from trainer.config import TrainerConfig
 
 
@@ -121,15 +125,31 @@ def make_plan(
 
 
 def _shape(job: JobFile) -> tuple[ModelShape | None, list[Decision]]:
-    """The model's shape from its `config.json`, else from the catalogue, which is then said; else `None`."""
+    """The model's shape from its `config.json`, else from the catalogue, which is then said; else `None`.
+
+    Raises:
+        SettingError: the architecture is not described, and its tensors cannot be counted.
+    """
     config = find_config(job.model.path, job.model.revision)
     if config:
-        return read_shape(config), []
+        return _shape_here(config.parent)
     name = find_model(job.model.path)
     if name is None:
         return None, []
     reason = "its config.json is not on this machine, so the shape is the catalogue's"
     return shape_by_name(name), [Decision(setting="model.shape", value=name, reason=reason)]
+
+
+def _shape_here(folder: Path) -> tuple[ModelShape, list[Decision]]:
+    """The shape of a model that lies here; it is said when it had to be counted, and what that leaves open."""
+    try:
+        shape = shape_of_folder(folder)
+    except JobError as error:
+        raise SettingError("model.path", error.message, remedy=error.remedy) from None
+    if not shape.counted:
+        return shape, []
+    reason = f"{'; '.join(shape.notes)}; {100 * COUNTED_SPREAD:.0f} % of memory is left free for what may differ"
+    return shape, [Decision(setting="model.shape", value=f"{shape.num_parameters:,} parameters", reason=reason)]
 
 
 def _threads(basics: Basics, machine: Machine, profile: SiteProfile | None) -> Decision:
