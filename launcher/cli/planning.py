@@ -9,7 +9,7 @@ from launcher.elsewhere import machine_of
 from launcher.hardware import Machine, this_machine
 from launcher.jobfile import JobFile, LoadedJob, SettingError, load_job
 from launcher.learning.correction import Learned
-from launcher.learning.observed import measurement_of
+from launcher.learning.observed import measurements_of
 from launcher.learning.store import read, store_path
 from launcher.plan import Plan, make_plan
 from launcher.runs import list_runs
@@ -70,5 +70,5 @@ def learned_on(profile: SiteProfile | None, runs_dir: Path | None, corrected: bo
         return Learned()
     stored = read(store_path(profile.run_folder() if profile else None))
     known = {one.source for one in stored}
-    runs = [run for run in list_runs(runs_dir) if run.name not in known] if runs_dir else []
-    return Learned(measurements=[*stored, *filter(None, map(measurement_of, runs))])
+    found = [one for run in (list_runs(runs_dir) if runs_dir else []) for one in measurements_of(run)]
+    return Learned(measurements=[*stored, *(one for one in found if one.source not in known)])

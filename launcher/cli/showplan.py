@@ -135,11 +135,7 @@ def corrections_in_words(candidate: Candidate) -> str:
     if learning is None:
         return ""
     made = {"time": learning.speed_correction, "memory": learning.memory_correction}
-    return ", ".join(
-        f"{what} x {one.factor:.2f} after {one.runs} run{'' if one.runs == 1 else 's'} ({one.rests_on})"
-        for what, one in made.items()
-        if one.runs
-    )
+    return ", ".join(f"{what} x {one.factor:.2f} after {one.in_words()}" for what, one in made.items() if one.runs)
 
 
 def _cost(found: dict[str, Any]) -> str:
