@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from launcher.modelfiles import find_config
 from launcher.planner import Choice, choose
 from launcher.sizing.memory.limits import COUNTED_SPREAD
 from launcher.sizing.shape import ModelShape, find_model, shape_by_name, shape_of_folder
+from launcher.tokenised import Tokenised
 from trainer.config import TrainerConfig
 
 
@@ -78,6 +79,7 @@ def make_plan(
     *,
     files_here: bool = False,
     learned: Learned | None = None,
+    tokenised: Tokenised | None = None,
 ) -> Plan:
     """Decides every `auto` of a job.
 
@@ -87,6 +89,7 @@ def make_plan(
         profile: The cluster that the nodes belong to; `None` for this machine.
         files_here: Leave the job's files where this machine sees them.
         learned: Measurements that correct predictions; by default those that the cluster's store holds.
+        tokenised: Tokens of the data where a run has counted them.
 
     Raises:
         TuneyardError: something contradicts itself, is not here, or does not fit.
@@ -102,7 +105,7 @@ def make_plan(
         learned=learned,
         host_bytes=machine.memory_bytes if is_known else 0,
     )
-    choice = choose(job, basics_for(job, machine), ground)
+    choice = choose(job, [replace(each, tokenised=tokenised) for each in basics_for(job, machine)], ground)
     basics = choice.basics
     short = short_of_memory(choice.candidate, machine.memory_bytes) if is_known else ()
     threads = _threads(basics, machine, profile)

@@ -19,6 +19,7 @@ from launcher.hardware import this_machine
 from launcher.jobfile import JobFile, LoadedJob, SettingError, load_job
 from launcher.plan import make_plan
 from launcher.siteprofile import profile_of
+from launcher.tokenised import Tokenised, tokenised_by
 from trainer.config import TrainerConfig
 
 KEPT = re.compile(r"(?:plan|job)-(\d{3,})\.(?:json|yaml)")
@@ -79,7 +80,7 @@ def replanned(run_dir: Path, job_file: Path) -> Revision:
     old = read_plan(run_dir)
     before, loaded = trainer_of(old), load_job(job_file)
     job, decisions = pinned(loaded.job, before)
-    plan = _planned(loaded, job, before)
+    plan = _planned(loaded, job, before, tokenised_by([run_dir], loaded.job))
     plan["decisions"] = [*(decision.as_json() for decision in decisions), *plan["decisions"]]
     changes = compare(old, plan, saved_step(run_dir))
     return Revision(run_dir=run_dir, plan=plan, changes=changes, job_text=job_file.read_bytes())
@@ -110,11 +111,11 @@ def pinned(job: JobFile, before: TrainerConfig) -> tuple[JobFile, list[Decision]
     return job.model_copy(update={**sections, "name": before.name}), decisions
 
 
-def _planned(loaded: LoadedJob, job: JobFile, before: TrainerConfig) -> dict[str, Any]:
+def _planned(loaded: LoadedJob, job: JobFile, before: TrainerConfig, known: Tokenised | None) -> dict[str, Any]:
     try:
         profile = profile_of(loaded)
         machine = machine_of(job, profile) if profile else this_machine()
-        return make_plan(job, machine, profile).as_json()
+        return make_plan(job, machine, profile, tokenised=known).as_json()
     except SettingError as error:
         tokens, packs = before.training.tokens_per_step, before.execution.packs_per_step
         if error.setting == "training.tokens_per_step" and job.training.tokens_per_step == tokens:

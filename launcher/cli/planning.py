@@ -14,6 +14,7 @@ from launcher.learning.store import read, store_path
 from launcher.plan import Plan, make_plan
 from launcher.runs import list_runs
 from launcher.siteprofile import profile_of
+from launcher.tokenised import tokenised_by
 
 
 def load_and_plan(
@@ -49,7 +50,8 @@ def planned_from(
     try:
         job, machine, profile = machine_for(loaded, gpu)
         learned = learned_on(profile, runs_dir, corrected)
-        return make_plan(job, machine, profile, files_here=files_here, learned=learned)
+        tokenised = tokenised_by(list_runs(runs_dir), job) if runs_dir else None
+        return make_plan(job, machine, profile, files_here=files_here, learned=learned, tokenised=tokenised)
     except SettingError as error:
         raise loaded.located(error) from None
 

@@ -60,6 +60,8 @@ def _summary(plan: Plan) -> dict[str, Any]:
     length = plan.trainer.data.max_length
     epochs = f"{training.num_train_epochs:g} epochs"
     steps = training.max_steps or f"known once the data is tokenised ({epochs})"
+    if plan.steps.number and not training.max_steps and plan.steps.source != ESTIMATED:
+        steps = f"about {plan.steps.number:,} for {epochs}, tokens {plan.steps.source}"
     if plan.steps.source == ESTIMATED:
         steps = f"about {plan.steps.number:,} for {epochs}, {ESTIMATED}; exact once it is tokenised"
     return {

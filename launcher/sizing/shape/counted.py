@@ -59,19 +59,23 @@ class Counted:
         return name.removesuffix(".weight") in self.linears if self.linears else name.endswith("weight")
 
 
-def shape_of_folder(folder: Path) -> ModelShape:
+def shape_of_folder(folder: Path, where: str = "") -> ModelShape:
     """The shape of a model that lies in a folder: from its configuration, or else counted.
+
+    Args:
+        folder: Holds its config.json.
+        where: Name of that file for messages; by default its path.
 
     Raises:
         JobError: the architecture is unknown, and its tensors cannot be counted.
     """
-    config = read_config(folder / "config.json")
+    config, where = read_config(folder / "config.json"), where or str(folder / "config.json")
     if is_described(config):
-        return shape_from_config(config, str(folder / "config.json"))
-    return shape_of_tensors(config, counted(folder, config))
+        return shape_from_config(config, where)
+    return shape_of_tensors(config, counted(folder, config, where))
 
 
-def counted(folder: Path, config: dict[str, Any]) -> Counted:
+def counted(folder: Path, config: dict[str, Any], where: str) -> Counted:
     """The tensors of a model: from its files where they are all there and not packed, else from Transformers.
 
     Raises:
@@ -83,14 +87,14 @@ def counted(folder: Path, config: dict[str, Any]) -> Counted:
     try:
         answer = ask_transformers(folder)
     except TuneyardError as why:
-        raise _uncountable(config, folder, why) from why
+        raise _uncountable(config, where, why) from why
     tensors = {name: tuple(dims) for name, dims in answer["tensors"].items()}
     return Counted(source="the meta device", tensors=tensors, linears=frozenset(answer["linears"]))
 
 
-def _uncountable(config: dict[str, Any], folder: Path, why: TuneyardError) -> JobError:
+def _uncountable(config: dict[str, Any], where: str, why: TuneyardError) -> JobError:
     try:
-        shape_from_config(config, str(folder / "config.json"))
+        shape_from_config(config, where)
     except JobError as unknown:
         return type(unknown)(
             f"{unknown.message}, and it cannot be counted: {why.message}",

@@ -101,7 +101,7 @@ def test_code_beside_a_model_is_never_run(tmp_path: Path) -> None:
 
 def test_what_nobody_knows_is_refused_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**SMALL, "model_type": "lamma"}))
-    with pytest.raises(JobError, match=r"unknown model type 'lamma'.*Transformers cannot build it") as refused:
+    with pytest.raises(JobError, match=r"unknown model type 'lamma'.*Transformers does not know it either") as refused:
         shape_of_folder(tmp_path)
     assert "Nearest known types: llama" in refused.value.remedy
     assert "safetensors" in refused.value.remedy
