@@ -9,8 +9,8 @@ from launcher.elsewhere import machine_of
 from launcher.hardware import Machine, this_machine
 from launcher.jobfile import JobFile, LoadedJob, SettingError, load_job
 from launcher.learning.correction import Learned
-from launcher.learning.observed import measurements_of
-from launcher.learning.store import read, store_path
+from launcher.learning.observed import all_measurements
+from launcher.learning.store import store_path
 from launcher.plan import Plan, make_plan
 from launcher.runs import list_runs
 from launcher.siteprofile import profile_of
@@ -70,7 +70,5 @@ def learned_on(profile: SiteProfile | None, runs_dir: Path | None, corrected: bo
     """What corrects a plan: the cluster's store, and runs in a folder that nobody has recorded yet."""
     if not corrected:
         return Learned()
-    stored = read(store_path(profile.run_folder() if profile else None))
-    known = {one.source for one in stored}
-    found = [one for run in (list_runs(runs_dir) if runs_dir else []) for one in measurements_of(run)]
-    return Learned(measurements=[*stored, *(one for one in found if one.source not in known)])
+    store = store_path(profile.run_folder() if profile else None)
+    return Learned(measurements=all_measurements(store, list_runs(runs_dir) if runs_dir else []))

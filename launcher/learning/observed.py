@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ def measurements_of(run_dir: Path) -> list[Measurement]:
     """Everything that a run has shown: attempts that ran out of memory, and what was observed at its end."""
     whole = measurement_of(run_dir)
     return [*exhausted(run_dir), *([whole] if whole else [])]
+
+
+def all_measurements(store: Path, runs: Iterable[Path]) -> list[Measurement]:
+    """What a store holds, and what runs have shown that nobody has recorded yet."""
+    stored = read(store)
+    known = {one.source for one in stored}
+    return [*stored, *(one for run in runs for one in measurements_of(run) if one.source not in known)]
 
 
 def measurement_of(run_dir: Path) -> Measurement | None:

@@ -16,6 +16,7 @@ from launcher.learning.correction import Learned
 from launcher.learning.exhausted import exhausted
 from launcher.learning.observed import record_run
 from launcher.learning.store import Key, Measurement, read, store_path
+from launcher.revise import replanned
 
 JOB = """
 name: big
@@ -117,6 +118,12 @@ def test_runs_that_nobody_recorded_count_too(planned: Callable[..., Any], tmp_pa
     died(tmp_path / "runs" / "big-1", first)
     assert layout(planned()) != layout(first)
     assert not (tmp_path / "shared" / "measured.jsonl").exists(), "plan writes nothing"
+
+
+def test_resuming_it_with_a_job_file_plans_smaller(planned: Callable[..., Any], tmp_path: Path) -> None:
+    first = planned()
+    run_dir = died(tmp_path / "runs" / "big-1", first)
+    assert layout(replanned(run_dir, tmp_path / "job.yaml").plan) != layout(first)
 
 
 @pytest.mark.parametrize(
