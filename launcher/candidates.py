@@ -16,9 +16,9 @@ from launcher.jobfile.schema import JobFile
 from launcher.learning.correction import Correction, Learned, corrected_memory, corrected_speed
 from launcher.learning.store import Key, cluster_key
 from launcher.memory import Layout, LoraLayout, predict
-from launcher.prediction import Prediction
+from launcher.prediction import Prediction, widened
 from launcher.sizing.memory import Job
-from launcher.sizing.memory.limits import TIGHT_SHARE
+from launcher.sizing.memory.limits import COUNTED_SPREAD, TIGHT_SHARE
 from launcher.sizing.shape import ModelShape
 from launcher.sizing.speed import SPREAD, Speed
 from launcher.sizing.speed_layout import SpeedLayout
@@ -227,7 +227,7 @@ def _on_gpu(
         shard_packed=sharded,
     )
     speed, layout = timed(laid, ground.gpu.gpu, basics.ranks_per_node) if with_speed else (None, None)
-    width = SPREAD["measured" if ground.gpu.gpu.is_measured else "estimated"]
+    width = SPREAD["measured" if ground.gpu.gpu.is_measured and not ground.shape.counted else "estimated"]
     learning = _learning(job, basics, ground, engine, predicted(laid), speed, width)
     speed = corrected_speed(speed, learning.speed_correction) if speed else None
     return Candidate(
@@ -238,7 +238,7 @@ def _on_gpu(
         checkpointing=checkpointing,
         shard_quantized=sharded,
         relative_time=1 / speed.tokens_per_second if speed else 0.0,
-        prediction=corrected_memory(learning.prediction, learning.memory_correction, "cuda"),
+        prediction=_final(learning, ground, "cuda"),
         speed=speed if ground.gpu.is_known else None,
         layout=layout,
         sized=laid,
@@ -265,6 +265,12 @@ def _learning(
         memory_correction=ground.learned.memory(key),
         speed_correction=ground.learned.speed(key, width) if speed else Correction(),
     )
+
+
+def _final(learning: Learning, ground: Ground, device: str) -> Prediction:
+    """Memory as runs have corrected it, with room where the model's architecture is not described."""
+    corrected = corrected_memory(learning.prediction, learning.memory_correction, device)
+    return widened(corrected, COUNTED_SPREAD if ground.shape and ground.shape.counted else 0.0)
 
 
 def _device_key(ground: Ground, basics: Basics) -> str:
@@ -316,7 +322,7 @@ def _by_order(
     learning = _learning(job, basics, ground, engine, predict(ground.shape, layout), speed, CPU_WIDTH)
     return replace(
         plain,
-        prediction=corrected_memory(learning.prediction, learning.memory_correction, basics.device),
+        prediction=_final(learning, ground, basics.device),
         speed=corrected_speed(speed, learning.speed_correction) if speed else None,
         learning=learning,
     )

@@ -13,6 +13,7 @@ from launcher.errors import MachineError
 from launcher.hardware import Machine
 from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import JobFile
+from launcher.tokenised import Tokenised
 
 GPU_TOKENS_PER_STEP = 262_144
 CPU_TOKENS_PER_STEP = 65_536
@@ -46,6 +47,7 @@ class Basics:
     packs_per_step: int
     learning_rate: float
     decisions: list[Decision] = field(default_factory=list)
+    tokenised: Tokenised | None = None
 
     @property
     def ranks_per_node(self) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 from launcher.candidates import Candidate
 from launcher.decisions import Decision
 from launcher.jobfile.schema import JobFile
-from launcher.learning.correction import BEYOND, allocated_bytes
+from launcher.learning.correction import allocated_bytes
 from launcher.length import steps_of
-from launcher.prediction import GIB
+from launcher.prediction import BEYOND, GIB
 from launcher.sizing.host import Host, host
 from launcher.sizing.speed_cost import SLICE_OVERHEAD_HOURS, slices_of
 

@@ -1,4 +1,4 @@
-"""How many steps a run has, before its data is tokenised: said by the job file, or estimated from the data's text."""
+"""How many steps a run has: said by the job file, counted by a run on the same data, or estimated from its text."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from launcher.decisions import Basics
 from launcher.jobfile.schema import JobFile
 from launcher.sizing.advice_job import row_tokens
+from launcher.tokenised import data_files
 
 ROWS_READ = 2_000
 """Rows of a file that are looked at; the rest is taken to be like them, by bytes."""
@@ -27,23 +28,23 @@ class Steps:
 
 
 def steps_of(job: JobFile, basics: Basics) -> Steps:
-    """The steps of a job: `max_steps`, or those that its epochs have, from data that lies here as JSON lines."""
+    """The steps of a job: `max_steps`, or those that its epochs have; by its tokens, else by its text in JSON lines."""
     if job.training.max_steps:
         return Steps(number=job.training.max_steps, source=EXACT)
+    step = basics.packs_per_step * job.data.max_length * FILL
+    passes = (1 - job.data.eval.split) * job.training.num_train_epochs
+    if known := basics.tokenised:
+        return Steps(number=math.ceil(known.tokens * passes / step) or None, source=known.source)
     found = [_epoch_tokens(source.path, job.data.max_length, job.data.overlong) for source in job.data.train]
     if not found or any(tokens is None for tokens in found):
         return Steps(number=None)
     weighted = sum(tokens * source.weight for tokens, source in zip(found, job.data.train, strict=True) if tokens)
-    trained = weighted * (1 - job.data.eval.split) * job.training.num_train_epochs
-    step = basics.packs_per_step * job.data.max_length * FILL
-    return Steps(number=math.ceil(trained / step) or None, source=ESTIMATED)
+    return Steps(number=math.ceil(weighted * passes / step) or None, source=ESTIMATED)
 
 
 def _epoch_tokens(path: str, longest: int, overlong: str) -> float | None:
     """Tokens that one pass through a source trains on; `None` where it does not lie here as JSON lines."""
-    place = Path(path)
-    matches = sorted(place.parent.glob(place.name)) if "*" in place.name else [place]
-    files = [file for match in matches for file in (sorted(match.iterdir()) if match.is_dir() else [match])]
+    files = data_files(path)
     if not files or not all(file.is_file() and file.suffix == ".jsonl" for file in files):
         return None
     return sum(_file_tokens(str(file), file.stat().st_mtime_ns, longest, overlong) for file in files)

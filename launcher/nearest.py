@@ -29,9 +29,17 @@ def nothing_fits(job: JobFile, candidates: list[Candidate], ground: Ground, limi
     ranks = f" on {gpus} GPU{'s' if gpus > 1 else ''}" if least.basics.device == "cuda" else ""
     return JobError(
         f"no plan fits: the leanest ({least.label}{ranks}) needs {least.peak_bytes / GIB:.1f} GiB per rank "
-        f"in its {phase} phase, and {limit_bytes / GIB:.1f} GiB are usable",
+        f"in its {phase} phase, and {limit_bytes / GIB:.1f} GiB are usable{_learned(least, limit_bytes)}",
         _remedy(job, ground) if least.basics.device == "cuda" else _on_cpu(job),
     )
+
+
+def _learned(least: Candidate, limit_bytes: int) -> str:
+    """Says it when the models alone would have let it run."""
+    learning = least.learning
+    if learning is None or not learning.memory_correction.runs or learning.prediction.peak_bytes > limit_bytes:
+        return ""
+    return f", after {learning.memory_correction.in_words()}; --no-correction leaves that out"
 
 
 def _on_cpu(job: JobFile) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from cluster.profiles import SiteProfile
@@ -10,10 +11,12 @@ from launcher import __version__
 from launcher.candidates import Ground
 from launcher.decisions import MOST_TOKENIZER_PROCESSES, Basics, Decision
 from launcher.elsewhere import UNKNOWN_HOST_BYTES, cluster_json, job_there
+from launcher.errors import JobError
 from launcher.forecast import forecast_json, learning_json, short_of_memory
 from launcher.gpusizing import planned_gpu
 from launcher.grace import grace_of, predicted, refuse_no_time, site_is_hasty
 from launcher.hardware import Machine
+from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
 from launcher.launch import launch_json
 from launcher.layouts import basics_for
@@ -22,7 +25,9 @@ from launcher.learning.store import read, store_path
 from launcher.length import Steps, steps_of
 from launcher.modelfiles import find_config
 from launcher.planner import Choice, choose
-from launcher.sizing.shape import ModelShape, find_model, read_shape, shape_by_name
+from launcher.sizing.memory.limits import COUNTED_SPREAD
+from launcher.sizing.shape import ModelShape, find_model, shape_by_name, shape_of_folder
+from launcher.tokenised import Tokenised
 from trainer.config import TrainerConfig
 
 
@@ -74,6 +79,7 @@ def make_plan(
     *,
     files_here: bool = False,
     learned: Learned | None = None,
+    tokenised: Tokenised | None = None,
 ) -> Plan:
     """Decides every `auto` of a job.
 
@@ -83,6 +89,7 @@ def make_plan(
         profile: The cluster that the nodes belong to; `None` for this machine.
         files_here: Leave the job's files where this machine sees them.
         learned: Measurements that correct predictions; by default those that the cluster's store holds.
+        tokenised: Tokens of the data where a run has counted them.
 
     Raises:
         TuneyardError: something contradicts itself, is not here, or does not fit.
@@ -98,7 +105,7 @@ def make_plan(
         learned=learned,
         host_bytes=machine.memory_bytes if is_known else 0,
     )
-    choice = choose(job, basics_for(job, machine), ground)
+    choice = choose(job, [replace(each, tokenised=tokenised) for each in basics_for(job, machine)], ground)
     basics = choice.basics
     short = short_of_memory(choice.candidate, machine.memory_bytes) if is_known else ()
     threads = _threads(basics, machine, profile)
@@ -121,15 +128,31 @@ def make_plan(
 
 
 def _shape(job: JobFile) -> tuple[ModelShape | None, list[Decision]]:
-    """The model's shape from its `config.json`, else from the catalogue, which is then said; else `None`."""
+    """The model's shape from its `config.json`, else from the catalogue, which is then said; else `None`.
+
+    Raises:
+        SettingError: the architecture is not described, and its tensors cannot be counted.
+    """
     config = find_config(job.model.path, job.model.revision)
     if config:
-        return read_shape(config), []
+        return _shape_here(config.parent)
     name = find_model(job.model.path)
     if name is None:
         return None, []
     reason = "its config.json is not on this machine, so the shape is the catalogue's"
     return shape_by_name(name), [Decision(setting="model.shape", value=name, reason=reason)]
+
+
+def _shape_here(folder: Path) -> tuple[ModelShape, list[Decision]]:
+    """The shape of a model that lies here; it is said when it had to be counted, and what that leaves open."""
+    try:
+        shape = shape_of_folder(folder)
+    except JobError as error:
+        raise SettingError("model.path", error.message, remedy=error.remedy) from None
+    if not shape.counted:
+        return shape, []
+    reason = f"{'; '.join(shape.notes)}; {100 * COUNTED_SPREAD:.0f} % of memory is left free for what may differ"
+    return shape, [Decision(setting="model.shape", value=f"{shape.num_parameters:,} parameters", reason=reason)]
 
 
 def _threads(basics: Basics, machine: Machine, profile: SiteProfile | None) -> Decision:

@@ -236,6 +236,9 @@ def _reject(job: JobFile, candidate: Candidate, best: Candidate, limit_bytes: in
     if candidate.prediction and peak > limit_bytes:
         phase = candidate.prediction.binding_phase
         reason = f"does not fit: {peak / GIB:.1f} GiB in {phase}, {limit_bytes / GIB:.1f} GiB usable"
+        learning = candidate.learning
+        if learning and learning.prediction.peak_bytes <= limit_bytes and learning.memory_correction.runs:
+            reason += f" after {learning.memory_correction.in_words()}"
     elif over:
         reason = f"fits, but {over}"
     elif candidate.basics.world_size != best.basics.world_size:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 GIB = 1024**3
+BEYOND = ("runtime", "fragmentation")
+"""What a process needs beside what torch allocates on a GPU."""
+UNKNOWN = "unknown_architecture"
+"""What is left free because nobody described the model's architecture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +65,17 @@ class Prediction:
             "binding_phase": self.binding_phase,
             "peak_bytes": self.peak_bytes,
         }
+
+
+def widened(prediction: Prediction, share: float) -> Prediction:
+    """A prediction with room for what is not known about the model: a share of what is allocated, in every phase."""
+    if not share:
+        return prediction
+    own = {
+        phase: sum(size for name, size in parts.items() if name not in BEYOND)
+        for phase, parts in prediction.parts.items()
+    }
+    return replace(
+        prediction,
+        parts={phase: parts | {UNKNOWN: int(share * own[phase])} for phase, parts in prediction.parts.items()},
+    )

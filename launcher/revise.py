@@ -17,8 +17,12 @@ from launcher.errors import JobError, MachineError
 from launcher.forecast import bill_json
 from launcher.hardware import this_machine
 from launcher.jobfile import JobFile, LoadedJob, SettingError, load_job
+from launcher.learning.correction import Learned
+from launcher.learning.observed import all_measurements
+from launcher.learning.store import store_path
 from launcher.plan import make_plan
 from launcher.siteprofile import profile_of
+from launcher.tokenised import tokenised_by
 from trainer.config import TrainerConfig
 
 KEPT = re.compile(r"(?:plan|job)-(\d{3,})\.(?:json|yaml)")
@@ -79,7 +83,7 @@ def replanned(run_dir: Path, job_file: Path) -> Revision:
     old = read_plan(run_dir)
     before, loaded = trainer_of(old), load_job(job_file)
     job, decisions = pinned(loaded.job, before)
-    plan = _planned(loaded, job, before)
+    plan = _planned(run_dir, loaded, job, before)
     plan["decisions"] = [*(decision.as_json() for decision in decisions), *plan["decisions"]]
     changes = compare(old, plan, saved_step(run_dir))
     return Revision(run_dir=run_dir, plan=plan, changes=changes, job_text=job_file.read_bytes())
@@ -110,11 +114,15 @@ def pinned(job: JobFile, before: TrainerConfig) -> tuple[JobFile, list[Decision]
     return job.model_copy(update={**sections, "name": before.name}), decisions
 
 
-def _planned(loaded: LoadedJob, job: JobFile, before: TrainerConfig) -> dict[str, Any]:
+def _planned(run_dir: Path, loaded: LoadedJob, job: JobFile, before: TrainerConfig) -> dict[str, Any]:
+    """The plan, with what this run has shown of memory and of its data."""
     try:
         profile = profile_of(loaded)
         machine = machine_of(job, profile) if profile else this_machine()
-        return make_plan(job, machine, profile).as_json()
+        store = store_path(profile.run_folder() if profile else None)
+        learned = Learned(measurements=all_measurements(store, [run_dir]))
+        known = tokenised_by([run_dir], loaded.job)
+        return make_plan(job, machine, profile, learned=learned, tokenised=known).as_json()
     except SettingError as error:
         tokens, packs = before.training.tokens_per_step, before.execution.packs_per_step
         if error.setting == "training.tokens_per_step" and job.training.tokens_per_step == tokens:

@@ -75,7 +75,7 @@ def ask_trainer(command: str, run_dir: Path, *arguments: str) -> dict[str, Any]:
 
 def _run(line: list[str], on_line: Callable[[str], None]) -> int:
     with subprocess.Popen(
-        line, env=_environment(), stdout=subprocess.PIPE, text=True, errors="replace", start_new_session=True
+        line, env=environment(), stdout=subprocess.PIPE, text=True, errors="replace", start_new_session=True
     ) as process:  # a session of its own: Ctrl-C reaches us alone, and we end it quietly
         assert process.stdout is not None
         try:
@@ -87,7 +87,7 @@ def _run(line: list[str], on_line: Callable[[str], None]) -> int:
     return process.returncode
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """This environment, with the folder that these packages lie in importable."""
     root = str(Path(launcher.__file__).resolve().parent.parent)
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]

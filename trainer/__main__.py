@@ -1,4 +1,7 @@
-"""The trainer's commands: `python -m trainer prepare | train | export | evaluate | checkpoints | measure RUN_DIR`."""
+"""The trainer's commands: `python -m trainer prepare | train | export | evaluate | checkpoints | measure RUN_DIR`.
+
+`python -m trainer shape MODEL_DIR` counts a model's tensors.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ def main() -> int:
 
     def command() -> int:
         try:
-            return arguments.command(arguments, _config(arguments.run_dir), attempt)
+            config = None if arguments.command is _shape else _config(arguments.run_dir)
+            return arguments.command(arguments, config, attempt)
         except UserError as error:
             if arguments.recorded:
                 record_failure(arguments.run_dir, attempt, "fatal", str(error), error.remedy)
@@ -43,7 +47,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    functions = (_prepare, _train, _export, _evaluate, _checkpoints, _measure)
+    functions = (_prepare, _train, _export, _evaluate, _checkpoints, _measure, _shape)
     for name, function in ((function.__name__.removeprefix("_"), function) for function in functions):
         command = commands.add_parser(name)
         command.add_argument("run_dir", type=Path)
@@ -151,6 +155,13 @@ def _measure(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     from trainer.measure import measure, write
 
     write(arguments.run_dir, measure(config, arguments.rank, arguments.counted))
+    return EXIT_DONE
+
+
+def _shape(arguments: Any, config: None, attempt: int) -> int:
+    from trainer.shape import tensors_of
+
+    print(json.dumps(tensors_of(arguments.run_dir)))
     return EXIT_DONE
 
 

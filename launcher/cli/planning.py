@@ -9,11 +9,12 @@ from launcher.elsewhere import machine_of
 from launcher.hardware import Machine, this_machine
 from launcher.jobfile import JobFile, LoadedJob, SettingError, load_job
 from launcher.learning.correction import Learned
-from launcher.learning.observed import measurement_of
-from launcher.learning.store import read, store_path
+from launcher.learning.observed import all_measurements
+from launcher.learning.store import store_path
 from launcher.plan import Plan, make_plan
 from launcher.runs import list_runs
 from launcher.siteprofile import profile_of
+from launcher.tokenised import tokenised_by
 
 
 def load_and_plan(
@@ -49,7 +50,8 @@ def planned_from(
     try:
         job, machine, profile = machine_for(loaded, gpu)
         learned = learned_on(profile, runs_dir, corrected)
-        return make_plan(job, machine, profile, files_here=files_here, learned=learned)
+        tokenised = tokenised_by(list_runs(runs_dir), job) if runs_dir else None
+        return make_plan(job, machine, profile, files_here=files_here, learned=learned, tokenised=tokenised)
     except SettingError as error:
         raise loaded.located(error) from None
 
@@ -68,7 +70,5 @@ def learned_on(profile: SiteProfile | None, runs_dir: Path | None, corrected: bo
     """What corrects a plan: the cluster's store, and runs in a folder that nobody has recorded yet."""
     if not corrected:
         return Learned()
-    stored = read(store_path(profile.run_folder() if profile else None))
-    known = {one.source for one in stored}
-    runs = [run for run in list_runs(runs_dir) if run.name not in known] if runs_dir else []
-    return Learned(measurements=[*stored, *filter(None, map(measurement_of, runs))])
+    store = store_path(profile.run_folder() if profile else None)
+    return Learned(measurements=all_measurements(store, list_runs(runs_dir) if runs_dir else []))

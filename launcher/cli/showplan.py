@@ -60,6 +60,8 @@ def _summary(plan: Plan) -> dict[str, Any]:
     length = plan.trainer.data.max_length
     epochs = f"{training.num_train_epochs:g} epochs"
     steps = training.max_steps or f"known once the data is tokenised ({epochs})"
+    if plan.steps.number and not training.max_steps and plan.steps.source != ESTIMATED:
+        steps = f"about {plan.steps.number:,} for {epochs}, tokens {plan.steps.source}"
     if plan.steps.source == ESTIMATED:
         steps = f"about {plan.steps.number:,} for {epochs}, {ESTIMATED}; exact once it is tokenised"
     return {
@@ -135,11 +137,7 @@ def corrections_in_words(candidate: Candidate) -> str:
     if learning is None:
         return ""
     made = {"time": learning.speed_correction, "memory": learning.memory_correction}
-    return ", ".join(
-        f"{what} x {one.factor:.2f} after {one.runs} run{'' if one.runs == 1 else 's'} ({one.rests_on})"
-        for what, one in made.items()
-        if one.runs
-    )
+    return ", ".join(f"{what} x {one.factor:.2f} after {one.in_words()}" for what, one in made.items() if one.runs)
 
 
 def _cost(found: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cluster import ClusterError, Handle, backend
 from launcher.cli.follow import follow
-from launcher.cli.options import detach_option, job_argument, json_option, quoted, runs_option
+from launcher.cli.options import detach_option, job_argument, json_option, no_correction_option, quoted, runs_option
 from launcher.cli.output import make_console, print_json
 from launcher.cli.planning import load_and_plan
 from launcher.cli.preparing import prepare
@@ -25,14 +25,15 @@ from launcher.trainer_process import require_trainer
 @job_argument
 @runs_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and what would be submitted; start nothing.")
+@no_correction_option
 @detach_option
 @json_option
-def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json: bool) -> int:
+def submit(job_file: Path, runs_dir: Path, dry_run: bool, no_correction: bool, detach: bool, as_json: bool) -> int:
     """Plan a job, start it, and follow it until it ends.
 
     Ctrl-C while the data is prepared leaves nothing behind; later it stops following, and the run goes on.
     """
-    loaded, plan = load_and_plan(job_file, runs_dir=runs_dir)
+    loaded, plan = load_and_plan(job_file, runs_dir=runs_dir, corrected=not no_correction)
     console = make_console(stderr=as_json)
     print_plan(plan, console)
     name = plan.launch.get("backend", LOCAL)

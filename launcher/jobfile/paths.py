@@ -18,7 +18,7 @@ from typing import Any
 from launcher.errors import JobError
 from launcher.jobfile.document import Document
 from launcher.jobfile.problems import KeyPath, Problem, dotted, shown
-from launcher.sizing.shape import read_config, shape_from_config
+from launcher.sizing.shape import shape_of_folder
 
 HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 DATA_SUFFIXES = (
@@ -134,7 +134,7 @@ def _model_folder_error(folder: Path) -> str:
     if not (folder / "config.json").is_file():
         return f"{folder} is no model folder: it holds no config.json"
     try:
-        shape_from_config(read_config(folder / "config.json"), "its config.json")
+        shape_of_folder(folder, "its config.json")
     except JobError as error:
         return str(error).replace("\n", ". ").rstrip(".")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):

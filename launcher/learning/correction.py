@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from launcher.learning.store import Key, Measurement
-from launcher.prediction import Prediction
+from launcher.prediction import BEYOND, Prediction
 from launcher.sizing.speed import Speed
 
 NINE_IN_TEN = 1.645
@@ -29,8 +29,6 @@ ENOUGH_TO_LOOSEN = 3
 """Runs before a correction may say that memory suffices where the model says that it does not."""
 COUNTED = ("weights", "gradients", "moments", "master_weights")
 """Components that are counts of numbers: no correction lowers them."""
-BEYOND = ("runtime", "fragmentation")
-"""What a process needs beside what torch allocates on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +46,10 @@ class Correction:
     runs: int = 0
     rests_on: str = ""
     width: float = 1.0
+
+    def in_words(self) -> str:
+        """What it rests on: `3 runs (lora on zero2)`."""
+        return f"{self.runs} run{'' if self.runs == 1 else 's'} ({self.rests_on})"
 
     def as_json(self) -> dict[str, Any] | None:
         """The correction as it stands in plan.json."""
@@ -78,11 +80,24 @@ class Learned:
         return self._factor("step_seconds", key, width, SCATTER["speed"])
 
     def memory(self, key: Key) -> Correction:
-        """The factor on memory; below 1 only with enough runs."""
-        found = self._factor("memory", key, MEMORY_WIDTH, SCATTER["memory"])
+        """The factor on memory; below 1 only with enough runs, and never below what ran out of memory."""
+        found, floors = self._factor("memory", key, MEMORY_WIDTH, SCATTER["memory"]), self._exhausted(key)
+        if max(floors, default=0.0) > found.factor:
+            words = f"{key.family} on {key.engine}, ran out of memory"
+            return replace(found, factor=max(floors), runs=len(floors), rests_on=words)
         if found.factor < 1 and self._runs_of(key) < ENOUGH_TO_LOOSEN:
             return replace(found, factor=1.0)
         return found
+
+    def _exhausted(self, key: Key) -> list[float]:
+        """The factors from which on a plan of a size that ran out of memory is said not to fit.
+
+        It is no guess around which runs scatter, so it is neither shrunk nor capped. A later run of the same kind
+        that was predicted as large and did not run out takes it back: something else had filled the memory.
+        """
+        same = [one for one in self.measurements if one.key == key and one.memory]
+        proofs = [one for one in same if one.ran_out and not any(_refutes(other, one) for other in same)]
+        return [one.memory[1] / one.memory[0] for one in proofs if one.memory]
 
     def _runs_of(self, key: Key) -> int:
         """Real runs on this GPU; what was only counted proves nothing of it."""
@@ -90,8 +105,16 @@ class Learned:
         return sum(one.memory is not None and one.steps > 0 for one in here)
 
 
+def _refutes(other: Measurement, proof: Measurement) -> bool:
+    """Whether a run that was as large, and came later, had memory enough."""
+    assert other.memory
+    assert proof.memory
+    lived = not other.ran_out and other.steps > 0 and other.time > proof.time
+    return lived and other.memory[0] >= proof.memory[0]
+
+
 def _ratios(measurements: Sequence[Measurement], name: str) -> list[tuple[Key, float]]:
-    pairs = [(one.key, getattr(one, name)) for one in measurements]
+    pairs = [(one.key, getattr(one, name)) for one in measurements if not one.ran_out]
     return [(key, pair[1] / pair[0]) for key, pair in pairs if pair]
 
 

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from cluster import ClusterError
 from cluster.rundir import read_json, read_plan
 from launcher.errors import MachineError
+from launcher.learning.exhausted import exhausted
 from launcher.learning.store import Key, Measurement, append, read, store_path
 
 OBSERVED = "observed.json"
 LEAST_STEPS = 3
 """Fewer steps say nothing about speed."""
+
+
+def measurements_of(run_dir: Path) -> list[Measurement]:
+    """Everything that a run has shown: attempts that ran out of memory, and what was observed at its end."""
+    whole = measurement_of(run_dir)
+    return [*exhausted(run_dir), *([whole] if whole else [])]
+
+
+def all_measurements(store: Path, runs: Iterable[Path]) -> list[Measurement]:
+    """What a store holds, and what runs have shown that nobody has recorded yet."""
+    stored = read(store)
+    known = {one.source for one in stored}
+    return [*stored, *(one for run in runs for one in measurements_of(run) if one.source not in known)]
 
 
 def measurement_of(run_dir: Path) -> Measurement | None:
@@ -22,12 +36,13 @@ def measurement_of(run_dir: Path) -> Measurement | None:
         prediction, observed = read_plan(run_dir).get("prediction") or {}, read_json(run_dir / OBSERVED) or {}
         key = Key(**prediction["measured_as"])
         memory = _memory(prediction, observed["memory_bytes"])
-    except (ClusterError, KeyError, TypeError):
+        written = (run_dir / OBSERVED).stat().st_mtime
+    except (ClusterError, KeyError, TypeError, OSError):
         return None
     return Measurement(
         source=run_dir.name,
         key=key,
-        time=time.time(),
+        time=written,
         steps=observed["steps"],
         step_seconds=_seconds(prediction, observed),
         memory=memory,
@@ -58,13 +73,15 @@ def store_of(plan: dict[str, Any]) -> Path:
 
 def record_run(run_dir: Path) -> None:
     """Adds what a run has shown to its cluster's store, unless that is there already. Never fails a command for it."""
-    found = measurement_of(run_dir)
-    if found is None:
+    found = measurements_of(run_dir)
+    if not found:
         return
     try:
         path = store_of(read_plan(run_dir))
-        if not any(_same(found, known) for known in read(path)):
-            append(path, [found])
+        known = read(path)
+        new = [one for one in found if not any(_same(one, other) for other in known)]
+        if new:
+            append(path, new)
     except (ClusterError, MachineError):
         return
 

@@ -15,6 +15,8 @@ from launcher.errors import MachineError
 FILE = "measured.jsonl"
 PATH_VARIABLE = "TUNEYARD_MEASURED"
 LOCAL = "local"
+OUT_OF_MEMORY = "out_of_memory"
+"""A measurement's note: the run ended there, and would have taken more than what is said to be observed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,11 @@ class Measurement:
     step_seconds: tuple[float, float] | None
     memory: tuple[int, int] | None
     note: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether the run went out of memory: what was observed is the least that it would have taken."""
+        return self.memory is not None and bool(self.note.get(OUT_OF_MEMORY))
 
     def as_json(self) -> dict[str, Any]:
         """The measurement as a line of the store."""

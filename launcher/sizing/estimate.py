@@ -257,7 +257,9 @@ def shape_of(model: str | Path | ModelShape) -> ModelShape:
     path = Path(model)
     if path.is_dir():
         return shape_of_folder(path)
-    return read_shape(path) if path.suffix == ".json" else shape_by_name(str(model))
+    if path.suffix != ".json":
+        return shape_by_name(str(model))
+    return shape_of_folder(path.parent) if path.name == "config.json" else read_shape(path)
 
 
 def _gpus(gpus: str | int) -> tuple[Gpu | None, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from launcher.sizing.memory import GIB, Job
 from launcher.sizing.memory.activations import activation_bytes
 from launcher.sizing.memory.settings import BF16, FP32
-from launcher.sizing.memory.states import Parameters, packed_bytes
+from launcher.sizing.memory.states import Parameters, loaded_bytes, packed_bytes
 
 RUNTIME_GIB = 4.0
 """Python, torch, CUDA libraries, a data loader, and pinned buffers of one rank: 3 to 5 GiB resident."""
@@ -22,18 +22,20 @@ class Host:
     """Host memory of one node in GiB.
 
     Attributes:
-        load: While weights are read: one rank at a time holds whole tensors, the others wait for their shards.
+        load: While weights are read: the head node, whose first rank reads them all, where nothing packs them.
+        load_elsewhere: The same of the other nodes: their ranks hold no weights until they are handed their shards.
         load_naive: If every rank of the node reads the whole model, as many scripts do.
         training: Runtime, offloaded states and activations.
     """
 
     load: float
+    load_elsewhere: float
     load_naive: float
     training: float
 
     def as_json(self) -> dict[str, float]:
         """Plain numbers."""
-        names = ("load", "load_naive", "training")
+        names = ("load", "load_elsewhere", "load_naive", "training")
         return {f"{name}_gib": round(getattr(self, name), 1) for name in names}
 
 
@@ -79,14 +81,23 @@ def offloaded_bytes(job: Job) -> float:
 def host(job: Job, ranks: int) -> Host:
     """Host memory of a node that runs so many ranks.
 
-    Loading on every rank is what transformers PR 25107 describes: 8 ranks of Falcon-40B took 1.28 TB. Read shard by
-    shard it is one copy of the model in its stored type at worst.
+    Loading on every rank is what transformers PR 25107 describes: 8 ranks of Falcon-40B took 1.28 TB. Our first rank
+    reads one copy for the whole job, in the type in which weights are kept: four bytes for full fine-tunes under FSDP2.
+    Weights that are packed are so on every rank's GPU, one layer after the other, and no host holds more.
     """
-    whole = job.shape.num_parameters * BF16 / GIB
+    shape, each_load = job.shape, RUNTIME_GIB
+    whole = shape.num_parameters * loaded_bytes(job) / GIB
+    if job.quantization:
+        each_load += max(shape.layer_parameters, shape.root_parameters) * loaded_bytes(job) / GIB
     activations = job.shape.num_layers * activation_bytes(job) * job.shape.hidden_size * job.tokens / GIB
     kept = activations if job.checkpointing == "offload" else 0.0
     each = RUNTIME_GIB + offloaded_bytes(job) / GIB + kept
-    return Host(load=whole + ranks * RUNTIME_GIB, load_naive=ranks * (whole + RUNTIME_GIB), training=ranks * each)
+    return Host(
+        load=ranks * each_load + (0 if job.quantization else whole),
+        load_elsewhere=ranks * each_load,
+        load_naive=ranks * (whole + RUNTIME_GIB),
+        training=ranks * each,
+    )
 
 
 def disk(job: Job, keep: int, data_tokens: int) -> Disk:

@@ -93,16 +93,16 @@ def predict_speed(shape: ModelShape | Work, layout: SpeedLayout, fitted: Fitted 
     """
     check_layout(layout)
     work = work_of(shape)
-    return _speed(work, layout, Step(work, layout, fitted).parts())
+    is_measured = layout.gpu.is_measured and not (isinstance(shape, ModelShape) and shape.counted)
+    return _speed(work, layout, Step(work, layout, fitted).parts(), SPREAD["measured" if is_measured else "estimated"])
 
 
-def _speed(work: Work, layout: SpeedLayout, parts: dict[str, float]) -> Speed:
+def _speed(work: Work, layout: SpeedLayout, parts: dict[str, float], spread: float) -> Speed:
     seconds = sum(parts.values())
     positions = layout.data_ranks * layout.accumulation * layout.micro_batch * layout.length
     per_gpu = positions * layout.fill / seconds / layout.num_gpus
     flops = model_flops(work, trained=layout.trained, attended=layout.keys)
     tera = per_gpu * flops / 1e12
-    spread = SPREAD["measured" if layout.gpu.is_measured else "estimated"]
     return Speed(
         step_seconds=seconds,
         parts={name: value for name, value in parts.items() if value > 0},

@@ -104,7 +104,8 @@ class Answer:
     @property
     def cautions(self) -> tuple[str, ...]:
         """What a reader should know about the speed."""
-        return self.layout.gpu.cautions
+        shape = self.sizing.job.shape
+        return (*self.layout.gpu.cautions, *(shape.notes if shape.counted else ()))
 
     def as_json(self) -> dict[str, Any]:
         """Facts as they are printed: those of the estimate, then speed and bill."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from launcher.cli import run as tuneyard
+from launcher.length import ESTIMATED, FILL
 from tests.support import tiny
 
 JOB = """
@@ -57,6 +58,19 @@ def test_second_plan_is_nearer_to_what_the_first_run_took(
     assert second["hours"] == pytest.approx(second["step_seconds"] * 12 / 3600)
     assert plan_of(capsys, "--no-correction")["step_seconds"] == first["step_seconds"]
     assert second["uncorrected"]["step_seconds"] == first["step_seconds"], "measurements never learn from corrections"
+
+    assert tuneyard(["submit", "job.yaml", "--dry-run", "--json", "--no-correction"]) == 0
+    submitted = json.loads(capsys.readouterr().out)["prediction"]
+    assert submitted["corrections"] == {"speed": None, "memory": None}
+    assert submitted["step_seconds"] == first["step_seconds"]
+
+    tokens = json.loads((run / "data" / "preflight.json").read_text())["train"]["tokens"]
+    (tmp_path / "job.yaml").write_text(JOB.replace("max_steps: 12", "num_train_epochs: 10"))
+    third = plan_of(capsys)
+    assert third["steps_from"] == f"counted when {run.name} tokenised the same data"
+    assert third["steps"] == math.ceil(10 * tokens / (2048 * FILL)), "no estimate where the tokens are known"
+    tiny.write_rows(tmp_path / "rows.jsonl", 150)
+    assert plan_of(capsys)["steps_from"] == ESTIMATED, "other data since"
 
     report = (run / "report.html").read_text()
     assert "Predicted and observed" in report

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from launcher import estimate
+from launcher.sizing.shape import shape_of_folder
 from tests.support import tiny
 from tests.support.ranks import RankFailedError, run_on_ranks
 from tests.support.steps import Bench, job, prepared_run
@@ -114,6 +116,34 @@ def test_no_other_rank_ever_holds_the_model(tmp_path: Path, engine: str) -> None
     first, other = run_on_ranks(peaks, 2, made, engine, 2)
     assert other < 0.75, (first, other)
     assert first > other
+
+
+def counted(made: dict[str, str], engine: str, ranks: int) -> int:
+    """Bytes of all tensors that live on this rank while weights are handed out, at their most."""
+    from trainer.allocation import Allocations
+
+    module = importlib.import_module("trainer.engines.fsdp2" if engine == "fsdp2" else "trainer.engines.zero")
+    Bench(made, job(made, engine, ranks))  # what libraries keep for themselves
+
+    def measure(*_: Any) -> None:
+        raise MeasuredError
+
+    module.parameter_groups = measure  # type: ignore[attr-defined]
+    with Allocations() as allocations, contextlib.suppress(MeasuredError):
+        Bench(made, job(made, engine, ranks))
+    return allocations.peak
+
+
+@pytest.mark.parametrize("engine", ["zero1", "zero3", "fsdp2"])
+def test_loading_takes_what_is_predicted(tmp_path: Path, engine: str) -> None:
+    """The memory model's phase `load`, of a rank that is handed its weights; float32, as the CPU trains."""
+    changes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6}
+    made = prepared_run(tmp_path, **changes)
+    shape = shape_of_folder(Path(made["model"]))
+    said = estimate(shape, "full", 2, engine=engine, dtype="float32").memory.phases
+    load = next(phase.total for phase in said if phase.name == "load")
+    _, other = run_on_ranks(counted, 2, made, engine, 2)
+    assert other == pytest.approx(load, rel=0.1)
 
 
 def fails(made: dict[str, str], engine: str) -> str:

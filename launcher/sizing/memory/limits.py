@@ -24,6 +24,9 @@ FSDP1_ROUNDING = 0.12
 memory at 0.9 of what was allocated are all of this kind."""
 SPREAD = {"full": 0.12, "lora": 0.08, "qlora": 0.08}
 """Half width of the interval around an allocated peak, as a share: nine of ten rows lie inside (docs/accuracy.md)."""
+COUNTED_SPREAD = 0.15
+"""What is added to either side where nobody described the architecture, as a share: described models that are taken as
+counted ones lie within it in nine of ten cases, and none is more than half of it above (docs/accuracy.md)."""
 SAFE_SHARE = 0.9
 TIGHT_SHARE = 0.97
 """Up to this share of usable memory, what is predicted fits whatever its error."""
@@ -42,6 +45,7 @@ class Memory:
         nvidia_smi: What nvidia-smi is expected to show, never more than the GPU has.
         interval: Where nine of ten allocated peaks lie.
         usable: Usable memory of the GPU; 0 when none was named.
+        margin: What verdicts leave to either side because the architecture is not described.
     """
 
     phases: tuple[Phase, ...]
@@ -51,6 +55,7 @@ class Memory:
     nvidia_smi: float
     interval: tuple[float, float]
     usable: float
+    margin: float = 0.0
 
     @property
     def busiest(self) -> Phase:
@@ -62,9 +67,9 @@ class Memory:
         """`fits`, `tight` (fits if the prediction is right), `uncertain`, or `no`; empty without a GPU."""
         if not self.usable:
             return ""
-        share = self.process / self.usable
-        limits = ((SAFE_SHARE, "fits"), (TIGHT_SHARE, "tight"), (HOPELESS_SHARE, "uncertain"))
-        return next((word for limit, word in limits if share <= limit), "no")
+        most, least = (self.process + self.margin) / self.usable, (self.process - self.margin) / self.usable
+        limits = ((most, SAFE_SHARE, "fits"), (most, TIGHT_SHARE, "tight"), (least, HOPELESS_SHARE, "uncertain"))
+        return next((word for share, limit, word in limits if share <= limit), "no")
 
 
 def predict_memory(job: Job, usable_gib: float = 0.0) -> Memory:
@@ -84,7 +89,8 @@ def predict_memory(job: Job, usable_gib: float = 0.0) -> Memory:
     rounding = FSDP1_ROUNDING if job.engine == "fsdp1" else LEAST_ROUNDING
     process = allocated + rounding * activations + fixed
     shown = max(process, min(reserved + fixed, usable_gib) if usable_gib else reserved + fixed)
-    spread = SPREAD["full" if job.adapters is None else "qlora" if job.quantization else "lora"]
+    unknown = COUNTED_SPREAD if job.shape.counted else 0.0
+    spread = unknown + SPREAD["full" if job.adapters is None else "qlora" if job.quantization else "lora"]
     return Memory(
         phases=found,
         allocated=allocated,
@@ -93,6 +99,7 @@ def predict_memory(job: Job, usable_gib: float = 0.0) -> Memory:
         nvidia_smi=shown,
         interval=(allocated * (1 - spread), allocated * (1 + spread)),
         usable=usable_gib,
+        margin=unknown * allocated,
     )
 
 

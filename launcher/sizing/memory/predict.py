@@ -145,8 +145,14 @@ def _step(job: Job) -> Phase:
 
 
 def _load(job: Job) -> Phase:
-    """Loading: weights, and one projection in the compute type while it is quantised."""
-    return _phase("load", weights=states.weight_bytes(job), quantising=states.dequantised_bytes(job))
+    """Loading: weights, what is whole on its way to its shards, and one projection in the compute type while it is
+    quantised."""
+    return _phase(
+        "load",
+        weights=states.weight_bytes(job),
+        arriving=states.arriving_bytes(job),
+        quantising=states.dequantised_bytes(job),
+    )
 
 
 def _evaluate(job: Job) -> Phase:

@@ -138,6 +138,29 @@ def weight_bytes(job: Job) -> float:
     return (loose + p.trained * regime.adapter_bytes) / job.shards_from(3) + whole
 
 
+def loaded_bytes(job: Job) -> int:
+    """Bytes of a number as the weights are loaded, where nothing packs them."""
+    return job.regime.frozen_bytes if job.adapters else job.regime.trained_bytes
+
+
+def arriving_bytes(job: Job) -> float:
+    """What is whole on a GPU, beyond its shard, while weights are handed out and sharded (docs/decisions/0012).
+
+    FSDP2 receives one tensor at a time beside all shards; ZeRO-3 and FSDP1 one layer, or what is outside the layers,
+    which then becomes a shard. Beside packed weights every rank loads what is not packed whole, and shards it then.
+    """
+    if job.shards_from(3) == 1:
+        return 0.0
+    shape, each, beyond = job.shape, loaded_bytes(job), 1 - 1 / job.shards_from(3)
+    if job.quantization:
+        p = Parameters(job)
+        return (p.base - p.quantised) * each * beyond
+    if job.engine == "fsdp2":
+        weights = [linear.weights for linear in shape.largest_layer.linears]
+        return max(*weights, *(tensor.num_parameters for tensor in shape.root)) * each
+    return max(shape.layer_parameters, shape.root_parameters) * each * beyond
+
+
 def autocast_cache_bytes(job: Job) -> float:
     """Casts of float32 weights to the compute type, which autocast keeps until the forward pass ends."""
     if job.regime.autocast and not job.adapters and job.regime.trained_bytes == FP32 and not job.is_fsdp:

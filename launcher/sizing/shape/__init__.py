@@ -8,9 +8,16 @@ from launcher.sizing.shape.catalogue import (
     shape_by_size,
     size_in_name,
 )
-from launcher.sizing.shape.config import known_model_type, read_config, read_shape, shape_from_config
+from launcher.sizing.shape.config import (
+    is_described,
+    known_model_type,
+    read_config,
+    read_shape,
+    shape_from_config,
+)
+from launcher.sizing.shape.counted import shape_of_folder
 from launcher.sizing.shape.families import ARCHITECTURES, Architecture
-from launcher.sizing.shape.headers import read_headers, shape_of_folder
+from launcher.sizing.shape.headers import read_headers
 from launcher.sizing.shape.lora import lora_parameters, targeted
 from launcher.sizing.shape.model import ModelShape
 from launcher.sizing.shape.parts import Layer, Linear, Tensor
@@ -24,6 +31,7 @@ __all__ = [
     "Tensor",
     "config_by_name",
     "find_model",
+    "is_described",
     "known_model_type",
     "lora_parameters",
     "model_names",

@@ -195,6 +195,12 @@ def read_config(config_path: Path) -> dict[str, Any]:
     return config
 
 
+def is_described(config: dict[str, Any]) -> bool:
+    """Whether the configuration's model type is one that Tuneyard has a description of."""
+    model_type = _language_model(config)[0].get("model_type")
+    return TYPE_ALIASES.get(str(model_type), model_type) in ARCHITECTURES
+
+
 def known_model_type(config: dict[str, Any], where: str) -> str:
     """The configuration's model type, if it is one that Tuneyard knows.
 

@@ -28,6 +28,7 @@ class ModelShape:
         num_experts: Routed experts of a layer; 0 without.
         parallel_residual: Attention and MLP read the same norm (GPT-NeoX, Falcon).
         name: Name in the catalogue, or empty.
+        counted: Where the tensors of an architecture that nobody described were counted; else empty.
         notes: What is not exact about this shape.
     """
 
@@ -52,6 +53,7 @@ class ModelShape:
     attention_bias: bool = False
     mlp_bias: bool = False
     name: str = ""
+    counted: str = ""
     notes: tuple[str, ...] = ()
 
     @property

@@ -117,7 +117,11 @@ BAD_JOBS = {
     ),
     "unknown model type": (
         "name: quick\nmodel: {path: odd-model}\n" + DATA,
-        ["2: model.path: its config.json: unknown model type 'lama'. Nearest known types: llama, olmo2, gemma"],
+        [
+            "2: model.path: its config.json: unknown model type 'lama', and it cannot be counted: Transformers does "
+            "not know it either. Nearest known types: llama, olmo2, gemma. Install a release of Transformers that "
+            "does. Or put all its safetensors files into the folder: their headers are enough"
+        ],
     ),
     "model without a tokenizer": (
         "name: quick\nmodel: {path: no-tokenizer}\n" + DATA,

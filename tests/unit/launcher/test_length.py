@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from launcher.decisions import Basics
 from launcher.jobfile import load_job
 from launcher.length import ESTIMATED, EXACT, FILL, steps_of
+from launcher.tokenised import tokenised_by
 
 BASICS = Basics(device="cpu", dtype="float32", attention="padded", world_size=2, packs_per_step=8, learning_rate=1e-3)
 SAID = {"messages": [{"role": "user", "content": "x" * 400}, {"role": "assistant", "content": "y" * 400}]}
@@ -68,3 +72,47 @@ def test_data_elsewhere_is_not_guessed(job) -> None:
         source = made.data.train[0].model_copy(update={"path": path})
         there = made.model_copy(update={"data": made.data.model_copy(update={"train": [source]})})
         assert steps_of(there, BASICS).number is None
+
+
+def tokenise(job, run: Path, tokens: int) -> Path:
+    """A run directory whose data was tokenised from a job's files, as the trainer leaves it."""
+    (run / "data").mkdir(parents=True)
+    plan = {"trainer": job.model_dump(mode="json", include={"data", "model"})}
+    (run / "plan.json").write_text(json.dumps(plan))
+    facts = Path(job.data.train[0].path).stat()
+    stat = {job.data.train[0].path: [facts.st_size, facts.st_mtime_ns]}
+    (run / "data" / "fingerprint.json").write_text(json.dumps({"stat": stat}))
+    (run / "data" / "preflight.json").write_text(json.dumps({"train": {"tokens": tokens}}))
+    return run
+
+
+def test_what_a_run_has_tokenised_is_taken(job, tmp_path: Path) -> None:
+    made = job(1000, "num_train_epochs: 2", "  eval: {split: 0.5}")
+    runs = [tokenise(made, tmp_path / f"run-{number}", tokens) for number, tokens in ((1, 5), (2, 400_000))]
+    known = tokenised_by(runs, made)
+    assert known is not None
+    assert (known.tokens, known.source) == (400_000, "counted when run-2 tokenised the same data")
+    found = steps_of(made, replace(BASICS, tokenised=known))
+    assert (found.number, found.source) == (math.ceil(400_000 / (8 * 256 * FILL)), known.source)
+    exact = made.model_copy(update={"training": made.training.model_copy(update={"max_steps": 3})})
+    assert steps_of(exact, replace(BASICS, tokenised=known)).source == EXACT
+
+
+def test_what_was_tokenised_otherwise_is_not_taken(job, tmp_path: Path) -> None:
+    made = job(100)
+    run = tokenise(made, tmp_path / "run", 7000)
+    assert tokenised_by([run], made)
+    for update in ({"max_length": 512}, {"overlong": "split"}, {"chat_template": "chatml"}):
+        assert tokenised_by([run], made.model_copy(update={"data": made.data.model_copy(update=update)})) is None
+    twice = {"train": [made.data.train[0].model_copy(update={"weight": 2.0})]}
+    assert tokenised_by([run], made.model_copy(update={"data": made.data.model_copy(update=twice)})) is None
+    elsewhere = made.model_copy(update={"model": made.model.model_copy(update={"path": "/other/model"})})
+    assert tokenised_by([run], elsewhere) is None
+    tokenizer = Path(made.model.path) / "tokenizer.json"
+    before = tokenizer.stat()
+    os.utime(tokenizer, (before.st_atime + 9999, before.st_mtime + 9999))
+    assert tokenised_by([run], made) is None, "another tokenizer since"
+    os.utime(tokenizer, (before.st_atime, before.st_mtime))
+    with Path(made.data.train[0].path).open("a") as file:
+        file.write(json.dumps(SAID) + "\n")
+    assert tokenised_by([run], made) is None, "other rows since"

@@ -13,6 +13,7 @@ import pytest
 from launcher.errors import JobError
 from launcher.sizing import presets
 from launcher.sizing.estimate import estimate, estimate_job, to_text
+from launcher.sizing.host import RUNTIME_GIB, Host
 from launcher.sizing.memory import Adapters
 from launcher.sizing.shape import config_by_name, shape_by_name
 
@@ -39,7 +40,7 @@ def test_json_is_plain_and_adds_up() -> None:
     assert found["verdict"] == "fits"
     assert sum(found["components_gib"].values()) == pytest.approx(found["allocated_gib"], abs=0.02)
     assert max(found["phases_gib"][p] for p in ("loss", "backward", "backward_end", "step")) == found["allocated_gib"]
-    assert set(found["host"]) == {"load_gib", "load_naive_gib", "training_gib"}
+    assert set(found["host"]) == {"load_gib", "load_elsewhere_gib", "load_naive_gib", "training_gib"}
 
 
 def test_a_job_laid_out_already_gives_the_same_numbers() -> None:
@@ -112,6 +113,19 @@ def test_host_memory_with_offload_and_naive_loading() -> None:
     plain, offloaded = (estimate("Llama-3.1-8B", "full", "8xA100-80", offload=o).host for o in ("", "optimizer"))
     assert offloaded.training - plain.training == pytest.approx(16 * 8.03e9 / 2**30, rel=0.01)
     assert plain.load_naive > 3 * plain.load
+
+
+def test_one_rank_of_the_head_node_reads_the_weights() -> None:
+    def host(method: str, engine: str) -> Host:
+        return estimate("Llama-3.1-70B", method, "16xH100-80", engine=engine).host
+
+    ranks, numbers = 8 * RUNTIME_GIB, 70.55e9 / 2**30
+    assert host("lora", "zero3").load == pytest.approx(2 * numbers + ranks, rel=0.001)
+    assert host("full", "zero3").load == pytest.approx(2 * numbers + ranks, rel=0.001)
+    assert host("full", "fsdp2").load == pytest.approx(4 * numbers + ranks, rel=0.001), "kept in float32"
+    assert host("full", "fsdp2").load_elsewhere == ranks
+    packed = host("qlora", "zero1")
+    assert packed.load == packed.load_elsewhere < 2 * ranks, "packed on every rank's own GPU, layer after layer"
 
 
 def test_disk_of_checkpoints_by_hand() -> None:
