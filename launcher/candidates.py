@@ -85,6 +85,16 @@ class Learning:
     speed_correction: Correction
 
 
+@dataclass(frozen=True)
+class Setting:
+    """One combination of what the job file leaves open."""
+
+    engine: str
+    micro_batch: int
+    checkpointing: bool
+    sharded: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """One way to lay the step over the ranks, with what it costs.
@@ -146,7 +156,7 @@ class Candidate:
 def every_candidate(job: JobFile, basics: Basics, ground: Ground, *, with_speed: bool = True) -> list[Candidate]:
     """Every layout that the job file leaves open over these ranks, whether it fits or not."""
     make = _on_gpu if _is_modelled(basics, ground) else _by_order
-    return [make(job, basics, ground, with_speed, *options) for options in _options(job, basics, ground.shape)]
+    return [make(job, basics, ground, with_speed, setting) for setting in _settings(job, basics, ground.shape)]
 
 
 def memory_limit_bytes(basics: Basics, ground: Ground) -> int:
@@ -179,7 +189,7 @@ def _is_modelled(basics: Basics, ground: Ground) -> bool:
     return basics.device == "cuda" and basics.dtype == "bfloat16" and ground.shape is not None and bool(ground.gpu)
 
 
-def _options(job: JobFile, basics: Basics, shape: ModelShape | None) -> Iterator[tuple[str, int, bool, bool]]:
+def _settings(job: JobFile, basics: Basics, shape: ModelShape | None) -> Iterator[Setting]:
     """Every combination of engine, micro-batch, checkpointing and sharding that the job file leaves open."""
     asked = job.resources
     every = [engine for engine in ENGINES if engine not in unsupported(job, basics)]
@@ -189,7 +199,7 @@ def _options(job: JobFile, basics: Basics, shape: ModelShape | None) -> Iterator
         for micro_batch in _micro_batches(job, basics, shape):
             for checkpointing in ([False, True] if shape else [True]) if wanted == "auto" else [wanted]:
                 for sharded in shardings(job, basics):
-                    yield engine, micro_batch, checkpointing, sharded
+                    yield Setting(engine, micro_batch, checkpointing, sharded)
 
 
 def shardings(job: JobFile, basics: Basics) -> list[bool]:
@@ -208,35 +218,23 @@ def _micro_batches(job: JobFile, basics: Basics, shape: ModelShape | None) -> li
     return [packs for packs in every if packs == 1 or packs * length <= MOST_TOKENS_LOOKED_AT]
 
 
-def _on_gpu(
-    job: JobFile,
-    basics: Basics,
-    ground: Ground,
-    with_speed: bool,
-    engine: str,
-    micro_batch: int,
-    checkpointing: bool,
-    sharded: bool,
-) -> Candidate:
+def _on_gpu(job: JobFile, basics: Basics, ground: Ground, with_speed: bool, setting: Setting) -> Candidate:
     assert ground.gpu
     assert ground.shape
     usable = usable_gib(ground.machine, ground.gpu.gpu)
-    options = {"engine": engine, "micro_batch": micro_batch, "checkpointing": checkpointing}
-    laid = replace(
-        sizing_job(job, basics, ground.shape, usable=usable, **options),  # type: ignore[arg-type]
-        shard_packed=sharded,
-    )
+    options = {name: getattr(setting, name) for name in ("engine", "micro_batch", "checkpointing")}
+    laid = replace(sizing_job(job, basics, ground.shape, usable=usable, **options), shard_packed=setting.sharded)
     speed, layout = timed(laid, ground.gpu.gpu, basics.ranks_per_node) if with_speed else (None, None)
     width = SPREAD["measured" if ground.gpu.gpu.is_measured and not ground.shape.counted else "estimated"]
-    learning = _learning(job, basics, ground, engine, predicted(laid), speed, width)
+    learning = _learning(job, basics, ground, setting.engine, predicted(laid), speed, width)
     speed = corrected_speed(speed, learning.speed_correction) if speed else None
     return Candidate(
         basics=basics,
-        engine=engine,
-        micro_batch=micro_batch,
+        engine=setting.engine,
+        micro_batch=setting.micro_batch,
         accumulation=laid.accumulation,
-        checkpointing=checkpointing,
-        shard_quantized=sharded,
+        checkpointing=setting.checkpointing,
+        shard_quantized=setting.sharded,
         relative_time=1 / speed.tokens_per_second if speed else 0.0,
         prediction=_final(learning, ground, "cuda"),
         speed=speed if ground.gpu.is_known else None,
@@ -284,42 +282,34 @@ def family_of(job: JobFile) -> str:
     return {"nf4": "qlora", "int8": "int8"}.get(job.method.quantization or "", job.method.kind)
 
 
-def _by_order(
-    job: JobFile,
-    basics: Basics,
-    ground: Ground,
-    with_speed: bool,
-    engine: str,
-    micro_batch: int,
-    checkpointing: bool,
-    sharded: bool,
-) -> Candidate:
-    tokens = micro_batch * job.data.max_length
+def _by_order(job: JobFile, basics: Basics, ground: Ground, with_speed: bool, setting: Setting) -> Candidate:
+    tokens = setting.micro_batch * job.data.max_length
     layout = Layout(
-        engine=engine,
+        engine=setting.engine,
         world_size=basics.world_size,
         device=basics.device,
         compute_bytes=COMPUTE_BYTES[basics.dtype],
         tokens=tokens,
-        checkpointing=checkpointing,
+        checkpointing=setting.checkpointing,
         chunk_tokens=job.loss.chunk_tokens,
         lora=_lora(job),
-        shard_quantized=sharded,
+        shard_quantized=setting.sharded,
     )
     plain = Candidate(
         basics=basics,
-        engine=engine,
-        micro_batch=micro_batch,
-        accumulation=basics.packs_per_rank // micro_batch,
-        checkpointing=checkpointing,
-        shard_quantized=sharded,
-        relative_time=_relative_time(job, basics, engine, tokens, checkpointing) * (SHARDED_TIME if sharded else 1),
+        engine=setting.engine,
+        micro_batch=setting.micro_batch,
+        accumulation=basics.packs_per_rank // setting.micro_batch,
+        checkpointing=setting.checkpointing,
+        shard_quantized=setting.sharded,
+        relative_time=_relative_time(job, basics, setting.engine, tokens, setting.checkpointing)
+        * (SHARDED_TIME if setting.sharded else 1),
         prediction=None,
     )
     if ground.shape is None:
         return plain
     speed = _cpu_speed(job, ground, plain) if with_speed and basics.device == "cpu" else None
-    learning = _learning(job, basics, ground, engine, predict(ground.shape, layout), speed, CPU_WIDTH)
+    learning = _learning(job, basics, ground, setting.engine, predict(ground.shape, layout), speed, CPU_WIDTH)
     return replace(
         plain,
         prediction=_final(learning, ground, basics.device),
