@@ -33,6 +33,7 @@ def _own_measurements(measurements: Path, monkeypatch: pytest.MonkeyPatch, reque
     monkeypatch.setenv("TUNEYARD_MEASURED", str(measurements / f"{name}.jsonl"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(CLUSTERS))  # stable: only the clusters move
     for item in items:
