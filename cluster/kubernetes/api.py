@@ -222,12 +222,7 @@ class Api:
             raise _of_stream(f"exec in pod {pod}", error, self._context) from None
         try:
             opened.run_forever(timeout=seconds)
-            code = opened.returncode if not opened.is_open() else None
-            return (
-                opened.read_stdout(timeout=0) or "",
-                opened.read_stderr(timeout=0) or "",
-                -1 if code is None else code,
-            )
+            return opened.read_stdout(timeout=0) or "", opened.read_stderr(timeout=0) or "", _exit_code(opened)
         finally:
             opened.close()
 
@@ -363,6 +358,15 @@ def _changed(line: bytes) -> tuple[str, str]:
         raise refusal("watch pods", int(subject.get("code") or 410), json.dumps(subject))
     metadata = subject.get("metadata") or {}
     return str(metadata.get("name", "")), str(metadata.get("resourceVersion", ""))
+
+
+def _exit_code(stream: Any) -> int:
+    """Of a command that was run in a pod; -1 where it did not come to its end, as in a container that has just gone."""
+    try:
+        code = None if stream.is_open() else stream.returncode
+    except (AttributeError, KeyError, TypeError, ValueError):  # the client takes whatever ended it for a number
+        return -1
+    return -1 if code is None else int(code)
 
 
 def _of_stream(what: str, error: Any, context: str) -> KubernetesError:
