@@ -46,6 +46,14 @@ class Pods:
         wish = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
         self.namespace.kubectl("create", "--raw", path, "-f", "-", text=json.dumps(wish))
 
+    def left(self) -> list[str]:
+        """What is there of the release, Helm's own memory of it included."""
+        own = f"app.kubernetes.io/instance={self.release}"
+        kinds = "jobs,pods,services,configmaps,secrets,serviceaccounts,networkpolicies,deployments,jobsets"
+        found = [*self.namespace.get(kinds, f"--selector={own}")["items"]]
+        found += self.namespace.get("secrets", f"--selector=owner=helm,name={self.release}")["items"]
+        return [f"{one['kind']} {one['metadata']['name']}" for one in found]
+
     def kill_rank(self, run_dir: Path, attempt: int, rank: int) -> None:
         """SIGKILL to a training rank, within its pod."""
         pid = (run_dir / "logs" / f"attempt-{attempt:03d}" / f"rank-{rank:05d}.pid").read_text().strip()

@@ -17,6 +17,7 @@ from tests.cluster.outcomes.real_run import checkpoint_hashes, closed, losses, t
 from tests.support import tiny
 
 STEPS = 240
+SET_STEPS = 80
 SAVE_EVERY = 10
 SLOW = "/opt/tuneyard/tests/cluster/slurm/slow"
 SLOWLY = {"PYTHONPATH": f"{SLOW}:/opt/tuneyard", "TEST_STEP_SECONDS": "0.25"}
@@ -95,15 +96,17 @@ def stopwatch() -> Iterator[Stopwatch]:
 
 @pytest.mark.testbed
 @pytest.mark.timeout(1200)
-def test_evicted_drained_preempted_powerless_and_crashed_ranks_end_as_if_nothing_had_happened(
+def test_ranks_in_pods_through_everything_end_as_if_nothing_had_happened(
     namespace: Namespace, tmp_path: Path, stopwatch: Stopwatch
 ) -> None:
     with stopwatch.timed("submit to first steps"):
         run = RealRun(namespace, tmp_path, "struck", STEPS, unreachable_seconds=1)
         trains(run.dir, 0, steps=2)
     evict_both(run, stopwatch)
+    empty_for_maintenance(run, stopwatch)
+    cancel_and_resume(run)
     with cordoned(namespace, "n1"):
-        empty_and_take(run, stopwatch)
+        take_away_for_something_better(run, stopwatch)
         cut_the_power(run, stopwatch)
     crash_beside_a_restarting_api_server(run, stopwatch)
     run.finished()
@@ -123,18 +126,29 @@ def evict_both(run: RealRun, stopwatch: Stopwatch) -> None:
     assert {run.pods.node_of(0), run.pods.node_of(1)} == {"n1", "n2"}
 
 
-def empty_and_take(run: RealRun, stopwatch: Stopwatch) -> None:
-    """A drain for maintenance, and a pod of a higher priority: the run waits for the node, and says so."""
-    bed = run.namespace.cluster
-    with stopwatch.timed("drain to training again"):
+def empty_for_maintenance(run: RealRun, stopwatch: Stopwatch) -> None:
+    """The run waits for the node, and says so."""
+    with cordoned(run.namespace, "n1"), stopwatch.timed("drain to training again"):
         drain(run.namespace, "n2")
         run.waits_for("fitting nodes are free")
-        bed.kubectl("uncordon", "n2")
+        run.namespace.cluster.kubectl("uncordon", "n2")
         trains(run.dir, 3, steps=2)
+
+
+def cancel_and_resume(run: RealRun) -> None:
+    """Nothing stays but what is on the claim. Then there is a new Job, to which Kubernetes grants short waits again."""
+    assert run.verb("cancel", run.here)["outcome"] == "stopped"
+    assert run.pods.left() == []
+    run.verb("resume", run.here, "--detach")
+    trains(run.dir, 4, steps=2)
+    assert {run.pods.node_of(0), run.pods.node_of(1)} == {"n1", "n2"}
+
+
+def take_away_for_something_better(run: RealRun, stopwatch: Stopwatch) -> None:
     with stopwatch.timed("preemption to training again"):
         with preempted(run.namespace, "n2"):
             assert "1 of 2 pods are there" in run.waits_for("Insufficient cpu")
-        trains(run.dir, 4, steps=2)
+        trains(run.dir, 5, steps=2)
 
 
 def cut_the_power(run: RealRun, stopwatch: Stopwatch) -> None:
@@ -147,30 +161,57 @@ def cut_the_power(run: RealRun, stopwatch: Stopwatch) -> None:
         assert f"pod {victim} on n2" in said and "1 of 2 pods are there" in said
         with stopwatch.timed("power back to training again"):
             bed.restart_node("n2")
-            trains(run.dir, 5, steps=2)
+            trains(run.dir, 6, steps=2)
 
 
 def crash_beside_a_restarting_api_server(run: RealRun, stopwatch: Stopwatch) -> None:
     bed = run.namespace.cluster
     assert isinstance(bed, Testbed)
     with stopwatch.timed("killed rank to training again"):
-        run.pods.kill_rank(run.dir, 5, 1)
+        run.pods.kill_rank(run.dir, 6, 1)
         bed.stop_api_server()
-        closed(run.dir, 5)
+        closed(run.dir, 6)
         assert run.backend.status(run.here).state in ("running", "unknown")
-        trains(run.dir, 6)
+        trains(run.dir, 7)
     bed.start_api_server()
 
 
 def check(run: RealRun) -> None:
     """Every disruption is in the records under its own name; none but the crash has cost any of the budget."""
     records = read_attempts(run.dir)
-    power = "node_failure" if records[4]["outcome"] == "node_failure" else "preempted"  # a follower's; the head's
-    assert [one["outcome"] for one in records] == [*["preempted"] * 4, power, "crashed", "finished"]
-    assert [one["decision"]["action"] for one in records[:-1]] == ["restart"] * 6
-    assert [one["lost_steps"] for one in records[:4]] == [0] * 4
-    assert all(0 <= one["lost_steps"] <= SAVE_EVERY for one in records[4:6])
-    assert all(one["last_checkpoint_step"] == one["last_step"] for one in records[:4])
+    power = "node_failure" if records[5]["outcome"] == "node_failure" else "preempted"  # a follower's; the head's
+    planned = ["preempted", "preempted", "preempted", "stopped", "preempted"]
+    assert [one["outcome"] for one in records] == [*planned, power, "crashed", "finished"]
+    assert [one["decision"]["action"] for one in records if one["outcome"] != "stopped"][:-1] == ["restart"] * 6
+    assert all((one["lost_steps"], one["last_checkpoint_step"]) == (0, one["last_step"]) for one in records[:5])
+    assert all(0 <= one["lost_steps"] <= SAVE_EVERY for one in records[5:7])
     assert [after["first_step"] for after in records[1:]] == [one["last_checkpoint_step"] or 0 for one in records[:-1]]
     assert read_attempts(run.here) == records, "the copy of the one who submitted tells the same"
     assert (read_progress(run.here) or {})["exactness"] == "bit-exact"
+
+
+@pytest.mark.testbed
+@pytest.mark.timeout(1200)
+def test_a_jobset_is_evicted_and_a_pod_of_it_dies(namespace: Namespace, tmp_path: Path, stopwatch: Stopwatch) -> None:
+    assert isinstance(namespace.cluster, Testbed)
+    namespace.cluster.install_jobset()
+    run = RealRun(namespace, tmp_path, "set", SET_STEPS, jobset="always")
+    trains(run.dir, 0, steps=2)
+    with stopwatch.timed("JobSet: eviction of pod 1 to training again"):
+        run.pods.evict(1)
+        trains(run.dir, 1, steps=2)
+    with stopwatch.timed("JobSet: death of pod 1 to training again"):
+        run.pods.kill_first_process(1)
+        trains(run.dir, 2, steps=2)
+    run.finished()
+    check_set(read_attempts(run.dir))
+    twin = run.undisturbed()
+    assert checkpoint_hashes(run.dir, SET_STEPS) == checkpoint_hashes(twin, SET_STEPS) != {}
+    assert losses(run.dir) == losses(twin)
+
+
+def check_set(records: list[dict[str, Any]]) -> None:
+    evicted, dead, last = records
+    assert (evicted["outcome"], evicted["lost_steps"]) == ("preempted", 0)
+    assert dead["outcome"] in ("crashed", "node_failure", "preempted") and 0 <= dead["lost_steps"] <= SAVE_EVERY
+    assert (last["outcome"], last["first_step"]) == ("finished", dead["last_checkpoint_step"])
