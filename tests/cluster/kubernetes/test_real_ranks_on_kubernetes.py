@@ -16,7 +16,7 @@ from tests.cluster.kubernetes.testbed import Namespace, Testbed
 from tests.cluster.outcomes.real_run import checkpoint_hashes, closed, losses, trains
 from tests.support import tiny
 
-STEPS = 240
+STEPS = 150
 SET_STEPS = 80
 SAVE_EVERY = 10
 SLOW = "/opt/tuneyard/tests/cluster/slurm/slow"
@@ -26,10 +26,10 @@ name: {name}
 model: {{path: {shared}/model}}
 data: {{train: [{{path: {shared}/rows.jsonl}}], max_length: 512}}
 training: {{max_steps: {steps}, learning_rate: 0.01, lr_scheduler_type: constant, warmup_steps: 0,
-  tokens_per_step: 2048, full_determinism: true}}
+  tokens_per_step: 2048, full_determinism: true, gradient_checkpointing: false}}
 checkpoint: {{every_steps: 10, every_minutes: null}}
 logging: {{every_seconds: 0}}
-resources: {{gpu: none, engine: zero2, grace_seconds: 30, {resources}}}
+resources: {{gpu: none, engine: zero2, micro_batch: 1, grace_seconds: 30, {resources}}}
 cluster: {{profile: {profile}}}
 """
 
