@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import isqrt
 from typing import Any
 
+from launcher.cpuspeed import WIDTH as CPU_WIDTH
+from launcher.cpuspeed import cpu_speed
 from launcher.decisions import Basics
 from launcher.gpusizing import PlannedGpu, predicted, sizing_job, timed, usable_gib
 from launcher.hardware import Machine
 from launcher.jobfile.schema import JobFile
+from launcher.learning.correction import Correction, Learned, corrected_memory, corrected_speed
+from launcher.learning.store import Key, cluster_key
 from launcher.memory import Layout, LoraLayout, predict
 from launcher.prediction import Prediction
 from launcher.sizing.memory import Job
 from launcher.sizing.memory.limits import TIGHT_SHARE
 from launcher.sizing.shape import ModelShape
-from launcher.sizing.speed import Speed
+from launcher.sizing.speed import SPREAD, Speed
 from launcher.sizing.speed_layout import SpeedLayout
 from trainer.config import ENGINES
 
@@ -29,6 +33,8 @@ LAUNCH_OVERHEAD_TOKENS = {"cuda": 512, "cpu": 64}
 """Fixed cost of a forward pass, as the number of tokens that would take as long."""
 RECOMPUTE_FACTOR = 4 / 3
 """Checkpointing runs the forward pass twice: 4 units of compute instead of 3 (Korthikanti et al. 2022)."""
+SHARDED_TIME = 1.2
+"""Gathering packed weights on every use, against having them: a guess, for plans without the speed model."""
 
 RELATIVE_TIMES = {
     "cpu": {"zero0": 1.0, "zero1": 1.1, "zero2": 1.15, "fsdp2": 1.3, "zero3": 1.5},
@@ -49,11 +55,34 @@ class Ground:
         machine: One node.
         gpu: Its GPU; `None` on the CPU.
         shape: The model's shape; `None` when it is not known here.
+        learned: What earlier runs on this cluster have shown.
+        host_bytes: Memory of one node; 0 where it is not known.
     """
 
     machine: Machine
     gpu: PlannedGpu | None
     shape: ModelShape | None
+    learned: Learned = field(default_factory=Learned)
+    host_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """What the models alone say of a candidate, and how that was corrected.
+
+    Attributes:
+        key: Under which runs of this kind are kept.
+        prediction: Memory before correction.
+        speed: Speed before correction.
+        memory_correction: The factor on memory.
+        speed_correction: The factor on seconds.
+    """
+
+    key: Key
+    prediction: Prediction
+    speed: Speed | None
+    memory_correction: Correction
+    speed_correction: Correction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +95,7 @@ class Candidate:
         speed: What the speed model says; `None` on the CPU and for unknown models and GPUs.
         layout: The candidate as the speed model has it.
         sized: The candidate as the memory model has it.
+        learning: What the models said before measurements corrected it.
     """
 
     basics: Basics
@@ -73,11 +103,13 @@ class Candidate:
     micro_batch: int
     accumulation: int
     checkpointing: bool
+    shard_quantized: bool = False
     relative_time: float
     prediction: Prediction | None
     speed: Speed | None = None
     layout: SpeedLayout | None = None
     sized: Job | None = None
+    learning: Learning | None = None
 
     @property
     def peak_bytes(self) -> int:
@@ -93,7 +125,8 @@ class Candidate:
     def label(self) -> str:
         """The candidate in a few words."""
         checkpointing = "checkpointing" if self.checkpointing else "no checkpointing"
-        return f"{self.engine}, micro-batch {self.micro_batch} x {self.accumulation}, {checkpointing}"
+        packed = ", packed weights sharded" if self.shard_quantized else ""
+        return f"{self.engine}, micro-batch {self.micro_batch} x {self.accumulation}, {checkpointing}{packed}"
 
     def as_json(self) -> dict[str, Any]:
         """The candidate as it stands in plan.json."""
@@ -104,6 +137,7 @@ class Candidate:
             "micro_batch": self.micro_batch,
             "accumulation": self.accumulation,
             "gradient_checkpointing": self.checkpointing,
+            "shard_quantized": self.shard_quantized,
             "peak_bytes": self.peak_bytes or None,
             "step_seconds": self.speed.step_seconds if self.speed else None,
         }
@@ -145,8 +179,8 @@ def _is_modelled(basics: Basics, ground: Ground) -> bool:
     return basics.device == "cuda" and basics.dtype == "bfloat16" and ground.shape is not None and bool(ground.gpu)
 
 
-def _options(job: JobFile, basics: Basics, shape: ModelShape | None) -> Iterator[tuple[str, int, bool]]:
-    """Every combination of engine, micro-batch and checkpointing that the job file leaves open."""
+def _options(job: JobFile, basics: Basics, shape: ModelShape | None) -> Iterator[tuple[str, int, bool, bool]]:
+    """Every combination of engine, micro-batch, checkpointing and sharding that the job file leaves open."""
     asked = job.resources
     every = [engine for engine in ENGINES if engine not in unsupported(job, basics)]
     engines = every if asked.engine == "auto" else [asked.engine]
@@ -154,7 +188,16 @@ def _options(job: JobFile, basics: Basics, shape: ModelShape | None) -> Iterator
     for engine in engines:
         for micro_batch in _micro_batches(job, basics, shape):
             for checkpointing in ([False, True] if shape else [True]) if wanted == "auto" else [wanted]:
-                yield engine, micro_batch, checkpointing
+                for sharded in shardings(job, basics):
+                    yield engine, micro_batch, checkpointing, sharded
+
+
+def shardings(job: JobFile, basics: Basics) -> list[bool]:
+    """Whether packed weights may be split over the ranks: only where there are some, and DoRA does not read them."""
+    wanted = job.resources.shard_quantized
+    if job.method.quantization is None or job.method.use_dora or basics.world_size == 1:
+        return [False]
+    return [False, True] if wanted == "auto" else [wanted]
 
 
 def _micro_batches(job: JobFile, basics: Basics, shape: ModelShape | None) -> list[int]:
@@ -166,30 +209,84 @@ def _micro_batches(job: JobFile, basics: Basics, shape: ModelShape | None) -> li
 
 
 def _on_gpu(
-    job: JobFile, basics: Basics, ground: Ground, with_speed: bool, engine: str, micro_batch: int, checkpointing: bool
+    job: JobFile,
+    basics: Basics,
+    ground: Ground,
+    with_speed: bool,
+    engine: str,
+    micro_batch: int,
+    checkpointing: bool,
+    sharded: bool,
 ) -> Candidate:
     assert ground.gpu
     assert ground.shape
     usable = usable_gib(ground.machine, ground.gpu.gpu)
     options = {"engine": engine, "micro_batch": micro_batch, "checkpointing": checkpointing}
-    laid = sizing_job(job, basics, ground.shape, usable=usable, **options)  # type: ignore[arg-type]
+    laid = replace(
+        sizing_job(job, basics, ground.shape, usable=usable, **options),  # type: ignore[arg-type]
+        shard_packed=sharded,
+    )
     speed, layout = timed(laid, ground.gpu.gpu, basics.ranks_per_node) if with_speed else (None, None)
+    width = SPREAD["measured" if ground.gpu.gpu.is_measured else "estimated"]
+    learning = _learning(job, basics, ground, engine, predicted(laid), speed, width)
+    speed = corrected_speed(speed, learning.speed_correction) if speed else None
     return Candidate(
         basics=basics,
         engine=engine,
         micro_batch=micro_batch,
         accumulation=laid.accumulation,
         checkpointing=checkpointing,
+        shard_quantized=sharded,
         relative_time=1 / speed.tokens_per_second if speed else 0.0,
-        prediction=predicted(laid),
+        prediction=corrected_memory(learning.prediction, learning.memory_correction, "cuda"),
         speed=speed if ground.gpu.is_known else None,
         layout=layout,
         sized=laid,
+        learning=learning,
     )
 
 
+def _learning(
+    job: JobFile,
+    basics: Basics,
+    ground: Ground,
+    engine: str,
+    prediction: Prediction,
+    speed: Speed | None,
+    width: float,
+) -> Learning:
+    key = Key(
+        cluster=cluster_key(job.cluster.profile), gpu=_device_key(ground, basics), engine=engine, family=family_of(job)
+    )
+    return Learning(
+        key=key,
+        prediction=prediction,
+        speed=speed,
+        memory_correction=ground.learned.memory(key),
+        speed_correction=ground.learned.speed(key, width) if speed else Correction(),
+    )
+
+
+def _device_key(ground: Ground, basics: Basics) -> str:
+    if basics.device == "cpu" or ground.gpu is None:
+        return "cpu"
+    return ground.gpu.gpu.name if ground.gpu.is_known else ground.machine.gpu_names[0]
+
+
+def family_of(job: JobFile) -> str:
+    """The method as measurements are kept by: packed bases take other time and memory than others."""
+    return {"nf4": "qlora", "int8": "int8"}.get(job.method.quantization or "", job.method.kind)
+
+
 def _by_order(
-    job: JobFile, basics: Basics, ground: Ground, with_speed: bool, engine: str, micro_batch: int, checkpointing: bool
+    job: JobFile,
+    basics: Basics,
+    ground: Ground,
+    with_speed: bool,
+    engine: str,
+    micro_batch: int,
+    checkpointing: bool,
+    sharded: bool,
 ) -> Candidate:
     tokens = micro_batch * job.data.max_length
     layout = Layout(
@@ -201,15 +298,42 @@ def _by_order(
         checkpointing=checkpointing,
         chunk_tokens=job.loss.chunk_tokens,
         lora=_lora(job),
+        shard_quantized=sharded,
     )
-    return Candidate(
+    plain = Candidate(
         basics=basics,
         engine=engine,
         micro_batch=micro_batch,
         accumulation=basics.packs_per_rank // micro_batch,
         checkpointing=checkpointing,
-        relative_time=_relative_time(job, basics, engine, tokens, checkpointing),
-        prediction=predict(ground.shape, layout) if ground.shape else None,
+        shard_quantized=sharded,
+        relative_time=_relative_time(job, basics, engine, tokens, checkpointing) * (SHARDED_TIME if sharded else 1),
+        prediction=None,
+    )
+    if ground.shape is None:
+        return plain
+    speed = _cpu_speed(job, ground, plain) if with_speed and basics.device == "cpu" else None
+    learning = _learning(job, basics, ground, engine, predict(ground.shape, layout), speed, CPU_WIDTH)
+    return replace(
+        plain,
+        prediction=corrected_memory(learning.prediction, learning.memory_correction, basics.device),
+        speed=corrected_speed(speed, learning.speed_correction) if speed else None,
+        learning=learning,
+    )
+
+
+def _cpu_speed(job: JobFile, ground: Ground, candidate: Candidate) -> Speed:
+    assert ground.shape
+    basics = candidate.basics
+    return cpu_speed(
+        ground.shape,
+        basics,
+        length=job.data.max_length,
+        micro_batch=candidate.micro_batch,
+        checkpointing=candidate.checkpointing,
+        method=job.method.kind,
+        relative=RELATIVE_TIMES["cpu"][candidate.engine],
+        threads=max(1, ground.machine.num_cores // basics.ranks_per_node),
     )
 
 

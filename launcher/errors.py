@@ -11,6 +11,8 @@ EXIT_USER = 2
 EXIT_ENVIRONMENT = 3
 EXIT_CLUSTER = 4
 EXIT_RUN_FAILED = 5
+EXIT_DOES_NOT_FIT = 6
+"""What `estimate` was asked about does not fit."""
 EXIT_SAVED = 75
 """The run stopped before its end, saved, and can be resumed; the trainer's own code for it."""
 EXIT_INTERRUPTED = 130

@@ -65,6 +65,7 @@ class Layout:
         checkpointing: Whether activations are computed again in the backward pass.
         chunk_tokens: Supervised positions whose logits exist at one time.
         lora: Settings of the adapters, `None` for a full fine-tune.
+        shard_quantized: Whether packed weights are split over the ranks.
     """
 
     engine: str
@@ -75,6 +76,7 @@ class Layout:
     checkpointing: bool
     chunk_tokens: int
     lora: LoraLayout | None = None
+    shard_quantized: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +174,8 @@ def _model_states(shape: ModelShape, layout: Layout, trainable: int) -> dict[str
     ZeRO (Rajbhandari et al. 2020, section 5): stage 1 splits optimizer state, 2 gradients too, 3 parameters
     too. FSDP2 keeps float32 shards, which are the master weights: 4 + 4 + 8 bytes over n. DeepSpeed keeps
     weights of the compute type, a separate float32 master over n, and copies its gradients to float32 when it
-    steps. In float32, ZeRO-0 trains the weights themselves. Quantised weights lie whole on every rank: no
-    engine splits them.
+    steps. In float32, ZeRO-0 trains the weights themselves. No engine splits quantised weights: they lie whole on
+    every rank, or are split on their own.
     """
     quantised = quantised_parameters(shape, layout)
     frozen = shape.num_parameters - quantised if layout.lora else 0
@@ -181,12 +183,20 @@ def _model_states(shape: ModelShape, layout: Layout, trainable: int) -> dict[str
     weights = frozen * layout.compute_bytes + trainable * trained_bytes
     split = trainable // _shards(layout, 1)
     return {
-        "weights": weights // _shards(layout, 3) + quantised_bytes(shape, layout),
+        "weights": weights // _shards(layout, 3) + _packed_held(shape, layout),
         "gradients": trainable * trained_bytes // _shards(layout, 2),
         "moments": split * MOMENTS_BYTES,
         "master_weights": split * FP32_BYTES if _has_master(layout, trained_bytes) else 0,
         "step_temporary": _step_temporary(layout, split),
     }
+
+
+def _packed_held(shape: ModelShape, layout: Layout) -> int:
+    """Packed weights of one rank: all, or its part and two projections that are whole at one time."""
+    whole = quantised_bytes(shape, layout)
+    if not whole or not layout.shard_quantized:
+        return whole
+    return whole // layout.world_size + 2 * max(_quantised_linear_bytes(linear, layout) for linear in shape.linears)
 
 
 def _has_master(layout: Layout, trained_bytes: int) -> bool:

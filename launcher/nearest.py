@@ -86,6 +86,8 @@ def _open_layout(job: JobFile) -> Iterator[tuple[str, Changes]]:
     closed = {name: "auto" for name in ("engine", "micro_batch") if getattr(job.resources, name) != "auto"}
     for name in closed:
         yield f"resources.{name}: auto", {"resources": {name: "auto"}}
+    if job.resources.shard_quantized is False and job.method.quantization:
+        yield "resources.shard_quantized: true", {"resources": {"shard_quantized": True}}
     if job.training.gradient_checkpointing is False:
         yield "training.gradient_checkpointing: true", {"training": {"gradient_checkpointing": True}}
     if len(closed) > 1:
@@ -100,9 +102,6 @@ def _fewer_numbers(job: JobFile) -> Iterator[tuple[str, Changes]]:
     while rank >= LEAST_RANK:
         yield f"method.r: {rank}", {"method": {"r": rank}}
         rank //= 2
-    if job.method.quantization:
-        words = "method.quantization: null, for bfloat16 weights are split over GPUs and packed ones lie whole on each"
-        yield words, {"method": {"quantization": None, "double_quantization": True}}
     if job.method.quantization != "nf4":
         yield "method.quantization: nf4", {"method": {"quantization": "nf4"}}
 

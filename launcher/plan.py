@@ -10,13 +10,16 @@ from launcher import __version__
 from launcher.candidates import Ground
 from launcher.decisions import MOST_TOKENIZER_PROCESSES, Basics, Decision
 from launcher.elsewhere import UNKNOWN_HOST_BYTES, cluster_json, job_there
-from launcher.forecast import forecast_json, short_of_memory
+from launcher.forecast import forecast_json, learning_json, short_of_memory
 from launcher.gpusizing import planned_gpu
 from launcher.grace import grace_of, predicted, refuse_no_time, site_is_hasty
 from launcher.hardware import Machine
 from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
 from launcher.launch import launch_json
 from launcher.layouts import basics_for
+from launcher.learning.correction import Learned
+from launcher.learning.store import read, store_path
+from launcher.length import Steps, steps_of
 from launcher.modelfiles import find_config
 from launcher.planner import Choice, choose
 from launcher.sizing.shape import ModelShape, find_model, read_shape, shape_by_name
@@ -32,6 +35,7 @@ class Plan:
     decisions: list[Decision]
     choice: Choice
     shape: ModelShape | None
+    steps: Steps
 
     def as_json(self) -> dict[str, Any]:
         """The content of plan.json."""
@@ -51,17 +55,26 @@ class Plan:
         return {
             **prediction.as_json(),
             "limit_bytes": self.choice.limit_bytes,
-            "steps": self.trainer.training.max_steps,
+            "steps": self.steps.number,
+            "steps_from": self.steps.source or None,
             **self.forecast_json(),
+            **learning_json(self.choice.candidate),
         }
 
     def forecast_json(self) -> dict[str, Any]:
         """Speed, hours and cost; empty where they cannot be known."""
         candidate, walltime = self.choice.candidate, self.launch.get("walltime_seconds")
-        return forecast_json(candidate, self.trainer.training.max_steps, walltime)
+        return forecast_json(candidate, self.steps.number, walltime)
 
 
-def make_plan(job: JobFile, machine: Machine, profile: SiteProfile | None = None, *, files_here: bool = False) -> Plan:
+def make_plan(
+    job: JobFile,
+    machine: Machine,
+    profile: SiteProfile | None = None,
+    *,
+    files_here: bool = False,
+    learned: Learned | None = None,
+) -> Plan:
     """Decides every `auto` of a job.
 
     Args:
@@ -69,15 +82,24 @@ def make_plan(job: JobFile, machine: Machine, profile: SiteProfile | None = None
         machine: Where the run takes place; one of its nodes.
         profile: The cluster that the nodes belong to; `None` for this machine.
         files_here: Leave the job's files where this machine sees them.
+        learned: Measurements that correct predictions; by default those that the cluster's store holds.
 
     Raises:
         TuneyardError: something contradicts itself, is not here, or does not fit.
     """
     shape, from_catalogue = _shape(job)
-    ground = Ground(machine=machine, gpu=planned_gpu(machine), shape=shape)
+    if learned is None:
+        learned = Learned(measurements=read(store_path(profile.run_folder() if profile else None)))
+    is_known = machine.memory_bytes != UNKNOWN_HOST_BYTES
+    ground = Ground(
+        machine=machine,
+        gpu=planned_gpu(machine),
+        shape=shape,
+        learned=learned,
+        host_bytes=machine.memory_bytes if is_known else 0,
+    )
     choice = choose(job, basics_for(job, machine), ground)
     basics = choice.basics
-    is_known = machine.memory_bytes != UNKNOWN_HOST_BYTES
     short = short_of_memory(choice.candidate, machine.memory_bytes) if is_known else ()
     threads = _threads(basics, machine, profile)
     needs = predicted(choice)
@@ -94,6 +116,7 @@ def make_plan(job: JobFile, machine: Machine, profile: SiteProfile | None = None
         decisions=[*from_catalogue, *basics.decisions, *choice.decisions, threads, *grace, *short],
         choice=choice,
         shape=ground.shape,
+        steps=steps_of(job, basics),
     )
 
 
@@ -134,6 +157,7 @@ def _trainer_config(job: JobFile, basics: Basics, choice: Choice, machine: Machi
         "packs_per_step": basics.packs_per_step,
         "micro_batch": best.micro_batch,
         "accumulation": best.accumulation,
+        "shard_quantized": best.shard_quantized,
         "num_proc": min(machine.num_cores, MOST_TOKENIZER_PROCESSES),
     }
     return TrainerConfig.model_validate({"name": job.name, **sections, "execution": execution})

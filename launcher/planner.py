@@ -23,7 +23,7 @@ from launcher.candidates import (
 from launcher.candidates import situation as situation_of
 from launcher.decisions import Basics, Decision
 from launcher.errors import JobError
-from launcher.forecast import over_limit, why_unchecked
+from launcher.forecast import over_limit, starved, why_unchecked
 from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import JobFile
 from launcher.nearest import nothing_fits
@@ -88,13 +88,19 @@ def choose(job: JobFile, basics: list[Basics], ground: Ground) -> Choice:
     fitting = [candidate for candidate in every if candidate.peak_bytes <= limit]
     if not fitting:
         raise nothing_fits(job, every, ground, limit)
-    allowed = [candidate for candidate in fitting if not over_limit(job, candidate)]
+    hosted = [candidate for candidate in fitting if not _starved(ground, candidate)]
+    if not hosted:
+        raise JobError(
+            f"no plan fits the nodes: the leanest {_starved(ground, fitting[0])}",
+            "Ask for fewer GPUs on each node (resources.gpus_per_node), or for nodes with more memory.",
+        )
+    allowed = [candidate for candidate in hosted if not over_limit(job, candidate)]
     if not allowed:
         raise _over_limits(job, fitting)
     best = best_of(allowed, job.resources.objective)
     return Choice(
         candidate=best,
-        rejected=_rejections(job, every, best, limit),
+        rejected=_rejections(job, every, best, limit, ground),
         decisions=_decisions(job, best, every, fitting, len(usable)),
         limit_bytes=limit,
     )
@@ -168,6 +174,13 @@ def _check_targets(job: JobFile, ground: Ground) -> None:
 
 
 def _check_engine(job: JobFile, basics: Basics) -> None:
+    if job.resources.shard_quantized is True and (job.method.quantization is None or job.method.use_dora):
+        raise SettingError(
+            "resources.shard_quantized",
+            "needs quantised weights, and DoRA reads them whole",
+            got=True,
+            remedy="Set method.quantization without use_dora, or leave it at auto.",
+        )
     if job.resources.engine in unsupported(job, basics):
         raise SettingError(
             "resources.engine",
@@ -187,7 +200,11 @@ def _over_limits(job: JobFile, fitting: list[Candidate]) -> JobError:
     )
 
 
-def _rejections(job: JobFile, every: list[Candidate], best: Candidate, limit: int) -> list[Rejected]:
+def _starved(ground: Ground, candidate: Candidate) -> str:
+    return starved(candidate, ground.host_bytes) if ground.host_bytes else ""
+
+
+def _rejections(job: JobFile, every: list[Candidate], best: Candidate, limit: int, ground: Ground) -> list[Rejected]:
     """All others over the same ranks, and of other numbers of ranks the best of each engine."""
     same = sorted((c for c in every if c.basics is best.basics and c is not best), key=lambda c: _worth(c, limit))
     groups: dict[tuple[int, str], list[Candidate]] = {}
@@ -196,7 +213,7 @@ def _rejections(job: JobFile, every: list[Candidate], best: Candidate, limit: in
             groups.setdefault((other.basics.world_size, other.engine), []).append(other)
     firsts = [_representative(group, limit) for group in groups.values()]
     elsewhere = sorted(firsts, key=lambda c: (c.peak_bytes > limit, _rounded(c.gpu_time)))
-    return [_reject(job, other, best, limit) for other in (*same, *elsewhere)]
+    return [_reject(job, other, best, limit, ground) for other in (*same, *elsewhere)]
 
 
 def _worth(candidate: Candidate, limit: int) -> tuple[bool, float, float]:
@@ -214,8 +231,8 @@ def _rank(candidate: Candidate) -> tuple[float, int]:
     return _rounded(candidate.relative_time), candidate.peak_bytes
 
 
-def _reject(job: JobFile, candidate: Candidate, best: Candidate, limit_bytes: int) -> Rejected:
-    peak, over = candidate.peak_bytes, over_limit(job, candidate)
+def _reject(job: JobFile, candidate: Candidate, best: Candidate, limit_bytes: int, ground: Ground) -> Rejected:
+    peak, over = candidate.peak_bytes, _starved(ground, candidate) or over_limit(job, candidate)
     if candidate.prediction and peak > limit_bytes:
         phase = candidate.prediction.binding_phase
         reason = f"does not fit: {peak / GIB:.1f} GiB in {phase}, {limit_bytes / GIB:.1f} GiB usable"
@@ -279,6 +296,10 @@ def _open_decisions(
     if job.training.gradient_checkpointing == "auto":
         reason = _checkpointing_reason(best, fitting)
         yield Decision(setting="training.gradient_checkpointing", value=best.checkpointing, reason=reason)
+    if job.resources.shard_quantized == "auto" and len({candidate.shard_quantized for candidate in every}) > 1:
+        yield Decision(
+            setting="resources.shard_quantized", value=best.shard_quantized, reason=_sharding_reason(best, fitting)
+        )
 
 
 def _engine_reason(job: JobFile, best: Candidate, every: list[Candidate], fitting: list[Candidate]) -> str:
@@ -300,6 +321,14 @@ def _micro_batch_reason(best: Candidate, fitting: list[Candidate]) -> str:
     if best.micro_batch == largest:
         return "the largest that fits and divides the step: fewer, fuller forward passes"
     return f"fills a forward pass; up to {largest} would fit and gain nothing"
+
+
+def _sharding_reason(best: Candidate, fitting: list[Candidate]) -> str:
+    if not best.shard_quantized:
+        return "packed weights fit whole on every rank, and need not be gathered"
+    if any(not candidate.shard_quantized for candidate in fitting):
+        return "room for larger micro-batches or no checkpointing outweighs gathering packed weights"
+    return "packed weights do not fit whole beside the rest: each rank holds its part and gathers layer by layer"
 
 
 def _checkpointing_reason(best: Candidate, fitting: list[Candidate]) -> str:

@@ -31,7 +31,7 @@ def out_of_memory(job: JobFile, choice: Choice, ground: Ground) -> str:
 
 def _opened(job: JobFile) -> JobFile:
     """The job with everything left open that memory depends on and the result does not."""
-    resources = job.resources.model_copy(update={"engine": "auto", "micro_batch": "auto"})
+    resources = job.resources.model_copy(update={"engine": "auto", "micro_batch": "auto", "shard_quantized": "auto"})
     training = job.training.model_copy(update={"gradient_checkpointing": "auto"})
     return job.model_copy(update={"resources": resources, "training": training})
 
@@ -41,6 +41,7 @@ def _changes(other: Candidate, taken: Candidate) -> dict[str, Any]:
         "resources.engine": (other.engine, taken.engine),
         "resources.micro_batch": (other.micro_batch, taken.micro_batch),
         "training.gradient_checkpointing": (other.checkpointing, taken.checkpointing),
+        "resources.shard_quantized": (other.shard_quantized, taken.shard_quantized),
     }
     return {name: new for name, (new, old) in wanted.items() if new != old}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from launcher import __version__, goodput
 from launcher.charts import Chart, Point, Series, line_chart, smoothed
 from launcher.errors import MachineError
+from launcher.learning.observed import comparison
 from launcher.prediction import GIB
 from launcher.rundata import RunData, preflight_table, read_run
 
 TEMPLATE = "report.html.jinja"
 SMALL = {"width": 400, "height": 210}
+SPEEDS: dict[str, Callable[[float], str]] = {"step seconds": "{:.3g} s".format, "tokens per second": "{:,.0f}".format}
+"""Which rows of the comparison are no sizes, and how they are written."""
 GOOD, WAITING, BAD = "good", "waiting", "bad"
 TONES = {"finished": GOOD, "crashed": BAD, "fatal": BAD, "hang": BAD, "node_failure": BAD}
 MOST_REJECTED = 12
@@ -72,6 +75,7 @@ def context(run: RunData) -> dict[str, Any]:
         "preflight": preflight_table(run.preflight),
         "decisions": run.plan.get("decisions") or [],
         "memory": memory_bar(run.plan.get("prediction")),
+        "compared": compared(run),
         "rejected": (run.plan.get("rejected") or [])[:MOST_REJECTED],
         "num_rejected": len(run.plan.get("rejected") or []),
         "attempts": [attempt_row(record) for record in run.attempts],
@@ -201,6 +205,29 @@ def memory_bar(prediction: dict[str, Any] | None) -> dict[str, Any] | None:
         "parameters": prediction["parameters"],
         "trainable": prediction["trainable_parameters"],
     }
+
+
+def compared(run: RunData) -> list[tuple[str, str, str, str]]:
+    """What was predicted beside what was observed: name, both, and how far they are apart."""
+    rows = []
+    for name, said, seen in comparison(run.plan, run.observed):
+        form = SPEEDS.get(name, size_text)
+        rows.append((name, form(said), form(seen), f"{100 * (said / seen - 1):+.0f} %"))
+    return [*rows, *_bill(run)]
+
+
+def _bill(run: RunData) -> list[tuple[str, str, str, str]]:
+    """Hours and cost, once the run has finished: predicted, and of all its attempts."""
+    prediction = run.plan.get("prediction") or {}
+    hours = sum(_seconds(record).get("train", 0) for record in run.attempts) / 3600
+    if run.outcome != "finished" or not prediction.get("hours") or not hours:
+        return []
+    share = f"{100 * (prediction['hours'] / hours - 1):+.0f} %"
+    rows = [("time in training", f"{prediction['hours']:.3g} h", f"{hours:.3g} h", share)]
+    if prediction.get("cost"):
+        spent = prediction["cost"] * hours / prediction["hours"]
+        rows.append(("cost", f"{prediction['cost']:,.2f} USD", f"{spent:,.2f} USD", share))
+    return rows
 
 
 def size_text(num_bytes: float) -> str:

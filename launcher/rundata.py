@@ -27,6 +27,7 @@ class RunData:
     evaluations: list[dict[str, Any]]
     preflight: dict[str, Any]
     evaluation: dict[str, Any]
+    observed: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -59,6 +60,7 @@ def read_run(run_dir: Path) -> RunData:
         evaluations=last_of_each_step(line for line in lines if "eval_loss" in line),
         preflight=read_json(run_dir / "data" / "preflight.json") or {},
         evaluation=read_json(run_dir / "evaluation.json") or {},
+        observed=read_json(run_dir / "observed.json") or {},
     )
 
 

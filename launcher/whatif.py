@@ -11,6 +11,7 @@ from launcher.elsewhere import UNKNOWN_HOST_BYTES
 from launcher.errors import JobError, TuneyardError
 from launcher.hardware import Machine
 from launcher.jobfile.schema import JobFile
+from launcher.learning.correction import Learned
 from launcher.plan import Plan, make_plan
 from launcher.sizing.gpus import GpuCount, parse_gpus
 from trainer.config import ENGINES
@@ -87,16 +88,24 @@ def engines_in(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def compare(job: JobFile, machine: Machine, engines: list[str], profile: SiteProfile | None = None) -> list[Compared]:
+def compare(
+    job: JobFile,
+    machine: Machine,
+    engines: list[str],
+    profile: SiteProfile | None = None,
+    learned: Learned | None = None,
+) -> list[Compared]:
     """The best plan of each engine, the best first; those that fit come before those that do not."""
-    found = [_planned(job, machine, engine, profile) for engine in engines]
+    found = [_planned(job, machine, engine, profile, learned) for engine in engines]
     return sorted(found, key=lambda one: one.plan.choice.candidate.gpu_time if one.plan else float("inf"))
 
 
-def _planned(job: JobFile, machine: Machine, engine: str, profile: SiteProfile | None) -> Compared:
+def _planned(
+    job: JobFile, machine: Machine, engine: str, profile: SiteProfile | None, learned: Learned | None
+) -> Compared:
     resources = job.resources.model_copy(update={"engine": engine})
     try:
-        plan = make_plan(job.model_copy(update={"resources": resources}), machine, profile)
+        plan = make_plan(job.model_copy(update={"resources": resources}), machine, profile, learned=learned)
         return Compared(engine=engine, plan=plan)
     except TuneyardError as error:
         return Compared(engine=engine, plan=None, error=f"{error.message}. {error.remedy}".strip())

@@ -1,11 +1,14 @@
 """The one reason to skip a test: there is no GPU. The count is printed with the summary (`-ra`).
 
 Tests run in lanes, which `make test` gives to two workers: a lane is a file, or all that shares one test cluster.
+Every test has a store of measurements of its own: what runs here have shown changes no expectation.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +19,18 @@ CLUSTERS = ("tests/cluster/kubernetes/", "tests/cluster/")
 def lane(test: str) -> str:
     """What a test's neighbours in one worker are: those of its file, or of its cluster."""
     return next((cluster for cluster in CLUSTERS if test.startswith(cluster)), test.partition("::")[0])
+
+
+@pytest.fixture(scope="session")
+def measurements(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for every test's store of measurements."""
+    return tmp_path_factory.mktemp("measured")
+
+
+@pytest.fixture(autouse=True)
+def _own_measurements(measurements: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
+    monkeypatch.setenv("TUNEYARD_MEASURED", str(measurements / f"{name}.jsonl"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""The trainer's commands: `python -m trainer prepare | train | export | evaluate | checkpoints RUN_DIR`."""
+"""The trainer's commands: `python -m trainer prepare | train | export | evaluate | checkpoints | measure RUN_DIR`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    functions = (_prepare, _train, _export, _evaluate, _checkpoints)
+    functions = (_prepare, _train, _export, _evaluate, _checkpoints, _measure)
     for name, function in ((function.__name__.removeprefix("_"), function) for function in functions):
         command = commands.add_parser(name)
         command.add_argument("run_dir", type=Path)
@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "checkpoints":
             command.add_argument("--verify", action="store_true")
             command.add_argument("--prune", type=int, metavar="KEEP")
+        if name == "measure":
+            command.add_argument("--rank", type=int, default=0)
+            command.add_argument("--counted", action="store_true")
         if name == "evaluate":
             command.add_argument("--model", type=Path)
             command.add_argument("--prompts", type=Path)
@@ -141,6 +144,13 @@ def _checkpoints(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     folder = arguments.run_dir / "checkpoints"
     removed = [] if arguments.prune is None else prune(folder, arguments.prune)
     print(json.dumps({**inventory(folder, verify=arguments.verify), "removed": removed}, indent=1))
+    return EXIT_DONE
+
+
+def _measure(arguments: Any, config: TrainerConfig, attempt: int) -> int:
+    from trainer.measure import measure, write
+
+    write(arguments.run_dir, measure(config, arguments.rank, arguments.counted))
     return EXIT_DONE
 
 

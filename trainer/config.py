@@ -218,6 +218,7 @@ class ExecutionConfig(Section):
     micro_batch: PositiveInt = Field(description="Packs in one forward pass of one rank.")
     accumulation: PositiveInt = Field(description="Micro-steps per optimizer step and rank.")
     reshard_after_forward: bool = Field(True, description="FSDP2: free gathered weights after the forward pass.")
+    shard_quantized: bool = Field(False, description="Split packed weights over the ranks; whole on each otherwise.")
     num_proc: PositiveInt = Field(1, description="Processes that tokenise.")
 
     @model_validator(mode="after")
@@ -240,6 +241,12 @@ class TrainerConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
     execution: ExecutionConfig
+
+    @model_validator(mode="after")
+    def _shardable(self) -> TrainerConfig:
+        if self.execution.shard_quantized and (self.method.quantization is None or self.method.use_dora):
+            raise ValueError("shard_quantized needs method.quantization, and DoRA reads whole weights: turn one off")
+        return self
 
     @model_validator(mode="after")
     def _resolved(self) -> TrainerConfig:

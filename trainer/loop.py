@@ -27,6 +27,7 @@ from trainer.evaluate import held_out_loss
 from trainer.meters import Meters, StepFacts
 from trainer.model.fingerprint import model_fingerprint
 from trainer.model.sharing import build_shared_model
+from trainer.observed import Observer
 from trainer.phases import PhaseClock
 from trainer.progress import Progress, StopRequest
 from trainer.resume import changes_the_curve, differences, exactness, refuse_other_run, refuse_past_the_end
@@ -86,6 +87,7 @@ class TrainingRun:
         self._marked: float | None = None
         self.step = self.saver.saved_step = self._resume(store)
         self.meters = Meters(run_dir, config, self.ranks, attempt, self.step)
+        self.observer = Observer(run_dir, self.ranks, attempt, self.engine, self.phases)
 
     def train(self) -> str:
         """Train to the end, or until asked to stop. Returns "finished" or "stopped"."""
@@ -158,6 +160,7 @@ class TrainingRun:
             data_wait_seconds=waited,
         )
         self.meters.add(facts, loss / share.total, norm)
+        self.observer.step(share.tokens, facts.fill)
 
     def _first(self, flag: bool) -> bool:
         """Clocks differ between ranks, so the first rank's decides."""
@@ -200,6 +203,7 @@ class TrainingRun:
         if self.saver.saved_step == self.step:
             return
         self._flush()  # a state with an unfinite loss is never saved
+        self.observer.write(self.step)
         self.saver.start(self.engine, self._manifest())
         self._remember_order()
 

@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
     try:
         node = this_node()
         if node.rank:
+            wishes.ignore_stale(submission(os.environ))
             return follow(run_dir, node, wishes)
         submitted = submission(os.environ)
         with taken_over(run_dir, node.generation, submitted) as lock:

@@ -36,6 +36,7 @@ class StopWishes:
         self.say = say
         self._arrived: list[signal.Signals] = []
         self._unwritten: dict[str, Any] | None = None
+        self._ignored: dict[str, Any] | None = None
 
     def listen(self) -> None:
         """Takes over the signals. A hangup that `nohup` has us ignore stays ignored."""
@@ -49,16 +50,25 @@ class StopWishes:
         `submitted` is when a scheduler was given the run. Then a wish that is newer than that and than the last
         attempt stays, too: it came while the run waited in the queue, or its agent was starting.
         """
-        stop, records = read_stop(self._run_dir), read_attempts(self._run_dir)
-        since = max([submitted or 0.0, *(record.get("ended") or 0.0 for record in records[-1:])])
-        if submitted is None or stop is None or _time(stop) <= since:
+        if self._is_stale(read_stop(self._run_dir), submitted):
             clear_stop(self._run_dir)
+
+    def ignore_stale(self, submitted: float | None) -> None:
+        """Does not hear what `clear_stale` would remove: a follower may look before the head has done so."""
+        stop = read_stop(self._run_dir)
+        self._ignored = stop if self._is_stale(stop, submitted) else None
+
+    def _is_stale(self, stop: dict[str, Any] | None, submitted: float | None) -> bool:
+        records = read_attempts(self._run_dir)
+        since = max([submitted or 0.0, *(record.get("ended") or 0.0 for record in records[-1:])])
+        return submitted is None or stop is None or _time(stop) <= since
 
     def poll(self) -> dict[str, Any] | None:
         """Acts upon signals that have arrived; returns the wish to stop, None when there is none."""
         while self._arrived:
             self._act_upon(self._arrived.pop(0))
         stop = self._unwritten or read_stop(self._run_dir)
+        stop = None if stop == self._ignored else stop
         if stop is not None and stop.get("urgent") and self.signalled_at is None:
             self.signalled_at = time.monotonic()
         return stop

@@ -6,6 +6,7 @@ Answers are plain JSON: what they mean is said in `facts`, which needs no client
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -281,7 +282,7 @@ class Api:
         except ImportError:
             raise ClusterError("submitting to Kubernetes needs its Python client", _INSTALL) from None
         try:
-            return config.new_client_from_config(context=self._context or None)
+            return config.new_client_from_config(_kubeconfig(), context=self._context or None)
         except (config.ConfigException, OSError, TypeError) as error:
             remedy = (
                 "set KUBECONFIG, or correct `context` in the site profile; `kubectl config get-contexts` lists them"
@@ -292,7 +293,7 @@ class Api:
         from kubernetes import config
 
         try:
-            contexts, current = config.list_kube_config_contexts()
+            contexts, current = config.list_kube_config_contexts(_kubeconfig())
         except (config.ConfigException, OSError):
             return "default"
         chosen = [one for one in contexts if one["name"] == self._context] if self._context else [current]
@@ -325,6 +326,11 @@ _CREATIONS = {
     "Deployment": ("Apps", "deployment"),
     "NetworkPolicy": ("Networking", "network_policy"),
 }
+
+
+def _kubeconfig() -> str | None:
+    """The user's choice of now; the client keeps the one from when it was imported."""
+    return os.environ.get("KUBECONFIG") or None
 
 
 def _creation(manifest: Mapping[str, Any]) -> tuple[str, str, tuple[str, ...]]:

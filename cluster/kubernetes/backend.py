@@ -192,10 +192,11 @@ class KubernetesBackend(Backend):
     def _over(self, place: _Place, scene: Scene) -> Status:
         """The run is over: what its end left is taken here once, and the cluster is not asked again."""
         self._take_all(place, scene)
+        reading.correct(place.run_dir, scene, place.given)
         status = reading.ended(place.run_dir, scene, place.given)
         record = reading.newest(place.run_dir)
         if record is not None and reading.is_of(record, place.given) and record.get("outcome"):
-            place.given = replace(place.given, is_over=True, outcome=status.outcome or "")
+            place.given = replace(place.given, is_over=True)
             write_submitted(place.run_dir, place.given)
         return status
 

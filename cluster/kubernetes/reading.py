@@ -100,8 +100,7 @@ def ended(run_dir: Path, scene: Scene, given: Submitted) -> Status:
     number = record["attempt"] if record else None
     end = scene.workload.end if scene.workload else None
     if record is not None and is_of(record, given) and record.get("outcome"):
-        outcome = given.outcome or _known_better(record, scene) or str(record["outcome"])
-        return Status("ended", str(record.get("cause") or ""), number, outcome)
+        return Status("ended", str(record.get("cause") or ""), number, str(record["outcome"]))
     if end is None:
         return Status("ended", f"{given.release} is gone, without a word", number, Outcome.STOPPED.value)
     words = f"{given.release} ended {end.type} before its agent wrote an outcome"
@@ -109,14 +108,21 @@ def ended(run_dir: Path, scene: Scene, given: Submitted) -> Status:
     return Status("ended", words + told, number, _outcome_of(end).value)
 
 
-def _known_better(record: Record, scene: Scene) -> str:
-    """A pod that has to go does not hear why; its workload shows it: its time was over, or somebody removed it."""
-    if record["outcome"] != Outcome.PREEMPTED:
-        return ""
+def correct(run_dir: Path, scene: Scene, given: Submitted) -> None:
+    """Puts into the record what only the cluster knows. A pod that has to go is not told why, and says preempted."""
+    record = newest(run_dir)
+    if record is None or not is_of(record, given) or record.get("outcome") != Outcome.PREEMPTED:
+        return
+    end = scene.workload.end if scene.workload else None
     if scene.workload is None:
-        return Outcome.STOPPED.value
-    end = scene.workload.end
-    return Outcome.WALLTIME.value if end is not None and _is_deadline(end) else ""
+        outcome, why, action = Outcome.STOPPED, f"{given.release} was removed", "stop"
+    elif end is not None and _is_deadline(end):
+        outcome, why, action = Outcome.WALLTIME, f"the deadline of {given.release} has passed", "restart"
+    else:
+        return
+    cause = f"{why}; {record.get('cause') or ''}".rstrip("; ")
+    decision = {**(record.get("decision") or {}), "action": action, "reason": why}
+    rundir.put_attempt(run_dir, {**record, "outcome": outcome.value, "cause": cause, "decision": decision})
 
 
 def last_words(scene: Scene) -> dict[str, Any]:

@@ -26,8 +26,6 @@ class Submitted:
     """Whether the run directory here is a copy."""
     is_over: bool = False
     """Whether the run has ended, and everything about its end is here."""
-    outcome: str = ""
-    """How, where the cluster knows more than the record does."""
 
     def on(self, workload: str) -> Submitted:
         """The same, as another kind of workload."""
@@ -39,7 +37,7 @@ def read_submitted(run_dir: Path) -> Submitted | None:
     found = read_json(run_dir / STATE) or {}
     names = {one.name for one in fields(Submitted)}
     known = {name: value for name, value in found.items() if name in names}
-    return Submitted(**known) if names - {"is_over", "outcome"} <= known.keys() else None
+    return Submitted(**known) if names - {"is_over"} <= known.keys() else None
 
 
 def write_submitted(run_dir: Path, submitted: Submitted) -> None:

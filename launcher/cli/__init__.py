@@ -17,6 +17,7 @@ VERBS = {
     "estimate": "Memory, speed, hours and cost of a fine-tune, without a job file.",
     "advise": "Whether and how to fine-tune: settings with their rules and sources.",
     "plan": "Print what would run, whether it fits, and why.",
+    "measure": "Run two steps of one rank of a plan, against what was predicted for it.",
     "drill": "Rehearse a fault on a few steps of a job, and say what it costs.",
     "submit": "Plan a job, start it, and follow it.",
     "sweep": "Run a job once for every combination of settings, and compare.",
@@ -42,8 +43,8 @@ ATTRIBUTES = {"list": "list_"}
 
 EPILOG = (
     "Exit codes: 0 done; 2 the job file, the data or the arguments are wrong; 3 this machine lacks "
-    "something; 4 the scheduler or the cluster; 5 the run ended badly; 75 the run was saved before its "
-    "end, resume it; 130 interrupted."
+    "something; 4 the scheduler or the cluster; 5 the run ended badly; 6 the estimate does not fit; 75 the run was "
+    "saved before its end, resume it; 130 interrupted."
 )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from launcher.cli.options import json_option
+from launcher.errors import EXIT_DOES_NOT_FIT, EXIT_OK
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,8 +40,11 @@ if TYPE_CHECKING:
 @click.option("--price", type=float, default=None, help="US dollars per GPU-hour.")
 @click.option("--prices", type=click.Path(path_type=Path), default=None, help="Your prices, YAML or JSON.")
 @json_option
-def estimate(as_json: bool, **asked: Any) -> None:
-    """Print memory, speed, hours and cost of a fine-tune. Needs no GPU and no job file."""
+def estimate(as_json: bool, **asked: Any) -> int:
+    """Print memory, speed, hours and cost of a fine-tune. Needs no GPU and no job file.
+
+    Exit code 6 when it does not fit, so that scripts can ask.
+    """
     from launcher.cli.output import make_console, print_json
     from launcher.sizing.speed_request import answer
 
@@ -49,6 +53,7 @@ def estimate(as_json: bool, **asked: Any) -> None:
         print_json(found.as_json())
     else:
         print_estimate(found, make_console())
+    return EXIT_OK if found.fits else EXIT_DOES_NOT_FIT
 
 
 def request_of(
@@ -132,6 +137,8 @@ def _tail(found: Answer) -> dict[str, Any]:
         lines["caution"] = "; ".join(found.cautions)
     if found.nearest:
         lines["would fit"] = "; ".join(found.nearest)
+    elif not found.fits:
+        lines["would fit"] = "nothing near, not even 64 times as many: take GPUs with more memory, or a smaller model"
     return lines
 
 

@@ -16,6 +16,7 @@ from cluster.rundir import read_attempts, read_progress
 from launcher.cli.options import quoted
 from launcher.cli.output import make_console, print_json
 from launcher.errors import EXIT_CLUSTER, EXIT_OK, EXIT_RUN_FAILED, EXIT_SAVED
+from launcher.learning.observed import record_run
 from launcher.report import write_report
 from launcher.rundata import backend_name, lies_elsewhere
 
@@ -195,6 +196,7 @@ def _time_left(progress: dict[str, Any]) -> str:
 
 def _end(run_dir: Path, status: Status, as_json: bool) -> int:
     outcome = status.outcome or "unknown"
+    record_run(run_dir)
     report = write_report(run_dir)
     if as_json:
         print_json({"run": str(run_dir), "attempt": status.attempt, "outcome": outcome, "report": str(report)})

@@ -25,6 +25,9 @@ runs_option = click.option(
     show_default=True,
     help="Folder of run directories.",
 )
+no_correction_option = click.option(
+    "--no-correction", is_flag=True, help="Predict by the models alone, whatever earlier runs have shown."
+)
 detach_option = click.option("--detach", is_flag=True, help="Do not follow the run.")
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from launcher.cli.options import job_argument, json_option, quoted
+from launcher.cli.options import job_argument, json_option, no_correction_option, quoted, runs_option
 from launcher.cli.output import make_console, print_json
-from launcher.cli.planning import load_and_plan, machine_for
+from launcher.cli.planning import learned_on, load_and_plan, machine_for
 from launcher.cli.showplan import print_comparison, print_plan
 from launcher.jobfile import load_job
 from launcher.whatif import compare, engines_in
@@ -22,13 +22,17 @@ from launcher.whatif import compare, engines_in
 @click.option(
     "--compare", "engines", default=None, metavar="zero3,fsdp2", help="The best plans of engines, side by side."
 )
+@no_correction_option
+@runs_option
 @json_option
-def plan(job_file: Path, gpu: str | None, engines: str | None, as_json: bool) -> None:
+def plan(
+    job_file: Path, gpu: str | None, engines: str | None, no_correction: bool, runs_dir: Path, as_json: bool
+) -> None:
     """Print what would run, whether it fits, and why. Writes nothing."""
     if engines is not None:
-        _compare(job_file, gpu, engines, as_json)
+        _compare(job_file, gpu, engines, runs_dir, not no_correction, as_json)
         return
-    _, made = load_and_plan(job_file, gpu)
+    _, made = load_and_plan(job_file, gpu, runs_dir=runs_dir, corrected=not no_correction)
     if as_json:
         print_json(made.as_json())
         return
@@ -37,11 +41,11 @@ def plan(job_file: Path, gpu: str | None, engines: str | None, as_json: bool) ->
         click.echo(f"\nNext: tuneyard check {quoted(job_file)}, or tuneyard submit {quoted(job_file)}")
 
 
-def _compare(job_file: Path, gpu: str | None, engines: str, as_json: bool) -> None:
+def _compare(job_file: Path, gpu: str | None, engines: str, runs_dir: Path, corrected: bool, as_json: bool) -> None:
     loaded = load_job(job_file)
     names = engines_in(engines)
     job, machine, profile = machine_for(loaded, gpu)
-    found = compare(job, machine, names, profile)
+    found = compare(job, machine, names, profile, learned_on(profile, runs_dir, corrected))
     if as_json:
         print_json({"compared": [one.as_json() for one in found]})
     else:

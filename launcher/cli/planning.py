@@ -8,26 +8,48 @@ from cluster.profiles import SiteProfile
 from launcher.elsewhere import machine_of
 from launcher.hardware import Machine, this_machine
 from launcher.jobfile import JobFile, LoadedJob, SettingError, load_job
+from launcher.learning.correction import Learned
+from launcher.learning.observed import measurement_of
+from launcher.learning.store import read, store_path
 from launcher.plan import Plan, make_plan
+from launcher.runs import list_runs
 from launcher.siteprofile import profile_of
 
 
-def load_and_plan(job_file: Path, gpu: str | None = None, *, files_here: bool = False) -> tuple[LoadedJob, Plan]:
+def load_and_plan(
+    job_file: Path,
+    gpu: str | None = None,
+    *,
+    files_here: bool = False,
+    runs_dir: Path | None = None,
+    corrected: bool = True,
+) -> tuple[LoadedJob, Plan]:
     """A checked job and its plan; errors of the plan carry the line of their setting.
 
     Args:
         job_file: The job file.
         gpu: GPUs to plan for as if they were there; `None` plans for where the job's profile says.
+        files_here: Leave the job's files where this machine sees them.
+        runs_dir: Folder whose runs count as measurements, recorded or not.
+        corrected: Whether measurements correct what is predicted.
     """
     loaded = load_job(job_file)
-    return loaded, planned_from(loaded, gpu, files_here=files_here)
+    return loaded, planned_from(loaded, gpu, files_here=files_here, runs_dir=runs_dir, corrected=corrected)
 
 
-def planned_from(loaded: LoadedJob, gpu: str | None = None, *, files_here: bool = False) -> Plan:
+def planned_from(
+    loaded: LoadedJob,
+    gpu: str | None = None,
+    *,
+    files_here: bool = False,
+    runs_dir: Path | None = None,
+    corrected: bool = True,
+) -> Plan:
     """The plan of a job that was loaded."""
     try:
         job, machine, profile = machine_for(loaded, gpu)
-        return make_plan(job, machine, profile, files_here=files_here)
+        learned = learned_on(profile, runs_dir, corrected)
+        return make_plan(job, machine, profile, files_here=files_here, learned=learned)
     except SettingError as error:
         raise loaded.located(error) from None
 
@@ -40,3 +62,13 @@ def machine_for(loaded: LoadedJob, gpu: str | None) -> tuple[JobFile, Machine, S
         return *imagined(loaded.job, gpu), None
     profile = profile_of(loaded)
     return loaded.job, machine_of(loaded.job, profile) if profile else this_machine(), profile
+
+
+def learned_on(profile: SiteProfile | None, runs_dir: Path | None, corrected: bool) -> Learned:
+    """What corrects a plan: the cluster's store, and runs in a folder that nobody has recorded yet."""
+    if not corrected:
+        return Learned()
+    stored = read(store_path(profile.run_folder() if profile else None))
+    known = {one.source for one in stored}
+    runs = [run for run in list_runs(runs_dir) if run.name not in known] if runs_dir else []
+    return Learned(measurements=[*stored, *filter(None, map(measurement_of, runs))])

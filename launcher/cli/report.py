@@ -8,6 +8,7 @@ import click
 
 from launcher.cli.options import json_option, run_argument, run_dir_of
 from launcher.cli.output import print_json
+from launcher.learning.observed import record_run
 from launcher.report import write_report
 
 
@@ -16,7 +17,9 @@ from launcher.report import write_report
 @json_option
 def report(run_name: str, runs_dir: Path, as_json: bool) -> None:
     """Write a run's report as one HTML file that needs no network."""
-    path = write_report(run_dir_of(run_name, runs_dir))
+    run_dir = run_dir_of(run_name, runs_dir)
+    record_run(run_dir)
+    path = write_report(run_dir)
     if as_json:
         print_json({"report": str(path)})
     else:

@@ -15,6 +15,7 @@ from launcher import goodput
 from launcher.cli.follow import left_in_words, next_step, seconds_left
 from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli.output import facts, make_console, print_json
+from launcher.learning.observed import record_run
 from launcher.rundata import backend_name
 
 ALIVE = ("queued", "running")
@@ -28,6 +29,8 @@ def status(run_name: str, runs_dir: Path, as_json: bool) -> None:
     run_dir = run_dir_of(run_name, runs_dir)
     found = backend(backend_name(run_dir)).status(run_dir)
     progress, attempts = read_progress(run_dir) or {}, read_attempts(run_dir)
+    if found.state not in ("queued", "running"):
+        record_run(run_dir)
     if as_json:
         fields = dataclasses.asdict(found)
         account = goodput.account(attempts, progress)

@@ -32,7 +32,7 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, detach: bool, as_json:
 
     Ctrl-C while the data is prepared leaves nothing behind; later it stops following, and the run goes on.
     """
-    loaded, plan = load_and_plan(job_file)
+    loaded, plan = load_and_plan(job_file, runs_dir=runs_dir)
     console = make_console(stderr=as_json)
     print_plan(plan, console)
     name = plan.launch.get("backend", LOCAL)

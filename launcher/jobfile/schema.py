@@ -43,6 +43,9 @@ class ResourcesConfig(Section):
     cpu_ranks: PositiveInt | Auto = Field("auto", description="Ranks when there is no GPU.")
     engine: Engine | Auto = Field("auto", description="DeepSpeed ZeRO stage 0 to 3, or FSDP2.")
     micro_batch: PositiveInt | Auto = Field("auto", description="Packs in one forward pass of one rank.")
+    shard_quantized: bool | Auto = Field(
+        "auto", description="Split quantised weights over the ranks; auto does so where they do not fit whole."
+    )
     objective: Literal["cost", "time", "gpus"] = Field(
         "cost", description="What the plan saves: GPU-hours, time, or the number of GPUs."
     )

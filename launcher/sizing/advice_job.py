@@ -27,13 +27,14 @@ def lengths_of(paths: list[Path]) -> list[int]:
         with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 if line.strip():
-                    found.append(_row_tokens(line))
+                    found.append(row_tokens(line))
                 if len(found) >= ROWS_READ:
                     return found
     return found
 
 
-def _row_tokens(line: str) -> int:
+def row_tokens(line: str) -> int:
+    """About how many tokens the conversation in a JSON line has."""
     try:
         row = json.loads(line)
     except ValueError:

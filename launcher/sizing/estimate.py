@@ -17,6 +17,7 @@ from launcher.sizing.memory.states import Parameters
 from launcher.sizing.shape import ModelShape, read_shape, shape_by_name, shape_of_folder
 
 METHODS = ("full", "lora", "qlora", "int8")
+FITTING = ("fits", "tight")
 LONGEST = 4_194_304
 """Tokens beyond which a length is taken for a mistake."""
 
@@ -81,7 +82,8 @@ class Estimate:
 def _layout(job: Job) -> dict[str, Any]:
     names = ("engine", "micro_batch", "length", "checkpointing", "attention", "optimizer", "offload")
     degrees = {name: getattr(job, name) for name in ("tp", "pp", "cp", "ep") if getattr(job, name) > 1}
-    return {name: getattr(job, name) for name in names} | degrees
+    sharded = {"shard_packed": True} if job.shard_packed else {}
+    return {name: getattr(job, name) for name in names} | degrees | sharded
 
 
 class Layout(TypedDict, total=False):
@@ -96,6 +98,7 @@ class Layout(TypedDict, total=False):
         optimizer: Name in `OPTIMIZER_BYTES`.
         offload: `""`, `optimizer`, or `all` (parameters too).
         shards: GPUs among which states are split under hybrid sharding; 0 is all.
+        shard_packed: Split packed weights over the GPUs; otherwise only where they do not fit whole.
         tp: Degree of tensor parallelism; `pp`, `cp`, `ep` likewise for pipeline, context, experts.
     """
 
@@ -107,6 +110,7 @@ class Layout(TypedDict, total=False):
     optimizer: str
     offload: str
     shards: int
+    shard_packed: bool
     tp: int
     pp: int
     cp: int
@@ -165,13 +169,26 @@ def estimate(
     _check(job)
     regime = _regime(job, preset, loss, dtype)
     return estimate_job(
-        replace(job, regime=regime),
+        sharded_if_needed(replace(job, regime=regime), preset),
         gpu,
         preset=preset,
         per_node=gpus_per_node,
         keep_checkpoints=keep_checkpoints,
         data_tokens=data_tokens,
     )
+
+
+def sharded_if_needed(job: Job, preset: str) -> Job:
+    """Our own trainer splits packed weights over the ranks where they do not fit whole; others as they are."""
+    if preset != "tuneyard" or not shards_packed(job) or job.shard_packed or not job.gpu_gib:
+        return job
+    fits = predict_memory(job, job.gpu_gib).verdict in FITTING
+    return job if fits else replace(job, shard_packed=True)
+
+
+def shards_packed(job: Job) -> bool:
+    """Whether there are packed weights and ranks to split them over; DoRA reads whole weights."""
+    return bool(job.quantization and job.adapters and not job.adapters.dora and job.sharded_over > 1)
 
 
 def _regime(job: Job, preset: str, loss: str, dtype: str) -> Regime:

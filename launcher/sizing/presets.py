@@ -63,8 +63,9 @@ def tuneyard(s: Situation) -> Regime:
     """Our own trainer.
 
     FSDP2 keeps float32 shards and computes in bf16; DeepSpeed bf16 weights, float32 master and gradients, and buckets
-    of 2e8; fused AdamW; chunked loss; packed weights whole on every rank, experts not packed. Adapters are float32,
-    but FSDP2 and ZeRO 1 to 3 compute them in bf16, so that inputs are cast for them only without either.
+    of 2e8; fused AdamW; chunked loss; packed weights whole on every rank, or split on their own (`Job.shard_packed`);
+    experts not packed. Adapters are float32, but FSDP2 and ZeRO 1 to 3 compute them in bf16, so that inputs are cast
+    for them only without either.
     """
     partitioned = s.engine in ("zero1", "zero2", "zero3") and not s.fp32
     return Regime(

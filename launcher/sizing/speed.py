@@ -270,6 +270,7 @@ class Step:
         work, layout = self.work, self.layout
         layer = work.attention_parameters + work.total_mlp_parameters / layout.ep
         each = QUANTISED_BYTES[layout.quantization] if layout.quantization else 2.0
+        each = each if layout.packed == "engine" or not layout.quantization else 0.0
         root = work.head_parameters * (1 if work.tied else 2) * 2 / layout.pp
         return (self.layers * layer * each + root) / layout.tp
 
@@ -283,6 +284,7 @@ class Step:
         """Collectives of one micro-batch that are waited for."""
         layout, overlap = self.layout, self.stack.overlap
         waited = self.tensor_parallel() + self.context_parallel() + self.expert_parallel()
+        waited += exposed(self.packed_gathers(), compute, overlap)
         if layout.sharding not in ("fsdp", "zero3", "zero2"):
             return waited
         ranks = self.data_group()
@@ -290,6 +292,15 @@ class Step:
         if layout.sharding != "zero2":
             moved += 2 * ranks.gather(self.weight_bytes())
         return waited + exposed(moved, compute, overlap) + self.adapter_units()
+
+    def packed_gathers(self) -> float:
+        """Packed projections that are sharded on their own: gathered for forward, again, and backward, one by one."""
+        layout, work = self.layout, self.work
+        if layout.packed != "sharded" or layout.quantization is None:
+            return 0.0
+        ranks, linears = self.data_group(), 4 + work.mlp_matrices
+        each = work.layer_parameters * QUANTISED_BYTES[layout.quantization] / layout.tp / linears
+        return self.layers * linears * ranks.gather(each) * (2 + self.again)
 
     def adapter_units(self) -> float:
         """Units of their own are gathered forward, again, backward, and reduced.

@@ -38,6 +38,7 @@ def speed_layout(
         num_gpus=job.gpus,
         trained=job.adapters is None,
         quantization=QUANTISATIONS.get(job.quantization),
+        packed="sharded" if job.shard_packed else "whole" if job.regime.quantised_on_every_rank else "engine",
         micro_batch=job.micro_batch,
         length=job.length,
         accumulation=job.accumulation,

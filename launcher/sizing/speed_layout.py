@@ -20,6 +20,8 @@ class SpeedLayout:
         gpus_per_node: How many in one node; 0 takes the catalogue's.
         trained: Whether all weights train; adapters alone do otherwise.
         quantization: `nf4`, `gptq4`, `int8` or `None`.
+        packed: Where packed weights are: `engine` shards them like others, they are `whole` on every rank, or
+            `sharded` on their own and gathered for every product.
         micro_batch: Sequences (packs) of one forward pass of a data-parallel rank.
         length: Tokens of one sequence or pack.
         accumulation: Forward passes of a rank in one optimizer step.
@@ -52,6 +54,7 @@ class SpeedLayout:
     gpus_per_node: int = 0
     trained: bool = True
     quantization: str | None = None
+    packed: str = "engine"
     micro_batch: int = 1
     length: int = 2048
     accumulation: int = 1

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from launcher.errors import JobError
 from launcher.modelfiles import find_config
 from launcher.sizing import presets
-from launcher.sizing.estimate import LONGEST, METHODS, QUANTISED, Estimate, estimate_job
+from launcher.sizing.estimate import FITTING, LONGEST, METHODS, QUANTISED, Estimate, estimate_job, sharded_if_needed
 from launcher.sizing.estimate import shape_of as shape_by_path_or_name
 from launcher.sizing.gpus import MOST_GPUS, GpuCount
 from launcher.sizing.memory import Adapters, Job
@@ -31,7 +31,6 @@ FILLED_FORWARD = 16_384
 """Tokens from which on more of them make no kernel more efficient."""
 STEP_TOKENS = 262_144
 SHORT = 512
-FITTING = ("fits", "tight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +183,7 @@ def best_of(request: Request, shape: ModelShape) -> Answer:
 
 
 def _sized(request: Request, shape: ModelShape, engine: str, checkpointing: str, micro_batch: int) -> Answer:
-    job = _job(request, shape, engine, checkpointing, micro_batch)
+    job = sharded_if_needed(_job(request, shape, engine, checkpointing, micro_batch), request.preset)
     gpu = request.gpus.gpu
     sizing = estimate_job(job, gpu, method=request.method, preset=request.preset, data_tokens=request.tokens)
     layout = speed_layout(job, gpu, request.preset, document_length=request.document_length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from trainer.errors import UserError
 from trainer.model import attention
 from trainer.model.loss import HeadSettings, install_loss_head
 from trainer.model.quantise import hide_quantised_weights, loading_options, refuse_quantised_checkpoint
+from trainer.model.shards import Shards, sharded_while_loading
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -31,9 +33,12 @@ class SupervisedModel(nn.Module):
     causal_lm: Any
     shared: bool = False
 
-    def __init__(self, causal_lm: nn.Module, backend: str, settings: HeadSettings) -> None:
+    def __init__(
+        self, causal_lm: nn.Module, backend: str, settings: HeadSettings, shards: Shards | None = None
+    ) -> None:
         super().__init__()
         self.causal_lm = causal_lm
+        self._shards = shards
         self._backend = backend
         head = output_layer(self.inner)
         install_loss_head(head, settings)
@@ -49,6 +54,8 @@ class SupervisedModel(nn.Module):
         Args:
             plain: without label smoothing, as evaluation reports it.
         """
+        if self._shards:
+            self._shards.begin()
         decoded = self.inner.get_decoder()(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
@@ -69,7 +76,9 @@ def build_model(config: TrainerConfig, weights: bool = True) -> SupervisedModel:
         UserError: the model cannot be loaded, or a setting of the method takes no effect.
     """
     attention.check_backend(str(config.model.attention), config.execution.device)
-    causal_lm = (load_causal_lm if weights else empty_causal_lm)(config, attn_implementation=attention.NAME)
+    shards = Shards() if config.execution.shard_quantized else None
+    load = partial(load_causal_lm, shards=shards) if weights else empty_causal_lm
+    causal_lm = load(config, attn_implementation=attention.NAME)
     settings = HeadSettings(
         config.loss.chunk_tokens,
         config.loss.label_smoothing,
@@ -85,23 +94,30 @@ def build_model(config: TrainerConfig, weights: bool = True) -> SupervisedModel:
         hide_quantised_weights(causal_lm, config.method)
     else:
         causal_lm.requires_grad_(True)
-    return SupervisedModel(causal_lm, str(config.model.attention), settings)
+    return SupervisedModel(causal_lm, str(config.model.attention), settings, shards)
 
 
-def load_causal_lm(config: TrainerConfig, **options: Any) -> Any:
-    """The Transformers model of a job, in the type that its weights are kept in; quantised if the method says so."""
+def load_causal_lm(config: TrainerConfig, shards: Shards | None = None, **options: Any) -> Any:
+    """The Transformers model of a job, in the type that its weights are kept in; quantised if the method says so.
+
+    Args:
+        config: the plan's trainer part.
+        shards: splits quantised weights over the ranks; by default every rank has them whole.
+        options: of `from_pretrained`.
+    """
     dtype = kept_dtype(config)
     options |= loading_options(config.method, config.execution.device, dtype)
     try:
         refuse_quantised_checkpoint(config.model)
-        return AutoModelForCausalLM.from_pretrained(
-            config.model.path,
-            revision=config.model.revision,
-            trust_remote_code=config.model.trust_remote_code,
-            dtype=dtype,
-            use_safetensors=True,  # never pickle
-            **options,
-        )
+        with sharded_while_loading(shards):
+            return AutoModelForCausalLM.from_pretrained(
+                config.model.path,
+                revision=config.model.revision,
+                trust_remote_code=config.model.trust_remote_code,
+                dtype=dtype,
+                use_safetensors=True,  # never pickle
+                **options,
+            )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"the model could not be loaded from {config.model.path}: {error}",

@@ -1,7 +1,8 @@
 """QLoRA: the frozen linear layers in 4-bit NormalFloat or 8-bit integers, through bitsandbytes.
 
-Every rank holds all quantised weights, and no engine knows of them: they are no parameters, so ZeRO-3 and FSDP2 shard
-the rest, and what is shared out, gathered, broadcast or cast by any engine never meets packed bytes. Of PEFT's
+No engine knows of the quantised weights: they are no parameters, so ZeRO-3 and FSDP2 shard the rest, and what is
+shared out, gathered, broadcast or cast by any engine never meets packed bytes. Every rank holds all of them, or, with
+`execution.shard_quantized`, a part of each (`trainer.model.shards`). Of PEFT's
 `prepare_model_for_kbit_training` nothing is used: PEFT freezes the base anyway, embeddings and the output layer in
 float32 would double what quantising left of them (norms compute in float32 by themselves), and inputs need gradients
 only for reentrant checkpointing.
@@ -20,6 +21,7 @@ from transformers import AutoConfig, BitsAndBytesConfig
 
 from trainer.config import MethodConfig, ModelConfig
 from trainer.errors import UserError
+from trainer.model.shards import shard_of
 
 QUANTISED = ("Linear4bit", "Linear8bitLt")
 PACKS_FOR_INFERENCE = "support_avx512bf16_for_cpu"
@@ -70,6 +72,20 @@ def quantised_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
+def stored_tensors(model: nn.Module) -> list[torch.Tensor]:
+    """What the quantised layers keep in place of their weights: packed numbers and the scales of their blocks."""
+    found: list[Any] = []
+    for _, layer in quantised_layers(model):
+        shard, is_8bit = shard_of(layer), type(layer).__name__ == "Linear8bitLt"
+        state = layer.state if is_8bit else layer.weight.quant_state
+        if shard:  # the tensors that it took over have no memory of their own
+            found.append(shard.part)
+        else:
+            found += [state.CB] if is_8bit else [layer.weight.data, state.absmax]
+        found += [state.SCB] if is_8bit else [state.state2.absmax, state.offset] if state.nested else []
+    return found
+
+
 def hide_quantised_weights(model: nn.Module, method: MethodConfig) -> None:
     """Take the quantised weights out of the parameters of `model`; layers work and move between devices as before.
 
@@ -116,7 +132,11 @@ class _HiddenWeight(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
         super()._apply(fn, recurse)
-        self.weight = fn(self.weight)
+        shard = shard_of(self)
+        if shard is None:
+            self.weight = fn(self.weight)
+        elif fn(shard.part).device != shard.part.device:
+            raise RuntimeError("sharded weights stay on the device on which they were quantised")
         return self
 
     def _settled(self, weight: Any) -> Any:
@@ -128,6 +148,10 @@ class _HiddenWeight(nn.Module):
         return weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shard = shard_of(self)
+        return self._product(x) if shard is None else shard.around(self._product, x)
+
+    def _product(self, x: torch.Tensor) -> torch.Tensor:
         out = super().forward(x)
         _release_input(out.grad_fn)
         return out

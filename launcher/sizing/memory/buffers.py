@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from launcher.sizing.memory.settings import BF16, FP32, Job
-from launcher.sizing.memory.states import Parameters, packed_bytes
+from launcher.sizing.memory.states import Parameters, largest_linear, packed_bytes
 
 DEEPSPEED_BUCKET = 500_000_000
 """DeepSpeed's default of `reduce_bucket_size` and `allgather_bucket_size`, in elements."""
@@ -41,6 +41,17 @@ def gathered_bytes(job: Job, blocks: int) -> float:
     ZeRO-3: the layer at work and a prefetch bucket, and the embedding or head, whichever is in use. FSDP2 on one
     rank still makes its copy in the compute type.
     """
+    return packed_ahead_bytes(job) + _engine_gathered(job, blocks)
+
+
+def packed_ahead_bytes(job: Job) -> float:
+    """Packed projections that are whole at one time where they are sharded on their own: at work, and fetched ahead."""
+    if not job.shard_packed or not job.quantization or job.sharded_over == 1:
+        return 0.0
+    return 2 * packed_bytes(largest_linear(job).weights, job.quantization) / job.tp
+
+
+def _engine_gathered(job: Job, blocks: int) -> float:
     p = Parameters(job)
     alone = job.sharded_over == 1
     if job.engine == "zero3" and not alone:

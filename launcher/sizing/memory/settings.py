@@ -173,6 +173,8 @@ class Job:
         length: Tokens of one sequence.
         padded_length: Longest sequence of attention that is not packed; matters to eager attention only.
         accumulation: Forward passes before a step.
+        shard_packed: Each rank has a part of every packed weight, whatever the engine, and gathers one layer's
+            projection at a time (this project's `shard_quantized`).
         unsynchronised: Gradients are kept whole until the last of them (`no_sync`).
         checkpointing: What is computed again: `selective` keeps the outputs of products and attention.
         optimizer: Name in `OPTIMIZER_BYTES`.
@@ -197,6 +199,7 @@ class Job:
     micro_batch: int = 1
     length: int = 2048
     accumulation: int = 1
+    shard_packed: bool = False
     unsynchronised: bool = False
     checkpointing: Checkpointing = "full"
     attention: Attention = "flash"

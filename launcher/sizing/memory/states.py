@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from launcher.sizing.memory.settings import BF16, FP32, GIB, OPTIMIZER_BYTES, Job
-from launcher.sizing.shape import Linear, lora_parameters
+from launcher.sizing.memory.settings import BF16, FP32, GIB, OPTIMIZER_BYTES, Adapters, Job
+from launcher.sizing.shape import Linear, ModelShape, lora_parameters
 
 NF4_BLOCK = 64
 """Numbers of a weight that share a scale in bitsandbytes' NF4."""
@@ -15,6 +15,7 @@ SCALES_BLOCK = 256
 GPTQ_GROUP = 128
 SUBGROUP = 1_000_000_000
 """DeepSpeed's `sub_group_size`: ZeRO-3 steps through its partition in pieces of so many elements."""
+MOST_COUNTED = 256
 EIGHT_BIT_ADAM = 2 + 2 * FP32 / SCALES_BLOCK
 """Two moments of a byte each, and a float32 scale per block of 256 for each."""
 
@@ -67,9 +68,7 @@ class Parameters:
         chosen = self.job.adapters
         if chosen is None:
             return 0
-        whole = lora_parameters(
-            self.job.shape, r=chosen.r, target_modules=chosen.targets, use_dora=chosen.dora, bias=chosen.bias
-        )
+        whole = _adapters_of(self.job.shape, chosen)
         share = (1 + 1 / self.job.tp) / 2 / self.job.pp
         return int(whole * share) + chosen.saved_modules // (self.job.tp * self.job.pp)
 
@@ -85,6 +84,23 @@ class Parameters:
     def trained_bytes(self) -> int:
         """Bytes of one of them as the optimizer or the forward pass holds it."""
         return self.job.regime.adapter_bytes if self.job.adapters else self.job.regime.trained_bytes
+
+
+_COUNTED: dict[tuple[int, str], tuple[ModelShape, int]] = {}
+"""Parameters of adapters by shape and settings: a plan asks for them thousands of times. The shape is kept beside the
+number, so that no other can come by its identity."""
+
+
+def _adapters_of(shape: ModelShape, chosen: Adapters) -> int:
+    key = (id(shape), repr((chosen.r, chosen.targets, chosen.dora, chosen.bias)))
+    if key not in _COUNTED:
+        if len(_COUNTED) >= MOST_COUNTED:
+            _COUNTED.clear()
+        number = lora_parameters(
+            shape, r=chosen.r, target_modules=chosen.targets, use_dora=chosen.dora, bias=chosen.bias
+        )
+        _COUNTED[key] = (shape, number)
+    return _COUNTED[key][1]
 
 
 def packed_bytes(weights: int, quantization: str) -> float:
@@ -108,7 +124,8 @@ def weight_bytes(job: Job) -> float:
 
     In a full fine-tune under FSDP or plain autocast they are what the optimizer updates. LoRA's frozen base is of
     the compute type; k-bit preparation holds embeddings and head in float32 (PEFT, `prepare_model_for_kbit_training`).
-    Packed weights are split by FSDP when they are stored in the shards' type, else whole on every rank.
+    Packed weights are split by FSDP when they are stored in the shards' type, else whole on every rank; or split on
+    their own, whatever the engine (`shard_packed`).
     """
     p, regime = Parameters(job), job.regime
     if not job.adapters:
@@ -117,6 +134,7 @@ def weight_bytes(job: Job) -> float:
     loose = (p.base - p.quantised) * plain
     packed = packed_bytes(p.quantised, job.quantization) if p.quantised else 0.0
     whole = packed if regime.quantised_on_every_rank else packed / job.shards_from(3)
+    whole = packed / job.sharded_over if job.shard_packed else whole
     return (loose + p.trained * regime.adapter_bytes) / job.shards_from(3) + whole
 
 

@@ -16,7 +16,7 @@ from cluster.rundir import read_attempts
 from tests.cluster.kubernetes.testbed import Namespace, Testbed
 from tests.cluster.outcomes.place import Place
 from tests.cluster.outcomes.standin_run import FOR_EVER, StandinRun
-from tests.cluster.outcomes.suite import Outcomes
+from tests.cluster.outcomes.suite import Outcomes, resumed_from
 
 LABEL = "batch.kubernetes.io/job-completion-index"
 _PERSON = 1000
@@ -97,9 +97,11 @@ class TestOutcomesOnKubernetes(Outcomes):
         run.trains(0, seconds=place.patience_seconds)
         assert run.ended(place.patience_seconds) == "walltime"
         (record,) = run.records()
+        assert (record["outcome"], record["decision"]["action"]) == ("walltime", "restart")
         assert record["last_checkpoint_step"] == record["last_step"]
         run.submit()
-        assert run.trains(1, seconds=place.patience_seconds)["first_step"] == record["last_step"]
+        run.trains(1, seconds=place.patience_seconds)
+        assert resumed_from(run) == record["last_step"]
         place.backend.cancel(run.dir)
 
 

@@ -130,7 +130,8 @@ def is_in_its_third_slice(run: Path) -> bool:
     records, progress = read_attempts(run), read_progress(run) or {}
     slices = [one for one in records if one["outcome"] == "walltime" and one["last_step"] > one["first_step"]]
     resumed = progress.get("resumed_from") or 0
-    return len(slices) >= 2 and progress["attempt"] == records[-1]["attempt"] and progress["step"] > resumed > 0
+    trains_now = records[-1]["outcome"] is None and progress["attempt"] == records[-1]["attempt"]
+    return len(slices) >= 2 and trains_now and progress["state"] == "training" and progress["step"] > resumed > 0
 
 
 def check_struck(run: Path) -> None:

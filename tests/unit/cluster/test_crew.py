@@ -194,3 +194,16 @@ def test_a_wish_that_came_while_the_run_waited_in_the_queue_stays(tmp_path: Path
     put_attempt(tmp_path, {"attempt": 1, "outcome": "stopped", "ended": time.time() + 1})
     StopWishes(tmp_path, print).clear_stale(submitted)
     assert read_stop(tmp_path) is None
+
+
+def test_a_follower_does_not_hear_the_last_lifes_urgent_wish(tmp_path: Path) -> None:
+    """The head clears it, and may be later: a follower that heard it would end its ranks when the grace is over."""
+    write_stop(tmp_path, "stopped", "tuneyard cancel", urgent=True)
+    follower = StopWishes(tmp_path, print)
+    follower.ignore_stale(submitted=time.time() + 1)
+    assert follower.poll() is None and follower.signalled_at is None
+    write_stop(tmp_path, "preempted", "warned by SLURM", urgent=True)
+    assert follower.poll() is not None and follower.signalled_at is not None
+    other = StopWishes(tmp_path, print)
+    other.ignore_stale(submitted=time.time() - 60)  # it came after the submit: it is meant
+    assert other.poll() is not None and other.signalled_at is not None

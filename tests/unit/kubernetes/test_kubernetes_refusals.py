@@ -23,6 +23,7 @@ ANSWERS = [
      "you may not list nodes, which belongs to no namespace"),
     (403, 'pods "x" is forbidden: exceeded quota: q, requested: pods=1', "quota", "exceeded quota"),
     (403, 'pods "x" is forbidden: violates PodSecurity "restricted:latest"', "pod_security", "violates PodSecurity"),
+    (403, 'pods "x" is forbidden: no PriorityClass with name y was found', "refused", "no PriorityClass"),
     (401, "Unauthorized", "unauthorised", "Unauthorized"),
     (404, 'namespaces "x" not found', "not_found", 'namespaces "x" not found'),
     (409, 'jobs.batch "x" already exists', "exists", "already exists"),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from launcher.errors import JobError
 from launcher.forecast import bill_json
 from launcher.gpusizing import planned_gpu
 from launcher.hardware import Machine
-from launcher.jobfile import JobFile, load_job
+from launcher.jobfile import JobFile, SettingError, load_job
 from launcher.layouts import basics_for
 from launcher.plan import Plan, make_plan
 from launcher.sizing.shape import shape_by_name
@@ -80,6 +81,8 @@ PUBLISHED = {
     (LORA, "L40S"): 16,
     (QLORA, "H100-80"): 8,
     (QLORA, "H200"): 8,
+    (QLORA, "A100-40"): 8,
+    (QLORA, "L40S"): 8,
 }
 
 
@@ -103,10 +106,38 @@ def test_the_published_layouts_themselves_fit(big, method: str, gpus: str) -> No
 
 
 @pytest.mark.parametrize("gpu", ["A100-40", "L40S"])
-def test_packed_weights_that_lie_whole_everywhere_do_not_fit_small_gpus(big, gpu: str) -> None:
+def test_packed_weights_are_split_where_they_do_not_fit_whole(big, gpu: str) -> None:
     with pytest.raises(JobError, match="no plan fits") as caught:
-        planned(big(QLORA), f"8x{gpu}")
-    assert "method.quantization: null, for bfloat16 weights are split over GPUs" in caught.value.remedy
+        planned(big(QLORA, shard_quantized=False), f"8x{gpu}")
+    assert "resources.shard_quantized: true" in caught.value.remedy
+    plan = planned(big(QLORA), f"8x{gpu}")
+    assert plan.trainer.execution.shard_quantized
+    decision = next(d for d in plan.decisions if d.setting == "resources.shard_quantized")
+    assert "do not fit whole" in decision.reason
+    weights = plan.choice.candidate.prediction.components["weights"]  # type: ignore[union-attr]
+    packed, rest = 68.45e9 * 0.5159, 2.1e9 * 2
+    assert packed / 8 + rest / 8 < weights < packed / 8 + 1.1 * rest + 2e9
+
+
+def test_packed_weights_stay_whole_where_that_is_quicker(big) -> None:
+    plan = planned(big(QLORA, "Llama-3.1-8B"), "8xH100-80")
+    assert not plan.trainer.execution.shard_quantized
+    sharded = planned(big(QLORA, "Llama-3.1-8B", shard_quantized=True), "8xH100-80")
+    assert sharded.choice.candidate.speed.step_seconds > plan.choice.candidate.speed.step_seconds  # type: ignore[union-attr]
+    assert sharded.choice.candidate.peak_bytes < plan.choice.candidate.peak_bytes
+
+
+def test_only_what_is_packed_can_be_asked_to_be_split(big) -> None:
+    with pytest.raises(SettingError, match="needs quantised weights"):
+        planned(big(LORA, shard_quantized=True), "8xH100-80")
+
+
+def test_estimates_split_packed_weights_where_needed_too() -> None:
+    small, large = (estimate("Llama-3.1-70B", "qlora", gpus) for gpus in ("8xA100-40", "8xH200"))
+    assert (small.verdict, small.as_json()["layout"]["shard_packed"]) == ("fits", True)
+    assert "shard_packed" not in large.as_json()["layout"]
+    other = estimate("Llama-3.1-70B", "qlora", "8xA100-40", engine="ddp", preset="trl")
+    assert other.verdict == "no", "other trainers do not do that"
 
 
 def test_405b_is_planned_without_torch(big, write_job, tmp_path: Path) -> None:
@@ -170,10 +201,34 @@ def test_a_budget_that_nothing_keeps_is_refused_with_what_it_costs(big) -> None:
 def test_limits_that_cannot_be_checked_are_said_so(big) -> None:
     job = big(LORA, deadline_hours=1.0)
     training = job.training.model_copy(update={"max_steps": None})
-    plan = planned(job.model_copy(update={"training": training}), "8xH100-80")
+    data = job.data.model_copy(update={"train": [job.data.train[0].model_copy(update={"path": "lab/on-the-hub"})]})
+    plan = planned(job.model_copy(update={"training": training, "data": data}), "8xH100-80")
     reason = next(d.reason for d in plan.decisions if d.setting == "resources.deadline_hours")
     assert reason == "not checked: that needs training.max_steps"
     assert plan.as_json()["prediction"]["hours"] is None
+
+
+def test_limits_are_kept_by_estimated_steps_too(big, job_folder: Path) -> None:
+    job = big(LORA, deadline_hours=1.0)
+    (job_folder / "train.jsonl").write_text((json.dumps({"text": "word " * 2000}) + "\n") * 20_000)
+    whole = job.model_copy(update={"training": job.training.model_copy(update={"max_steps": None})})
+    with pytest.raises(JobError, match="the deadline is 1 h"):
+        planned(whole, "8xH100-80")
+    patient = whole.model_copy(update={"resources": job.resources.model_copy(update={"deadline_hours": 1000.0})})
+    found = planned(patient, "8xH100-80").as_json()["prediction"]
+    assert found["steps_from"].startswith("estimated")
+    assert found["hours"] == pytest.approx(found["steps"] * found["step_seconds"] / 3600)
+
+
+def test_nodes_whose_own_memory_is_too_small_are_refused(big) -> None:
+    job, machine = imagined(big(LORA, "Llama-3.1-8B"), "8xH100-80")
+    enough, little = (replace(machine, memory_bytes=gib * 1024**3) for gib in (64, 24))
+    assert make_plan(job, enough).choice.basics.world_size == 8
+    with pytest.raises(JobError, match="takes 32 GiB of each node's memory in training, and it has 24 GiB") as caught:
+        make_plan(job, little)
+    assert "gpus_per_node" in caught.value.remedy
+    fewer = job.model_copy(update={"resources": job.resources.model_copy(update={"gpus_per_node": 4})})
+    assert make_plan(fewer, little).choice.basics.world_size == 4
 
 
 def test_hours_cost_and_slices_follow_from_a_step(big) -> None:

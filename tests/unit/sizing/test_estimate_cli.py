@@ -123,3 +123,15 @@ def test_no_heavy_package_is_loaded() -> None:
         "sys.exit(bool({'torch', 'numpy', 'transformers'} & sys.modules.keys()))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_what_does_not_fit_ends_with_a_code_of_its_own(capsys) -> None:
+    from launcher.cli import run
+
+    assert run(["estimate", "--model", "llama-3.1-8b", "--method", "qlora", "--gpus", "1xA100-40"]) == 0
+    assert run(["estimate", "--model", "llama-3.1-405b", "--method", "full", "--gpus", "1xT4", "--json"]) == 6
+    capsys.readouterr()
+    assert run(["estimate", "--model", "llama-3.1-405b", "--method", "full", "--gpus", "1xT4"]) == 6
+    assert "nothing near" in capsys.readouterr().out
+    assert run(["estimate", "--model", "llama-3.1-70b", "--method", "full", "--gpus", "8xH100-80"]) == 6
+    assert "--method lora" in capsys.readouterr().out

@@ -51,7 +51,7 @@ def train(run_dir: Path, settings: dict) -> int:
             wish = agreed(run_dir, rank, step, wish)
         if wish:
             return leave(run_dir, rank, step, start)
-        if told and not settings.get("deaf"):
+        if told and not settings.get("deaf") and not settings.get("polite"):
             return 1  # torchrun ends us since another rank failed
         if step == settings.get("raise_at", {}).get(os.environ["TUNEYARD_ATTEMPT"]) and rank == 0:
             raise OSError(settings.get("says", "lost the thread"))

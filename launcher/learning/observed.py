@@ -1,0 +1,91 @@
+"""From a run directory to a measurement: plan.json has what was predicted, observed.json what the trainer saw."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from cluster import ClusterError
+from cluster.rundir import read_json, read_plan
+from launcher.errors import MachineError
+from launcher.learning.store import Key, Measurement, append, read, store_path
+
+OBSERVED = "observed.json"
+LEAST_STEPS = 3
+"""Fewer steps say nothing about speed."""
+
+
+def measurement_of(run_dir: Path) -> Measurement | None:
+    """What a run has shown; `None` where it, or its plan, says nothing that could be compared."""
+    try:
+        prediction, observed = read_plan(run_dir).get("prediction") or {}, read_json(run_dir / OBSERVED) or {}
+        key = Key(**prediction["measured_as"])
+        memory = _memory(prediction, observed["memory_bytes"])
+    except (ClusterError, KeyError, TypeError):
+        return None
+    return Measurement(
+        source=run_dir.name,
+        key=key,
+        time=time.time(),
+        steps=observed["steps"],
+        step_seconds=_seconds(prediction, observed),
+        memory=memory,
+        note={name: observed.get(name) for name in ("device_name", "world_size", "torch")},
+    )
+
+
+def _seconds(prediction: dict[str, Any], observed: dict[str, Any]) -> tuple[float, float] | None:
+    """Predicted and observed seconds of a step whose packs are full: what data leaves empty is no matter of speed."""
+    predicted = prediction["uncorrected"].get("step_seconds")
+    if not predicted or observed["steps"] < LEAST_STEPS or not observed.get("fill") or not observed["step_seconds"]:
+        return None
+    return predicted, observed["step_seconds"] / observed["fill"]
+
+
+def _memory(prediction: dict[str, Any], found: dict[str, int | None]) -> tuple[int, int] | None:
+    """What torch allocated, of GPUs; what the process held, of the CPU."""
+    raw = prediction["uncorrected"]
+    seen = found.get("allocated") or found.get("process")
+    predicted = raw["allocated_bytes"] if found.get("allocated") else raw["peak_bytes"]
+    return (predicted, seen) if seen and predicted else None
+
+
+def store_of(plan: dict[str, Any]) -> Path:
+    """The store of the cluster that a plan is for."""
+    return store_path((plan.get("launch") or {}).get("run_root"))
+
+
+def record_run(run_dir: Path) -> None:
+    """Adds what a run has shown to its cluster's store, unless that is there already. Never fails a command for it."""
+    found = measurement_of(run_dir)
+    if found is None:
+        return
+    try:
+        path = store_of(read_plan(run_dir))
+        if not any(_same(found, known) for known in read(path)):
+            append(path, [found])
+    except (ClusterError, MachineError):
+        return
+
+
+def _same(one: Measurement, other: Measurement) -> bool:
+    return one.source == other.source and one.steps == other.steps and one.step_seconds == other.step_seconds
+
+
+def comparison(plan: dict[str, Any], observed: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """Predicted and observed, by name, where both are known: seconds, and bytes of memory."""
+    prediction = plan.get("prediction") or {}
+    memory, parts = observed.get("memory_bytes") or {}, observed.get("components_bytes") or {}
+    raw = prediction.get("uncorrected") or {}
+    gpu = bool(memory.get("allocated"))
+    pairs = {
+        "step seconds": (prediction.get("step_seconds"), observed.get("step_seconds")),
+        "tokens per second": (prediction.get("tokens_per_second"), observed.get("tokens_per_second")),
+        "allocated": (raw.get("allocated_bytes"), memory.get("allocated")),
+        "process" if gpu else "resident memory": (prediction.get("peak_bytes"), memory.get("process")),
+        **{
+            f"of it {n.replace('_', ' ')}": (prediction.get("components_bytes", {}).get(n), parts.get(n)) for n in parts
+        },
+    }
+    return [(name, said, seen) for name, (said, seen) in pairs.items() if said and seen]
