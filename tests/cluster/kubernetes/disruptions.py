@@ -49,7 +49,7 @@ class Pods:
     def left(self) -> list[str]:
         """What is there of the release, Helm's own memory of it included."""
         own = f"app.kubernetes.io/instance={self.release}"
-        kinds = "jobs,pods,services,configmaps,secrets,serviceaccounts,networkpolicies,deployments,jobsets"
+        kinds = "jobs,pods,services,configmaps,secrets,serviceaccounts,networkpolicies,deployments"
         found = [*self.namespace.get(kinds, f"--selector={own}")["items"]]
         found += self.namespace.get("secrets", f"--selector=owner=helm,name={self.release}")["items"]
         return [f"{one['kind']} {one['metadata']['name']}" for one in found]
