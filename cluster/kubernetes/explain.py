@@ -33,7 +33,19 @@ class Evidence:
 
 def explain(read: Evidence) -> Explanation:
     """Why the run's pods are not all at work: the first cause that what was read proves."""
-    for cause in (_kueue, _suspended, _not_made, _lost, _image, _placing, _died, _claim, _unschedulable, _starting):
+    for cause in (
+        _kueue,
+        _suspended,
+        _not_made,
+        lost,
+        _image,
+        _placing,
+        _died,
+        _claim,
+        _unschedulable,
+        _starting,
+        _between,
+    ):
         if (found := cause(read)) is not None:
             return found
     return _gathering(read)
@@ -137,9 +149,9 @@ _REFUSED_PODS = (
 )
 
 
-def _lost(read: Evidence) -> Explanation | None:
+def lost(read: Evidence) -> Explanation | None:
     """Pods that should be gone and are not: their node does not answer, and nobody can say that they have ended."""
-    stuck = [pod for pod in current_pods(read.pods) if pod.is_leaving and _is_lost(pod)]
+    stuck = [pod for pod in current_pods(read.pods) if pod.is_leaving and not pod.has_ended and _is_lost(pod)]
     if not stuck:
         return None
     which = ", ".join(f"pod {pod.index} on {pod.node or 'a node'}" for pod in stuck)
@@ -242,6 +254,16 @@ def _starting(read: Evidence) -> Explanation | None:
             words = f"pod {pod.index} is being started on {pod.node or 'its node'}; {_present(read)}"
             return Explanation("other", words, WAIT)
     return None
+
+
+def _between(read: Evidence) -> Explanation | None:
+    """Pods that have left, whose places Kubernetes keeps empty for a while: no object says so but they themselves."""
+    gone = [pod.index for pod in current_pods(read.pods) if pod.phase == "Failed"]
+    if not gone:
+        return None
+    which = ", ".join(map(str, gone))
+    words = f"Kubernetes waits before it replaces pod {which}: 10 s, and twice as long each time, up to 10 minutes"
+    return Explanation("other", f"{words}; {_present(read)}", f"{WAIT}; stop and resume it to begin anew")
 
 
 def _gathering(read: Evidence) -> Explanation:

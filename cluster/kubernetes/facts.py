@@ -55,6 +55,11 @@ class Pod:
         return any(one.name == TRAINER and one.state == "running" for one in self.containers)
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it is over for Kubernetes, even if it is still shown."""
+        return self.phase in ("Succeeded", "Failed")
+
+    @property
     def has_run(self) -> bool:
         """Whether its trainer container ran once, so that there may be something to read."""
         return any(one.name == TRAINER and one.state == "terminated" for one in self.containers)
@@ -133,7 +138,7 @@ def current_pods(pods: Sequence[Pod]) -> list[Pod]:
 
 
 def _liveliness(pod: Pod) -> tuple[bool, bool, bool]:
-    return (pod.phase not in ("Succeeded", "Failed"), not pod.is_leaving, pod.is_running)
+    return (not pod.has_ended, not pod.is_leaving, pod.is_running)
 
 
 def _container(given: Json) -> Container:

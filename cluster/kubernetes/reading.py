@@ -12,7 +12,7 @@ from typing import Any
 from cluster import rundir
 from cluster.contract import Outcome, Status
 from cluster.kubernetes.api import JOBSET, Api
-from cluster.kubernetes.explain import Evidence, explain, here
+from cluster.kubernetes.explain import Evidence, explain, here, lost
 from cluster.kubernetes.facts import Condition, Pod, Workload, current_pods, event_of, pod_of, workload_of
 from cluster.kubernetes.names import COMPONENT_LABEL, INSTANCE_LABEL, TRAINER
 from cluster.kubernetes.refusals import KubernetesError
@@ -86,7 +86,9 @@ def living(run_dir: Path, scene: Scene, wanted: int, given: Submitted) -> Status
     if is_open and scene.running:
         progress = rundir.read_progress(run_dir) or {}
         mine = progress.get("attempt") == number
-        return Status("running", str(progress.get("state", "")) if mine else "no sign of the trainer yet", number)
+        words = str(progress.get("state", "")) if mine else "no sign of the trainer yet"
+        missed = lost(Evidence(wanted, pods=scene.pods))  # what is left of the run may not have noticed yet
+        return Status("running", f"{words}; {missed.words}" if missed else words, number)
     if there < wanted:
         return None
     return Status("running", _between(record, given), number)

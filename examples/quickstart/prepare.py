@@ -1,14 +1,18 @@
 """Generate what the quickstart trains on: instruction rows, held-out prompts, a tokenizer and a small random model.
 
-    python examples/quickstart/prepare.py OUT_DIR [--seed 7] [--rows 6000]
+    python examples/quickstart/prepare.py OUT_DIR [--seed 7] [--rows 6000] [--once]
 
-The same seed and number of rows give the same files, byte for byte.
+The same seed and number of rows give the same files, byte for byte. With --once, what is there is left alone, and
+OUT_DIR appears whole: several machines that share it may do this at the same time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
+import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
@@ -99,14 +103,32 @@ def prepare(out: Path, seed: int, rows: int) -> None:
     )
 
 
+def prepare_once(out: Path, seed: int, rows: int) -> None:
+    """Write beside `out`, and rename; who comes second throws its own away."""
+    beside = out.with_name(f".{out.name}-{socket.gethostname()}-{os.getpid()}")
+    if not out.exists():
+        prepare(beside, seed, rows)
+    try:
+        if not out.exists():
+            beside.rename(out)
+    except OSError:
+        if not out.exists():
+            raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    print(f"prepare: {out} is there")
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder to write data/ and model/ to")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--rows", type=int, default=6000)
+    parser.add_argument("--once", action="store_true", help="leave what is there alone")
     arguments = parser.parse_args()
-    prepare(arguments.out, arguments.seed, arguments.rows)
+    write = prepare_once if arguments.once else prepare
+    write(arguments.out, arguments.seed, arguments.rows)
 
 
 if __name__ == "__main__":

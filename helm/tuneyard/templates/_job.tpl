@@ -4,6 +4,9 @@ completionMode: Indexed
 completions: {{ int64 .root.Values.nodes }}
 parallelism: {{ int64 .root.Values.nodes }}
 backoffLimit: {{ int64 .backoffLimit }}
+# Never reached. With it, Kubernetes counts each index by itself when it waits longer and longer before it replaces a
+# pod; otherwise every eviction of any pod doubles the wait of all. Older than 1.29, it is not heeded.
+backoffLimitPerIndex: 2147483647
 {{- if .root.Values.walltimeSeconds }}
 activeDeadlineSeconds: {{ int64 .root.Values.walltimeSeconds }}
 {{- end }}

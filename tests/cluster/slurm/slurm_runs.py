@@ -1,6 +1,5 @@
 """Runs on the test cluster: the stand-in trainer for lives and deaths, real ranks for what they train."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -8,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cluster.rundir import read_attempts, read_progress
 from cluster.slurm.backend import SlurmBackend
 from slurm.testbed import Testbed
-from tests.cluster.outcomes.standin_run import FOR_EVER, STANDIN, StandinRun, until
+from tests.cluster.outcomes.standin_run import FOR_EVER, STANDIN, StandinRun
 from tests.support import tiny
 
 ROOT = Path(__file__).parents[3]
@@ -92,21 +90,3 @@ def submitted(job: str, folder: Path) -> Path:
     done = tuneyard("submit", f"{job}.yaml", "--detach", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     return Path(json.loads(done.stdout)["run"])
-
-
-def trains(run: Path, attempt: int, steps: int = 0, seconds: float = 180.0) -> dict[str, Any]:
-    """Waits until an attempt of real ranks has made more than so many steps; gives its record."""
-
-    def made() -> bool:
-        progress = read_progress(run) or {}
-        if progress.get("attempt") != attempt or progress.get("state") != "training":
-            return False
-        return progress["step"] > steps + (progress.get("resumed_from") or 0)
-
-    until(made, f"steps of attempt {attempt}", seconds)
-    return read_attempts(run)[attempt]
-
-
-def checkpoint_hashes(run_dir: Path, step: int) -> dict[str, str]:
-    folder = run_dir / "checkpoints" / f"step-{step:08d}"
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}

@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from slurm_runs import SlurmRun, checkpoint_hashes, make_job, trains, tuneyard, until
+from slurm_runs import SlurmRun, make_job, tuneyard
 
 from cluster import ClusterError, backend
 from cluster.rundir import read_attempts, read_progress
 from slurm.testbed import Testbed
+from tests.cluster.outcomes.real_run import checkpoint_hashes, trains
+from tests.cluster.outcomes.standin_run import until
 
 NASTY = "a 'b' \"c\" $(touch pwned) `touch pwned`; touch pwned # d,e=%j &|<> @setup@ ~ !x *?[a] naïve ✓"
 

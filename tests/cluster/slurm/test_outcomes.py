@@ -4,11 +4,12 @@ import os
 import signal
 from pathlib import Path
 
-from slurm_runs import SlurmRun, until
+from slurm_runs import SlurmRun
 
 from cluster.slurm.backend import SlurmBackend
 from cluster.slurm.scheduler import Scheduler
 from slurm.testbed import Testbed
+from tests.cluster.outcomes.standin_run import until
 
 
 def high_job(bed: Testbed, nodes: int = 4) -> str:

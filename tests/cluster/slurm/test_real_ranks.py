@@ -4,17 +4,13 @@ import itertools
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from slurm_runs import (
     SLOWLY,
-    checkpoint_hashes,
     make_model_and_rows,
     submitted,
-    trains,
     tuneyard,
-    until,
     write_job,
     write_profile,
 )
@@ -22,8 +18,9 @@ from slurm_runs import (
 from cluster import backend
 from cluster.rundir import read_attempts, read_progress
 from cluster.slurm.scheduler import Scheduler
-from launcher.rundata import last_of_each_step, metric_lines
 from slurm.testbed import Testbed
+from tests.cluster.outcomes.real_run import checkpoint_hashes, closed, losses, trains
+from tests.cluster.outcomes.standin_run import until
 
 STEPS = 170
 WHERE = backend("slurm")
@@ -31,18 +28,6 @@ WHERE = backend("slurm")
 
 def kill(run: Path, attempt: int, rank: int, number: signal.Signals) -> None:
     os.kill(int((run / "logs" / f"attempt-{attempt:03d}" / f"rank-{rank:05d}.pid").read_text()), number)
-
-
-def closed(run: Path, attempt: int, seconds: float = 120) -> dict[str, Any]:
-    """Waits until an attempt has its outcome; gives its record."""
-    return until(
-        lambda: next((one for one in read_attempts(run)[attempt:] if one.get("outcome")), None), "an outcome", seconds
-    )
-
-
-def losses(run: Path) -> dict[int, float]:
-    lines = last_of_each_step(line for line in metric_lines(run / "logs" / "metrics.jsonl") if "loss" in line)
-    return {line["step"]: line["loss"] for line in lines}
 
 
 def submit_three(bed: Testbed, folder: Path) -> tuple[Path, Path, Path]:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slurm_runs import FOR_EVER, SlurmRun, make_model_and_rows, tuneyard, until, write_job, write_profile
+from slurm_runs import FOR_EVER, SlurmRun, make_model_and_rows, tuneyard, write_job, write_profile
 
 from cluster import ClusterError
 from cluster.slurm.backend import SlurmBackend
 from cluster.slurm.jobs import job_ids
 from slurm.testbed import Testbed
-from tests.cluster.outcomes.standin_run import STANDIN
+from tests.cluster.outcomes.standin_run import STANDIN, until
 
 
 def raw(run: SlurmRun) -> str:

@@ -72,6 +72,7 @@ LOST = {"leaving": True, "phase": "Running", "node": "n2"}
 SILENT = {"Ready": ("False", "NodeStatusUnknown", "")}
 TAINTED = {"DisruptionTarget": ("True", "DeletionByTaintManager", "")}
 KILLED = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+LEFT = {"terminated": {"exitCode": 75}}
 PLACED = {"terminated": {"exitCode": 2, "message": "another job"}}
 
 CASES: list[tuple[str, dict[str, Any], str, str]] = [
@@ -121,6 +122,12 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
         "stays Terminating until somebody says that it is gone (pod 1 on n2); 1 of 2 pods are there",
     ),
     ("lost by taint", {"pods": [pod(1, RUNNING, conditions=TAINTED, **LOST)]}, "resources", "pod 1 on n2"),
+    (
+        "kept empty",
+        {"pods": [pod(0, RUNNING), pod(1, LEFT, conditions=TAINTED, leaving=True, phase="Failed")]},
+        "other",
+        "Kubernetes waits before it replaces pod 1: 10 s, and twice as long each time, up to 10 minutes; 1 of 2",
+    ),
     ("kueue new", {"admission": kueue()}, "quota", "Kueue has not looked at it yet"),
     ("kueue quota", reserved("WaitingForQuota", "gpus"), "quota", "in use (Kueue: gpus)"),
     ("kueue max", reserved("ExceedsMaxQuota", "16 > 8"), "quota", "more than its queue allows"),

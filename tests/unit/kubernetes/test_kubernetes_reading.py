@@ -1,6 +1,7 @@
 """Where a run is, out of its workload, its pods and its record."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,16 @@ def test_last_words_are_the_heads_and_only_if_they_are_a_record() -> None:
     assert last_words(scene(json.dumps(record("finished"))))["outcome"] == "finished"
     for other in (scene("no json"), scene("[1]"), scene("{}"), scene(json.dumps(record("finished")), index=1)):
         assert last_words(other) == {}
+
+
+def test_ranks_that_have_not_noticed_yet_do_not_hide_a_lost_node(tmp_path: Path) -> None:
+    put_attempt(tmp_path, record(None))
+    (tmp_path / "progress.json").write_text(json.dumps({"attempt": 0, "state": "training"}))
+    head, there = (Pod(f"run-1-{index}", index=index, phase="Running", containers=RUNNING) for index in (0, 1))
+    silent = (Condition("Ready", "False", "NodeStatusUnknown"),)
+    lost = replace(there, node="n2", is_leaving=True, conditions=silent)
+    words = [living(tmp_path, Scene(Workload("Job"), (head, pod)), 2, GIVEN) for pod in (there, lost)]
+    assert [one and one.state for one in words] == ["running", "running"]
+    first, second = (one.reason for one in words if one)
+    assert first == "training"
+    assert second.startswith("training; a node does not answer, and its pod stays Terminating")

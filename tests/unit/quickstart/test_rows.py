@@ -196,3 +196,14 @@ def test_the_model_loads_and_knows_its_end_token(out, tokenizer):
     assert model.config.vocab_size == len(tokenizer)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     assert tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_of_several_who_prepare_at_once_one_does(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare.prepare_once(tmp_path / "work", seed=7, rows=ROWS)
+    again = (tmp_path / "work" / "data" / "train.jsonl").read_bytes()
+    assert again == (out / "data" / "train.jsonl").read_bytes()
+    (tmp_path / "work" / "data" / "train.jsonl").write_text("left alone")
+    prepare.prepare_once(tmp_path / "work", seed=8, rows=ROWS)
+    assert (tmp_path / "work" / "data" / "train.jsonl").read_text() == "left alone"
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]
+    assert capsys.readouterr().out.count("is there") == 2

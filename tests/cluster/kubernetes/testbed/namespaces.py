@@ -47,6 +47,7 @@ class Namespace:
     def delete(self) -> None:
         """Ends all pods, also those of nodes that are gone; the namespace itself goes some seconds later."""
         self.cluster.kubectl("delete", "namespace", self.name, "--wait=false")
+        self.kubectl("delete", "jobs", "--all", "--wait=false")  # which keep pods until they have replaced them
         self.kubectl("delete", "pods", "--all", "--force", "--grace-period=0", "--wait=false")
         wait_until(lambda: not self.pods(), _SECONDS, lambda: f"{self.name}: pods stay: {self.kubectl('get', 'pods')}")
         self.cluster.remove_volume(self.name)
