@@ -24,7 +24,7 @@ quickstart: $(STAMP) ## Train a small model on this machine: plan, interrupt, re
 	$(BIN)/python examples/quickstart/run.py
 
 test: $(STAMP) ## Run all tests; what this machine has no GPU or no Kubernetes for is skipped, counted and named
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff format --check .

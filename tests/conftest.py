@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,11 +34,20 @@ def _own_measurements(measurements: Path, monkeypatch: pytest.MonkeyPatch, reque
     monkeypatch.setenv("TUNEYARD_MEASURED", str(measurements / f"{name}.jsonl"))
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hands out lanes, not tests."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Lanes(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return lane(nodeid)
+
+    return Lanes(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(CLUSTERS))  # stable: only the clusters move
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(lane(item.nodeid)))
     if shutil.which("nvidia-smi"):
         return
     for item in items:
