@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubernetes_runs import PATIENCE_SECONDS, STANDIN, KubernetesRun, profile, until, use_cluster
+from kubernetes_runs import PATIENCE_SECONDS, STANDIN, profile, use_cluster
 
 from cluster import Handle
 from cluster.kubernetes.backend import KubernetesBackend
-from cluster.rundir import read_attempts
 from tests.cluster.kubernetes.testbed import Namespace, Testbed
 from tests.cluster.outcomes.place import Place
 from tests.cluster.outcomes.standin_run import FOR_EVER, StandinRun
@@ -103,31 +102,3 @@ class TestOutcomesOnKubernetes(Outcomes):
         run.trains(1, seconds=place.patience_seconds)
         assert resumed_from(run) == record["last_step"]
         place.backend.cancel(run.dir)
-
-
-@pytest.mark.testbed
-def test_a_drained_and_a_killed_node_cost_nothing_but_time(
-    namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_cluster(namespace, monkeypatch)
-    bed = namespace.cluster
-    assert isinstance(bed, Testbed)
-    run = KubernetesRun(namespace, tmp_path / "nodes", kubernetes={"unreachable_seconds": 1}, silence_seconds=20)
-    run.submit()
-    run.trains(0)
-    node = run.pods()[1]["spec"]["nodeName"]
-    bed.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--disable-eviction=false")
-    run.trains(1)
-    bed.kubectl("uncordon", node)
-    other = run.pods()[1]["spec"]["nodeName"]
-    bed.kill_node(other)
-    run.waits_for("stays Terminating")
-    bed.kubectl("taint", "node", other, "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute")
-    bed.kubectl("cordon", other)
-    run.trains(2)
-    run.backend.cancel(run.dir)
-    drained, killed = read_attempts(run.dir)[:2]
-    assert drained["outcome"] == "preempted" and drained["last_checkpoint_step"] == drained["last_step"]
-    assert killed["outcome"] in ("node_failure", "preempted")
-    assert all(one["decision"]["action"] == "restart" for one in (drained, killed))
-    until(lambda: not run.pods(), "the pods to be gone")
