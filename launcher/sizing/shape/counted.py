@@ -17,7 +17,7 @@ from typing import Any
 from launcher.errors import JobError, TuneyardError
 from launcher.sizing.shape.config import ALIASES, FFN_KEYS, KV_KEYS, is_described, read_config, shape_from_config
 from launcher.sizing.shape.headers import files_of, read_headers
-from launcher.sizing.shape.meta import ask_transformers
+from launcher.sizing.shape.meta import ask_transformers, has_code
 from launcher.sizing.shape.model import ModelShape
 from launcher.sizing.shape.parts import Layer, Linear, Tensor
 
@@ -82,7 +82,7 @@ def counted(folder: Path, config: dict[str, Any], where: str) -> Counted:
         JobError: neither is possible; the nearest known architecture is named.
     """
     files = [] if config.get("quantization_config") else files_of(folder)
-    if files:
+    if files and ("auto_map" in config or has_code(str(config.get("model_type"))) is not False):
         return Counted(source="safetensors headers", tensors=_untied(config, read_headers(files)))
     try:
         answer = ask_transformers(folder)

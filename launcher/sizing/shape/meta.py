@@ -51,3 +51,15 @@ def _said(errors: str) -> tuple[str, str]:
     """Message and remedy of what the trainer wrote about its error."""
     message, _, remedy = re.split(r"^error: ", errors, flags=re.M)[-1].strip().partition("\n  what to do: ")
     return message.rpartition("\n")[2] or "the trainer gave no reason", remedy
+
+
+def has_code(model_type: str) -> bool | None:
+    """Whether the Transformers that is installed here has a folder for this; None where it is not. Imports nothing.
+
+    Some types live in a folder of another name, so False is a reason to ask, not an answer.
+    """
+    found = importlib.util.find_spec("transformers")
+    places = list(found.submodule_search_locations or ()) if found else []
+    if not places:
+        return None
+    return any((Path(place) / "models" / model_type.replace("-", "_")).is_dir() for place in places)

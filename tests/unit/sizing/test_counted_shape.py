@@ -17,7 +17,7 @@ from launcher.errors import JobError
 from launcher.sizing.memory.limits import COUNTED_SPREAD, Memory
 from launcher.sizing.shape import config_by_name, is_described, model_names, read_config, shape_by_name, shape_of_folder
 from launcher.sizing.shape.counted import Counted, shape_of_tensors
-from tests.support.tiny import make_tokenizer
+from tests.support.tiny import make_model, make_tokenizer
 
 SMALL = {
     "vocab_size": 512,
@@ -208,3 +208,16 @@ def test_a_job_with_an_uncountable_model_is_refused_at_its_line(
     said = capsys.readouterr().err
     assert "job.yaml:3" in said
     assert "llama" in said
+
+
+def test_files_of_a_type_that_transformers_lacks_are_not_enough(tmp_path: Path) -> None:
+    """Headers can be counted, but nobody could train it: that is said before a GPU is asked for."""
+    make_model(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "lama"}))
+    with pytest.raises(JobError, match="lama"):
+        shape_of_folder(tmp_path)
+    (tmp_path / "config.json").write_text(
+        json.dumps({**config, "model_type": "lama", "auto_map": {"AutoConfig": "c.C"}})
+    )
+    assert shape_of_folder(tmp_path).counted == "safetensors headers"  # its code comes along
