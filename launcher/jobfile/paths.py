@@ -19,6 +19,7 @@ from launcher.errors import JobError
 from launcher.jobfile.document import Document
 from launcher.jobfile.problems import KeyPath, Problem, dotted, shown
 from launcher.sizing.shape import shape_of_folder
+from launcher.sizing.shape.counted import require_code
 
 HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 DATA_SUFFIXES = (
@@ -135,6 +136,7 @@ def _model_folder_error(folder: Path) -> str:
         return f"{folder} is no model folder: it holds no config.json"
     try:
         shape_of_folder(folder, "its config.json")
+        require_code(folder, "its config.json")
     except JobError as error:
         return str(error).replace("\n", ". ").rstrip(".")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):

@@ -34,6 +34,7 @@ EXPERTS_KEYS = (
     "top_k_experts",
 )
 USUAL_HEAD = 128
+HEADERS_DO = "Or put all its safetensors files into the folder: their headers are enough."
 Dims = tuple[int, ...]
 
 
@@ -82,26 +83,40 @@ def counted(folder: Path, config: dict[str, Any], where: str) -> Counted:
         JobError: neither is possible; the nearest known architecture is named.
     """
     files = [] if config.get("quantization_config") else files_of(folder)
-    if files and ("auto_map" in config or has_code(str(config.get("model_type"))) is not False):
+    if files:
         return Counted(source="safetensors headers", tensors=_untied(config, read_headers(files)))
     try:
         answer = ask_transformers(folder)
     except TuneyardError as why:
-        raise _uncountable(config, where, why) from why
+        raise _unusable(config, where, why, "cannot be counted", HEADERS_DO) from why
     tensors = {name: tuple(dims) for name, dims in answer["tensors"].items()}
     return Counted(source="the meta device", tensors=tensors, linears=frozenset(answer["linears"]))
 
 
-def _uncountable(config: dict[str, Any], where: str, why: TuneyardError) -> JobError:
+def _unusable(config: dict[str, Any], where: str, why: TuneyardError, trouble: str, otherwise: str) -> JobError:
     try:
         shape_from_config(config, where)
     except JobError as unknown:
         return type(unknown)(
-            f"{unknown.message}, and it cannot be counted: {why.message}",
-            f"{unknown.remedy} {why.remedy} Or put all its safetensors files into the folder: "
-            "their headers are enough.".replace("  ", " "),
+            f"{unknown.message}, and it {trouble}: {why.message}",
+            f"{unknown.remedy} {why.remedy} {otherwise}".replace("  ", " "),
         )
     raise AssertionError("only models that are not described are counted")
+
+
+def require_code(folder: Path, where: str) -> None:
+    """A model that could be counted must also have code that can train it, its own or that of Transformers here.
+
+    Raises:
+        JobError: it has none; the nearest known architecture is named.
+    """
+    config = read_config(folder / "config.json")
+    if is_described(config) or "auto_map" in config or has_code(str(config.get("model_type"))) is not False:
+        return
+    try:
+        ask_transformers(folder)
+    except JobError as why:
+        raise _unusable(config, where, why, "has no code here", "Or update Transformers.") from why
 
 
 def _untied(config: dict[str, Any], tensors: dict[str, Dims]) -> dict[str, Dims]:

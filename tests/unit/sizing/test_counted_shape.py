@@ -16,7 +16,7 @@ from launcher.cli import run as tuneyard
 from launcher.errors import JobError
 from launcher.sizing.memory.limits import COUNTED_SPREAD, Memory
 from launcher.sizing.shape import config_by_name, is_described, model_names, read_config, shape_by_name, shape_of_folder
-from launcher.sizing.shape.counted import Counted, shape_of_tensors
+from launcher.sizing.shape.counted import Counted, require_code, shape_of_tensors
 from tests.support.tiny import make_model, make_tokenizer
 
 SMALL = {
@@ -210,14 +210,14 @@ def test_a_job_with_an_uncountable_model_is_refused_at_its_line(
     assert "llama" in said
 
 
-def test_files_of_a_type_that_transformers_lacks_are_not_enough(tmp_path: Path) -> None:
-    """Headers can be counted, but nobody could train it: that is said before a GPU is asked for."""
+def test_a_type_that_transformers_lacks_can_be_counted_and_not_trained(tmp_path: Path) -> None:
+    """Nobody could train it: that is said before a GPU is asked for, unless its code comes along."""
     make_model(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "lama"}))
-    with pytest.raises(JobError, match="lama"):
-        shape_of_folder(tmp_path)
-    (tmp_path / "config.json").write_text(
-        json.dumps({**config, "model_type": "lama", "auto_map": {"AutoConfig": "c.C"}})
-    )
-    assert shape_of_folder(tmp_path).counted == "safetensors headers"  # its code comes along
+    unknown = {**config, "model_type": "lama"}
+    (tmp_path / "config.json").write_text(json.dumps(unknown))
+    assert shape_of_folder(tmp_path).counted == "safetensors headers"
+    with pytest.raises(JobError, match=r"(?s)lama.*has no code here.*llama"):
+        require_code(tmp_path, "its config.json")
+    (tmp_path / "config.json").write_text(json.dumps(unknown | {"auto_map": {"AutoConfig": "code.Config"}}))
+    require_code(tmp_path, "its config.json")
