@@ -1,6 +1,6 @@
 """The one reason to skip a test: there is no GPU. The count is printed with the summary (`-ra`).
 
-Tests run in lanes, which `make test` gives to two workers: a lane is a file, or all that shares one test cluster.
+Tests run in lanes, which `make test` gives to three workers: a lane is a file, or all that shares one test cluster.
 Every test has a store of measurements of its own: what runs here have shown changes no expectation.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-CLUSTERS = ("tests/cluster/kubernetes/", "tests/cluster/")
-"""Lanes of many files, the slowest first: they mostly wait, and the rest fills the other worker."""
+CLUSTERS = ("tests/cluster/kubernetes/chart/", "tests/cluster/kubernetes/", "tests/cluster/")
+"""Lanes of many files, which begin first: they mostly wait for clusters of their own, while the rest computes."""
 
 
 def lane(test: str) -> str:
