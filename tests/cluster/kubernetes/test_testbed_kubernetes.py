@@ -19,8 +19,14 @@ from tests.cluster.kubernetes.testbed.places import Place
 ROOT = Path(__file__).parents[3]
 SLEEP = f"600.{os.getpid()}"  # known among all processes of this machine
 ALL_REDUCE = """
-import os, torch, torch.distributed as dist, cluster.agent
+import os, socket, time, torch, torch.distributed as dist, cluster.agent
 rank = int(os.environ["JOB_COMPLETION_INDEX"])
+while True:  # a name is published a moment after its pod has begun, and torch asks for it once
+    try:
+        socket.getaddrinfo("gang-0.gang", None)
+        break
+    except OSError:
+        time.sleep(0.2)
 dist.init_process_group("gloo", init_method="tcp://gang-0.gang:29500", rank=rank, world_size=2)
 total = torch.ones(1) * (rank + 1)
 dist.all_reduce(total)
