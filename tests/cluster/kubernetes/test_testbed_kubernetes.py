@@ -33,6 +33,15 @@ dist.all_reduce(total)
 open(f"/runs/{rank}", "w").write(f"{total.item()} as {os.getuid()}")
 print(total.item(), cluster.agent.__name__)
 """
+OWNER = """
+import sys
+from pathlib import Path
+from tests.cluster.kubernetes.testbed.places import Place
+with Place(9).locked() as handle:
+    Place(9).note_holder(handle, Path(sys.argv[1]), owned=True)
+print("noted", flush=True)
+sys.stdin.read()
+"""
 
 
 def until(condition: Callable[[], object], seconds: float = 90) -> None:
@@ -147,7 +156,8 @@ def test_another_one_may_be_up_and_goes_when_its_command_ends(kubernetes_testbed
     options = ("--dir", str(tmp_path / "bed"), "--nodes", "1")
     line = [sys.executable, "-m", "tests.cluster.kubernetes.testbed", "run", *options, "--", "sh", "-c", ask]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.split()) == (7, ["node/n1", f"{tmp_path}/bed/users/admin.kubeconfig"])
+    said = (done.returncode, done.stdout.split(), done.stderr)
+    assert said == (7, ["node/n1", f"{tmp_path}/bed/users/admin.kubeconfig"], "")
     assert not (tmp_path / "bed").exists()
     assert kubernetes_testbed.is_up()
 
@@ -176,6 +186,26 @@ def test_a_crashed_one_is_cleared_away_and_down_leaves_nothing(kubernetes_testbe
     assert traces(kubernetes_testbed.directory.name, place) == before
     assert not kubernetes_testbed.down()
     kubernetes_testbed.up()  # for the tests after this one
+
+
+@pytest.mark.testbed
+def test_one_that_is_being_ended_is_left_to_its_owner_while_that_lives(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tests.cluster.kubernetes.testbed.bed.PLACES", [Place(9)])
+    monkeypatch.setattr("tests.cluster.kubernetes.testbed.places.PLACES", [])  # nothing is booted here
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "tuneyard-kubernetes-testbed").write_text("9")
+    line = [sys.executable, "-c", OWNER, str(theirs)]
+    with subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout and owner.stdout.readline() == b"noted\n"
+        with pytest.raises(TestbedError, match="all 0 places"):
+            Testbed(tmp_path / "ours").up()
+        assert theirs.exists()
+    with pytest.raises(TestbedError, match="all 0 places"):
+        Testbed(tmp_path / "ours").up()
+    assert not theirs.exists()
 
 
 def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -64,6 +63,10 @@ class Testbed(Cluster):
 
     def down(self) -> bool:
         """Ends every process of the testbed and removes all that it made; False when there was none."""
+        with self.place.clearing():
+            return self._take_down()
+
+    def _take_down(self) -> bool:
         running = names_of_running(self.directory)
         if not running and not self.directory.exists():
             return False
@@ -173,13 +176,20 @@ class Testbed(Cluster):
         for place in PLACES:
             if (holder := place.holder) is None:
                 continue
-            bed = Testbed(Path(holder.directory))
-            with place.locked() as lock:
-                broken = lock is not None or (holder.owner in (0, os.getpid()) and not bed.is_up())
-            if (broken or holder.is_abandoned) and bed.place == place and (bed.directory / _MARK).exists():
-                bed.down()
-            elif bed.directory == self.directory and lock is None:
+            if not holder.is_someone:
+                Testbed(Path(holder.directory))._clear_away_unless_up(place)
+            elif Path(holder.directory) == self.directory and place.is_taken:
                 raise TestbedError(f"{holder} is being booted or ended by another process")
+
+    def _clear_away_unless_up(self, place: Place) -> None:
+        with place.clearing():
+            if self.place == place and (self.directory / _MARK).exists() and not self._is_kept_up(place):
+                self._take_down()
+
+    def _is_kept_up(self, place: Place) -> bool:
+        holder = place.holder  # asked again: another process may have cleared it away, and booted its own
+        theirs = holder is not None and (Path(holder.directory) != self.directory or holder.is_someone)
+        return theirs or (not (holder and holder.is_abandoned) and self.is_up())
 
     def _boot(self, place: Place, lock: int) -> None:
         self._make_folders(place)

@@ -29,6 +29,11 @@ class Holder:
         """Whether its owner died without taking it down."""
         return self.owner != 0 and _start_time(self.owner) != self.began
 
+    @property
+    def is_someone(self) -> bool:
+        """Whether another process that is alive boots it, has it, or ends it."""
+        return self.owner not in (0, os.getpid()) and not self.is_abandoned
+
     def __str__(self) -> str:
         return self.directory + (f" (of process {self.owner})" if self.owner else "")
 
@@ -76,6 +81,19 @@ class Place:
             yield handle if free else None
         finally:
             os.close(handle)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether someone has the lock."""
+        with self.locked() as handle:
+            return handle is None
+
+    @contextmanager
+    def clearing(self) -> Iterator[None]:
+        """Waits until nobody else takes down what is here: two at once would stumble over each other."""
+        with open(f"/run/{self.cable}.clearing", "w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
     @property
     def holder(self) -> Holder | None:
