@@ -35,6 +35,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value
 
 
+def read_json_loosely(path: Path) -> dict[str, Any]:
+    """A file that somebody else replaces: whatever is wrong with it now may be right in a moment."""
+    try:
+        return read_json(path) or {}
+    except ClusterError:
+        return {}
+
+
 def write_json_atomic(path: Path, value: dict[str, Any]) -> None:
     """Replaces `path` with `value` as JSON; a crash at any moment leaves the old file or the new one."""
     _replace_text(path, json.dumps(value, indent=1) + "\n")

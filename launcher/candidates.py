@@ -222,8 +222,16 @@ def _on_gpu(job: JobFile, basics: Basics, ground: Ground, with_speed: bool, sett
     assert ground.gpu
     assert ground.shape
     usable = usable_gib(ground.machine, ground.gpu.gpu)
-    options = {name: getattr(setting, name) for name in ("engine", "micro_batch", "checkpointing")}
-    laid = replace(sizing_job(job, basics, ground.shape, usable=usable, **options), shard_packed=setting.sharded)
+    plain = sizing_job(
+        job,
+        basics,
+        ground.shape,
+        engine=setting.engine,
+        micro_batch=setting.micro_batch,
+        checkpointing=setting.checkpointing,
+        usable=usable,
+    )
+    laid = replace(plain, shard_packed=setting.sharded)
     speed, layout = timed(laid, ground.gpu.gpu, basics.ranks_per_node) if with_speed else (None, None)
     width = SPREAD["measured" if ground.gpu.gpu.is_measured and not ground.shape.counted else "estimated"]
     learning = _learning(job, basics, ground, setting.engine, predicted(laid), speed, width)

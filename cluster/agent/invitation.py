@@ -15,8 +15,8 @@ from typing import Any
 from cluster.agent.evidence import Evidence
 from cluster.agent.health import Check
 from cluster.agent.outcome import PhaseEnd
-from cluster.contract import ClusterError, Outcome
-from cluster.rundir import attempt_log_dir, read_json, write_json_atomic
+from cluster.contract import Outcome
+from cluster.rundir import attempt_log_dir, read_json_loosely, write_json_atomic
 
 INVITATION = "invitation.json"
 ABSENT = "absent.json"
@@ -82,7 +82,7 @@ def write_invitation(run_dir: Path, invitation: Invitation) -> None:
 
 def read_invitation(run_dir: Path, generation: str) -> Invitation | None:
     """The invitation of this generation's head; None when there is none, or another one's."""
-    given = _object(run_dir / INVITATION)
+    given = read_json_loosely(run_dir / INVITATION)
     if given.get("generation") != generation:
         return None
     try:
@@ -108,7 +108,7 @@ def write_absences(run_dir: Path, generation: str, absences: Sequence[Absence]) 
 
 def read_absences(run_dir: Path, generation: str) -> list[Absence]:
     """The followers of this life that are known to be gone."""
-    given = _object(run_dir / ABSENT)
+    given = read_json_loosely(run_dir / ABSENT)
     if given.get("generation") != generation:
         return []
     try:
@@ -131,7 +131,7 @@ def write_report(run_dir: Path, report: Report) -> None:
 
 def read_report(run_dir: Path, invitation: Invitation, rank: int) -> Report | None:
     """What that node's follower says about this very invitation; None when it has not said anything yet."""
-    given = _object(report_path(run_dir, invitation.attempt, rank))
+    given = read_json_loosely(report_path(run_dir, invitation.attempt, rank))
     if given.get("generation") != invitation.generation or given.get("serial") != invitation.serial:
         return None
     try:
@@ -155,11 +155,3 @@ def _end(given: Mapping[str, Any]) -> PhaseEnd:
 
 def _evidence(given: Mapping[str, Any]) -> Evidence:
     return Evidence(**{**given, "outcome": Outcome(given["outcome"])})
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """A file that somebody else replaces: whatever is wrong with it now may be right in a moment."""
-    try:
-        return read_json(path) or {}
-    except ClusterError:
-        return {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,7 +19,6 @@ from trainer.config import TrainerConfig
 from trainer.errors import UserError
 from trainer.model.build import SupervisedModel, build_model
 
-T = TypeVar("T")
 META = torch.device("meta")
 _ROUND_SECONDS = 30.0
 """How often ranks that wait for the first one hear that it is still reading: their collectives never time out."""

@@ -14,9 +14,9 @@ from typing import Any
 from cluster.contract import ClusterError
 from cluster.kubernetes.pod.gathering import node_of
 from cluster.kubernetes.pod.post import Post
-from cluster.kubernetes.pod.presence import PODS, read_loosely
+from cluster.kubernetes.pod.presence import PODS
 from cluster.policy import Exclusion, exclusions
-from cluster.rundir import read_attempts, write_json_atomic
+from cluster.rundir import read_attempts, read_json_loosely, write_json_atomic
 
 MOST_MOVES = 2
 
@@ -51,7 +51,7 @@ class Placement:
         return kept if isinstance(kept, int) else 0
 
     def _kept(self) -> dict[str, Any]:
-        given = read_loosely(self._path)
+        given = read_json_loosely(self._path)
         moves = given.get("moves")
         return moves if given.get("submitted") == self._post.submitted and isinstance(moves, dict) else {}
 

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.agent.invitation import Silence
-from cluster.contract import ClusterError
 from cluster.kubernetes.pod.post import Post
-from cluster.rundir import read_json
+from cluster.rundir import read_json_loosely
 
 PODS = "pods"
 WAITING, SERVING, LEFT = "waiting", "serving", "left"
@@ -53,20 +52,12 @@ def presence_path(run_dir: Path, index: int) -> Path:
 
 def read_presence(run_dir: Path, index: int) -> Presence | None:
     """What the pod shows now; None when there is nothing, or half of something."""
-    given = read_loosely(presence_path(run_dir, index))
+    given = read_json_loosely(presence_path(run_dir, index))
     known = {one.name: given[one.name] for one in fields(Presence) if one.name in given}
     try:
         return Presence(**known)
     except TypeError:
         return None
-
-
-def read_loosely(path: Path) -> dict[str, Any]:
-    """A file that somebody else replaces: whatever is wrong with it now may be right in a moment."""
-    try:
-        return read_json(path) or {}
-    except ClusterError:
-        return {}
 
 
 class OwnPresence:

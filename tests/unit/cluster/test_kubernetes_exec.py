@@ -1,15 +1,15 @@
 """How a command ended that was run in a pod, as the official client tells it."""
 
 import pytest
+from kubernetes.stream.ws_client import WSClient
 
 from cluster.kubernetes.api import _exit_code
 
-ws_client = pytest.importorskip("kubernetes.stream.ws_client")
 GONE = '{"status": "Failure", "details": {"causes": [{"message": "no running task found"}]}}'
 FAILED = '{"status": "Failure", "details": {"causes": [{"reason": "ExitCode", "message": "3"}]}}'
 
 
-class Stream(ws_client.WSClient):  # type: ignore[misc, name-defined]
+class Stream(WSClient):
     """The client's own end of a connection, closed, with the last words of the other end."""
 
     def __init__(self, words: str) -> None:
