@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from cluster.pending import WAIT, Explanation, duration
 from cluster.slurm.facts import Job, Node, Partition
+from cluster.slurm.limits import Limit, Reason, limit_in_force, reason_of
 
 _SEE_LIMITS = "`sacctmgr show assoc user=$USER` and `sacctmgr show qos` show the limits"
+_NEVER = f"it can never start as it is: cancel it, and ask for less; {_SEE_LIMITS}"
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Evidence:
     jobs_ahead: int | None = None
     """Pending jobs of the same partition with a higher priority."""
     requeue_hold_seconds: float | None = None
+    limits: str | None = None
+    """What the controller knows of the limits on the job's account and QOS, in its own words."""
     now: float | None = None
 
 
@@ -37,8 +41,8 @@ def explain(job: Job, evidence: Evidence | None = None) -> Explanation:
         return _SPECIAL[code](job, read)
     if code in _PLAIN:
         return Explanation(*_PLAIN[code])
-    if limit := re.match(r"(assoc|qos)(grp|max|min)?(.*)", code):
-        return _limit(*limit.groups())
+    if limit := reason_of(code):
+        return _limit(limit, job, _in_force(limit, job, read))
     if not code:
         return Explanation("other", "SLURM has given no reason yet", "look again in a minute")
     return Explanation("other", f"SLURM's reason is {job.reason}", "`man squeue` explains it, or ask the site")
@@ -188,22 +192,42 @@ _RESOURCES = {
 }
 
 
-def _limit(whose: str, kind: str | None, rest: str) -> Explanation:
-    """AssocGrpGRES, QOSMaxJobsPerUserLimit and their many relations, taken apart."""
-    owner = "your account" if whose == "assoc" else "the QOS"
-    scope = re.search(r"per(user|job|node|account|acct)", rest)
-    what_found = re.sub(r"per(user|job|node|account|acct)|limit", "", rest)
-    what = next((words for name, words in _RESOURCES.items() if name in what_found), "resources")
-    if "min" in what_found[1:] and kind == "grp":
-        return Explanation("quota", f"the budget of {owner} ({what} times minutes) is used up", _SEE_LIMITS)
-    if kind == "min":
+def _limit(reason: Reason, job: Job, found: Limit | None) -> Explanation:
+    """AssocGrpGRES, QOSMaxJobsPerUserLimit and their many relations; `found` is what was read of the limit itself."""
+    owner = found.owner if found else ("your account" if reason.whose == "assoc" else "the QOS")
+    what = next((words for name, words in _RESOURCES.items() if name in reason.what), "resources")
+    if "min" in reason.what[1:] and reason.kind == "grp":
+        words = f"the budget of {owner} ({what} times minutes) is used up"
+        return Explanation("quota", words + (f": {found.used} of {found.most}" if found else ""), _SEE_LIMITS)
+    if reason.kind == "min":
         return Explanation("quota", f"{owner} asks for more {what} in a job than this one uses", _SEE_LIMITS)
-    if (scope and scope[1] in ("job", "node")) or what == "time":
-        remedy = f"it can never start as it is: cancel it, and ask for less; {_SEE_LIMITS}"
-        return Explanation("quota", f"it asks for more {what} than {owner} allows to one job", remedy)
-    who = {"user": "of you", None: "of all users together" if kind == "grp" else "of you"}
-    holder = who.get(scope[1] if scope else None, "of your account")
-    return Explanation("quota", f"{owner} limits the {what} {holder}, and they are in use", f"{WAIT}; {_SEE_LIMITS}")
+    if reason.per in ("job", "node") or what == "time":
+        words = f"it asks for more {what} than {owner} allows to one job"
+        return Explanation("quota", words + (f" ({_number(found.most, what)})" if found else ""), _NEVER)
+    asked = job.resources.get(reason.resource, 0.0)
+    if found and asked > float(found.most):
+        words = f"it asks for {asked:g} {what}, and {owner} allows {found.most} at a time"
+        return Explanation("quota", words, _NEVER)
+    who = {"user": "of you", "": "of all users together" if reason.kind == "grp" else "of you"}
+    words = f"{owner} limits the {what} {who.get(reason.per, 'of your account')}"
+    return Explanation("quota", words + _figures(found, what), f"{WAIT}; {_SEE_LIMITS}")
+
+
+def _in_force(reason: Reason, job: Job, read: Evidence) -> Limit | None:
+    return None if read.limits is None else limit_in_force(read.limits, reason, job.account, job.qos, job.user_id)
+
+
+def _figures(found: Limit | None, what: str) -> str:
+    if found is None or not found.used:
+        return ", and they are in use"
+    return f" to {_number(found.most, what)}, and {_number(found.used, what)} are in use"
+
+
+def _number(text: str, what: str) -> str:
+    """SLURM's number with a unit where it has one."""
+    if what == "time" and text.replace(".", "").isdigit():
+        return duration(float(text) * 60)
+    return f"{text} MB" if what == "memory" else text
 
 
 def _start(job: Job, read: Evidence) -> str:

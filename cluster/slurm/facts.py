@@ -45,6 +45,11 @@ class Job:
     array_id: str = ""
     array_task: str = ""
     stdout: str = ""
+    account: str = ""
+    qos: str = ""
+    user_id: str = ""
+    resources: dict[str, float] = field(default_factory=dict)
+    """What it asks for, by SLURM's names (`node`, `cpu`, `gres/gpu`), where that is a plain number."""
 
     @property
     def is_alive(self) -> bool:
@@ -210,7 +215,16 @@ def _job(found: dict[str, str]) -> Job:
         array_id=array,
         array_task=task,
         stdout=found.get("StdOut", ""),
+        account=found.get("Account", ""),
+        qos=found.get("QOS", ""),
+        user_id="".join(re.findall(r"\((\d+)\)", found.get("UserId", ""))),
+        resources=_resources(found.get("ReqTRES") or found.get("TRES", "")),
     )
+
+
+def _resources(text: str) -> dict[str, float]:
+    pairs = (part.partition("=") for part in text.split(","))
+    return {name: float(amount) for name, _, amount in pairs if re.fullmatch(r"\d+(\.\d+)?", amount)}
 
 
 def _accounted(cells: list[str]) -> Job:

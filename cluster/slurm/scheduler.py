@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import subprocess
 import time
@@ -10,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from cluster.slurm.explain import Evidence
+from cluster.slurm.accounts import ASSOCIATION_FIELDS, QOS_FIELDS, Accounts, parse_associations, parse_qos
+from cluster.slurm.explain import Evidence, reason_code
 from cluster.slurm.facts import (
     SACCT_FIELDS,
     Job,
@@ -24,6 +26,7 @@ from cluster.slurm.facts import (
     parse_version,
     requeue_hold_seconds,
 )
+from cluster.slurm.limits import reason_of
 from cluster.slurm.refusals import SlurmError, absent, refusal
 
 __all__ = ["Job", "Node", "Partition", "Scheduler", "SlurmError", "clean_environment"]
@@ -130,6 +133,19 @@ class Scheduler:
         """All partitions that this user may see."""
         return parse_partitions(self._run(["scontrol", "show", "partition"]))
 
+    def accounts(self, cluster: str, user: str = "") -> Accounts | None:
+        """What accounting allows a user on a cluster, the present one without a name; None where it does not answer."""
+        listed = ("sacctmgr", "--noheader", "--parsable2", "show")
+        whose = f"user={user or getpass.getuser()}"
+        chosen = ("where", whose, f"cluster={cluster}", f"format={','.join(ASSOCIATION_FIELDS)}")
+        try:
+            default = self._run([*listed, "user", whose, "format=DefaultAccount"]).strip()
+            associations = parse_associations(self._run([*listed, "association", *chosen]))
+            qos = parse_qos(self._run([*listed, "qos", f"format={','.join(QOS_FIELDS)}"]))
+        except SlurmError:
+            return None
+        return Accounts(default, associations, qos)
+
     def config(self) -> dict[str, str]:
         """The controller's settings."""
         return parse_config(self._run(["scontrol", "show", "config"]))
@@ -153,8 +169,13 @@ class Scheduler:
             nodes=None if nodes is None else [node for node in nodes if job.partition in node.partitions],
             jobs_ahead=_readable(lambda: self.jobs_ahead(job)),
             requeue_hold_seconds=None if config is None else requeue_hold_seconds(config),
+            limits=_readable(lambda: self._limits(job)) if reason_of(reason_code(job.reason)) else None,
             now=time.time(),
         )
+
+    def _limits(self, job: Job) -> str:
+        chosen = [f"accounts={job.account}"] * bool(job.account) + [f"qos={job.qos}"] * bool(job.qos)
+        return self._run(["scontrol", "show", "assoc_mgr", "flags=assoc,qos", *chosen])
 
     def _accounted(self, job_id: str) -> list[Job]:
         # Without slurmdbd, and where the old completion log is all there is, `-c` reads that.

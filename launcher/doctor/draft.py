@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 
 from cluster.slurm.facts import Node, Partition
+from cluster.slurm.profile import Profile
+from launcher.doctor.accounting import walltime_limit
 from launcher.doctor.site import Site, is_preemptable, sends_user_signal
 
 
@@ -32,10 +34,7 @@ def _lines(site: Site, partition: Partition) -> Iterator[str]:
     yield ""
     others = ", ".join(one.name for one in site.partitions if one.name != partition.name)
     yield f"partition: {_quoted(partition.name)}" + (f"   # others: {others}" if others else "")
-    if "associations" in site.config.get("AccountingStorageEnforce", "").lower():
-        yield "account: my-project   # sacctmgr show assoc user=$USER format=account,partition,qos"
-    else:
-        yield "# account: my-project   # this site does not ask for one"
+    yield from _account(site, partition)
     yield from _hardware(nodes)
     yield ""
     yield "setup: {}   # {venv: FOLDER}, {conda: NAME} or {container: {kind: apptainer, image: FILE}}"
@@ -44,6 +43,21 @@ def _lines(site: Site, partition: Partition) -> Iterator[str]:
     yield "# run_root: /shared/me/runs   # storage that all nodes share"
     yield ""
     yield from _time_and_preemption(site, partition)
+
+
+def _account(site: Site, partition: Partition) -> Iterator[str]:
+    names = site.accounts.names(partition.name) if site.accounts else []
+    if "associations" not in site.enforced:
+        yield "# account: my-project   # this site does not ask for one"
+    elif site.accounts is None or not names:
+        yield "account: my-project   # sacctmgr show assoc user=$USER format=account,partition,qos"
+    else:
+        default = site.accounts.default_account
+        chosen = default if default in names else names[0]
+        others = ", ".join(name for name in names if name != chosen)
+        yield f"account: {_quoted(chosen)}" + (f"   # yours, too: {others}" if others else "")
+        association = site.accounts.association(chosen, partition.name)
+        yield f"# qos: normal   # yours in {chosen}: {', '.join(association.qos) if association else ''}"
 
 
 def _hardware(nodes: list[Node]) -> Iterator[str]:
@@ -65,20 +79,30 @@ def _hardware(nodes: list[Node]) -> Iterator[str]:
 
 
 def _time_and_preemption(site: Site, partition: Partition) -> Iterator[str]:
-    most = partition.max_time_seconds
+    most, whose = walltime_limit(Profile(name=""), partition, site.accounts)
     if most is None:
         yield "max_walltime: 2d   # the partition has no limit; shorter jobs start sooner"
     else:
-        yield f"max_walltime: {_walltime(most)}   # MaxTime of {partition.name}"
+        yield f"max_walltime: {_walltime(most)}   # the limit of {whose}"
     preempted = is_preemptable(partition, site)
     cancels = preempted and "CANCEL" in partition.preempt_mode
     why = "   # preempted jobs are cancelled here" if cancels else ""
     yield f"requeue: {'false' if cancels else 'true'}{why}"
+    signal = "USR1" if sends_user_signal(site) else "TERM"
     if preempted and "qos" in site.config.get("PreemptType", ""):
-        yield "# preemption: {grace_seconds: 60}   # sacctmgr show qos format=name,gracetime"
+        yield from _preemption_by_qos(site, signal)
     elif preempted:
-        signal = "USR1" if sends_user_signal(site) else "TERM"
         yield f"preemption: {{grace_seconds: {partition.grace_seconds:.0f}, signal: {signal}}}"
+
+
+def _preemption_by_qos(site: Site, signal: str) -> Iterator[str]:
+    """Which QOS is chosen is not known, so those that give way stand there to be taken."""
+    if site.accounts is None:
+        yield "# preemption: {grace_seconds: 60}   # sacctmgr show qos format=name,gracetime"
+        return
+    for qos in site.accounts.qos:
+        if site.accounts.gives_way(qos):
+            yield f"# preemption: {{grace_seconds: {qos.grace_seconds:.0f}, signal: {signal}}}   # with qos: {qos.name}"
 
 
 def _walltime(seconds: float) -> str:

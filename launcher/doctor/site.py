@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from cluster.pending import duration
+from cluster.slurm.accounts import Accounts
 from cluster.slurm.facts import Node, Partition, parse_version, requeue_hold_seconds
 from cluster.slurm.profile import Profile
 from launcher.doctor import Check, fail, not_read, ok, warn
+from launcher.doctor.accounting import account_checks, grace_check, preemption_check, qos_of, walltime_limit
 from launcher.launch import walltime_seconds
 
 WARNING_SLOP_SECONDS = 60
@@ -29,6 +31,13 @@ class Site:
     partitions: list[Partition]
     nodes: list[Node]
     version: tuple[int, ...]
+    accounts: Accounts | None = None
+    """What the user may use; None where there is no accounting, or it was not read."""
+
+    @property
+    def enforced(self) -> str:
+        """Which limits of accounting hold here, in small letters: `associations,limits,qos`."""
+        return self.config.get("AccountingStorageEnforce", "").lower()
 
     def partition_of(self, profile: Profile) -> Partition | None:
         """The profile's partition, or the site's default one."""
@@ -49,8 +58,8 @@ def site_checks(profile: Profile, site: Site) -> Iterator[Check]:
     else:
         yield _partition(partition)
         yield _nodes(site.nodes_of(partition))
-        yield _account(profile, partition, site)
-        yield _walltime(profile, partition)
+        yield from account_checks(profile, partition, site.accounts, site.enforced)
+        yield _walltime(profile, partition, site)
         yield _gpus(profile, site.nodes_of(partition))
         yield from _size(profile, site.nodes_of(partition))
         yield from _constraint(profile, site.nodes_of(partition))
@@ -113,23 +122,13 @@ def _nodes(nodes: list[Node]) -> Check:
     return ok("nodes", words)
 
 
-def _account(profile: Profile, partition: Partition, site: Site) -> Check:
-    enforced = "associations" in site.config.get("AccountingStorageEnforce", "").lower()
-    allowed = partition.accounts
-    if profile.account and allowed not in ("", "ALL") and profile.account not in allowed.split(","):
-        return fail("account", f"{profile.account} may not use {partition.name}", f"it takes: {allowed}")
-    if not profile.account and enforced:
-        return warn("account", "none named, and the site asks for one", "`sacctmgr show assoc user=$USER` lists yours")
-    return ok("account", profile.account or "the site's default")
-
-
-def _walltime(profile: Profile, partition: Partition) -> Check:
-    most = partition.max_time_seconds
+def _walltime(profile: Profile, partition: Partition, site: Site) -> Check:
+    most, whose = walltime_limit(profile, partition, site.accounts)
     site_says = duration(most)
     if not profile.max_walltime:
-        return warn("walltime", f"the partition's limit is {site_says}", "set `max_walltime`, so that plans know it")
+        return warn("walltime", f"the limit of {whose} is {site_says}", "set `max_walltime`, so that plans know it")
     ours = walltime_seconds(profile.max_walltime)
-    words = f"{profile.max_walltime} of {site_says}"
+    words = f"{profile.max_walltime} of {site_says}" + ("" if whose.startswith("partition") else f" ({whose})")
     if most is not None and ours > most:
         return fail("walltime", words, f"set `max_walltime` to at most {site_says}")
     if ours <= LEAD_SECONDS + WARNING_SLOP_SECONDS:
@@ -212,18 +211,9 @@ def _preemption(profile: Profile, partition: Partition, site: Site) -> Iterator[
         yield ok("preemption", f"jobs in {partition.name} are not preempted")
         return
     if "qos" in site.config.get("PreemptType", ""):
-        yield not_read("preemption", "GraceTime is the QOS's", "`sacctmgr show qos format=name,gracetime,preemptmode`")
-        return
-    asked, given = profile.preemption.grace_seconds, partition.grace_seconds
-    words = f"GraceTime is {given:g} s"
-    if asked is None:
-        yield warn("preemption", words, f"set `preemption: {{grace_seconds: {given:g}}}`, so that plans know it")
-    elif asked > given:
-        yield fail("preemption", f"{words}, the profile says {asked}", f"set preemption.grace_seconds to {given:g}")
-    elif given == 0:
-        yield warn("preemption", f"{words}: nothing can be saved", "save often (checkpoint.every_minutes)")
+        yield preemption_check(profile, qos_of(profile, partition, site.accounts), site.accounts)
     else:
-        yield ok("preemption", words)
+        yield grace_check(f"GraceTime is {partition.grace_seconds:g} s", partition.grace_seconds, profile)
     yield _signal(profile, site)
 
 

@@ -45,4 +45,7 @@ def draft(partition: str | None) -> str:
 
 def site_of(scheduler: Scheduler) -> Site:
     """What the scheduler says about itself."""
-    return Site(scheduler.config(), scheduler.partitions(), scheduler.node_facts(), scheduler.version())
+    config = scheduler.config()
+    accounting = "slurmdbd" in config.get("AccountingStorageType", "")
+    accounts = scheduler.accounts(config.get("ClusterName", "")) if accounting else None
+    return Site(config, scheduler.partitions(), scheduler.node_facts(), scheduler.version(), accounts)

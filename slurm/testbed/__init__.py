@@ -6,6 +6,7 @@ every process of a node is known, so a node can be "switched off" as a whole, an
 """
 
 from slurm.testbed.bed import Testbed
+from slurm.testbed.config import Settings
 from slurm.testbed.host import TestbedError
 
-__all__ = ["Testbed", "TestbedError"]
+__all__ = ["Settings", "Testbed", "TestbedError"]

@@ -51,6 +51,7 @@ def _parse() -> argparse.Namespace:
         if name in ("up", "run"):
             verb.add_argument("--nodes", type=int, default=4, metavar="N", help="node daemons (4)")
             verb.add_argument("--grace", type=int, default=20, metavar="S", help="seconds before preemption (20)")
+            verb.add_argument("--accounting", action="store_true", help="accounts, QOS and limits; preemption by QOS")
         if name == "release":
             verb.add_argument("jobs", nargs="*", help="job numbers; all without one")
         if name == "run":
@@ -102,7 +103,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> Settings:
     chosen = vars(arguments)
-    return Settings(nodes=chosen.get("nodes") or 4, grace_seconds=chosen.get("grace") or 20)
+    accounting = chosen.get("accounting", False)
+    return Settings(chosen.get("nodes") or 4, grace_seconds=chosen.get("grace") or 20, accounting=accounting)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from slurm.testbed.config import CGROUP_CONF, CONTROLLER, Settings, free_ports, gres_conf, slurm_conf
+from slurm.testbed import accounting
+from slurm.testbed.config import CGROUP_CONF, CONTROLLER, NO_ACCOUNTING, Settings, free_ports, gres_conf, slurm_conf
 from slurm.testbed.host import Host, TestbedError, require_machine, wait_until
 
 _BOOT_SECONDS = 60.0
@@ -33,12 +34,13 @@ class Testbed:
     def up(self) -> bool:
         """Boots; False when it is up already. What a killed testbed left in the folder is removed first."""
         require_machine()
+        if self.settings.accounting:
+            accounting.require_accounting()
         if self.is_up():
             return False
         self.down()
         try:
-            self._write()
-            self._boot()
+            self._boot(self._write())
         except BaseException:
             self.down()
             raise
@@ -142,7 +144,8 @@ class Testbed:
         busy = ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "CONFIGURING")
         wait_until(lambda: not set(self.run("squeue", *states).split()) & set(busy), _BOOT_SECONDS, "jobs stay")
 
-    def _write(self) -> None:
+    def _write(self) -> list[int]:
+        """Writes all files, and gives the ports for accounting."""
         etc = self.directory / "etc"
         etc.mkdir(parents=True)
         self.directory.chmod(0o755)  # other users' commands read slurm.conf and reach the socket
@@ -154,26 +157,40 @@ class Testbed:
         for number in range(self.settings.gpus_per_node):
             # A device that exists everywhere (/dev/null's): for a plain file SLURM sets no CUDA_VISIBLE_DEVICES.
             os.mknod(self.directory / f"gpu{number}", stat.S_IFCHR | 0o600, os.makedev(1, 3))
-        self.conf.write_text(slurm_conf(self.directory, self.settings, free_ports(len(names))))
+        ports, more = free_ports(len(names) + 2), NO_ACCOUNTING
+        if self.settings.accounting:
+            more = accounting.slurm_conf(ports[-2:], self.directory / CONTROLLER / "munge.socket")
+            self._accounting.write(ports[-2:])
+        self.conf.write_text(slurm_conf(self.directory, self.settings, ports[:-2], more))
         (etc / "gres.conf").write_text(gres_conf(self.directory, self.settings))
         (etc / "cgroup.conf").write_text(CGROUP_CONF)
         self._write_key()
+        return ports[-2:]
 
     def _write_key(self) -> None:
         key = self.directory / CONTROLLER / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
 
-    def _boot(self) -> None:
+    def _boot(self, accounting_ports: list[int]) -> None:
         controller = self.host(CONTROLLER)
         own = self.directory / CONTROLLER
         files = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munged.pid"}
         files |= {"log-file": "munged.log", "seed-file": "munged.seed"}
         controller.start("munged", "--force", *(f"--{option}={own / file}" for option, file in files.items()))
+        if self.settings.accounting:
+            self._accounting.start(accounting_ports)
+            self._accounting.wait_for(lambda *command: self._ask(*command).returncode == 0)
         self.start_controller()
+        if self.settings.accounting:
+            self._accounting.fill(self.run)
         for node in self.settings.node_names:
             self.host(node).start("slurmd", "-N", node)
         wait_until(self._is_ready, _BOOT_SECONDS, lambda: f"nodes are {self.node_states()}")
+
+    @property
+    def _accounting(self) -> accounting.Accounting:
+        return accounting.Accounting(self.host(CONTROLLER), self.directory / "etc")
 
     def _is_ready(self) -> bool:
         return set(self.node_states().values()) == {"idle"}

@@ -19,6 +19,7 @@ class Settings:
     gpus_per_node: int = 8
     grace_seconds: int = 20
     requeue_hold_seconds: int = 8
+    accounting: bool = False
 
     @property
     def node_names(self) -> list[str]:
@@ -26,7 +27,10 @@ class Settings:
         return [f"n{number}" for number in range(1, self.nodes + 1)]
 
 
-def slurm_conf(directory: Path, settings: Settings, ports: list[int]) -> str:
+NO_ACCOUNTING = "AccountingStorageType=accounting_storage/none\nPreemptType=preempt/partition_prio\n"
+
+
+def slurm_conf(directory: Path, settings: Settings, ports: list[int], accounting: str = NO_ACCOUNTING) -> str:
     """The controller's and the nodes' slurm.conf. `ports` holds one for the controller and one for each node."""
     nodes = "\n".join(
         f"NodeName={name} NodeAddr=127.0.0.1 Port={port} CPUs=32 Boards=1 SocketsPerBoard=2 CoresPerSocket=16 "
@@ -60,7 +64,6 @@ GresTypes=gpu
 DefMemPerCPU=1000
 ReturnToService=1
 JobRequeue=1
-PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,bf_min_age_reserve=0,sched_interval=2,batch_sched_delay=0
@@ -70,8 +73,7 @@ MessageTimeout=5
 MinJobAge=600
 JobCompType=jobcomp/filetxt
 JobCompLoc={directory}/{CONTROLLER}/jobs.txt
-AccountingStorageType=accounting_storage/none
-JobAcctGatherType=jobacct_gather/none
+{accounting}JobAcctGatherType=jobacct_gather/none
 {nodes}
 PartitionName=DEFAULT Nodes=ALL State=UP OverSubscribe=NO MaxTime=7-00:00:00 DefaultTime=10
 PartitionName=low Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={settings.grace_seconds}
