@@ -17,6 +17,7 @@ from benchmarks.sizing.memory_words import (
     attention_in,
     capacity_in,
     checkpointing_in,
+    number_in,
     optimizer_in,
     quantization_in,
     regime_in,
@@ -145,14 +146,12 @@ def _number(row: Row, key: str) -> int:
 
 def _measured(row: Row) -> tuple[str, float]:
     """What kind of number the row has, and the number in GiB."""
-    unit, told = row["unit"].lower(), re.search(r"\d+(\.\d+)?", (row["measured_value"] or "").replace(",", ""))
-    if not told:
+    text = (row["measured_value"] or "").lower()
+    unit, value = row["unit"].lower(), number_in(text)
+    if label := next((label for label, words in LABELS.items() if re.search(words, f"{unit} {text}")), ""):
+        return label, capacity_in(row) if value is None else value
+    if value is None:
         raise CannotPredictError(f"measured_value is {row['measured_value']!r}")
-    value = float(told[0])
-    if "oom" in unit:
-        return "oom", value
-    if "fits" in unit:
-        return "fits", value
     if "vendor" in unit or "minimum" in unit:
         raise CannotPredictError("a vendor's minimum, not a measurement of a configuration")
     if "budget" in unit:
@@ -163,6 +162,8 @@ def _measured(row: Row) -> tuple[str, float]:
     return _kind(row, unit), gib
 
 
+LABELS = {"oom": r"\boom\b|out.of.memory", "fits": r"\bfits\b"}
+"""What unit or value say where only that was measured."""
 UNITS = (("gib", 1024**3), ("mib", 1024**2), ("mb", 1e6))
 """Bytes of a unit by its name; anything else counts as GB of 1e9 bytes."""
 
@@ -188,7 +189,7 @@ def _kind(row: Row, unit: str) -> str:
 
 def _shape(row: Row) -> ModelShape:
     name, told = row["model"], row.get("params") or ""
-    parameters = int(float(told)) if told else 0
+    parameters = int(number_in(told) or 0)
     if "component" in row["method"] or "lm_head" in name:
         raise CannotPredictError("a component, not a training run")
     if found := find_model(name):
@@ -199,32 +200,18 @@ def _shape(row: Row) -> ModelShape:
     return shape_by_size(parameters, name)
 
 
-ADAPTER_METHODS = (
-    "lora",
-    "qlora",
-    "dora",
-    "adalora",
-    "adapter",
-    "boft",
-    "bone",
-    "vera",
-    "ia3",
-    "ln_tuning",
-    "prefixtuning",
-    "pissa",
-    "olora",
-    "gptq-lora",
-)
+ADAPTERS = re.compile(r"lora|dora|adapter|boft|bone|vera|ia3|ln_tuning|prefix.?tuning|pissa")
+WHOLE = re.compile(r"full|fft|pretrain|sft|fine.?tun")
 
 
 def _method(row: Row) -> str:
-    method = re.split(r"[(+ ]", row["method"].strip().lower())[0]
+    method = row["method"].strip().lower()
     notes = f"{row['source']} {row.get('notes') or ''}".lower()
-    if method == "full" and re.search(r"galore|lisa|badam|apollo", notes):
-        raise CannotPredictError("a method that trains parts of the weights in turns (GaLore, LISA)")
-    if method in ADAPTER_METHODS:
+    if ADAPTERS.search(method):
         return "lora"
-    if method not in ("full", "pretrain", "sft"):
+    if re.search(r"galore|lisa|badam|apollo", notes):
+        raise CannotPredictError("a method that trains parts of the weights in turns (GaLore, LISA)")
+    if not WHOLE.search(method):
         raise CannotPredictError(f"method {row['method']!r}")
     return "full"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,20 @@ from launcher.sizing.memory.settings import Adapters, Attention, Checkpointing, 
 from launcher.sizing.shape import ModelShape
 
 Row = dict[str, str]
+
+
+_SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
+
+
+def number_in(text: str) -> float | None:
+    """The first number as people write it: `4,699`, `41,5`, `7_241_732_096`, `72.7B`, `350M`; None without any."""
+    found = re.search(r"(\d[\d,._]*)(e[+-]?\d+)?(?: ?([kmbt])(?:illion|params)?\b)?", text.strip(), re.I)
+    if not found:
+        return None
+    digits = re.sub(r",(?=\d{3}(\D|$))", "", found[1].rstrip(",._").replace("_", "")).replace(",", ".")
+    with contextlib.suppress(ValueError):
+        return float(digits + (found[2] or "")) * _SCALES.get((found[3] or "").lower(), 1.0)
+    return None
 
 
 def checkpointing_in(row: Row, preset: str) -> Checkpointing:

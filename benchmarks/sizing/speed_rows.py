@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from benchmarks.sizing.memory_words import number_in
 from benchmarks.sizing.speed_models import UNMODELLED, work_named
 from launcher.errors import JobError
 from launcher.sizing.gpus import Gpu, find_gpu
@@ -87,7 +88,7 @@ def read_row(row: Row) -> Reading:
 def _model(row: Row) -> Work:
     if row["model"] in UNMODELLED:
         raise UnreadableError(UNMODELLED[row["model"]])
-    work = work_named(row["model"], float(row["params"] or 0))
+    work = work_named(row["model"], number_in(row["params"] or "") or 0.0)
     if work is None:
         raise UnreadableError(f"unknown model {row['model']}")
     return work
@@ -113,10 +114,10 @@ def _int(text: str) -> int:
 
 
 def _value(row: Row) -> float:
-    try:
-        return float(row["measured_value"].replace(",", ""))
-    except ValueError as error:
-        raise UnreadableError(f"measured value {row['measured_value']!r} is no number") from error
+    value = number_in(row["measured_value"] or "")
+    if value is None:
+        raise UnreadableError(f"measured value {row['measured_value']!r} is no number")
+    return value
 
 
 def _unit(row: Row) -> str:

@@ -128,7 +128,7 @@ def _key(spelling: str) -> str:
     """A spelling without what names no model: letters and digits in lower case, units and form factors dropped."""
     text = NOISE.sub(" ", spelling.lower().replace("_", " "))
     text = re.sub(r"\b(\d+)\s*(gib|gb|g)\b", r"\1", text.replace("-", " "))
-    text = re.sub(r"\bsxm\d?\b|\boam\b|\bnvl\b|tensor core", "", text)
+    text = re.sub(r"\bsxm\d?\b|\boam\b|tensor core", "", text)
     return re.sub(r"[^a-z0-9]", "", text)
 
 

@@ -1,17 +1,20 @@
 """GPUs: spellings of people, drivers and clouds; refusals with the nearest name; prices and their dates."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from launcher.errors import JobError
-from launcher.sizing.gpus import find_gpu, known_gpus, nearest_names, parse_gpus, with_prices
+from launcher.sizing.gpus import CATALOGUE, find_gpu, known_gpus, nearest_names, parse_gpus, with_prices
 
 SPELLINGS = {
     "H100-80": ("h100-80", "NVIDIA H100 80GB HBM3", "H100", "H100 SXM", "h100_80gb", "DGX-H100", "H100-80 SXM"),
     "H100-80-PCIe": ("NVIDIA H100 PCIe", "H100 PCIe"),
     "H200-141": ("NVIDIA H200", "H200 141GB"),
-    "A100-40": ("A100-SXM4-40GB", "a100_40gb", "NVIDIA A100-SXM4-40GB", "A100-PCIE-40GB"),
+    "A100-40": ("A100-SXM4-40GB", "a100_40gb", "NVIDIA A100-SXM4-40GB"),
+    "A100-40-PCIe": ("NVIDIA A100-PCIE-40GB",),
+    "A100-64": ("NVIDIA A100-SXM-64GB",),
     "A100-80": ("A100", "NVIDIA A100-SXM4-80GB", "a100_80gb"),
     "A100-80-PCIe": ("NVIDIA A100 80GB PCIe",),
     "RTX4090-24": ("4090", "RTX 4090", "NVIDIA GeForce RTX 4090", "RTX4090"),
@@ -20,17 +23,34 @@ SPELLINGS = {
     "A10-24": ("A10",),
     "L40S-48": ("NVIDIA L40S",),
     "T4-16": ("Tesla T4", "t4"),
-    "V100-32": ("V100-SXM2-32GB",),
+    "V100-32": ("V100-SXM2-32GB", "V100"),
+    "V100-16-PCIe": ("Tesla V100-PCIE-16GB",),
+    "H100-94": ("NVIDIA H100 NVL",),
+    "GH200-96": ("NVIDIA GH200 480GB",),
+    "H20-96": ("NVIDIA H20",),
+    "L40-48": ("NVIDIA L40",),
+    "RTXPRO6000-96": ("NVIDIA RTX PRO 6000 Blackwell Server Edition",),
+    "RTX4070TiSuper-16": ("NVIDIA GeForce RTX 4070 Ti SUPER",),
+    "RTX2080Ti-11": ("NVIDIA GeForce RTX 2080 Ti",),
+    "QuadroRTX8000-48": ("Quadro RTX 8000",),
     "GB300-288": ("DGX-GB300",),
     "MI300X-192": ("AMD Instinct MI300X",),
     "A6000-48": ("NVIDIA RTX A6000",),
-    "RTX6000Ada-48": ("RTX 6000 Ada",),
+    "RTX6000Ada-48": ("RTX 6000 Ada", "NVIDIA RTX 6000 Ada Generation"),
+    "QuadroRTX6000-24": ("Quadro RTX 6000",),
 }
 
 
 @pytest.mark.parametrize(("name", "spelling"), [(n, s) for n, group in SPELLINGS.items() for s in (n, *group)])
 def test_spellings(name: str, spelling: str) -> None:
     assert find_gpu(spelling).name == name
+
+
+def test_no_spelling_means_two_gpus() -> None:
+    """A spelling of one that is another's, too, would hide it: the last one read is found."""
+    listed = json.loads(CATALOGUE.read_text())["gpus"]
+    found = {(spelling, entry["name"]) for entry in listed for spelling in (entry["name"], *entry["also"])}
+    assert [(spelling, name) for spelling, name in found if find_gpu(spelling).name != name] == []
 
 
 def test_every_gpu_is_found_by_its_own_name_and_makes_sense() -> None:

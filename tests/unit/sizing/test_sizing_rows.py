@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.sizing.memory import score
 from benchmarks.sizing.memory_rows import CannotPredictError, case_of, cumulated, read_rows, source_name
+from benchmarks.sizing.memory_words import number_in
 
 ROOT = Path(__file__).parents[3]
 ROWS = ROOT / "benchmarks" / "sizing" / "rows" / "memory.csv"
@@ -85,6 +86,8 @@ def row(**changes: str) -> dict[str, str]:
         ({"unit": "GB reserved training"}, "reserved"),
         ({"unit": "OOM (no result row)"}, "oom"),
         ({"unit": "GB capacity (FITS label)"}, "fits"),
+        ({"measured_value": "OOM"}, "oom"),
+        ({"measured_value": "fits"}, "fits"),
         ({"unit": "GB", "source": "litgpt config hub"}, "allocated"),
         ({"unit": "GiB", "source": "torchtitan docs"}, "reserved"),
         ({"unit": "GB/GPU"}, "process"),
@@ -92,6 +95,26 @@ def row(**changes: str) -> dict[str, str]:
 )
 def test_what_a_number_is(changes: dict[str, str], found: str) -> None:
     assert case_of(row(**changes)).kind == found
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("72.7B", 72.7e9),
+        ("350M", 350e6),
+        ("8 billion params", 8e9),
+        ("7_241_732_096", 7241732096),
+        ("8.03e9", 8.03e9),
+        ("4,699", 4699),
+        ("1,234.5", 1234.5),
+        ("41,5", 41.5),
+        ("~18.9 GiB", 18.9),
+        ("OOM", None),
+        ("", None),
+    ],
+)
+def test_numbers_as_people_write_them(text: str, number: float | None) -> None:
+    assert number_in(text) == number
 
 
 def test_units_of_ten_and_of_two() -> None:
