@@ -31,7 +31,9 @@ dist.init_process_group("gloo", init_method="tcp://gang-0.gang:29500", rank=rank
 total = torch.ones(1) * (rank + 1)
 dist.all_reduce(total)
 open(f"/runs/{rank}", "w").write(f"{total.item()} as {os.getuid()}")
-print(total.item(), cluster.agent.__name__)
+print(total.item(), cluster.agent.__name__, flush=True)
+dist.barrier()
+dist.destroy_process_group()  # else a thread of gloo's may end the process with an error when Python unloads it
 """
 OWNER = """
 import sys
@@ -151,14 +153,15 @@ def test_pods_outlive_the_api_server(kubernetes_testbed: Testbed, namespace: Nam
 
 
 @pytest.mark.testbed
-def test_another_one_may_be_up_and_goes_when_its_command_ends(kubernetes_testbed: Testbed, tmp_path: Path) -> None:
+def test_another_one_may_be_up_and_goes_when_its_command_ends(kubernetes_testbed: Testbed) -> None:
+    bed = Path(f"{kubernetes_testbed.directory}-other")
     ask = 'kubectl get nodes --output=name; echo "$KUBECONFIG"; exit 7'
-    options = ("--dir", str(tmp_path / "bed"), "--nodes", "1")
+    options = ("--dir", str(bed), "--nodes", "1")
     line = [sys.executable, "-m", "tests.cluster.kubernetes.testbed", "run", *options, "--", "sh", "-c", ask]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     said = (done.returncode, done.stdout.split(), done.stderr)
-    assert said == (7, ["node/n1", f"{tmp_path}/bed/users/admin.kubeconfig"], "")
-    assert not (tmp_path / "bed").exists()
+    assert said == (7, ["node/n1", f"{bed}/users/admin.kubeconfig"], "")
+    assert not bed.exists()
     assert kubernetes_testbed.is_up()
 
 
@@ -219,6 +222,14 @@ def test_without_the_programs_it_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setattr("tests.cluster.kubernetes.testbed.host.PATH", str(tmp_path))
     with pytest.raises(TestbedError, match=r"apt-get install .*conntrack containerd .*runc"):
         Testbed(tmp_path / "bed").up()
+
+
+@pytest.mark.testbed
+def test_a_folder_too_deep_for_sockets_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 60) / "bed"
+    with pytest.raises(TestbedError, match=r"characters too long: sockets lie below it\nname a shorter folder"):
+        Testbed(deep).up()
+    assert not deep.parent.exists()
 
 
 def test_a_folder_that_is_not_a_testbed_is_left_alone(tmp_path: Path) -> None:

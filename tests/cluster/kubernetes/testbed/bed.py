@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tests.cluster.kubernetes.testbed.places import PLACES, Place, taken_place
 
 _BOOT_SECONDS = 60.0
 _NOTICE_SECONDS = 60.0
+_SOCKET_BYTES = 107
+"""The longest path of a Unix socket."""
 _MARK = "tuneyard-kubernetes-testbed"
 
 
@@ -47,6 +50,7 @@ class Testbed(Cluster):
     def up(self) -> bool:
         """Boots; False when it is up already. What a killed testbed has left is removed first."""
         require_machine()
+        self._require_short_paths()
         if self.is_up():
             return False
         self._clear_away_the_abandoned()
@@ -65,6 +69,12 @@ class Testbed(Cluster):
         """Ends every process of the testbed and removes all that it made; False when there was none."""
         with self.place.clearing():
             return self._take_down()
+
+    def _require_short_paths(self) -> None:
+        longest = self.directory / self.settings.node_names[-1] / "kubelet" / "device-plugins" / "kubelet.sock"
+        if (excess := len(os.fsencode(longest)) - _SOCKET_BYTES) > 0:
+            words = f"{self.directory} is {excess} characters too long: sockets lie below it"
+            raise TestbedError(f"{words}\nname a shorter folder with --dir")
 
     def _take_down(self) -> bool:
         running = names_of_running(self.directory)

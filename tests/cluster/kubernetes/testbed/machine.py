@@ -94,8 +94,10 @@ class Machine:
     def power_off(self) -> None:
         """Ends everything on it at once, containers too, as a power cut would."""
 
+        doors = self._doors()
         while pids := [pid for pid, _ in self._own_lines()]:
             _end(pids, f"{self.name}: its processes cannot be ended")
+        wait_until(lambda: all(is_dead(pid) for pid in doors), _SECONDS, f"{self.name}: a door stays open")
 
     def enter(self, *command: str | Path, text: str | None = None, env: Mapping[str, str] | None = None) -> str:
         """The output of a command that runs on it."""
@@ -124,6 +126,12 @@ class Machine:
 
     def _own_lines(self) -> list[tuple[int, list[str]]]:
         return [(pid, words) for pid, words in processes() if words[-2:] == [MARK, str(self.directory)]]
+
+    def _doors(self) -> list[int]:
+        """What stands outside and waits for a service inside; it ends by itself a moment after that."""
+        return [
+            pid for pid, words in processes() if (first := self.pid) and words[:2] == ["nsenter", f"--target={first}"]
+        ]
 
     def _door(self) -> list[str]:
         if (pid := self.pid) is None:
