@@ -8,7 +8,7 @@ from enum import StrEnum
 
 TYPE_CHECKING = False  # `typing` itself would cost every command 2 ms
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -93,6 +93,18 @@ class Backend(ABC):
     @abstractmethod
     def cancel(self, run_dir: Path) -> None:
         """Ends the run, saving if that fits into the grace period. Returns when nothing of it is left."""
+
+    def fetch_model(self, run_dir: Path, tell: Callable[[int, int], None]) -> Path:
+        """Where the run's model is on this machine, brought here first where it is elsewhere.
+
+        `tell` hears how many bytes have come, and how many there are.
+        """
+        if not (run_dir / "model").is_dir():
+            words = f"{run_dir.name} has no model yet"
+            raise ClusterError(
+                words, "it is written when the run finishes; `tuneyard export` writes that of a checkpoint"
+            )
+        return run_dir / "model"
 
     @abstractmethod
     def wait(self, run_dir: Path, timeout_seconds: float | None = None) -> Status:

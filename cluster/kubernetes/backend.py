@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from cluster import lock, rundir
 from cluster.agent.launch import Launch
 from cluster.contract import Backend, ClusterError, Handle, Status
-from cluster.kubernetes import mirror, reader, reading, submission
+from cluster.kubernetes import fetching, mirror, reader, reading, submission
 from cluster.kubernetes.api import Api
 from cluster.kubernetes.names import TRAINER
 from cluster.kubernetes.reading import Scene
@@ -141,6 +141,34 @@ class KubernetesBackend(Backend):
         if not submission.wait_until_gone(place.api, reading.selector(place.given.release), gone_within):
             words = f"pods of {place.given.release} do not end"
             raise ClusterError(words, "their node may be lost: `kubectl get pods` shows where they are")
+
+    def fetch_model(self, run_dir: Path, tell: Callable[[int, int], None]) -> Path:
+        """From the claim, by one of the run's pods, or one made for it, into the run directory here."""
+        place = self._known(run_dir)
+        if not place.given.mirrored:
+            return super().fetch_model(place.run_dir, tell)
+        target = place.run_dir / "model"
+        with self._pod_that_sees(place) as pod:
+            ask = lambda command: place.api.execute(pod, TRAINER, command)[0]  # noqa: E731
+            fetching.fetch(ask, f"{place.given.path}/model", target, tell)
+        return target
+
+    @contextlib.contextmanager
+    def _pod_that_sees(self, place: _Place) -> Iterator[str]:
+        """A pod with the claim. One that was made for it is removed afterwards."""
+        scene = reading.look(place.api, place.given)
+        if scene.running:
+            yield scene.running[0].name
+            return
+        workload = reading.workload_json(place.api, place.given)
+        if workload is None:  # it is gone some time after its end; what it was is rendered anew
+            text = self.rendered(
+                place.run_dir, rundir.read_plan(place.run_dir), (place.run_dir / JOB).read_text("utf-8")
+            )
+            kinds = ("Job", "JobSet")
+            workload = next(one for one in place.api.manifests(text) if one["kind"] in kinds)
+        with reader.staying(place.api, workload) as pod:
+            yield pod
 
     def wait(self, run_dir: Path, timeout_seconds: float | None = None) -> Status:
         """Watches the run's pods."""

@@ -28,6 +28,7 @@ VERBS = {
     "resume": "Go on with a run: after an early end, or further than planned.",
     "checkpoints": "List, verify and prune a run's checkpoints.",
     "list": "List the runs in a folder.",
+    "fetch": "Bring a run's model to this machine.",
     "export": "Write a run's model in Hugging Face layout.",
     "evaluate": "Let a run's model answer prompts, and score the answers.",
     "report": "Write a run's report as one HTML file.",

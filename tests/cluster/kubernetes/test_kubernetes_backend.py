@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -91,8 +92,21 @@ def test_a_user_with_the_role_submits_watches_stops_resumes_and_reads_it_all(
     assert verb("list")[0]["outcome"] == "finished"
     assert verb("resume", run, "--max-steps", 130)["outcome"] == "finished"
     assert read_attempts(run)[-1]["last_step"] == 130
-    assert (namespace.cluster.runs(namespace.name) / run.name / "plan-000.json").is_file()  # type: ignore[attr-defined]
+    remote = namespace.cluster.runs(namespace.name) / run.name  # type: ignore[attr-defined]
+    assert (remote / "plan-000.json").is_file()
+    assert verb("fetch", run)["model"] == str(run / "model")
+    assert same_files(run / "model", remote / "model")
+    shutil.rmtree(run / "model")
+    assert Helm(namespace=namespace.name).uninstall(json.loads((run / "kubernetes.json").read_text())["release"])
+    until(lambda: not namespace.pods(), "the end of the pods")
+    verb("fetch", run)  # whatever became of its release, the claim has it
+    assert same_files(run / "model", remote / "model")
     assert_nowhere(CANARY, namespace, tmp_path)
+
+
+def same_files(here: Path, there: Path) -> bool:
+    both = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (here, there)]
+    return both[0] == both[1] != {}
 
 
 def assert_nowhere(secret: str, namespace: Namespace, folder: Path) -> None:

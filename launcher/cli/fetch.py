@@ -1,0 +1,39 @@
+"""`tuneyard fetch`: a run's model on this machine, wherever the run was."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from cluster import backend
+from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
+from launcher.cli.output import print_json
+from launcher.rundata import backend_name
+
+
+@click.command()
+@run_argument
+@json_option
+def fetch(run_name: str, runs_dir: Path, as_json: bool) -> None:
+    """Bring a run's model to this machine, as RUN/model.
+
+    Of a run on Kubernetes it lies on the claim, and comes in parts: after an interruption the same command goes on.
+    Where the run directory is shared storage, the model is there already.
+    """
+    run_dir = run_dir_of(run_name, runs_dir)
+    model = backend(backend_name(run_dir)).fetch_model(run_dir, _tell)
+    if sys.stderr.isatty():
+        click.echo(err=True)
+    if as_json:
+        print_json({"run": str(run_dir), "model": str(model)})
+    else:
+        click.echo(f"model: {model}\nNext: tuneyard evaluate {quoted(run_dir)} --prompts FILE")
+
+
+def _tell(here_bytes: int, all_bytes: int) -> None:
+    """One line that changes, where somebody looks."""
+    if sys.stderr.isatty():
+        share = 100 * here_bytes / max(1, all_bytes)
+        click.echo(f"\r{here_bytes / 1e6:,.0f} of {all_bytes / 1e6:,.0f} MB ({share:.0f} %)", nl=False, err=True)
