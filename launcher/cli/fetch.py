@@ -10,6 +10,7 @@ import click
 from cluster import backend
 from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli.output import print_json
+from launcher.errors import JobError
 from launcher.rundata import backend_name
 
 
@@ -26,6 +27,9 @@ def fetch(run_name: str, runs_dir: Path, as_json: bool) -> None:
     model = backend(backend_name(run_dir)).fetch_model(run_dir, _tell)
     if sys.stderr.isatty():
         click.echo(err=True)
+    if not model.is_dir():
+        remedy = f"It is written when the run finishes; of a checkpoint: tuneyard export {quoted(run_dir)}"
+        raise JobError(f"{run_dir.name} has no model yet", remedy)
     if as_json:
         print_json({"run": str(run_dir), "model": str(model)})
     else:

@@ -104,6 +104,9 @@ def test_submit_preempt_resume_export(tmp_path: Path, method: str, data: str, en
     assert attempt["outcome"] == "preempted"
     assert attempt["last_checkpoint_step"] == attempt["last_step"] >= 20
 
+    early = tuneyard("fetch", run.name, cwd=tmp_path)
+    assert early.returncode == 2 and "has no model yet" in early.stderr
+
     resumed = tuneyard("resume", run.name, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     progress = json.loads((run / "progress.json").read_text())
@@ -114,6 +117,8 @@ def test_submit_preempt_resume_export(tmp_path: Path, method: str, data: str, en
     losses = [line["loss"] for line in lines if "loss" in line]
     assert sum(losses[-5:]) < learns * sum(losses[:5])
 
+    fetched = tuneyard("fetch", run.name, "--json", cwd=tmp_path)
+    assert (tmp_path / json.loads(fetched.stdout)["model"]).samefile(run / "model")
     merged = tuneyard("export", run.name, "--merge", "--output", run / "merged", cwd=tmp_path)
     assert merged.returncode == 0, merged.stderr
     (exported,) = run_on_ranks(loss_of_export, 1, str(run), distributed=False)
