@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,13 @@ with Place(9).locked() as handle:
 print("noted", flush=True)
 sys.stdin.read()
 """
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder for testbeds: those of pytest are too deep for the kubelet's sockets."""
+    with tempfile.TemporaryDirectory(prefix="tuneyard-") as folder:
+        yield Path(folder)
 
 
 def until(condition: Callable[[], object], seconds: float = 90) -> None:
@@ -167,11 +174,11 @@ def test_another_one_may_be_up_and_goes_when_its_command_ends(kubernetes_testbed
 
 @pytest.mark.testbed
 def test_when_all_places_are_taken_it_says_by_whom(
-    kubernetes_testbed: Testbed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    kubernetes_testbed: Testbed, monkeypatch: pytest.MonkeyPatch, short_path: Path
 ) -> None:
     monkeypatch.setattr("tests.cluster.kubernetes.testbed.places.PLACES", [kubernetes_testbed.place])
     with pytest.raises(TestbedError, match=re.escape(str(kubernetes_testbed.place.holder))):
-        Testbed(tmp_path / "bed").up()
+        Testbed(short_path / "bed").up()
 
 
 @pytest.mark.testbed
@@ -193,21 +200,21 @@ def test_a_crashed_one_is_cleared_away_and_down_leaves_nothing(kubernetes_testbe
 
 @pytest.mark.testbed
 def test_one_that_is_being_ended_is_left_to_its_owner_while_that_lives(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, short_path: Path
 ) -> None:
     monkeypatch.setattr("tests.cluster.kubernetes.testbed.bed.PLACES", [Place(9)])
     monkeypatch.setattr("tests.cluster.kubernetes.testbed.places.PLACES", [])  # nothing is booted here
-    theirs = tmp_path / "theirs"
+    theirs = short_path / "theirs"
     theirs.mkdir()
     (theirs / "tuneyard-kubernetes-testbed").write_text("9")
     line = [sys.executable, "-c", OWNER, str(theirs)]
     with subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         assert owner.stdout and owner.stdout.readline() == b"noted\n"
         with pytest.raises(TestbedError, match="all 0 places"):
-            Testbed(tmp_path / "ours").up()
+            Testbed(short_path / "ours").up()
         assert theirs.exists()
     with pytest.raises(TestbedError, match="all 0 places"):
-        Testbed(tmp_path / "ours").up()
+        Testbed(short_path / "ours").up()
     assert not theirs.exists()
 
 
