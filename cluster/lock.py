@@ -55,7 +55,7 @@ class AgentLock:
 
     def _take(self) -> None:
         deadline = time.monotonic() + self._patience_seconds
-        while not _try_lock(self._descriptor, fcntl.LOCK_EX):
+        while not try_lock(self._descriptor, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 raise LockHeldError(*already_running(self.run_dir, _identity_in(self._descriptor) or {}))
             time.sleep(_POLL_SECONDS)
@@ -73,7 +73,7 @@ def holder(run_dir: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     try:
-        if _try_lock(descriptor, fcntl.LOCK_SH):
+        if try_lock(descriptor, fcntl.LOCK_SH):
             return None
         return _identity_in(descriptor) or {}
     finally:
@@ -107,7 +107,8 @@ def _open(path: Path) -> int:
         ) from error
 
 
-def _try_lock(descriptor: int, kind: int) -> bool:
+def try_lock(descriptor: int, kind: int) -> bool:
+    """Whether the lock could be had; ClusterError where the file system knows no locks."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import fcntl
 import json
 import os
 import re
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster import rundir
 from cluster.contract import ClusterError
+from cluster.lock import try_lock
 
 SENDER = Path(__file__).with_name("model_sender.py")
 PART_BYTES = 8 * 2**20
@@ -50,8 +53,23 @@ def fetch(ask: Ask, remote: str, target: Path, tell: Tell) -> None:
     """Brings the folder `remote` here as `target`. What an earlier call has brought is kept while it is the same there.
 
     Raises:
-        ClusterError: there is no model, it does not fit on the disk, or the connection is lost again and again.
+        ClusterError: there is no model, it does not fit on the disk, somebody else is bringing it, or the connection
+            is lost again and again.
     """
+    with _alone(target):
+        _fetch(ask, remote, target, tell)
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Two at once would write into the same files."""
+    with open(target.with_name(f".{target.name}.lock"), "wb") as file:
+        if not try_lock(file.fileno(), fcntl.LOCK_EX):
+            raise ClusterError(f"another command is bringing {target} already", "wait for its end")
+        yield
+
+
+def _fetch(ask: Ask, remote: str, target: Path, tell: Tell) -> None:
     files = _listed(ask, remote)
     partial, noted = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.files.json")
     facts: dict[str, Any] = {"files": [asdict(one) for one in files]}

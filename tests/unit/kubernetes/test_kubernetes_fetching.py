@@ -111,6 +111,19 @@ def test_a_model_that_is_here_already_and_differs_is_never_overwritten(claim: Pa
     assert (tmp_path / "run" / "model" / "mine").read_text() == "kept"
 
 
+def test_a_second_command_at_the_same_time_is_refused(claim: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def meanwhile(command: Sequence[str]) -> str:
+        with pytest.raises(ClusterError, match="another command is bringing") as refused:
+            bring(Pod(), claim)
+        seen.append(refused.value.message)
+        return Pod()(command)
+
+    fetching.fetch(meanwhile, str(claim), tmp_path / "run" / "model", lambda *_: None)
+    assert seen and contents(tmp_path / "run" / "model") == FILES
+
+
 def test_no_model_yet(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"no model in .* yet"):
         fetching.fetch(Pod(), str(tmp_path / "nothing"), tmp_path / "model", lambda *_: None)
@@ -121,7 +134,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, path: str) -> Non
     listing = f"{json.dumps({'path': path, 'bytes': 1, 'changed': 1})}\n{json.dumps({'end': True})}"
     with pytest.raises(ClusterError, match="holds what is no model's"):
         fetching.fetch(lambda _: listing, "/runs/x/model", tmp_path / "model", lambda *_: None)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".model.lock"]
 
 
 def test_links_are_not_followed(claim: Path, tmp_path: Path) -> None:
