@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+for _number in (signal.SIGINT, signal.SIGHUP):
+    # In the background and under nohup they are ignored, and so they would be in every process that a test starts.
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 CLUSTERS = ("tests/cluster/kubernetes/chart/", "tests/cluster/kubernetes/", "tests/cluster/")
 """Lanes of many files, which begin first: they mostly wait for clusters of their own, while the rest computes."""

@@ -33,7 +33,6 @@ def wishes(tmp_path: Path):
     """Listens to real signals of this process, and gives them back afterwards."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
     before |= {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so
     made = StopWishes(tmp_path, lambda words: None)
     made.listen()
     yield made
