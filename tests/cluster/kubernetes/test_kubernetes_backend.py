@@ -4,16 +4,19 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import pods
 import pytest
 import yaml
 from kubernetes_runs import ROOT, KubernetesRun, profile, tuneyard, until, use_cluster
 
 from cluster import ClusterError
 from cluster.kubernetes import submission
+from cluster.kubernetes.api import Api
 from cluster.kubernetes.helm import Helm
 from cluster.rundir import read_attempts, read_progress
 from tests.cluster.kubernetes.testbed import Namespace, Testbed
@@ -107,6 +110,25 @@ def test_a_user_with_the_role_submits_watches_stops_resumes_and_reads_it_all(
 def same_files(here: Path, there: Path) -> bool:
     both = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (here, there)]
     return both[0] == both[1] != {}
+
+
+@pytest.mark.testbed
+def test_a_command_that_loses_the_api_server_says_so_in_words(namespace: Namespace) -> None:
+    namespace.apply(pods.pod("talker", namespace.image, "sleep", "300"))
+    until(lambda: namespace.get("pod", "talker")["status"]["phase"] == "Running", "the pod")
+    container = namespace.get("pod", "talker")["spec"]["containers"][0]["name"]
+    api = Api(namespace=namespace.name, retry_seconds=())
+    bed = namespace.cluster
+    assert isinstance(bed, Testbed)
+    lost = threading.Timer(3.0, bed.stop_api_server)
+    lost.start()
+    try:
+        with pytest.raises(ClusterError, match=r"exec in pod talker: the API server .*does not answer") as told:
+            api.execute("talker", container, ["sh", "-c", "while :; do echo more; sleep 0.1; done"], 60.0)
+    finally:
+        lost.join()
+        bed.start_api_server()
+    assert "try again" in told.value.remedy
 
 
 def assert_nowhere(secret: str, namespace: Namespace, folder: Path) -> None:
