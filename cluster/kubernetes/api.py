@@ -202,7 +202,6 @@ class Api:
     def _execute(self, pod: str, container: str, command: Sequence[str], seconds: float) -> tuple[str, str, int]:
         from kubernetes import stream
         from kubernetes.client.exceptions import ApiException
-        from websocket import WebSocketException
 
         client = self._new_client()  # the stream turns the client it is given into one of web sockets
         function = self._group(client, "Core").connect_get_namespaced_pod_exec
@@ -224,7 +223,7 @@ class Api:
         try:
             opened.run_forever(timeout=seconds)
             return opened.read_stdout(timeout=0) or "", opened.read_stderr(timeout=0) or "", _exit_code(opened)
-        except (OSError, WebSocketException) as error:
+        except self._network_errors() as error:
             raise unreachable(f"exec in pod {pod}", self._context, str(error)) from None
         finally:
             opened.close()
@@ -310,8 +309,9 @@ class Api:
     @staticmethod
     def _network_errors() -> tuple[type[Exception], ...]:
         from urllib3.exceptions import HTTPError
+        from websocket import WebSocketException
 
-        return (HTTPError, OSError)
+        return (HTTPError, OSError, WebSocketException)
 
 
 _CREATIONS = {

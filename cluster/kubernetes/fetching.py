@@ -10,7 +10,6 @@ import base64
 import binascii
 import contextlib
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from typing import Any
 
 from cluster import rundir
 from cluster.contract import ClusterError
+from cluster.kubernetes import mirror
 from cluster.lock import try_lock
 
 SENDER = Path(__file__).with_name("model_sender.py")
@@ -148,18 +148,10 @@ def _part(ask: Ask, remote: str, one: ModelFile, offset: int) -> bytes:
 
 def _answer(ask: Ask, request: dict[str, Any]) -> list[dict[str, Any]]:
     """The lines of an answer, without the last."""
-    said = ask(["python", "-c", SENDER.read_text(encoding="utf-8"), json.dumps(request)])
-    lines = [found for line in said.splitlines() if isinstance(found := _parsed(line), dict)]
+    lines = list(mirror.objects(ask(mirror.asked(SENDER, request))))
     if not lines or lines[-1].get("end") is not True:
         raise ClusterError("the pod's answer was cut off", "fetch again: what has come is kept")
     return lines[:-1]
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 def _total(files: Sequence[ModelFile]) -> int:

@@ -30,12 +30,12 @@ _GROWING = re.compile(r"logs/(metrics\.jsonl|attempt-\d{3,6}/[a-z0-9-]{1,40}\.(l
 
 def command(run_dir: str, here: Path, ranks: Sequence[int] = (0,)) -> list[str]:
     """What asks a pod for everything that is not here yet."""
-    return _command({"run_dir": run_dir, "have": _have(here), "ranks": list(ranks)})
+    return asked(SENDER, {"run_dir": run_dir, "have": _have(here), "ranks": list(ranks)})
 
 
 def stop_command(run_dir: str, stop: dict[str, Any]) -> list[str]:
     """What leaves a wish to stop in the run directory."""
-    return _command({"run_dir": run_dir, "stop": stop})
+    return asked(SENDER, {"run_dir": run_dir, "stop": stop})
 
 
 def take(answer: str, here: Path) -> bool:
@@ -44,7 +44,7 @@ def take(answer: str, here: Path) -> bool:
     Raises:
         ClusterError: the answer was cut off, or is none.
     """
-    for line in _objects(answer):
+    for line in objects(answer):
         if line.get("end") is True:
             return bool(line.get("more"))
         _take_part(here, line)
@@ -54,7 +54,7 @@ def take(answer: str, here: Path) -> bool:
 def take_ledger(log: str, here: Path) -> bool:
     """Takes the last ledger out of what pod 0 printed; gives whether there was one."""
     lines = [line[len(LEDGER) :] for line in log.splitlines() if line.startswith(LEDGER)]
-    found = next(_objects(lines[-1]), {}) if lines else {}
+    found = next(objects(lines[-1]), {}) if lines else {}
     records = [
         one for one in found.get("ledger") or () if isinstance(one, dict) and isinstance(one.get("attempt"), int)
     ]
@@ -65,8 +65,9 @@ def take_ledger(log: str, here: Path) -> bool:
     return bool(records)
 
 
-def _command(request: dict[str, Any]) -> list[str]:
-    return ["python", "-c", SENDER.read_text(encoding="utf-8"), json.dumps(request)]
+def asked(sender: Path, request: dict[str, Any]) -> list[str]:
+    """The command that runs a sender's text in a pod."""
+    return ["python", "-c", sender.read_text(encoding="utf-8"), json.dumps(request)]
 
 
 def _have(here: Path) -> dict[str, int]:
@@ -124,7 +125,8 @@ def _write_part(path: Path, offset: int, data: bytes) -> None:
         os.close(descriptor)
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
+def objects(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects among the lines of an answer."""
     for line in _lines(text):
         try:
             value = json.loads(line)

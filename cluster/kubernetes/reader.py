@@ -40,7 +40,7 @@ def ask(api: Api, workload: Mapping[str, Any], command: Sequence[str]) -> str:
     name = pod["metadata"]["name"]
     api.create_pod(pod)
     try:
-        return api.pod_log(name, TRAINER, _ALL_LINES) if _has_ended(api, name) else ""
+        return api.pod_log(name, TRAINER, _ALL_LINES) if _comes_to(api, name, "Succeeded") else ""
     finally:
         api.delete_pod(name)
 
@@ -58,7 +58,7 @@ def staying(api: Api, workload: Mapping[str, Any]) -> Iterator[str]:
     name = pod["metadata"]["name"]
     api.create_pod(pod)
     try:
-        if _is_in(api, name, ("Running",)) != "Running":
+        if not _comes_to(api, name, "Running"):
             raise ClusterError(f"pod {name} did not start within {_SECONDS} s", "`kubectl describe pod` tells why")
         yield name
     finally:
@@ -108,17 +108,13 @@ def _template(workload: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def _has_ended(api: Api, name: str) -> bool:
-    return _is_in(api, name, ("Succeeded", "Failed")) == "Succeeded"
-
-
-def _is_in(api: Api, name: str, phases: Sequence[str]) -> str:
-    """Which of these phases, or that it has failed; empty when it comes to none of them in time."""
+def _comes_to(api: Api, name: str, phase: str) -> bool:
+    """Whether a pod reaches this phase in time, without failing before."""
     deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
         found = api.read("pod", name)
-        phase = pod_of(found).phase if found else "Failed"
-        if phase in (*phases, "Failed"):
-            return phase
+        now = pod_of(found).phase if found else "Failed"
+        if now in (phase, "Failed"):
+            return now == phase
         time.sleep(_POLL_SECONDS)
-    return ""
+    return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.slurm.facts import parse_duration, parse_gpus
+from cluster.slurm.facts import listed, parse_duration, parse_gpus
 
 ASSOCIATION_FIELDS = ("Account", "Partition", "QOS", "DefaultQOS", "MaxWall")
 QOS_FIELDS = ("Name", "GraceTime", "Preempt", "PreemptMode", "MaxWall", "MaxTRES", "MaxTRESPU", "GrpTRES")
@@ -68,7 +68,7 @@ class Accounts:
 def parse_associations(text: str) -> list[Association]:
     """`sacctmgr --parsable2 show association` with ASSOCIATION_FIELDS."""
     return [
-        Association(account, partition, _listed(qos), default, parse_duration(wall))
+        Association(account, partition, listed(qos), default, parse_duration(wall))
         for account, partition, qos, default, wall in _rows(text, len(ASSOCIATION_FIELDS))
     ]
 
@@ -79,7 +79,7 @@ def parse_qos(text: str) -> list[Qos]:
         Qos(
             name=name,
             grace_seconds=parse_duration(grace) or 0.0,
-            preempts=_listed(preempts),
+            preempts=listed(preempts),
             preempt_mode="" if mode in ("", "cluster") else mode.upper(),
             max_wall_seconds=parse_duration(wall),
             max_gpus_per_job=_gpus(per_job),
@@ -99,7 +99,3 @@ def _gpus(text: str) -> int | None:
 def _rows(text: str, cells: int) -> list[list[str]]:
     rows = [line.split("|") for line in text.splitlines()]
     return [row for row in rows if len(row) == cells]
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part for part in text.split(",") if part)

@@ -250,8 +250,8 @@ def _node(found: dict[str, str]) -> Node:
         gpus=parse_gpus(found.get("Gres", "")),
         cpus=_integer(found.get("CPUTot")) or 0,
         memory_mb=_integer(found.get("RealMemory")) or 0,
-        features=_listed(found.get("AvailableFeatures", "")),
-        partitions=_listed(found.get("Partitions", "")),
+        features=listed(found.get("AvailableFeatures", "")),
+        partitions=listed(found.get("Partitions", "")),
         reason=found.get("Reason", ""),
         version=found.get("Version", ""),
     )
@@ -275,7 +275,8 @@ def _partition(found: dict[str, str]) -> Partition:
     )
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def listed(text: str) -> tuple[str, ...]:
+    """The parts of a list with commas."""
     return tuple(part for part in text.split(",") if part)
 
 

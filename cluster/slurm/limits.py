@@ -71,13 +71,11 @@ def limit_in_force(text: str, reason: Reason, account: str, qos: str, user_id: s
 
     `user_id` is a number. A limit on each user is the same for all, so what is in use is that user's.
     """
+    wanted = f"QOS {qos}" if reason.whose == "qos" else f"account {account}"
+    mine = ("", user_id if reason.per == "user" else account)
     for owner, section, setting, value in _settings(text):
-        if setting != reason.setting or owner not in (f"account {account}", f"QOS {qos}"):
-            continue
-        of_this_kind = owner.startswith("QOS ") == (reason.whose == "qos")
-        mine = section in ("", user_id if reason.per == "user" else account)
-        amount = _amount(value, reason.resource)
-        if of_this_kind and mine and amount:
+        counts = (owner, setting) == (wanted, reason.setting) and section in mine
+        if counts and (amount := _amount(value, reason.resource)):
             return Limit(owner, *amount)
     return None
 

@@ -133,18 +133,9 @@ class Scheduler:
         """All partitions that this user may see."""
         return parse_partitions(self._run(["scontrol", "show", "partition"]))
 
-    def accounts(self, cluster: str, user: str = "") -> Accounts | None:
-        """What accounting allows a user on a cluster, the present one without a name; None where it does not answer."""
-        listed = ("sacctmgr", "--noheader", "--parsable2", "show")
-        whose = f"user={user or getpass.getuser()}"
-        chosen = ("where", whose, f"cluster={cluster}", f"format={','.join(ASSOCIATION_FIELDS)}")
-        try:
-            default = self._run([*listed, "user", whose, "format=DefaultAccount"]).strip()
-            associations = parse_associations(self._run([*listed, "association", *chosen]))
-            qos = parse_qos(self._run([*listed, "qos", f"format={','.join(QOS_FIELDS)}"]))
-        except SlurmError:
-            return None
-        return Accounts(default, associations, qos)
+    def accounts(self, cluster: str) -> Accounts | None:
+        """What accounting allows this user on a cluster; None where it does not answer."""
+        return _readable(lambda: self._accounts(cluster, f"user={getpass.getuser()}"))
 
     def config(self) -> dict[str, str]:
         """The controller's settings."""
@@ -172,6 +163,13 @@ class Scheduler:
             limits=_readable(lambda: self._limits(job)) if reason_of(reason_code(job.reason)) else None,
             now=time.time(),
         )
+
+    def _accounts(self, cluster: str, whose: str) -> Accounts:
+        show = ("sacctmgr", "--noheader", "--parsable2", "show")
+        chosen = ("where", whose, f"cluster={cluster}", f"format={','.join(ASSOCIATION_FIELDS)}")
+        default = self._run([*show, "user", whose, "format=DefaultAccount"]).strip()
+        associations = parse_associations(self._run([*show, "association", *chosen]))
+        return Accounts(default, associations, parse_qos(self._run([*show, "qos", f"format={','.join(QOS_FIELDS)}"])))
 
     def _limits(self, job: Job) -> str:
         chosen = [f"accounts={job.account}"] * bool(job.account) + [f"qos={job.qos}"] * bool(job.qos)

@@ -27,31 +27,27 @@ _CHANGE = ("sacctmgr", "--immediate", "--quiet")
 
 
 class Accounting:
-    """Database and slurmdbd, which run on `host`; `ports` are theirs."""
+    """Database and slurmdbd, which run on `host`."""
 
     def __init__(self, host: Host, slurm_etc: Path) -> None:
         self.host = host
         self._etc = slurm_etc
 
     def write(self, ports: list[int]) -> None:
-        """Makes the database, and slurmdbd.conf beside slurm.conf."""
+        """Writes what both are told, and slurmdbd.conf beside slurm.conf. `ports`: the database's and slurmdbd's."""
         password = secrets.token_urlsafe(16)
-        path = self._etc / "slurmdbd.conf"
-        path.touch(0o600)
-        path.write_text(_slurmdbd_conf(self.host, ports, password))
-        (self.host.directory / "password.sql").touch(0o600)
-        (self.host.directory / "password.sql").write_text(f"ALTER USER root@127.0.0.1 IDENTIFIED BY '{password}';\n")
-        (self.host.directory / "mariadb").mkdir(0o700)
+        _write_private(self._etc / "slurmdbd.conf", _slurmdbd_conf(self.host, ports, password))
+        own = self.host.directory
+        _write_private(own / "password.sql", f"ALTER USER root@127.0.0.1 IDENTIFIED BY '{password}';\n")
+        _write_private(own / "mariadb.cnf", _mariadb_conf(own, ports[0]))
+        (own / "mariadb").mkdir(0o700)
 
-    def start(self, ports: list[int]) -> None:
+    def start(self) -> None:
         """Starts database and slurmdbd."""
         own = self.host.directory
-        base = ["--no-defaults", f"--datadir={own}/mariadb", "--user=root"]
-        self.host.start("mariadb-install-db", *base, "--auth-root-authentication-method=normal", "--skip-test-db")
-        server = [*base, f"--socket={own}/mariadb.socket", f"--port={ports[0]}", "--bind-address=127.0.0.1"]
-        server += [f"--init-file={own}/password.sql", "--skip-name-resolve", "--innodb-lock-wait-timeout=900"]
-        server += ["--innodb-flush-log-at-trx-commit=0"]  # nothing here must survive a power cut of the real machine
-        self.host.start("sh", "-c", 'setsid mariadbd "$@" >mariadb.log 2>&1 &', "sh", *server)
+        told = f"--defaults-file={own}/mariadb.cnf"
+        self.host.start("mariadb-install-db", told, "--auth-root-authentication-method=normal", "--skip-test-db")
+        self.host.start("sh", "-c", 'setsid mariadbd "$@" >mariadb.log 2>&1 &', "sh", told)
         wait_until((own / "mariadb.socket").exists, _SECONDS, lambda: f"no database: {self.host.last_words()}")
         self.host.start("slurmdbd")
 
@@ -88,6 +84,27 @@ AccountingStoragePass={socket}
 AccountingStorageTRES=gres/gpu
 AccountingStorageEnforce=associations,limits,qos
 PreemptType=preempt/qos
+"""
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.touch(0o600)
+    path.write_text(text)
+
+
+def _mariadb_conf(own: Path, port: int) -> str:
+    # Nothing here must survive a power cut of the real machine.
+    return f"""\
+[mariadbd]
+datadir={own}/mariadb
+user=root
+socket={own}/mariadb.socket
+port={port}
+bind-address=127.0.0.1
+init-file={own}/password.sql
+skip-name-resolve
+innodb-lock-wait-timeout=900
+innodb-flush-log-at-trx-commit=0
 """
 
 

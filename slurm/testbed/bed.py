@@ -40,7 +40,8 @@ class Testbed:
             return False
         self.down()
         try:
-            self._boot(self._write())
+            self._write()
+            self._boot()
         except BaseException:
             self.down()
             raise
@@ -144,8 +145,7 @@ class Testbed:
         busy = ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "CONFIGURING")
         wait_until(lambda: not set(self.run("squeue", *states).split()) & set(busy), _BOOT_SECONDS, "jobs stay")
 
-    def _write(self) -> list[int]:
-        """Writes all files, and gives the ports for accounting."""
+    def _write(self) -> None:
         etc = self.directory / "etc"
         etc.mkdir(parents=True)
         self.directory.chmod(0o755)  # other users' commands read slurm.conf and reach the socket
@@ -165,21 +165,20 @@ class Testbed:
         (etc / "gres.conf").write_text(gres_conf(self.directory, self.settings))
         (etc / "cgroup.conf").write_text(CGROUP_CONF)
         self._write_key()
-        return ports[-2:]
 
     def _write_key(self) -> None:
         key = self.directory / CONTROLLER / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
 
-    def _boot(self, accounting_ports: list[int]) -> None:
+    def _boot(self) -> None:
         controller = self.host(CONTROLLER)
         own = self.directory / CONTROLLER
         files = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munged.pid"}
         files |= {"log-file": "munged.log", "seed-file": "munged.seed"}
         controller.start("munged", "--force", *(f"--{option}={own / file}" for option, file in files.items()))
         if self.settings.accounting:
-            self._accounting.start(accounting_ports)
+            self._accounting.start()
             self._accounting.wait_for(lambda *command: self._ask(*command).returncode == 0)
         self.start_controller()
         if self.settings.accounting:
