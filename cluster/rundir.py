@@ -16,6 +16,7 @@ from cluster.contract import ClusterError
 
 PLAN = "plan.json"
 PROGRESS = "progress.json"
+FAILURE = "failure.json"
 ATTEMPTS = "attempts.jsonl"
 STOP = "stop"
 DOWN_NODES = "down-nodes"
@@ -59,8 +60,13 @@ def read_plan(run_dir: Path) -> dict[str, Any]:
 def read_progress(run_dir: Path) -> dict[str, Any] | None:
     """Where the trainer is; None when it has not said so yet, or the file cannot be read.
 
-    On a full disk the trainer can only touch the file: its time counts as a heartbeat, too.
+    On a full disk the trainer can only touch the file: its time counts as a heartbeat, too. Why an attempt failed
+    stands under `failure`, which no later word of another rank takes back.
     """
+    return _with_failure(_progress(run_dir), read_json_loosely(run_dir / FAILURE))
+
+
+def _progress(run_dir: Path) -> dict[str, Any] | None:
     try:
         progress = read_json(run_dir / PROGRESS)
         touched = (run_dir / PROGRESS).stat().st_mtime if progress else 0.0
@@ -69,6 +75,18 @@ def read_progress(run_dir: Path) -> dict[str, Any] | None:
     if progress is not None and isinstance(progress.get("heartbeat"), int | float):
         progress["heartbeat"] = max(progress["heartbeat"], touched)
     return progress
+
+
+def _with_failure(progress: dict[str, Any] | None, failure: dict[str, Any]) -> dict[str, Any] | None:
+    """The progress with the failure, when it is of this attempt or a newer one that has told nothing else."""
+    facts, failed = progress or {}, failure.get("attempt")
+    told = facts.get("attempt")
+    if not isinstance(failed, int) or (isinstance(told, int) and told > failed):
+        return progress
+    if told == failed and facts.get("state") == "finished":  # its work was done, and saved
+        return progress
+    beats = [one for one in (facts.get("heartbeat"), failure.get("time")) if isinstance(one, int | float)]
+    return {**facts, "state": "failed", "attempt": failed, "failure": failure, "heartbeat": max(beats, default=None)}
 
 
 def read_attempts(run_dir: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the trainer tells the outside, and what it hears: progress.json, the stop file, signals."""
+"""What the trainer tells the outside, and what it hears: progress.json, failure.json, the stop file, signals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ class Progress:
             "attempt": attempt,
             "resumed_from": None,
             "exactness": None,
-            "failure": None,
             "save_problem": None,
             "phase_seconds": None,
             "longest_seconds": {},
@@ -69,20 +68,19 @@ class Progress:
 def record_failure(run_dir: Path, attempt: int, kind: str, message: str, remedy: str = "") -> None:
     """Note why an attempt failed, unless another rank has done so; any rank may call this.
 
+    It has a file of its own: the first rank may renew progress.json for as long as torchrun lets it live.
+
     Args:
         kind: "fatal" (must not be tried again unchanged) or "crash".
     """
-    file = run_dir / "progress.json"
-    facts = _read(file) or {}
-    if facts.get("attempt") == attempt and facts.get("failure"):
-        return
-    failure = {"kind": kind, "message": message, "remedy": remedy}
-    facts |= {"state": "failed", "attempt": attempt, "failure": failure, "heartbeat": time.time()}
-    _write_or_warn(file, facts)
+    file = run_dir / "failure.json"
+    if (_read(file) or {}).get("attempt") != attempt:
+        words = {"kind": kind, "message": message, "remedy": remedy}
+        _write_or_warn(file, {"attempt": attempt, **words, "time": time.time()})
 
 
 def _read(file: Path) -> Any:
-    """What progress.json says; it tells about the past, so a damaged one is replaced."""
+    """What a file says; it tells about the past, so a damaged one is replaced."""
     try:
         return read_json(file)
     except ValueError as error:

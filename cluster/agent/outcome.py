@@ -1,6 +1,6 @@
 """How an attempt ended, from what is known about it. Pure functions; docs/node-agent.md holds the table.
 
-progress.json and the stop file are the truth. Exit codes are hints: torchrun turns every rank's code into 1.
+progress.json, failure.json and the stop file are the truth. Exit codes are hints: torchrun makes 1 of every rank's.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ LEDGER = "tuneyard: "
 MOST_BYTES = 2**30
 """Of one mirrored file."""
 _MOST_PART = 2**24
-_WHOLE = ("attempts.jsonl", "progress.json", "evaluation.json", "data/preflight.json")
+_WHOLE = ("attempts.jsonl", "progress.json", "failure.json", "evaluation.json", "data/preflight.json")
 _GROWING = re.compile(r"logs/(metrics\.jsonl|attempt-\d{3,6}/[a-z0-9-]{1,40}\.(log|txt))")
 
 

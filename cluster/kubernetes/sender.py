@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-WHOLE = ("attempts.jsonl", "progress.json", "evaluation.json", "data/preflight.json")
+WHOLE = ("attempts.jsonl", "progress.json", "failure.json", "evaluation.json", "data/preflight.json")
 GROWING = ("logs/metrics.jsonl",)
 STORY = re.compile(r"(agent|prepare|export|evaluate|train|agent-node-\d+|train-node-\d+)\.log|stacks-rank-\d+\.txt")
 RANK = re.compile(r"rank-(\d+)\.log")

@@ -137,7 +137,7 @@ def wait_for_step(run: Path, step: int) -> None:
         progress = json.loads((run / "progress.json").read_text()) if (run / "progress.json").exists() else {}
         if progress.get("state") == "training" and progress["step"] >= step:
             return
-        assert progress.get("failure") is None, progress
+        assert not (run / "failure.json").exists(), (run / "failure.json").read_text()
         time.sleep(0.05)
     raise AssertionError("the run did not get that far")
 
@@ -220,8 +220,9 @@ def test_damaged_runs_and_brackets_in_messages_do_not_break_the_overview(tmp_pat
         run.mkdir(parents=True)
         (run / "plan.json").write_text(json.dumps(plan))
         failure = {"kind": "crash", "message": "[/pytorch/gloo/pair.cc:545] Connection closed", "remedy": ""}
-        facts = {"state": "failed", "attempt": 0, "step": 3, "max_steps": 9, "failure": failure, "heartbeat": 1.0}
+        facts = {"state": "training", "attempt": 0, "step": 3, "max_steps": 9, "heartbeat": 1.0}
         (run / "progress.json").write_text(json.dumps(facts))
+        (run / "failure.json").write_text(json.dumps({"attempt": 0, **failure, "time": 2.0}))
     status = tuneyard("status", "good", cwd=tmp_path)
     assert status.returncode == 0, status.stderr
     assert "[/pytorch/gloo/pair.cc:545]" in status.stdout

@@ -136,6 +136,14 @@ def test_what_the_trainer_calls_fatal_is_fatal_though_torchrun_loses_the_code(ru
     assert record["exit_codes"]["train"] == 1
 
 
+def test_what_one_rank_calls_fatal_is_not_taken_back_by_another_that_is_still_there(run: Run) -> None:
+    """The first rank goes on writing, and leaves politely when torchrun signals it: nobody wished for that."""
+    run.plan(["train"], ranks=2, fatal_at=1, fatal_ranks=[1], steps=10**6, polite=True)
+    assert run.carry() == 2
+    assert json.loads((run.dir / "progress.json").read_text())["state"] == "stopped"
+    assert (run.record()["outcome"], run.record()["cause"]) == ("fatal", "out of memory")
+
+
 def test_wrong_data_in_prepare_is_fatal_and_nothing_else_is_started(run: Run) -> None:
     run.plan(EVERYTHING, prepare_exit=2)
     assert run.carry() == 2

@@ -1,6 +1,7 @@
 """The shared files of a run directory: replaced whole, read with tolerance."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,29 @@ def test_progress_is_none_when_absent_or_torn(tmp_path: Path) -> None:
     assert rundir.read_progress(tmp_path) is None
     (tmp_path / "progress.json").write_text('{"state": "trai')
     assert rundir.read_progress(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("progress", "failure", "seen"),
+    [
+        (None, {"attempt": 0, "time": 5.0}, ("failed", 0, 5.0)),  # another rank failed before the first one spoke
+        ({"state": "stopped", "attempt": 0, "heartbeat": 9.0}, {"attempt": 0, "time": 5.0}, ("failed", 0, 9.0)),
+        ({"state": "stopped", "attempt": 0, "heartbeat": 1.0}, {"attempt": 1, "time": 5.0}, ("failed", 1, 5.0)),
+        ({"state": "loading", "attempt": 2, "heartbeat": 9.0}, {"attempt": 1, "time": 5.0}, ("loading", 2, 9.0)),
+        ({"state": "finished", "attempt": 1, "heartbeat": 9.0}, {"attempt": 1, "time": 9.5}, ("finished", 1, 9.0)),
+        ({"state": "training", "attempt": 1, "heartbeat": 9.0}, {"attempt": "1"}, ("training", 1, 9.0)),
+    ],
+)
+def test_a_failure_is_that_of_its_attempt(
+    tmp_path: Path, progress: dict | None, failure: dict, seen: tuple[str, int, float]
+) -> None:
+    if progress is not None:
+        rundir.write_json_atomic(tmp_path / "progress.json", progress)
+        os.utime(tmp_path / "progress.json", (0, 0))
+    rundir.write_json_atomic(tmp_path / "failure.json", failure)
+    found = rundir.read_progress(tmp_path) or {}
+    assert (found["state"], found["attempt"], found["heartbeat"]) == seen
+    assert (found.get("failure") == failure) == (seen[0] == "failed")
 
 
 def test_a_missing_plan_is_an_error_with_a_remedy(tmp_path: Path) -> None:

@@ -33,7 +33,9 @@ def run_dir(write_job: Callable[..., Path], cpu_machine, tmp_path: Path) -> Path
     text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 61, "lo'
     (folder / "logs" / "metrics.jsonl").write_text(text)
     progress = {"state": "finished", "step": 60, "max_steps": 60, "loss": 1.125, "tokens": 491520}
-    (folder / "progress.json").write_text(json.dumps(progress | {"failure": {"message": HOSTILE, "remedy": HOSTILE}}))
+    (folder / "progress.json").write_text(json.dumps(progress | {"attempt": 1}))
+    failure = {"attempt": 2, "kind": "fatal", "message": HOSTILE, "remedy": HOSTILE, "time": 1.0}
+    (folder / "failure.json").write_text(json.dumps(failure))
     attempts = [
         {"attempt": 0, "outcome": "preempted", "cause": HOSTILE, "nodes": [HOSTILE], "seconds": {"train": 60.0}},
         {"attempt": 1, "outcome": "finished", "cause": "", "nodes": ["b"], "seconds": {"train": 65.0}},

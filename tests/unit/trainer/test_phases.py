@@ -13,7 +13,7 @@ import pytest
 import trainer.progress
 from cluster.rundir import read_progress
 from trainer.phases import PHASES, PhaseClock
-from trainer.progress import Progress
+from trainer.progress import Progress, record_failure
 
 
 @pytest.fixture
@@ -84,6 +84,20 @@ def test_only_the_first_rank_writes_and_a_damaged_file_is_replaced(tmp_path: Pat
     (tmp_path / "progress.json").write_text('{"step": 4, "sta')
     Progress(tmp_path, attempt=1).update(state="loading")
     assert json.loads((tmp_path / "progress.json").read_text())["state"] == "loading"
+
+
+def test_the_first_failure_of_an_attempt_stands_whatever_the_first_rank_writes_after_it(tmp_path: Path) -> None:
+    progress = Progress(tmp_path, attempt=1)
+    progress.update(state="training", step=7)
+    record_failure(tmp_path, 1, "fatal", "out of memory", "a smaller micro-batch")
+    record_failure(tmp_path, 1, "crash", "Connection closed by peer")
+    progress.update(state="stopped", step=8)
+    seen = read_progress(tmp_path) or {}
+    assert (seen["state"], seen["step"], seen["failure"]["kind"]) == ("failed", 8, "fatal")
+    Progress(tmp_path, attempt=2).update(state="loading")
+    assert "failure" not in (read_progress(tmp_path) or {})
+    record_failure(tmp_path, 2, "crash", "another one")
+    assert (read_progress(tmp_path) or {})["failure"]["message"] == "another one"
 
 
 def test_a_full_disk_does_not_stop_the_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,9 +55,8 @@ def train(run_dir: Path, settings: dict) -> int:
             return 1  # torchrun ends us since another rank failed
         if step == settings.get("raise_at", {}).get(os.environ["TUNEYARD_ATTEMPT"]) and rank == 0:
             raise OSError(settings.get("says", "lost the thread"))
-        if settings.get("fatal_at") == step:
-            failure = {"kind": "fatal", "message": "out of memory", "remedy": "a smaller micro-batch"}
-            write_progress(run_dir, "failed", step, start, failure)
+        if settings.get("fatal_at") == step and rank in settings.get("fatal_ranks", [rank]):
+            record_failure(run_dir, {"kind": "fatal", "message": "out of memory", "remedy": "a smaller micro-batch"})
             return 2
         time.sleep(settings.get("step_seconds", 0.02))
     if rank == 0:
@@ -116,9 +115,12 @@ def phase_seconds() -> dict[str, float]:
     return {"launch": launched, "training": time.time() - STARTED}
 
 
-def write_progress(
-    run_dir: Path, state: str, step: int, start: int, failure: dict | None = None, saved: int | None = None
-) -> None:
+def record_failure(run_dir: Path, words: dict) -> None:
+    attempt = int(os.environ["TUNEYARD_ATTEMPT"])
+    write(run_dir / "failure.json", {"attempt": attempt, **words, "time": time.time()})
+
+
+def write_progress(run_dir: Path, state: str, step: int, start: int, saved: int | None = None) -> None:
     if saved is None:
         saved = step if state in ("stopped", "finished") else start
     progress = {
@@ -129,11 +131,14 @@ def write_progress(
         "resumed_from": {"step": start} if start else None,
         "phase_seconds": phase_seconds(),
         "heartbeat": time.time(),
-        "failure": failure,
     }
-    beside = run_dir / "progress.json.new"
-    beside.write_text(json.dumps(progress))
-    beside.replace(run_dir / "progress.json")
+    write(run_dir / "progress.json", progress)
+
+
+def write(path: Path, facts: dict) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(facts))
+    beside.replace(path)
 
 
 sys.exit(main())
