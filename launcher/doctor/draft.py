@@ -85,11 +85,14 @@ def _time_and_preemption(site: Site, partition: Partition) -> Iterator[str]:
     else:
         yield f"max_walltime: {_walltime(most)}   # the limit of {whose}"
     preempted = is_preemptable(partition, site)
-    cancels = preempted and "CANCEL" in partition.preempt_mode
+    by_qos = "qos" in site.config.get("PreemptType", "")
+    cancels = (
+        preempted and "CANCEL" in (site.config.get("PreemptMode", "") if by_qos else partition.preempt_mode).upper()
+    )
     why = "   # preempted jobs are cancelled here" if cancels else ""
     yield f"requeue: {'false' if cancels else 'true'}{why}"
     signal = "USR1" if sends_user_signal(site) else "TERM"
-    if preempted and "qos" in site.config.get("PreemptType", ""):
+    if preempted and by_qos:
         yield from _preemption_by_qos(site, signal)
     elif preempted:
         yield f"preemption: {{grace_seconds: {partition.grace_seconds:.0f}, signal: {signal}}}"
@@ -102,7 +105,9 @@ def _preemption_by_qos(site: Site, signal: str) -> Iterator[str]:
         return
     for qos in site.accounts.qos:
         if site.accounts.gives_way(qos):
-            yield f"# preemption: {{grace_seconds: {qos.grace_seconds:.0f}, signal: {signal}}}   # with qos: {qos.name}"
+            requeue = {"CANCEL": "; then requeue: false", "REQUEUE": "; then requeue: true"}.get(qos.preempt_mode, "")
+            preemption = f"{{grace_seconds: {qos.grace_seconds:.0f}, signal: {signal}}}"
+            yield f"# preemption: {preemption}   # with qos: {qos.name}{requeue}"
 
 
 def _walltime(seconds: float) -> str:

@@ -195,15 +195,29 @@ def _constraint(profile: Profile, nodes: list[Node]) -> Iterator[Check]:
 def _requeue(profile: Profile, partition: Partition, site: Site) -> Check:
     if not profile.requeue:
         return ok("requeue", "off: each job submits its follower")
-    if is_preemptable(partition, site) and "CANCEL" in partition.preempt_mode:
-        words = f"{partition.name} cancels preempted jobs (PreemptMode=CANCEL)"
+    mode, whose = _preempt_mode(profile, partition, site)
+    if "CANCEL" in mode:
+        words = f"{whose} cancels preempted jobs (PreemptMode=CANCEL)"
         return fail("requeue", words, "set `requeue: false`: then the follower waits in the queue already")
-    if "SUSPEND" in partition.preempt_mode:
+    if "SUSPEND" in mode:
         words = "preempted jobs are suspended, with their GPU memory"
         return warn("requeue", words, "expect hangs to be reported; choose a partition that requeues")
     if site.config.get("JobRequeue") == "0":
         return warn("requeue", "not the site's default (JobRequeue=0); jobs ask for it", "if refused: `requeue: false`")
     return ok("requeue", "allowed")
+
+
+def _preempt_mode(profile: Profile, partition: Partition, site: Site) -> tuple[str, str]:
+    """What becomes of a job of this profile when others want its nodes ("" without others), and who says so."""
+    if not is_preemptable(partition, site):
+        return "", partition.name
+    if "qos" not in site.config.get("PreemptType", ""):
+        return partition.preempt_mode, partition.name
+    qos = qos_of(profile, partition, site.accounts)
+    if site.accounts and qos and not site.accounts.gives_way(qos):
+        return "", qos.name
+    own = qos.preempt_mode if qos else ""
+    return (own, f"QOS {qos.name}") if qos and own else (site.config.get("PreemptMode", "").upper(), "the site")
 
 
 def _preemption(profile: Profile, partition: Partition, site: Site) -> Iterator[Check]:

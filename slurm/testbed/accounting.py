@@ -14,12 +14,16 @@ COMMANDS = ("mariadbd", "mariadb-install-db", "slurmdbd", "sacctmgr")
 QOS = {
     "small": ["GraceTime=0", "MaxWall=5", "MaxTRESPerUser=gres/gpu=8", "MaxSubmitJobsPerUser=2"],
     "scavenger": ["GraceTime=20", "PreemptMode=requeue"],
-    "urgent": ["Preempt=scavenger"],
+    "leftover": ["GraceTime=20", "PreemptMode=cancel"],
+    "urgent": ["Preempt=scavenger,leftover"],
 }
-"""What each QOS beside `normal` is told: one is small, one gives way to another after 20 s."""
+"""What each QOS beside `normal` is told: one is small, two give way to another after 20 s, to wait again or to end."""
 ACCOUNTS = {"physics": [], "hungry": ["GrpTRES=gres/gpu=4"], "chemistry": []}
 """Each account with its limits."""
-USERS = {"root": {"physics": "normal,small,scavenger,urgent", "hungry": "normal"}, "nobody": {"chemistry": "normal"}}
+USERS = {
+    "root": {"physics": "normal,small,scavenger,leftover,urgent", "hungry": "normal"},
+    "nobody": {"chemistry": "normal"},
+}
 """Each user's accounts, the default one first, with the QOS that may be used in it."""
 _SECONDS = 60.0
 _CLUSTER = "testbed"

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from slurm_runs import SlurmRun
@@ -23,6 +24,7 @@ gpu_types: {h100-80: h100}
 cpus_per_gpu: 4
 memory: "0"
 """
+URGENT = ("--qos=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
 
 
 def sbatch(folder: Path, *options: str) -> str:
@@ -122,6 +124,10 @@ def doctor(folder: Path, capsys: pytest.CaptureFixture[str], more: str) -> dict[
         ("qos: small", "walltime", "ok", "5m of 5 min (QOS small)"),
         ("qos: small", "preemption", "ok", "not preempted"),
         ("qos: scavenger", "preemption", "warn", "grace_seconds: 20"),
+        ("qos: scavenger", "requeue", "ok", "allowed"),
+        ("qos: leftover", "requeue", "fail", "QOS leftover cancels preempted jobs"),
+        ("qos: leftover\nrequeue: false", "requeue", "ok", "each job submits its follower"),
+        ("qos: normal", "requeue", "ok", "allowed"),
         ("qos: scavenger\npreemption: {grace_seconds: 60}", "preemption", "fail", "set preemption.grace_seconds to 20"),
     ],
 )
@@ -144,17 +150,20 @@ def test_a_draft_names_the_users_own_account(
     assert command(["doctor", "--draft"]) == 0
     draft = capsys.readouterr().out
     assert 'account: "physics"   # yours, too: hungry, root' in draft
-    assert "# preemption: {grace_seconds: 20, signal: USR1}   # with qos: scavenger" in draft
+    assert "# preemption: {grace_seconds: 20, signal: USR1}   # with qos: scavenger; then requeue: true" in draft
+    assert "# preemption: {grace_seconds: 20, signal: USR1}   # with qos: leftover; then requeue: false" in draft
 
 
+@pytest.mark.parametrize(
+    "site", [{"qos": "scavenger"}, {"qos": "leftover", "requeue": False}], ids=lambda site: site["qos"]
+)
 def test_a_run_that_gives_way_to_another_qos_comes_back_where_it_was(
-    accounting_testbed: Testbed, tmp_path: Path
+    accounting_testbed: Testbed, tmp_path: Path, site: dict[str, Any]
 ) -> None:
-    run = SlurmRun(accounting_testbed, tmp_path / "scavenger", slurm={"qos": "scavenger"}, nodes=4)
+    run = SlurmRun(accounting_testbed, tmp_path / "gives-way", slurm=site, nodes=4)
     run.submit()
     run.trains(0)
-    urgent = ("--qos=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-    accounting_testbed.run("sbatch", *urgent)
+    accounting_testbed.run("sbatch", *URGENT)
     until(lambda: len(run.records()) == 1 and run.records()[0].get("outcome"), "the end of the first attempt")
     until(lambda: accounting_testbed.release() or len(read_attempts(run.dir)) == 2, "the second attempt")
     run.trains(1)
@@ -162,6 +171,24 @@ def test_a_run_that_gives_way_to_another_qos_comes_back_where_it_was(
     assert run.ended() == "stopped"
     first, second = read_attempts(run.dir)
     assert (first["outcome"], second["first_step"]) == ("preempted", first["last_step"])
+
+
+def test_a_run_killed_unsaved_under_a_qos_that_cancels_goes_on_if_it_does_not_count_on_a_requeue(
+    accounting_testbed: Testbed, tmp_path: Path
+) -> None:
+    """Why the doctor says `requeue: false`: who does not leave within GraceTime cannot ask for another life."""
+    deaf = {"steps": 10**6, "save_every": 5, "deaf": True}
+    counts_on_it, goes_on = (
+        SlurmRun(accounting_testbed, tmp_path / name, deaf, slurm=site, nodes=2, grace_seconds=60)
+        for name, site in {"counts": {"qos": "leftover"}, "goes-on": {"qos": "leftover", "requeue": False}}.items()
+    )
+    for run in (counts_on_it, goes_on):
+        run.submit()
+        run.trains(0)
+    accounting_testbed.run("sbatch", *URGENT)
+    goes_on.trains(1)
+    assert counts_on_it.ended() == "preempted"
+    assert len(counts_on_it.records()) == 1
 
 
 def test_a_job_that_the_controller_has_lost_is_known_from_accounting(
