@@ -17,6 +17,7 @@ from benchmarks.sizing.memory_words import (
     attention_in,
     capacity_in,
     checkpointing_in,
+    measured_in,
     number_in,
     optimizer_in,
     quantization_in,
@@ -147,7 +148,7 @@ def _number(row: Row, key: str) -> int:
 def _measured(row: Row) -> tuple[str, float]:
     """What kind of number the row has, and the number in GiB."""
     text = (row["measured_value"] or "").lower()
-    unit, value = row["unit"].lower(), number_in(text)
+    unit, value = row["unit"].lower(), measured_in(text)
     if label := next((label for label, words in LABELS.items() if re.search(words, f"{unit} {text}")), ""):
         return label, capacity_in(row) if value is None else value
     if value is None:

@@ -28,6 +28,12 @@ def number_in(text: str) -> float | None:
     return None
 
 
+def measured_in(text: str) -> float | None:
+    """The number of a measurement: what nobody can have measured, like 0 in a row of a run that failed, is none."""
+    value = number_in(text)
+    return value if value and not text.strip().startswith("-") else None
+
+
 def checkpointing_in(row: Row, preset: str) -> Checkpointing:
     """Kind of checkpointing; full where a row says nothing, as almost every fine-tune has it."""
     text = f"{row.get('act_ckpt') or ''} {row['parallelism']}".lower()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from benchmarks.sizing.memory_words import number_in
+from benchmarks.sizing.memory_words import measured_in, number_in
 from benchmarks.sizing.speed_models import UNMODELLED, work_named
 from launcher.errors import JobError
 from launcher.sizing.gpus import Gpu, find_gpu
@@ -114,9 +114,9 @@ def _int(text: str) -> int:
 
 
 def _value(row: Row) -> float:
-    value = number_in(row["measured_value"] or "")
+    value = measured_in(row["measured_value"] or "")
     if value is None:
-        raise UnreadableError(f"measured value {row['measured_value']!r} is no number")
+        raise UnreadableError(f"measured value {row['measured_value']!r} is no number that can have been measured")
     return value
 
 

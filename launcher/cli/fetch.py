@@ -24,9 +24,11 @@ def fetch(run_name: str, runs_dir: Path, as_json: bool) -> None:
     Where the run directory is shared storage, the model is there already.
     """
     run_dir = run_dir_of(run_name, runs_dir)
-    model = backend(backend_name(run_dir)).fetch_model(run_dir, _tell)
-    if sys.stderr.isatty():
-        click.echo(err=True)
+    line = _Line()
+    try:
+        model = backend(backend_name(run_dir)).fetch_model(run_dir, line.tell)
+    finally:
+        line.end()
     if not model.is_dir():
         remedy = f"It is written when the run finishes; of a checkpoint: tuneyard export {quoted(run_dir)}"
         raise JobError(f"{run_dir.name} has no model yet", remedy)
@@ -36,8 +38,18 @@ def fetch(run_name: str, runs_dir: Path, as_json: bool) -> None:
         click.echo(f"model: {model}\nNext: tuneyard evaluate {quoted(run_dir)} --prompts FILE")
 
 
-def _tell(here_bytes: int, all_bytes: int) -> None:
+class _Line:
     """One line that changes, where somebody looks."""
-    if sys.stderr.isatty():
-        share = 100 * here_bytes / max(1, all_bytes)
-        click.echo(f"\r{here_bytes / 1e6:,.0f} of {all_bytes / 1e6:,.0f} MB ({share:.0f} %)", nl=False, err=True)
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def tell(self, here_bytes: int, all_bytes: int) -> None:
+        if sys.stderr.isatty():
+            self._begun = True
+            share = 100 * here_bytes / max(1, all_bytes)
+            click.echo(f"\r{here_bytes / 1e6:,.0f} of {all_bytes / 1e6:,.0f} MB ({share:.0f} %)", nl=False, err=True)
+
+    def end(self) -> None:
+        if self._begun:
+            click.echo(err=True)

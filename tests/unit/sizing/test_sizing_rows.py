@@ -117,6 +117,12 @@ def test_numbers_as_people_write_them(text: str, number: float | None) -> None:
     assert number_in(text) == number
 
 
+@pytest.mark.parametrize("text", ["0", "0.0", "-24", "nan", ""])
+def test_what_nobody_can_have_measured_is_counted_as_such(text: str) -> None:
+    with pytest.raises(CannotPredictError, match="measured_value is"):
+        case_of(row(unit="GiB torch peak allocated", measured_value=text))
+
+
 def test_units_of_ten_and_of_two() -> None:
     assert case_of(row(unit="GiB", measured_value="24")).gib == 24
     assert case_of(row(unit="GB", measured_value="24")).gib == pytest.approx(24e9 / 2**30)

@@ -94,6 +94,8 @@ def test_words_of_a_row() -> None:
         ({"gpu": "unspecified"}, "unknown GPU"),
         ({"seq_len": ""}, "no sequence length"),
         ({"measured_value": "OOM"}, "no number"),
+        ({"measured_value": "0.0"}, "no number"),
+        ({"measured_value": "-6000"}, "no number"),
         ({"unit": "joules"}, "unit"),
         ({"parallelism": "tp3"}, "no multiple"),
         ({"model": "granite-4.0-tiny-preview"}, "state-space"),
