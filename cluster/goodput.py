@@ -14,7 +14,7 @@ from cluster.contract import Outcome
 
 BEFORE = ("queue", "gate", "prepare")
 TRAINING = ("launch", "import", "rendezvous", "load", "first_step", "training", "save", "evaluate")
-AFTER = ("export", "evaluate_model", "other")
+AFTER = ("export", "evaluate_model", "hang", "other")
 PHASES = (*BEFORE, *TRAINING, *AFTER)
 """All that an attempt's time can go into; they add up to its seconds, the wait for it included."""
 PRIOR_SECONDS = 6 * 3600.0
@@ -41,7 +41,7 @@ def account(record: Record, progress: Record) -> dict[str, Any]:
     `progress` is what the trainer wrote in this attempt, empty when it wrote nothing. The record holds the
     seconds of `queue` and `gate` already.
     """
-    phases = _phase_seconds(record, progress.get("phase_seconds") or {})
+    phases = _phase_seconds(record, progress)
     lost_steps = _lost_in(record)
     lost_seconds = lost_steps * _seconds_per_step({**record, "phase_seconds": phases})
     return {"phase_seconds": phases, "lost_steps": lost_steps, "lost_seconds": round(lost_seconds, 3)}
@@ -71,8 +71,9 @@ def mean_time_between_failures_seconds(records: Sequence[Record], prior_seconds:
     return (running + prior_seconds) / (failures + 1)
 
 
-def _phase_seconds(record: Record, trainer: Record) -> dict[str, float]:
+def _phase_seconds(record: Record, progress: Record) -> dict[str, float]:
     known, ran = record.get("phase_seconds") or {}, record.get("seconds") or {}
+    trainer = progress.get("phase_seconds") or {}
     found = dict.fromkeys(PHASES, 0.0)
     found |= {"queue": known.get("queue", 0.0), "gate": known.get("gate", 0.0)}
     found |= {"prepare": ran.get("prepare", 0.0), "export": ran.get("export", 0.0)}
@@ -84,8 +85,18 @@ def _phase_seconds(record: Record, trainer: Record) -> dict[str, float]:
     scale = min(1.0, min(left, ran.get("train", left)) / max(sum(spent.values()), 1e-9))
     found |= {phase: seconds * scale for phase, seconds in spent.items()}
     found = {phase: round(seconds, 3) for phase, seconds in found.items()}
-    found["other"] = round(max(0.0, wall_seconds - sum(found.values())), 3)
+    rest = max(0.0, wall_seconds - sum(found.values()))
+    found["hang"] = round(min(rest, _silent_seconds(record, progress)), 3)
+    found["other"] = round(rest - found["hang"], 3)
     return found
+
+
+def _silent_seconds(record: Record, progress: Record) -> float:
+    """From the last sign of life of an attempt that hung until it was ended; all of training, if there was none."""
+    if record.get("outcome") != Outcome.HANG:
+        return 0.0
+    last, training = progress.get("heartbeat"), (record.get("seconds") or {}).get("train") or 0.0
+    return max(0.0, (record.get("ended") or last) - last) if isinstance(last, int | float) else training
 
 
 def _lost_in(record: Record) -> int:

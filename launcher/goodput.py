@@ -14,6 +14,7 @@ GROUPS = {
     "saving": ("save",),
     "data, export, evaluation": ("prepare", "export", "evaluate", "evaluate_model"),
     "waiting for machines": ("queue",),
+    "hanging": ("hang",),
     "other": ("gate", "other"),
 }
 """What time can go into beside training, coarser than the records have it."""

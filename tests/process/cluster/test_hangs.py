@@ -33,6 +33,7 @@ def test_a_stopped_rank_is_a_hang_that_is_named_and_the_run_goes_on(run: Run) ->
     assert "in all_reduce" in run.log("stacks-rank-00000.txt")
     assert "is stopped" in run.log("stacks-rank-00001.txt")
     assert record["decision"]["action"] == "restart"
+    assert 2 <= record["phase_seconds"]["hang"] < record["seconds"]["train"]
     until(lambda: len(read_attempts(run.dir)) == 2, "the next attempt")
     until(lambda: (read_progress(run.dir) or {}).get("attempt") == 1, "its first step")
     (run.dir / "stop").touch()
@@ -45,6 +46,7 @@ def test_a_rank_that_never_says_a_word_is_found_by_the_start_limit(run: Run) -> 
     assert run.carry() == 3
     assert run.record()["outcome"] == "hang"
     assert run.record()["cause"].startswith("train: no sign of the trainer for 3 s")
+    assert run.record()["phase_seconds"]["hang"] >= 3
 
 
 def test_a_run_without_a_watch_is_left_alone(run: Run) -> None:

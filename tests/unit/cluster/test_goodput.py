@@ -39,12 +39,24 @@ def test_phases_add_up_whatever_the_trainer_says(seed: int) -> None:
     dice = random.Random(seed)
     ran = {name: dice.uniform(0, 30) for name in ("prepare", "train", "export") if dice.random() < 0.7}
     trainer = {name: dice.choice([None, dice.uniform(-1, 50)]) for name in TRAINER if dice.random() < 0.8}
-    record = {"outcome": "crashed", "started": 5.0, "ended": 5.0 + sum(ran.values()) + dice.uniform(0, 9)}
+    record = {
+        "outcome": dice.choice(["crashed", "hang"]),
+        "started": 5.0,
+        "ended": 5.0 + sum(ran.values()) + dice.uniform(0, 9),
+    }
     record |= {"seconds": ran, "phase_seconds": {"queue": dice.uniform(0, 9)}}
-    phases = account(record, {"phase_seconds": trainer})["phase_seconds"]
+    beat = {"heartbeat": dice.uniform(0, 60)} if dice.random() < 0.7 else {}
+    phases = account(record, {"phase_seconds": trainer, **beat})["phase_seconds"]
     whole = record["phase_seconds"]["queue"] + record["ended"] - record["started"]
     assert sum(phases.values()) == pytest.approx(whole, abs=0.02)
     assert min(phases.values()) >= 0
+
+
+@pytest.mark.parametrize(("outcome", "hang"), [("hang", 30.0), ("crashed", 0.0)])
+def test_time_without_a_sign_of_life_is_the_hangs(outcome: str, hang: float) -> None:
+    record = {"attempt": 0, "outcome": outcome, "started": 0.0, "ended": 120.0, "seconds": {"train": 119.0}}
+    told = account(record, {"phase_seconds": {"load": 8.0, "training": 80.0}, "heartbeat": 90.0})["phase_seconds"]
+    assert (told["hang"], told["other"]) == (hang, 120 - 88 - hang)
 
 
 def test_an_attempt_that_left_no_word_has_an_account_too() -> None:
