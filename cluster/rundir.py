@@ -6,6 +6,7 @@ file or the new one. Readers are tolerant all the same: disks fill up, and peopl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -42,6 +43,17 @@ def read_json_loosely(path: Path) -> dict[str, Any]:
         return read_json(path) or {}
     except ClusterError:
         return {}
+
+
+def read_json_of_others(path: Path) -> dict[str, Any]:
+    """A file by which another machine speaks to this one; empty as long as it has not.
+
+    Network file systems may remember for a minute that a name is not there, but a file that is there is looked up
+    anew whenever it is opened. So one that is waited for is created here, empty; others replace it.
+    """
+    with contextlib.suppress(OSError):  # a full disk, or one that may only be read: then the minute has to pass
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT, 0o644))
+    return read_json_loosely(path)
 
 
 def write_json_atomic(path: Path, value: dict[str, Any]) -> None:

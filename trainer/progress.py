@@ -80,9 +80,9 @@ def record_failure(run_dir: Path, attempt: int, kind: str, message: str, remedy:
 
 
 def _read(file: Path) -> Any:
-    """What a file says; it tells about the past, so a damaged one is replaced."""
+    """What a file says, nothing if it is empty; it tells about the past, so a damaged one is replaced."""
     try:
-        return read_json(file)
+        return read_json(file) if file.exists() and file.stat().st_size else None
     except ValueError as error:
         say(f"{file} is damaged and will be replaced: {error}")
         return None

@@ -17,11 +17,13 @@ from cluster.goodput import account, mean_time_between_failures_seconds
 from cluster.policy import Decision, Limits, decide
 from cluster.processes import boot_id
 from cluster.rundir import (
+    FAILURE,
     attempt_log_dir,
     next_attempt,
     put_attempt,
     read_attempts,
     read_down_nodes,
+    read_json_of_others,
     read_progress,
     read_stop,
 )
@@ -40,6 +42,7 @@ class Attempt:
         self.log_dir = attempt_log_dir(run_dir, self.number)
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self.ends: list[PhaseEnd] = []
+        read_json_of_others(run_dir / FAILURE)  # a rank on another node may write it: then it is to be seen at once
         started, earlier, node = time.time(), read_attempts(run_dir), this_node()
         self.mtbf_seconds = mean_time_between_failures_seconds(earlier)
         self._record: dict[str, Any] = {

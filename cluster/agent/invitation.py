@@ -16,7 +16,7 @@ from cluster.agent.evidence import Evidence
 from cluster.agent.health import Check
 from cluster.agent.outcome import PhaseEnd
 from cluster.contract import Outcome
-from cluster.rundir import attempt_log_dir, read_json_loosely, write_json_atomic
+from cluster.rundir import attempt_log_dir, read_json_of_others, write_json_atomic
 
 INVITATION = "invitation.json"
 ABSENT = "absent.json"
@@ -82,7 +82,7 @@ def write_invitation(run_dir: Path, invitation: Invitation) -> None:
 
 def read_invitation(run_dir: Path, generation: str) -> Invitation | None:
     """The invitation of this generation's head; None when there is none, or another one's."""
-    given = read_json_loosely(run_dir / INVITATION)
+    given = read_json_of_others(run_dir / INVITATION)
     if given.get("generation") != generation:
         return None
     try:
@@ -108,7 +108,7 @@ def write_absences(run_dir: Path, generation: str, absences: Sequence[Absence]) 
 
 def read_absences(run_dir: Path, generation: str) -> list[Absence]:
     """The followers of this life that are known to be gone."""
-    given = read_json_loosely(run_dir / ABSENT)
+    given = read_json_of_others(run_dir / ABSENT)
     if given.get("generation") != generation:
         return []
     try:
@@ -131,7 +131,7 @@ def write_report(run_dir: Path, report: Report) -> None:
 
 def read_report(run_dir: Path, invitation: Invitation, rank: int) -> Report | None:
     """What that node's follower says about this very invitation; None when it has not said anything yet."""
-    given = read_json_loosely(report_path(run_dir, invitation.attempt, rank))
+    given = read_json_of_others(report_path(run_dir, invitation.attempt, rank))
     if given.get("generation") != invitation.generation or given.get("serial") != invitation.serial:
         return None
     try:

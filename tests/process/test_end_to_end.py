@@ -137,7 +137,8 @@ def wait_for_step(run: Path, step: int) -> None:
         progress = json.loads((run / "progress.json").read_text()) if (run / "progress.json").exists() else {}
         if progress.get("state") == "training" and progress["step"] >= step:
             return
-        assert not (run / "failure.json").exists(), (run / "failure.json").read_text()
+        failure = (run / "failure.json").read_text() if (run / "failure.json").exists() else ""
+        assert not failure, failure
         time.sleep(0.05)
     raise AssertionError("the run did not get that far")
 

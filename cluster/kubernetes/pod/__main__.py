@@ -19,7 +19,7 @@ from cluster.kubernetes.pod.signals import Signals
 from cluster.kubernetes.pod.words import Words
 from cluster.rundir import PLAN
 
-_APPEAR_SECONDS = 60.0
+_APPEAR_SECONDS = 150.0
 _POLL_SECONDS = 0.5
 
 

@@ -11,7 +11,7 @@ from cluster.agent.node import GENERATION, HEAD, NODE_RANK, NODES, PORT
 from cluster.agent.restarts import SUBMITTED
 from cluster.kubernetes.pod.post import Post
 from cluster.kubernetes.pod.presence import PODS
-from cluster.rundir import read_json_loosely, write_json_atomic
+from cluster.rundir import read_json_of_others, write_json_atomic
 
 GATHERING = "gathering.json"
 NODE_MARK = "#"
@@ -41,7 +41,7 @@ def write_gathering(run_dir: Path, gathering: Gathering) -> None:
 
 def read_gathering(run_dir: Path) -> Gathering | None:
     """The newest gathering; None when there was none yet."""
-    given = read_json_loosely(run_dir / PODS / GATHERING)
+    given = read_json_of_others(run_dir / PODS / GATHERING)
     try:
         address = str(given.get("address") or "")
         return Gathering(str(given["generation"]), tuple(given["pods"]), tuple(given["nodes"]), address)

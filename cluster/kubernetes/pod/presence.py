@@ -18,7 +18,7 @@ from typing import Any
 
 from cluster.agent.invitation import Silence
 from cluster.kubernetes.pod.post import Post
-from cluster.rundir import read_json_loosely
+from cluster.rundir import read_json_of_others
 
 PODS = "pods"
 WAITING, SERVING, LEFT = "waiting", "serving", "left"
@@ -52,7 +52,7 @@ def presence_path(run_dir: Path, index: int) -> Path:
 
 def read_presence(run_dir: Path, index: int) -> Presence | None:
     """What the pod shows now; None when there is nothing, or half of something."""
-    given = read_json_loosely(presence_path(run_dir, index))
+    given = read_json_of_others(presence_path(run_dir, index))
     known = {one.name: given[one.name] for one in fields(Presence) if one.name in given}
     try:
         return Presence(**known)
@@ -74,10 +74,17 @@ class OwnPresence:
     def _found(self) -> Presence | None:
         """Who had this post before; a file that is there and cannot be read is looked at again for a while."""
         for _ in range(_TRIES):
-            if (last := read_presence(self._run_dir, self._post.index)) is not None or not self._path.exists():
+            if (last := read_presence(self._run_dir, self._post.index)) is not None or self._is_blank():
                 return last
             time.sleep(_TRY_SECONDS)
         return None
+
+    def _is_blank(self) -> bool:
+        """Whether nobody has had this post: those who look for its pod have made the file, if it is there at all."""
+        try:
+            return self._path.stat().st_size == 0
+        except OSError:
+            return True
 
     def show(self, now: float, **changed: Any) -> None:
         """Shows what has changed, at once."""

@@ -26,6 +26,7 @@ def test_a_run_from_first_word_to_finished(run: Run) -> None:
     assert [run.log(f"rank-0000{rank}.log").strip() for rank in (0, 1)] == ["train speaks", "train speaks"]
     assert run.log("prepare.log").strip() == "prepare speaks"
     assert "train: exit code 0" in run.log("agent.log")
+    assert (run.dir / "failure.json").read_bytes() == b"", "nothing failed; a rank of another node would have found it"
 
 
 def test_the_record_tells_where_the_time_went(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from cluster.agent.invitation import (
     Invitation,
     Report,
     Silence,
+    read_absences,
     read_invitation,
     read_report,
     write_invitation,
@@ -48,6 +49,14 @@ def test_words_are_read_as_they_were_written_and_another_generations_are_not(tmp
     assert read_report(tmp_path, Invitation("7.0", 2, TRAIN), 1) is None, "an answer to another question"
     assert read_report(tmp_path, Invitation("7.1", 1, TRAIN), 1) is None
     assert read_report(tmp_path, said, 2) is None
+
+
+def test_what_other_nodes_are_waited_for_to_say_has_its_file_at_once(tmp_path: Path) -> None:
+    assert (read_invitation(tmp_path, "7.0"), read_absences(tmp_path, "7.0")) == (None, [])
+    (tmp_path / "logs" / "attempt-000").mkdir(parents=True)
+    assert read_report(tmp_path, Invitation("7.0", 1, TRAIN), 1) is None
+    waited_for = [tmp_path / "invitation.json", tmp_path / "absent.json", tmp_path / "logs/attempt-000/node-01.json"]
+    assert [path.stat().st_size for path in waited_for] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"generation": "7.0", "unheard": 1}'])

@@ -16,6 +16,15 @@ def test_json_round_trip_leaves_nothing_beside(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_file_that_is_waited_for_is_there_empty(tmp_path: Path) -> None:
+    """A network file system would go on saying for a minute that there is none."""
+    assert rundir.read_json_of_others(tmp_path / "word.json") == {}
+    assert (tmp_path / "word.json").read_bytes() == b""
+    rundir.write_json_atomic(tmp_path / "word.json", {"word": "train"})
+    assert rundir.read_json_of_others(tmp_path / "word.json") == {"word": "train"}
+    assert rundir.read_json_of_others(tmp_path / "none" / "word.json") == {}
+
+
 def test_absent_is_none_and_damaged_names_the_file(tmp_path: Path) -> None:
     assert rundir.read_json(tmp_path / "none.json") is None
     for damage in ('{"step": 1', "[]", ""):
