@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from trainer.config import TrainerConfig, read_trainer_config
 from trainer.errors import EXIT_DONE, UserError, run_reporting_user_errors
+from trainer.imports import heavy_imports
 from trainer.phases import PhaseClock
 from trainer.progress import Progress, record_failure, say
 
@@ -91,7 +92,8 @@ def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
     preflight = prepared_report(run_dir, cache_key(config, run_dir / "data"))
     if preflight is None:  # only now load the tokenizer library: a resume is not to wait for it
-        from trainer.data.prepare import prepare
+        with heavy_imports():
+            from trainer.data.prepare import prepare
 
         preflight = prepare(run_dir, config, report)
     print(json.dumps(preflight, indent=1))
@@ -99,10 +101,11 @@ def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
 
 def _train(arguments: Any, config: TrainerConfig, attempt: int) -> int:
-    import torch
-    import torch.distributed as dist
+    with heavy_imports():
+        import torch
+        import torch.distributed as dist
 
-    from trainer.loop import TrainingRun
+        from trainer.loop import TrainingRun
 
     faulthandler.register(signal.SIGQUIT, all_threads=True)  # the node agent asks for stacks when nothing moves
     phases = PhaseClock.of_this_process()
@@ -119,7 +122,8 @@ def _train(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
 
 def _export(arguments: Any, config: TrainerConfig, attempt: int) -> int:
-    from trainer.export import export
+    with heavy_imports():
+        from trainer.export import export
 
     folder = export(arguments.run_dir, config, step=arguments.step, merge=arguments.merge, output=arguments.output)
     print(f"exported to {folder}")
@@ -127,7 +131,8 @@ def _export(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
 
 def _evaluate(arguments: Any, config: TrainerConfig, attempt: int) -> int:
-    from trainer.generate import evaluate_prompts
+    with heavy_imports():
+        from trainer.generate import evaluate_prompts
 
     prompts = arguments.prompts or (config.evaluation.generate and Path(config.evaluation.generate))
     if not prompts:
@@ -152,7 +157,8 @@ def _checkpoints(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
 
 def _measure(arguments: Any, config: TrainerConfig, attempt: int) -> int:
-    from trainer.measure import measure, write
+    with heavy_imports():
+        from trainer.measure import measure, write
 
     write(arguments.run_dir, measure(config, arguments.rank, arguments.counted))
     return EXIT_DONE

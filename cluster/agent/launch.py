@@ -66,7 +66,7 @@ def phase_command(
     if phase != "train":
         return [sys.executable, "-m", "trainer", phase, str(run_dir)]
     return [
-        *[sys.executable, "-m", "torch.distributed.run"],
+        *[sys.executable, "-m", "cluster.agent.torchrun"],
         f"--nnodes={launch.nodes}",
         f"--nproc-per-node={launch.ranks_per_node}",
         "--max-restarts=0",
