@@ -19,13 +19,18 @@ for _number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
-CLUSTERS = ("tests/cluster/kubernetes/chart/", "tests/cluster/kubernetes/", "tests/cluster/")
+_KUBERNETES = "tests/cluster/kubernetes/"
+CLUSTERS = {
+    "chart and testbed": (f"{_KUBERNETES}chart/", f"{_KUBERNETES}test_quickstart", f"{_KUBERNETES}test_testbed"),
+    "runs on Kubernetes": (_KUBERNETES,),
+    "SLURM": ("tests/cluster/",),
+}
 """Lanes of many files, which begin first: they mostly wait for clusters of their own, while the rest computes."""
 
 
 def lane(test: str) -> str:
     """What a test's neighbours in one worker are: those of its file, or of its cluster."""
-    return next((cluster for cluster in CLUSTERS if test.startswith(cluster)), test.partition("::")[0])
+    return next((name for name, files in CLUSTERS.items() if test.startswith(files)), test.partition("::")[0])
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +58,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(CLUSTERS))  # stable: only the clusters move
+    items.sort(key=lambda item: lane(item.nodeid) not in CLUSTERS)  # stable: only the clusters move
     if shutil.which("nvidia-smi"):
         return
     for item in items:

@@ -50,7 +50,7 @@ def test_a_phase_ends_with_its_error(now: list[float]) -> None:
     assert (clock.seconds()["save"], clock.seconds()["training"]) == (2, 1)
 
 
-def test_what_the_agent_noted_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_agent_noted_counts(now: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 110.0)
     monkeypatch.setenv("TUNEYARD_PHASE_STARTED", "100.0")
     monkeypatch.setenv("TUNEYARD_RANK_STARTED", "103.0")
