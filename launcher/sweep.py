@@ -123,6 +123,17 @@ def in_words(settings: Combination) -> str:
     return " ".join(f"{name}={value}" for name, value in settings.items())
 
 
+def short_names(settings: Sequence[str]) -> dict[str, str]:
+    """Each setting's last part, or as many as tell it from the others: `learning_rate`, `method.r`, `other.r`."""
+    found = {}
+    for name in settings:
+        parts = name.split(".")
+        ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        others = [f".{other}" for other in settings if other != name]
+        found[name] = next((end for end in ends if not any(one.endswith(f".{end}") for one in others)), name)
+    return found
+
+
 def results(sweep: Sweep) -> list[dict[str, Any]]:
     """What each run has reached, as its own directory tells: step, last loss, best held-out loss, exact answers."""
     return [_result(run, settings) for run, settings in zip(sweep.runs, sweep.combinations, strict=True)]

@@ -21,7 +21,7 @@ from launcher.cli.sweeping import Planned, plan_all
 from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError, TuneyardError
 from launcher.rundata import DEFAULT_BACKEND
 from launcher.runs import fresh_path, link_run, remove_run, write_run
-from launcher.sweep import Sweep, best, combinations_of, find_sweep, in_words, read_sweep, results
+from launcher.sweep import Sweep, best, combinations_of, find_sweep, in_words, read_sweep, results, short_names
 
 POLL_SECONDS = 1.0
 ALIVE = ("queued", "running", "unknown")
@@ -184,13 +184,16 @@ def _show(made: Sweep, as_json: bool) -> int:
 
 
 def _print_table(rows: list[dict[str, Any]], winner: dict[str, Any] | None) -> None:
+    """A column for each setting, and for what any run has to tell."""
     table = Table(box=None, pad_edge=False)
-    for column in ("", "settings", *COLUMNS):
-        table.add_column(column.replace("_", " "), overflow="fold")
+    names = short_names(list(rows[0]["settings"]))
+    told = [column for column in COLUMNS if any(row[column] is not None for row in rows)]
+    for column in ("", *names.values(), *(name.replace("_", " ") for name in told)):
+        table.add_column(column, overflow="fold")
     for row in rows:
-        cells = ("" if row[column] is None else _text(row[column]) for column in COLUMNS)
-        table.add_row("*" if row is winner else "", in_words(row["settings"]), *cells)
-    make_console().print(table, highlight=False)
+        cells = ("" if row[column] is None else _text(row[column]) for column in told)
+        table.add_row("*" if row is winner else "", *(str(row["settings"].get(name, "")) for name in names), *cells)
+    make_console().print(table, highlight=False, markup=False)
 
 
 def _text(value: Any) -> str:

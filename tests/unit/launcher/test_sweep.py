@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from launcher.cli.sweep import _print_table
 from launcher.cli.sweeping import plan_all
 from launcher.errors import JobError
 from launcher.jobfile.document import parse_document
-from launcher.sweep import Sweep, best, combinations_of, derived, find_sweep, job_text, read_sweep
+from launcher.sweep import Sweep, best, combinations_of, derived, find_sweep, job_text, read_sweep, short_names
 
 JOB = """\
 name: tiny            # of the run
@@ -92,3 +93,27 @@ def test_answers_count_before_losses() -> None:
     ]
     assert best(rows) is rows[1] and best(rows[2:]) is None
     assert best([*rows, {"run": "d", "eval_loss": 2.0, "exact_match": 0.1}])["run"] == "d"
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["training.learning_rate", "method.r"], ["learning_rate", "r"]),
+        (["method.r", "other.r", "rr"], ["method.r", "other.r", "rr"]),
+        (["a.b.c", "b.c", "c"], ["a.b.c", "b.c", "c"]),
+    ],
+)
+def test_settings_have_the_shortest_names_that_tell_them_apart(names: list[str], short: list[str]) -> None:
+    assert list(short_names(names).values()) == short
+
+
+def test_the_table_has_a_column_for_each_setting_and_none_that_would_be_empty(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = {"run": "job-0-20261122-032807-ndup", "state": "ended", "outcome": "finished", "step": 40, "loss": 1.6435}
+    row = {**told, "settings": {"training.learning_rate": 0.003, "a.names": ["[red]x"]}}
+    _print_table([row | {"eval_loss": None, "exact_match": None}], None)
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split() == ["learning_rate", "names", "run", "state", "outcome", "step", "loss"]
+    assert line.split() == ["0.003", "['[red]x']", told["run"], "ended", "finished", "40", "1.6435"]
