@@ -23,22 +23,13 @@ from pathlib import Path
 
 from cluster import backend
 from cluster.rundir import read_attempts, read_progress
+from cluster.slurm.jobs import job_ids
 from slurm.testbed import Testbed
 from tests.cluster.outcomes.real_run import checkpoint_hashes, trains
-from tests.support import tiny
+from tests.cluster.slurm.slurm_runs import make_job, submitted
 
-ROOT = Path(__file__).resolve().parent.parent
 STEPS = 300
 PATIENCE_SECONDS = 400.0
-JOB = f"""
-name: shared
-model: {{path: ./model}}
-data: {{train: [{{path: ./rows.jsonl}}], max_length: 512}}
-training: {{max_steps: {STEPS}, learning_rate: 0.01, tokens_per_step: 2048, full_determinism: true}}
-resources: {{gpu: none, engine: zero2, cpu_ranks: 1, nodes: 2, grace_seconds: 15, walltime: 30m}}
-cluster: {{profile: ./site.yaml}}
-"""
-SITE = "{backend: slurm, partition: low, exclusive: true, gpu_request: none}"
 
 
 @dataclass(frozen=True)
@@ -77,36 +68,15 @@ def measure(remember_seconds: int) -> Result:
     """One run on a cluster of its own."""
     with tempfile.TemporaryDirectory(prefix="ty-") as name, cluster_with_shared(Path(name), remember_seconds) as bed:
         shared = Path(name) / "shared"
-        tiny.make_model(shared / "model")
-        tiny.write_rows(shared / "rows.jsonl", 300)
-        (shared / "job.yaml").write_text(JOB)
-        (shared / "site.yaml").write_text(SITE)
+        make_job(shared, STEPS)
         os.environ["SLURM_CONF"] = str(bed.conf)  # of the backend in this process, too
         began = time.monotonic()
-        run, job = _submitted(shared)
+        run = submitted("job", shared)
         first = _seconds_until_training(run, 0, began)
-        bed.run("scancel", "--batch", "--signal=USR1", job)
+        bed.run("scancel", "--batch", "--signal=USR1", *job_ids(run))
         second = _seconds_until_training(run, 1, time.monotonic())
         backend("slurm").wait(run, PATIENCE_SECONDS)
         return _result(run, (first, second))
-
-
-def _submitted(folder: Path) -> tuple[Path, str]:
-    command = [
-        sys.executable,
-        "-c",
-        "from launcher.cli import main; main()",
-        "submit",
-        "job.yaml",
-        "--detach",
-        "--json",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(done.stderr)
-    said = json.loads(done.stdout)
-    return Path(said["run"]), said["id"]
 
 
 def _seconds_until_training(run: Path, attempt: int, since: float) -> float:

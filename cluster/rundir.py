@@ -51,8 +51,9 @@ def read_json_of_others(path: Path) -> dict[str, Any]:
     Network file systems may remember for a minute that a name is not there, but a file that is there is looked up
     anew whenever it is opened. So one that is waited for is created here, empty; others replace it.
     """
-    with contextlib.suppress(OSError):  # a full disk, or one that may only be read: then the minute has to pass
-        os.close(os.open(path, os.O_RDONLY | os.O_CREAT, 0o644))
+    if not path.exists():  # as far as is remembered here: to create it asks the server, and harms no file that is there
+        with contextlib.suppress(OSError):  # a full disk, or one that may only be read: then the minute has to pass
+            os.close(os.open(path, os.O_RDONLY | os.O_CREAT, 0o644))
     return read_json_loosely(path)
 
 

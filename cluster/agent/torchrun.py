@@ -1,6 +1,6 @@
 """torchrun, started with the garbage collector off: it has to look through all of torch otherwise, time and again.
 
-`python -m cluster.agent.torchrun ...` takes torchrun's arguments. An eighth of the time until it starts its ranks.
+`python -m cluster.agent.torchrun ...` takes torchrun's arguments, and a third less CPU time to begin and to end.
 """
 
 import gc

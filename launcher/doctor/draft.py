@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from cluster.slurm.facts import Node, Partition
 from cluster.slurm.profile import Profile
 from launcher.doctor.accounting import walltime_limit
-from launcher.doctor.site import Site, is_preemptable, sends_user_signal
+from launcher.doctor.site import Site, is_preemptable, preempts_by_qos, sends_user_signal, usual_preempt_mode
 
 
 def drafted(site: Site, partition_name: str | None = None) -> str:
@@ -85,14 +85,11 @@ def _time_and_preemption(site: Site, partition: Partition) -> Iterator[str]:
     else:
         yield f"max_walltime: {_walltime(most)}   # the limit of {whose}"
     preempted = is_preemptable(partition, site)
-    by_qos = "qos" in site.config.get("PreemptType", "")
-    cancels = (
-        preempted and "CANCEL" in (site.config.get("PreemptMode", "") if by_qos else partition.preempt_mode).upper()
-    )
+    cancels = preempted and "CANCEL" in usual_preempt_mode(partition, site)
     why = "   # preempted jobs are cancelled here" if cancels else ""
     yield f"requeue: {'false' if cancels else 'true'}{why}"
     signal = "USR1" if sends_user_signal(site) else "TERM"
-    if preempted and by_qos:
+    if preempted and preempts_by_qos(site):
         yield from _preemption_by_qos(site, signal)
     elif preempted:
         yield f"preemption: {{grace_seconds: {partition.grace_seconds:.0f}, signal: {signal}}}"

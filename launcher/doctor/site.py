@@ -72,11 +72,20 @@ def site_checks(profile: Profile, site: Site) -> Iterator[Check]:
 
 def is_preemptable(partition: Partition, site: Site) -> bool:
     """Whether jobs of this partition give way to others."""
-    kind = site.config.get("PreemptType", "")
-    if "qos" in kind:
+    if preempts_by_qos(site):
         return True
     higher = any(other.priority_tier > partition.priority_tier for other in site.partitions)
-    return "partition_prio" in kind and partition.preempt_mode != "OFF" and higher
+    return "partition_prio" in site.config.get("PreemptType", "") and partition.preempt_mode != "OFF" and higher
+
+
+def preempts_by_qos(site: Site) -> bool:
+    """Whether it is QOS, and not partitions, that say which jobs give way."""
+    return "qos" in site.config.get("PreemptType", "")
+
+
+def usual_preempt_mode(partition: Partition, site: Site) -> str:
+    """What becomes of preempted jobs where no QOS has a word of its own, upper case: CANCEL, REQUEUE, SUSPEND, ..."""
+    return site.config.get("PreemptMode", "").upper() if preempts_by_qos(site) else partition.preempt_mode
 
 
 def sends_user_signal(site: Site) -> bool:
@@ -209,22 +218,22 @@ def _requeue(profile: Profile, partition: Partition, site: Site) -> Check:
 
 def _preempt_mode(profile: Profile, partition: Partition, site: Site) -> tuple[str, str]:
     """What becomes of a job of this profile when others want its nodes ("" without others), and who says so."""
-    if not is_preemptable(partition, site):
-        return "", partition.name
-    if "qos" not in site.config.get("PreemptType", ""):
-        return partition.preempt_mode, partition.name
+    usual = usual_preempt_mode(partition, site)
+    if not preempts_by_qos(site):
+        return (usual if is_preemptable(partition, site) else ""), partition.name
     qos = qos_of(profile, partition, site.accounts)
-    if site.accounts and qos and not site.accounts.gives_way(qos):
+    if qos is None or site.accounts is None:
+        return usual, "the site"
+    if not site.accounts.gives_way(qos):
         return "", qos.name
-    own = qos.preempt_mode if qos else ""
-    return (own, f"QOS {qos.name}") if qos and own else (site.config.get("PreemptMode", "").upper(), "the site")
+    return (qos.preempt_mode, f"QOS {qos.name}") if qos.preempt_mode else (usual, "the site")
 
 
 def _preemption(profile: Profile, partition: Partition, site: Site) -> Iterator[Check]:
     if not is_preemptable(partition, site):
         yield ok("preemption", f"jobs in {partition.name} are not preempted")
         return
-    if "qos" in site.config.get("PreemptType", ""):
+    if preempts_by_qos(site):
         yield preemption_check(profile, qos_of(profile, partition, site.accounts), site.accounts)
     else:
         yield grace_check(f"GraceTime is {partition.grace_seconds:g} s", partition.grace_seconds, profile)
