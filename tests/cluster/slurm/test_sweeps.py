@@ -95,4 +95,6 @@ def test_a_sweep_from_the_command_line_to_its_table(slurm_testbed: Testbed, tmp_
     outcomes = [one["outcome"] for one in swept(tmp_path, "--status", "last")["runs"]]
     assert outcomes == ["stopped", "finished", "stopped", "finished"]
     table = tuneyard("sweep", "--status", "last", cwd=tmp_path).stdout
-    assert "training.max_steps=50" in table and "1.0010" in table
+    best = next(line for line in table.splitlines() if made["runs"][3].rpartition("/")[2] in line)
+    assert table.splitlines()[0].split()[:2] == ["learning_rate", "max_steps"]
+    assert best.split()[:3] == ["*", "0.019", "50"] and best.split()[-1] == "1.0010"
