@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from trainer.config import TrainerConfig, read_trainer_config
 from trainer.errors import EXIT_DONE, UserError, run_reporting_user_errors
-from trainer.imports import heavy_imports
+from trainer.imports import heavy_imports, hide
 from trainer.phases import PhaseClock
 from trainer.progress import Progress, record_failure, say
 
@@ -92,6 +92,8 @@ def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
     preflight = prepared_report(run_dir, cache_key(config, run_dir / "data"))
     if preflight is None:  # only now load the tokenizer library: a resume is not to wait for it
+        if not config.model.trust_remote_code:
+            hide("torch")
         with heavy_imports():
             from trainer.data.prepare import prepare
 
@@ -101,6 +103,7 @@ def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
 
 def _train(arguments: Any, config: TrainerConfig, attempt: int) -> int:
+    hide(*_unused(config))
     with heavy_imports():
         import torch
         import torch.distributed as dist
@@ -121,7 +124,17 @@ def _train(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     return EXIT_DONE
 
 
+def _unused(config: TrainerConfig) -> tuple[str, ...]:
+    """Packages that nothing of this run calls; a model's own code may call all."""
+    if config.model.trust_remote_code:
+        return ()
+    if config.method.kind == "full":
+        return "peft", "bitsandbytes"
+    return () if config.method.quantization else ("bitsandbytes",)
+
+
 def _export(arguments: Any, config: TrainerConfig, attempt: int) -> int:
+    hide(*_unused(config))
     with heavy_imports():
         from trainer.export import export
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,16 @@ TALK = {
         {"role": "assistant", "content": "ok"},
     ]
 }
+
+
+def test_prepare_loads_no_torch(tmp_path: Path, tokenizer_dir: Path) -> None:
+    run, _ = make(tmp_path, tokenizer_dir, write(tmp_path, *[TALK] * 4))
+    command = [sys.executable, "-X", "importtime", "-m", "trainer", "prepare", str(run)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and len(TokenStore(run / "data" / "train")) == 4, done.stderr[-2000:]
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "transformers" in imported and "torch" not in imported
+    assert "PyTorch" not in done.stderr, "nobody is told to install what is there"
 
 
 @pytest.mark.parametrize("template", ["marked", "prefix"])

@@ -34,10 +34,10 @@ resources: {{gpu: none, cpu_ranks: 2, engine: {engine}}}
 """
 
 
-def tuneyard(*arguments: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
+def tuneyard(*arguments: Any, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from launcher.cli import main; main()", *map(str, arguments)]
     path = str(Path(__file__).parents[2])
-    environment = os.environ | {"PYTHONPATH": path, "DS_ACCELERATOR": "cpu"}
+    environment = os.environ | {"PYTHONPATH": path, "DS_ACCELERATOR": "cpu"} | variables
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -95,7 +95,7 @@ def test_submit_preempt_resume_export(tmp_path: Path, method: str, data: str, en
     (tmp_path / "alpaca.json").write_text(json.dumps(alpaca_rows(random.Random(0))))
     (tmp_path / "job.yaml").write_text(JOB.format(method=method, data=data, engine=engine))
 
-    submitted = tuneyard("submit", "job.yaml", "--detach", "--json", cwd=tmp_path)
+    submitted = tuneyard("submit", "job.yaml", "--detach", "--json", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
     assert submitted.returncode == 0, submitted.stderr
     (run,) = (tmp_path / "runs").iterdir()
     wait_for_step(run, 20)
@@ -103,6 +103,10 @@ def test_submit_preempt_resume_export(tmp_path: Path, method: str, data: str, en
     attempt = wait_for_outcome(run, 0)
     assert attempt["outcome"] == "preempted"
     assert attempt["last_checkpoint_step"] == attempt["last_step"] >= 20
+
+    imported = modules_in(run / "logs" / "attempt-000" / "rank-00001.log")
+    assert "torch" in imported and "bitsandbytes.functional" not in imported
+    assert ("peft.tuners" in imported) is ("lora" in method)
 
     early = tuneyard("fetch", run.name, cwd=tmp_path)
     assert early.returncode == 2 and "has no model yet" in early.stderr
@@ -129,6 +133,12 @@ def test_submit_preempt_resume_export(tmp_path: Path, method: str, data: str, en
     assert "<svg" in (run / "report.html").read_text()
     assert list((run / "tensorboard").glob("events.*"))
     assert tuneyard("resume", run.name, cwd=tmp_path).returncode == 2
+
+
+def modules_in(log: Path) -> set[str]:
+    """What PYTHONPROFILEIMPORTTIME wrote to a log."""
+    lines = log.read_text().splitlines()
+    return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
 
 
 def wait_for_step(run: Path, step: int) -> None:
