@@ -21,7 +21,9 @@ for _number in (signal.SIGINT, signal.SIGHUP):
 
 _KUBERNETES = "tests/cluster/kubernetes/"
 CLUSTERS = {
-    "chart and testbed": (f"{_KUBERNETES}chart/", f"{_KUBERNETES}test_quickstart", f"{_KUBERNETES}test_testbed"),
+    "chart, outcomes, testbed": tuple(
+        _KUBERNETES + name for name in ("chart/", "test_outcomes", "test_quickstart", "test_testbed")
+    ),
     "runs on Kubernetes": (_KUBERNETES,),
     "SLURM": ("tests/cluster/",),
 }

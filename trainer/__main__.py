@@ -170,6 +170,7 @@ def _checkpoints(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
 
 def _measure(arguments: Any, config: TrainerConfig, attempt: int) -> int:
+    hide(*_unused(config))
     with heavy_imports():
         from trainer.measure import measure, write
 
@@ -178,7 +179,9 @@ def _measure(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
 
 def _shape(arguments: Any, config: None, attempt: int) -> int:
-    from trainer.shape import tensors_of
+    hide("peft", "bitsandbytes")
+    with heavy_imports():
+        from trainer.shape import tensors_of
 
     print(json.dumps(tensors_of(arguments.run_dir)))
     return EXIT_DONE

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chaos.campaign import Campaign, Script, StruckRun
+from benchmarks.chaos.campaign import Campaign, Script, StruckRun, Tally
 from benchmarks.chaos.faults import AT_REST, DAMAGE, OF_EVERY_RANK, REFUSALS, Fault
 from benchmarks.chaos.job import Layout, Workshop
 from tests.support.ranks import run_on_ranks
@@ -27,9 +27,16 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("matrix"))
 
 
-@pytest.fixture
-def campaign(workshop: Workshop) -> Campaign:
+@pytest.fixture(scope="module")
+def references(workshop: Workshop) -> Campaign:
+    """Knows how undisturbed runs end, once for all tests."""
     return Campaign(workshop, ["fsdp2"], 0, 0, print)
+
+
+@pytest.fixture
+def campaign(references: Campaign) -> Campaign:
+    references.tally = Tally()
+    return references
 
 
 def strike(campaign: Campaign, engine: str, script: list[Script]) -> StruckRun:

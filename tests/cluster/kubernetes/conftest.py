@@ -56,9 +56,25 @@ def kubernetes_testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clu
         booted = bed.up()
     except TestbedError as error:
         pytest.fail(str(error))
-    yield bed
     if booted:
-        bed.down()
+        _UP.append(bed)
+    yield bed
+    _down()
+
+
+_UP: list[Testbed] = []
+
+
+def _down() -> None:
+    while _UP:
+        _UP.pop().down()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """The cluster goes with the last test here, not with the session: idle, it still takes a tenth of a processor."""
+    if nextitem is None or not nextitem.path.is_relative_to(Path(__file__).parent):
+        _down()
 
 
 @pytest.fixture

@@ -79,8 +79,8 @@ def make_model_and_rows(folder: Path) -> None:
 def make_job(folder: Path, steps: int) -> None:
     """job.yaml for two nodes of the test cluster with a rank each, local.yaml for two ranks here."""
     make_model_and_rows(folder)
-    common = {"steps": steps, "schedule": "cosine", "checkpoint": "every_steps: 50"}
-    site = write_profile(folder, "low", "low", exclusive=True)
+    common = {"steps": steps, "schedule": "cosine", "checkpoint": "every_steps: 25"}
+    site = write_profile(folder, "low", "low", exclusive=True, more=SLOWLY)
     write_job(folder, "job", site, "cpu_ranks: 1, nodes: 2, grace_seconds: 15, walltime: 30m", **common)
     write_job(folder, "local", "local", "cpu_ranks: 2", **common)
 

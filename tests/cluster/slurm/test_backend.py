@@ -23,7 +23,7 @@ def test_preempted_warned_and_requeued_real_ranks_end_as_if_nothing_had_happened
     slurm_testbed: Testbed, tmp_path: Path
 ) -> None:
     """Two nodes with a rank each: warned by hand, preempted, finished; bit for bit as two ranks on one node."""
-    steps = 400
+    steps = 120
     make_job(tmp_path, steps)
     submitted = tuneyard("submit", "job.yaml", "--detach", "--json", cwd=tmp_path)
     assert submitted.returncode == 0, submitted.stderr
