@@ -12,13 +12,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
 from typing import Any
 
-from cluster.profiles import NAME, SECRET, Finding, Key, ProfileError, like, one_of, text
+from cluster.profiles import Finding, Key, given, like, one_of, require_sound, settings, text, variable, variables
 
 JOBSET = ("auto", "always", "never")
 PULL_POLICIES = ("", "Always", "IfNotPresent", "Never")
 TOPOLOGY = ("required", "preferred")
-RESERVED = re.compile(r"TUNEYARD_.*|MASTER_(ADDR|PORT)|(LOCAL_|GROUP_)?RANK|(LOCAL_)?WORLD_SIZE|PYTHONSAFEPATH")
-"""Variables that the run itself sets."""
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?")
@@ -155,17 +153,13 @@ class Profile:
         Raises:
             ProfileError: with everything that is wrong with them.
         """
-        known = {one.name for one in fields(cls)} - {"name"}
-        if unknown := [Finding((key,), "unknown setting") for key in data if key not in known]:
-            raise ProfileError(name, unknown)
-        values = _without_none(data)
+        values = settings(cls, name, data)
         for part, kind in _PARTS.items():
             if part in values:
-                values[part] = kind(**_without_none(values[part]))
-        values["volumes"] = [Volume(**_without_none(one)) for one in values.get("volumes") or ()]
+                values[part] = kind(**given(values[part]))
+        values["volumes"] = [Volume(**given(one)) for one in values.get("volumes") or ()]
         made = cls(name=name, **values)
-        if findings := list(made.findings()):
-            raise ProfileError(name, findings)
+        require_sound(made)
         return made
 
     def findings(self) -> Iterator[Finding]:
@@ -258,14 +252,10 @@ class Profile:
 
     def _environment_findings(self) -> Iterator[Finding]:
         for section in ("environment", "nccl"):
-            for name, value in getattr(self, section).items():
-                yield from _variable((section, name), name)
-                yield from text((section, name), value)
-                if SECRET.search(name):
-                    remedy = "name it in `secrets`, as in {HF_TOKEN: {name: my-secret, key: token}}"
-                    yield Finding((section, name), "looks like a secret", remedy=remedy)
+            remedy = "name it in `secrets`, as in {HF_TOKEN: {name: my-secret, key: token}}"
+            yield from variables(section, getattr(self, section), remedy)
         for name, reference in self.secrets.items():
-            yield from _variable(("secrets", name), name)
+            yield from variable(("secrets", name), name)
             yield from like(("secrets", name, "name"), reference.get("name", ""), _DOMAIN, "the name of a Secret")
             yield from like(("secrets", name, "key"), reference.get("key", ""), _SECRET_KEY, "a key of the Secret")
             if set(reference) != {"name", "key"}:
@@ -277,12 +267,6 @@ def quantity(text_of_size: str) -> int:
     """Bytes in a size as Kubernetes writes it: 64Gi, 500M."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMGT]i?)?", text_of_size)
     return int(float(found[1]) * _UNITS[found[2] or ""]) if found else 0
-
-
-def _variable(key: Key, name: str) -> Iterator[Finding]:
-    yield from like(key, name, NAME, "a variable's name: letters, digits and underscores")
-    if RESERVED.fullmatch(name):
-        yield Finding(key, "is set by the run itself", name, "take it out")
 
 
 def _labels(key: Key, labels: Mapping[str, str]) -> Iterator[Finding]:
@@ -302,10 +286,6 @@ def _path(key: Key, value: str) -> Iterator[Finding]:
 def _below(path: str, folder: str) -> PurePosixPath | None:
     inside, base = PurePosixPath(path), PurePosixPath(folder)
     return inside.relative_to(base) if inside.is_relative_to(base) else None
-
-
-def _without_none(values: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {key: value for key, value in (values or {}).items() if value is not None}
 
 
 def _plain(value: Any) -> Any:

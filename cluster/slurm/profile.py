@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.profiles import NAME, SECRET, Finding, Key, ProfileError, like, one_of, text
+from cluster.profiles import Finding, Key, given, like, one_of, require_sound, settings, text, variable, variables
 
 GPU_REQUESTS = ("auto", "gpus-per-node", "gres", "gpus-per-task", "none")
 CONTAINERS = ("apptainer", "pyxis")
@@ -103,17 +103,13 @@ class Profile:
         Raises:
             ProfileError: with everything that is wrong with them.
         """
-        known = {one.name for one in fields(cls)} - {"name"}
-        if unknown := [Finding((key,), "unknown setting") for key in data if key not in known]:
-            raise ProfileError(name, unknown)
-        values = {key: value for key, value in data.items() if value is not None}
-        setup = {key: value for key, value in (values.pop("setup", None) or {}).items() if value is not None}
+        values = settings(cls, name, data)
+        setup = given(values.pop("setup", None))
         if setup.get("container"):
             setup["container"] = Container(**setup["container"])
-        preemption = {key: value for key, value in (values.pop("preemption", None) or {}).items() if value is not None}
-        made = cls(name=name, setup=Setup(**setup), preemption=Preemption(**preemption), **values)
-        if findings := list(made.findings()):
-            raise ProfileError(name, findings)
+        preemption = Preemption(**given(values.pop("preemption", None)))
+        made = cls(name=name, setup=Setup(**setup), preemption=preemption, **values)
+        require_sound(made)
         return made
 
     def findings(self) -> Iterator[Finding]:
@@ -231,13 +227,9 @@ class Profile:
 
     def _environment_findings(self) -> Iterator[Finding]:
         for section in ("environment", "nccl"):
-            for name, value in getattr(self, section).items():
-                yield from like((section, name), name, NAME, "a variable's name: letters, digits and underscores")
-                yield from text((section, name), value)
-                if SECRET.search(name):
-                    yield Finding((section, name), "looks like a secret", remedy="name it in `forward`, without value")
+            yield from variables(section, getattr(self, section), "name it in `forward`, without value")
         for number, name in enumerate(self.forward):
-            yield from like(("forward", number), name, NAME, "a variable's name, never a value")
+            yield from variable(("forward", number), name)
 
 
 def _near_directive(name: str) -> str:
