@@ -22,6 +22,8 @@ from benchmarks.sizing.memory_words import (
     optimizer_in,
     quantization_in,
     regime_in,
+    trained_in,
+    virtual_tokens_in,
 )
 from launcher.sizing import presets
 from launcher.sizing.memory.settings import GIB, Engine, Job
@@ -123,7 +125,7 @@ def case_of(row: Row) -> Case:
         gpus=_gpus(row),
         offload=_offload(row),
         micro_batch=_number(row, "micro_batch"),
-        length=_length(row),
+        length=_length(row) + virtual_tokens_in(row, shape),
         checkpointing=checkpointing_in(row, preset),
         attention=attention_in(words),
         optimizer=optimizer_in(row),
@@ -201,7 +203,9 @@ def _shape(row: Row) -> ModelShape:
     return shape_by_size(parameters, name)
 
 
-ADAPTERS = re.compile(r"lora|dora|adapter|boft|bone|vera|ia3|ln_tuning|prefix.?tuning|pissa")
+ADAPTERS = re.compile(r"lora|dora|adapter|boft|bone|vera|ia3|pissa|ln_tuning|p(refix|rompt)?.?tuning|trainable_tokens")
+ADAPTED_SHARE = 0.02
+"""A method of whatever name that trains less of the weights than this counts as adapters."""
 WHOLE = re.compile(r"full|fft|pretrain|sft|fine.?tun")
 
 
@@ -212,6 +216,8 @@ def _method(row: Row) -> str:
         return "lora"
     if re.search(r"galore|lisa|badam|apollo", notes):
         raise CannotPredictError("a method that trains parts of the weights in turns (GaLore, LISA)")
+    if 0 < trained_in(row) < ADAPTED_SHARE * (number_in(row.get("params") or "") or 0):
+        return "lora"
     if not WHOLE.search(method):
         raise CannotPredictError(f"method {row['method']!r}")
     return "full"

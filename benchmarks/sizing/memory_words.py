@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from launcher.sizing import presets
 from launcher.sizing.memory.settings import Adapters, Attention, Checkpointing, Regime
 from launcher.sizing.shape import ModelShape
+from launcher.sizing.shape.lora import lora_parameters
 
 Row = dict[str, str]
 
@@ -148,25 +149,75 @@ def _is_modern(row: Row, shape: ModelShape) -> bool:
 def adapters_in(row: Row, shape: ModelShape, preset: str) -> Adapters:
     """Rank, targets, and modules that train whole, in words; else the trainer's usual ones."""
     notes = f"{row.get('notes') or ''} {row['source'].rsplit('/', 1)[-1]}"
+    num_trained = trained_in(row)
+    if BESIDE.search(row["method"].lower()):
+        return Adapters(targets=[], saved_modules=num_trained)
     rank = re.search(r"\br(?:ank)?[ =_]?(\d+)", notes.lower()) or re.search(r"rank(\d+)", notes.lower())
-    targets = _targets(notes, shape, preset)
+    r, dora = int(rank[1]) if rank else 0, "dora" in notes.lower()
+    targets, usual = _targets(notes, shape, preset), RANKS.get(preset, 16)
+    if num_trained:
+        targets, usual = _counted(notes, shape, r, dora, num_trained)
     whole = re.search(r"\bemb\b|modules_to_save|embeddings?\b.*\btrain", f"{row['method']} {notes}".lower())
     return Adapters(
-        r=int(rank[1]) if rank else RANKS.get(preset, 16),
+        r=r or usual,
         targets=targets,
-        dora="dora" in notes.lower(),
+        dora=dora,
         saved_modules=shape.root_parameters if whole else 0,
     )
 
 
+BESIDE = re.compile(r"prefix|ln_?tuning|p-?tuning|prompt|trainable_?tokens|layer_?norm")
+"""Methods whose parameters lie beside the projections, which then keep no inputs for them."""
+
+
+def trained_in(row: Row) -> int:
+    """How many parameters a row says that train; 0 where it does not say."""
+    found = re.search(r"\btrainable[ =:]+(\d[\d,]*)", row.get("notes") or "")
+    return int(found[1].replace(",", "")) if found else 0
+
+
+def virtual_tokens_in(row: Row, shape: ModelShape) -> int:
+    """Tokens that prompt tuning puts before every sequence: it trains one embedding for each."""
+    is_one = re.search(r"prompt[-_ ]?tun", row["method"].lower())
+    return trained_in(row) // shape.hidden_size if is_one else 0
+
+
+def _counted(notes: str, shape: ModelShape, r: int, dora: bool, num_trained: int) -> tuple[list[str], int]:
+    """The projections whose adapters have as many parameters as a row says, and their rank.
+
+    Where none do, the projections that are named, or PEFT's usual two.
+    """
+    for roles in (QUERY_VALUE, ATTENTION, MLP, (*ATTENTION, *MLP)):
+        names = _names_of(roles, shape)
+        rank = r or num_trained // max(1, lora_parameters(shape, r=1, target_modules=names))
+        if names and lora_parameters(shape, r=rank, target_modules=names, use_dora=dora) == num_trained:
+            return names, rank
+    names = _names_of(_roles_in(notes) or QUERY_VALUE, shape)
+    return names or [shape.linears[0].name], RANKS["huggingface"]
+
+
 RANKS = {"qwen": 64, "swift": 8, "litgpt": 8, "torchtune": 8, "fsdp_qlora": 64, "huggingface": 8, "megatron": 16}
-ATTENTION, MLP = ("q", "k", "v", "o"), ("gate", "up", "down")
+QUERY_VALUE, ATTENTION, MLP = ("q", "v"), ("q", "k", "v", "o"), ("gate", "up", "down")
 DEFAULTS = {"litgpt": ("q", "v"), "torchtune": ("q", "v", "o", *MLP), "huggingface": ATTENTION}
 """Ranks and targets of a trainer's examples, for rows that do not say."""
 
 
 def _targets(notes: str, shape: ModelShape, preset: str) -> list[str]:
     """Projections that get adapters, by the names that this model has for them."""
+    text, wanted = notes.lower(), _roles_in(notes)
+    if re.search(r"all[- ]linear", text) or not wanted:
+        wanted = set(DEFAULTS.get(preset, (*ATTENTION, *MLP))) if "linear" not in text else {*ATTENTION, *MLP}
+    names = _names_of(wanted, shape)
+    if re.search(r"linear\+output|lm_head", text):
+        names.append("lm_head")
+    return names or [shape.linears[0].name]
+
+
+def _names_of(roles: Iterable[str], shape: ModelShape) -> list[str]:
+    return list(dict.fromkeys(name for role in sorted(roles) for name in _role_names(shape, role)))
+
+
+def _roles_in(notes: str) -> set[str]:
     text, wanted = notes.lower(), set[str]()
     for letter in "qkvo":
         if re.search(rf"\b{letter}_proj|[ ,]{letter}(?=[,+ )]|$)", text):
@@ -177,12 +228,7 @@ def _targets(notes: str, shape: ModelShape, preset: str) -> list[str]:
         wanted |= {"q", "k", "v"}
     if re.search(r"\battention\b", text) and not wanted:
         wanted |= set(ATTENTION)
-    if re.search(r"all[- ]linear", text) or not wanted:
-        wanted = set(DEFAULTS.get(preset, (*ATTENTION, *MLP))) if "linear" not in text else {*ATTENTION, *MLP}
-    names = list(dict.fromkeys(name for role in sorted(wanted) for name in _role_names(shape, role)))
-    if re.search(r"linear\+output|lm_head", text):
-        names.append("lm_head")
-    return names or [shape.linears[0].name]
+    return wanted
 
 
 ROLES = {

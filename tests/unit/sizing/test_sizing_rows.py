@@ -151,6 +151,35 @@ def test_adapters_in_words() -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "notes", "r", "roles"),
+    [
+        ("lora", "Q:A rank32; trainable=9175040", 32, "qv"),
+        ("lora", "Q:A trainable=9,175,040", 32, "qv"),
+        ("lora", "Q:A rank8; trainable=4587520", 8, "koqv"),
+        ("lora", "Q:A rank32-fa; trainable=3670016", 32, "qv"),
+        ("hira", "Q:A trainable=9175040", 32, "qv"),
+        ("ln_tuning", "Q:A trainable=175104", 16, ""),
+    ],
+)
+def test_what_trains_tells_which_projections_have_adapters(method: str, notes: str, r: int, roles: str) -> None:
+    told = {"model": "Llama-3.2-3B", "params": "3212749824", "method": method, "notes": notes}
+    adapters = case_of(row(**told)).job.adapters
+    assert adapters is not None and adapters.r == r
+    assert sorted(adapters.targets) == [f"self_attn.{role}_proj" for role in roles]
+
+
+def test_prompt_tuning_lengthens_every_sequence() -> None:
+    told = {"model": "Llama-3.2-3B", "params": "3212749824", "method": "prompt_tuning", "seq_len": "768"}
+    assert case_of(row(**told, notes="Q:A trainable=614400")).job.length == 768 + 200
+
+
+def test_a_method_that_trains_a_good_part_of_the_weights_is_no_adapter() -> None:
+    told = {"model": "Llama-3.2-3B", "params": "3212749824", "method": "osf", "notes": "Q:A trainable=194535936"}
+    with pytest.raises(CannotPredictError, match="method 'osf'"):
+        case_of(row(**told))
+
+
+@pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"model": "nobody-knows"}, "the shape of 'nobody-knows' is not known"),
