@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from trainer.config import TrainerConfig, read_trainer_config
 from trainer.errors import EXIT_DONE, UserError, run_reporting_user_errors
-from trainer.imports import heavy_imports, hide
+from trainer.imports import heavy_imports, hidden, hide
 from trainer.phases import PhaseClock
 from trainer.progress import Progress, record_failure, say
 
@@ -92,9 +92,7 @@ def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
     preflight = prepared_report(run_dir, cache_key(config, run_dir / "data"))
     if preflight is None:  # only now load the tokenizer library: a resume is not to wait for it
-        if not config.model.trust_remote_code:
-            hide("torch")
-        with heavy_imports():
+        with heavy_imports(), hidden(*(() if config.model.trust_remote_code else ("torch",))):
             from trainer.data.prepare import prepare
 
         preflight = prepare(run_dir, config, report)

@@ -24,12 +24,27 @@ def heavy_imports() -> Iterator[None]:
         gc.enable()
 
 
-def hide(*packages: str) -> None:
+def hide(*packages: str) -> list[str]:
     """Let packages that this process has no use for look absent, to `import` and to `importlib.util.find_spec`.
 
     Transformers imports PEFT wherever it is installed, PEFT bitsandbytes, and that TorchInductor: a fifth of a rank's
-    start. Tokenizers alone need no torch: half of the start of `prepare`.
+    start. Gives those that were not there yet, and so are hidden now.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install what is hidden
-    for package in packages:
-        sys.modules.setdefault(package, None)  # type: ignore[arg-type]  # Python's own way to forbid an import
+    absent = [package for package in packages if package not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: Python's own way to forbid an import
+    return absent
+
+
+@contextmanager
+def hidden(*packages: str) -> Iterator[None]:
+    """`hide` for a block of imports. Without torch the tokenizer library takes half of the time.
+
+    Afterwards it is there for whoever needs it: `datasets`, which reads tables, asks `"torch" in sys.modules`.
+    """
+    absent = hide(*packages)
+    try:
+        yield
+    finally:
+        for package in absent:
+            del sys.modules[package]

@@ -66,14 +66,27 @@ TALK = {
 }
 
 
-def test_prepare_loads_no_torch(tmp_path: Path, tokenizer_dir: Path) -> None:
-    run, _ = make(tmp_path, tokenizer_dir, write(tmp_path, *[TALK] * 4))
+def prepare_as_process(run: Path) -> str:
+    """Four conversations; gives what Python said about imports."""
     command = [sys.executable, "-X", "importtime", "-m", "trainer", "prepare", str(run)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and len(TokenStore(run / "data" / "train")) == 4, done.stderr[-2000:]
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    return done.stderr
+
+
+def test_prepare_loads_no_torch(tmp_path: Path, tokenizer_dir: Path) -> None:
+    run, _ = make(tmp_path, tokenizer_dir, write(tmp_path, *[TALK] * 4))
+    said = prepare_as_process(run)
+    imported = {line.rpartition("|")[2].strip() for line in said.splitlines()}
     assert "transformers" in imported and "torch" not in imported
-    assert "PyTorch" not in done.stderr, "nobody is told to install what is there"
+    assert "PyTorch" not in said, "nobody is told to install what is there"
+
+
+def test_prepare_reads_tables_where_nothing_else_has_loaded_torch(tmp_path: Path, tokenizer_dir: Path) -> None:
+    from pyarrow import Table, parquet
+
+    parquet.write_table(Table.from_pylist([TALK] * 4), tmp_path / "rows.parquet")
+    prepare_as_process(make(tmp_path, tokenizer_dir, tmp_path / "rows.parquet")[0])
 
 
 @pytest.mark.parametrize("template", ["marked", "prefix"])
