@@ -20,6 +20,7 @@ from cluster.kubernetes.api import Api
 from cluster.kubernetes.helm import Helm
 from cluster.rundir import read_attempts, read_progress
 from tests.cluster.kubernetes.testbed import Namespace, Testbed
+from tests.cluster.outcomes.real_run import trains
 from tests.support import tiny
 
 JOB = """
@@ -78,7 +79,9 @@ def test_a_user_with_the_role_submits_watches_stops_resumes_and_reads_it_all(
     checks = tuneyard(namespace, "doctor", "--profile", "./site.yaml", "--json", cwd=tmp_path, kubeconfig=submitter)
     assert json.loads(checks.stdout)["fit"], checks.stdout
     run = Path(verb("submit", "job.yaml", "--detach")["run"])
-    until(lambda: verb("status", run)["progress"].get("state") == "training", "training")
+    remote = namespace.cluster.runs(namespace.name) / run.name  # type: ignore[attr-defined]
+    trains(remote, 0)
+    assert verb("status", run)["progress"]["state"] == "training"
     stopped = verb("stop", run, "--wait")
     assert stopped["outcome"] == "stopped"
     assert verb("resume", run)["outcome"] == "finished"
@@ -95,7 +98,6 @@ def test_a_user_with_the_role_submits_watches_stops_resumes_and_reads_it_all(
     assert verb("list")[0]["outcome"] == "finished"
     assert verb("resume", run, "--max-steps", 130)["outcome"] == "finished"
     assert read_attempts(run)[-1]["last_step"] == 130
-    remote = namespace.cluster.runs(namespace.name) / run.name  # type: ignore[attr-defined]
     assert (remote / "plan-000.json").is_file()
     assert verb("fetch", run)["model"] == str(run / "model")
     assert same_files(run / "model", remote / "model")

@@ -11,6 +11,7 @@ from cluster import ClusterError
 from cluster.slurm.backend import SlurmBackend
 from cluster.slurm.jobs import job_ids
 from slurm.testbed import Testbed
+from tests.cluster.outcomes.real_run import closed
 from tests.cluster.outcomes.standin_run import STANDIN, until
 
 
@@ -81,7 +82,8 @@ def test_a_sweep_from_the_command_line_to_its_table(slurm_testbed: Testbed, tmp_
     def row(number: int) -> dict[str, Any]:
         return swept(tmp_path, "--status", "last")["runs"][number]
 
-    until(lambda: row(3)["outcome"] == "finished", "the last of the four, which waits for another one's end")
+    closed(Path(made["runs"][3]), 0)  # it waits for another one's end
+    until(lambda: row(3)["outcome"] == "finished", "the last of the four")
     found = swept(tmp_path, "--status", made["sweep"])
     assert [one["outcome"] for one in found["runs"]] == [None, "finished", None, "finished"]
     assert found["runs"][3]["settings"] == {"training.learning_rate": 0.019, "training.max_steps": 50}
