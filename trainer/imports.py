@@ -30,7 +30,6 @@ def hide(*packages: str) -> list[str]:
     Transformers imports PEFT wherever it is installed, PEFT bitsandbytes, and that TorchInductor: a fifth of a rank's
     start. Gives those that were not there yet, and so are hidden now.
     """
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install what is hidden
     absent = [package for package in packages if package not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: Python's own way to forbid an import
     return absent
@@ -42,6 +41,7 @@ def hidden(*packages: str) -> Iterator[None]:
 
     Afterwards it is there for whoever needs it: `datasets`, which reads tables, asks `"torch" in sys.modules`.
     """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install what is hidden
     absent = hide(*packages)
     try:
         yield

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.sizing.memory_words import (
+    BESIDE,
     Row,
     accumulation_in,
     adapters_in,
@@ -203,7 +204,7 @@ def _shape(row: Row) -> ModelShape:
     return shape_by_size(parameters, name)
 
 
-ADAPTERS = re.compile(r"lora|dora|adapter|boft|bone|vera|ia3|pissa|ln_tuning|p(refix|rompt)?.?tuning|trainable_tokens")
+ADAPTERS = re.compile(r"lora|dora|adapter|boft|bone|vera|ia3|pissa")
 ADAPTED_SHARE = 0.02
 """A method of whatever name that trains less of the weights than this counts as adapters."""
 WHOLE = re.compile(r"full|fft|pretrain|sft|fine.?tun")
@@ -212,7 +213,7 @@ WHOLE = re.compile(r"full|fft|pretrain|sft|fine.?tun")
 def _method(row: Row) -> str:
     method = row["method"].strip().lower()
     notes = f"{row['source']} {row.get('notes') or ''}".lower()
-    if ADAPTERS.search(method):
+    if ADAPTERS.search(method) or BESIDE.search(method):
         return "lora"
     if re.search(r"galore|lisa|badam|apollo", notes):
         raise CannotPredictError("a method that trains parts of the weights in turns (GaLore, LISA)")

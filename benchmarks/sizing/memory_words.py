@@ -154,26 +154,27 @@ def adapters_in(row: Row, shape: ModelShape, preset: str) -> Adapters:
         return Adapters(targets=[], saved_modules=num_trained)
     rank = re.search(r"\br(?:ank)?[ =_]?(\d+)", notes.lower()) or re.search(r"rank(\d+)", notes.lower())
     r, dora = int(rank[1]) if rank else 0, "dora" in notes.lower()
-    targets, usual = _targets(notes, shape, preset), RANKS.get(preset, 16)
     if num_trained:
-        targets, usual = _counted(notes, shape, r, dora, num_trained)
+        targets, r = _counted(notes, shape, r, dora, num_trained)
+    else:
+        targets, r = _targets(notes, shape, preset), r or RANKS.get(preset, 16)
     whole = re.search(r"\bemb\b|modules_to_save|embeddings?\b.*\btrain", f"{row['method']} {notes}".lower())
     return Adapters(
-        r=r or usual,
+        r=r,
         targets=targets,
         dora=dora,
         saved_modules=shape.root_parameters if whole else 0,
     )
 
 
-BESIDE = re.compile(r"prefix|ln_?tuning|p-?tuning|prompt|trainable_?tokens|layer_?norm")
+BESIDE = re.compile(r"prefix|prompt|p[-_ ]?tuning|ln_?tuning|layer_?norm|trainable_?tokens")
 """Methods whose parameters lie beside the projections, which then keep no inputs for them."""
 
 
 def trained_in(row: Row) -> int:
     """How many parameters a row says that train; 0 where it does not say."""
     found = re.search(r"\btrainable[ =:]+(\d[\d,]*)", row.get("notes") or "")
-    return int(found[1].replace(",", "")) if found else 0
+    return int(number_in(found[1]) or 0) if found else 0
 
 
 def virtual_tokens_in(row: Row, shape: ModelShape) -> int:
@@ -193,7 +194,7 @@ def _counted(notes: str, shape: ModelShape, r: int, dora: bool, num_trained: int
         if names and lora_parameters(shape, r=rank, target_modules=names, use_dora=dora) == num_trained:
             return names, rank
     names = _names_of(_roles_in(notes) or QUERY_VALUE, shape)
-    return names or [shape.linears[0].name], RANKS["huggingface"]
+    return names or [shape.linears[0].name], r or RANKS["huggingface"]
 
 
 RANKS = {"qwen": 64, "swift": 8, "litgpt": 8, "torchtune": 8, "fsdp_qlora": 64, "huggingface": 8, "megatron": 16}

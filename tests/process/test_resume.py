@@ -69,11 +69,11 @@ class Runs:
         run_on_ranks(prepare_run, 1, str(run), distributed=False)
         return run
 
-    def undisturbed(self, **changes: Any) -> Path:
+    def undisturbed(self, engine: str = "fsdp2", **changes: Any) -> Path:
         """A run of two ranks from its start to its end; made once for all tests that ask for the same."""
-        name = f"whole-{hashlib.sha256(repr(sorted(changes.items())).encode()).hexdigest()[:8]}"
+        name = f"whole-{engine}-{hashlib.sha256(repr(sorted(changes.items())).encode()).hexdigest()[:8]}"
         if not (self.folder / name).exists():
-            assert run_on_ranks(train, 2, str(self.make(name, **changes)), 0) == ["finished"] * 2
+            assert run_on_ranks(train, 2, str(self.make(name, engine=engine, **changes)), 0) == ["finished"] * 2
         return self.folder / name
 
     def config(self, ranks: int, engine: str, **changes: Any) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def curve(run: Path) -> dict[int, tuple[float, int]]:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_stopped_run_resumes_bit_exactly(runs: Runs, engine: str) -> None:
-    undisturbed, stopped = runs.undisturbed(engine=engine), runs.make(f"{engine}-stopped", engine=engine)
+    undisturbed, stopped = runs.undisturbed(engine), runs.make(f"{engine}-stopped", engine=engine)
     assert run_on_ranks(train, 2, str(stopped), 0, "stop file", 5) == ["stopped"] * 2
     progress = json.loads((stopped / "progress.json").read_text())
     assert progress["state"] == "stopped"
@@ -123,7 +123,7 @@ def test_stopped_run_resumes_bit_exactly(runs: Runs, engine: str) -> None:
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_killed_run_goes_on_from_the_last_checkpoint(runs: Runs, method: str) -> None:
     changes = {"method": {"kind": "lora", "r": 4, "lora_dropout": 0.1}} if method == "lora" else {}
-    undisturbed, killed = runs.undisturbed(engine="fsdp2", **changes), runs.make(f"{method}-killed", **changes)
+    undisturbed, killed = runs.undisturbed(**changes), runs.make(f"{method}-killed", **changes)
     with pytest.raises(RankFailedError, match=r"rank [01]"):
         run_on_ranks(train, 2, str(killed), 0, "SIGKILL", 8)
     assert run_on_ranks(train, 2, str(killed), 1) == ["finished"] * 2
@@ -140,7 +140,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(runs: Runs) -> None:
 
 @pytest.mark.parametrize(("engine", "ranks"), [("zero3", 1), ("zero1", 4), ("zero0", 2), ("fsdp2", 4)])
 def test_other_engine_or_ranks_keep_the_order(runs: Runs, engine: str, ranks: int) -> None:
-    undisturbed, moved = runs.undisturbed(engine="fsdp2"), runs.make(f"{engine}-{ranks}-moved")
+    undisturbed, moved = runs.undisturbed(), runs.make(f"{engine}-{ranks}-moved")
     run_on_ranks(train, 2, str(moved), 0, "stop file", 5)
     (moved / "stop").unlink()
     (moved / "plan.json").write_text(json.dumps({"trainer": runs.config(ranks, engine)}))
@@ -153,7 +153,7 @@ def test_other_engine_or_ranks_keep_the_order(runs: Runs, engine: str, ranks: in
 
 
 def test_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(runs: Runs) -> None:
-    undisturbed, damaged = runs.undisturbed(engine="fsdp2"), runs.make("damaged")
+    undisturbed, damaged = runs.undisturbed(), runs.make("damaged")
     run_on_ranks(train, 2, str(damaged), 0)
     file = damaged / "checkpoints" / f"step-{STEPS:08d}" / "rank-00001.safetensors"
     content = bytearray(file.read_bytes())
@@ -261,7 +261,7 @@ def train_on_full_storage(run_dir: str, full_from: int, full_to: int) -> str:
 
 
 def test_full_storage_fails_the_save_and_training_goes_on(runs: Runs) -> None:
-    undisturbed, full = runs.undisturbed(engine="fsdp2"), runs.make("full-storage", checkpoint={"keep": 9})
+    undisturbed, full = runs.undisturbed(), runs.make("full-storage", checkpoint={"keep": 9})
     assert run_on_ranks(train_on_full_storage, 2, str(full), 8, 14) == ["finished"] * 2
     kept = sorted(p.name for p in (full / "checkpoints").iterdir())
     assert kept == ["step-00000006", "step-00000018", "step-00000024"], "no step 12, and nothing half-written"
