@@ -11,12 +11,14 @@ from itertools import pairwise
 from typing import Any
 
 from cluster.contract import Outcome
+from cluster.rundir import of_attempt
 
 BEFORE = ("queue", "gate", "prepare")
 TRAINING = ("launch", "import", "rendezvous", "load", "first_step", "training", "save", "evaluate")
 AFTER = ("export", "evaluate_model", "hang", "other")
 PHASES = (*BEFORE, *TRAINING, *AFTER)
 """All that an attempt's time can go into; they add up to its seconds, the wait for it included."""
+_BEFORE_TRAINING = ("preparing", "starting", "loading")
 PRIOR_SECONDS = 6 * 3600.0
 _NO_FAILURE = (Outcome.FINISHED, Outcome.STOPPED, None)
 
@@ -71,6 +73,33 @@ def mean_time_between_failures_seconds(records: Sequence[Record], prior_seconds:
     return (running + prior_seconds) / (failures + 1)
 
 
+def steps_of(progress: Record | None, attempt: int) -> dict[str, Any]:
+    """First, last and last saved step of an attempt; None, not 0, when it told nothing. Its longest step and save."""
+    mine = of_attempt(progress, attempt)
+    return {
+        "first_step": _first_step(mine),
+        "last_step": mine.get("step"),
+        "last_checkpoint_step": (mine.get("last_checkpoint") or {}).get("step"),
+        "longest_seconds": mine.get("longest_seconds") or {},
+    }
+
+
+def _first_step(mine: Record) -> int | None:
+    """Where the attempt began: where the run stands, when it has not trained, as `step` is older than it then."""
+    resumed = mine.get("resumed_from")
+    resumed = resumed.get("step") if isinstance(resumed, dict) else resumed
+    if resumed is not None or not mine:
+        return resumed
+    return 0 if has_trained(mine) else mine.get("step")
+
+
+def has_trained(mine: Record) -> bool:
+    """Whether an attempt has come as far as its first step."""
+    if spent := mine.get("phase_seconds"):  # tells it even of an attempt that failed while loading
+        return bool(spent.get("first_step") or spent.get("training"))
+    return mine.get("state") not in _BEFORE_TRAINING
+
+
 def _phase_seconds(record: Record, progress: Record) -> dict[str, float]:
     known, ran = record.get("phase_seconds") or {}, record.get("seconds") or {}
     trainer = progress.get("phase_seconds") or {}
@@ -109,12 +138,18 @@ def _lost_in(record: Record) -> int:
 
 def _lost_steps(records: Sequence[Record]) -> Iterator[tuple[Record, int]]:
     """Each attempt with the steps that were made again after it, or will have to be."""
-    trained = [record for record in records if record.get("first_step") is not None]
+    trained = [record for record in records if _has_loaded(record)]
     for record, following in pairwise(trained):
         # not the record's own `lost_steps`: a damaged checkpoint makes the next attempt step back further
         yield record, max(0, (record.get("last_step") or 0) - following["first_step"])
     if trained:
         yield trained[-1], _lost_in(trained[-1])
+
+
+def _has_loaded(record: Record) -> bool:
+    """Whether it is known from where an attempt went on: before it has loaded, only where the one before it stood."""
+    first, last = record.get("first_step"), record.get("last_step") or 0
+    return first is not None and (last > first or first <= (record.get("last_checkpoint_step") or 0))
 
 
 def _seconds_per_step(record: Record) -> float:

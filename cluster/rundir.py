@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,11 @@ def read_progress(run_dir: Path) -> dict[str, Any] | None:
     stands under `failure`, which no later word of another rank takes back.
     """
     return _with_failure(_progress(run_dir), read_json_loosely(run_dir / FAILURE))
+
+
+def of_attempt(progress: Mapping[str, Any] | None, attempt: int) -> Mapping[str, Any]:
+    """progress.json when this attempt wrote it; else empty, since it tells about another one."""
+    return progress if progress is not None and progress.get("attempt") == attempt else {}
 
 
 def _progress(run_dir: Path) -> dict[str, Any] | None:

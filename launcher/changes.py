@@ -13,38 +13,10 @@ from typing import Any
 
 from launcher.errors import JobError
 from launcher.jobfile.problems import shown
-from trainer.config import MAY_MOVE, SAME_SUMS, TrainerConfig
+from trainer.config import TrainerConfig, change_rule
 
 FREE, CURVE, REFUSED = "free", "curve", "refused"
 
-FIXED = {
-    "data.": "the run has trained on rows, packs and masks made this way",
-    "model.": "the checkpoints hold the weights of that model, trained in that type",
-    "method.": "the checkpoints hold other tensors than this method trains",
-    "loss.": "the run has minimised another loss",
-    "training.seed": "it orders the data",
-    "training.tokens_per_step": "a step is a fixed set of packs",
-    "execution.packs_per_step": "a step is a fixed set of packs",
-}
-"""Why each of `trainer.config.BINDING` must stay."""
-
-ROUNDED = "the same sums; they may round differently"
-MOVED = "its content must be the same, and is compared before training"
-EXEMPT = dict.fromkeys(SAME_SUMS, ROUNDED) | dict.fromkeys(MAY_MOVE, MOVED)
-"""Settings below `FIXED` that change no result."""
-
-EFFECTS = {
-    "training.gradient_checkpointing": "the same gradients; other memory and time",
-    "training.full_determinism": "decides whether later resumes are bit-exact",
-    "execution.": "the same steps over the same data; sums may round differently",
-    "checkpoint.": "from now on",
-    "logging.": "from now on",
-    "evaluation.": "from now on",
-    "launch.": "from now on",
-}
-"""What may change freely, and what it does. Every other setting changes the curve."""
-
-LENGTH = ("training.max_steps", "training.num_train_epochs")
 UNSTRETCHED = ("constant", "constant_with_warmup")
 """Schedules whose rate does not depend on how long the run is."""
 SILENT = ("execution.num_proc", "launch.remedies", "launch.health.free", "launch.threads_per_rank")
@@ -126,18 +98,11 @@ def _change(name: str, was: Any, now: Any, step: int | None, schedule: str) -> C
 def _meaning(name: str, step: int | None, schedule: str) -> tuple[str, str]:
     if step is None:
         return FREE, "nothing has been saved yet"
-    if name in LENGTH:
-        stretched = f"; the {schedule} schedule spans the new length, so the rate changes from step {step} on"
-        return FREE, "how far the run goes" + ("" if schedule in UNSTRETCHED else stretched)
-    if name in EXEMPT:
-        return FREE, EXEMPT[name]
-    if why := _entry(FIXED, name):
-        return REFUSED, f"must not change: {why}"
-    if effect := _entry(EFFECTS, name):
-        return FREE, effect
-    return CURVE, f"changes the curve from step {step} on"
-
-
-def _entry(table: dict[str, str], name: str) -> str | None:
-    """The entry for a setting: its own, or that of its section."""
-    return next((text for key, text in table.items() if name == key or (key[-1] == "." and name.startswith(key))), None)
+    kind, effect = change_rule(name)
+    if kind == "refused":
+        return REFUSED, f"must not change: {effect}"
+    if kind == "curve":
+        return CURVE, f"{effect} from step {step} on"
+    if kind == "length" and schedule not in UNSTRETCHED:
+        effect += f"; the {schedule} schedule spans the new length, so the rate changes from step {step} on"
+    return FREE, effect

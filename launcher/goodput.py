@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.goodput import Goodput, summarise
+from cluster.goodput import Goodput, steps_of, summarise
 from cluster.goodput import account as account_of_attempt
 
 GROUPS = {
@@ -47,8 +47,12 @@ def account(records: Sequence[dict[str, Any]], progress: dict[str, Any] | None =
 
 def _so_far(record: dict[str, Any], progress: dict[str, Any]) -> dict[str, Any]:
     """An open record as if the attempt had just ended well: nothing of it is lost yet."""
-    steps = {"first_step": progress.get("resumed_from") or 0, "last_step": progress.get("step")}
-    until = {**record, **steps, "outcome": "finished", "ended": progress.get("heartbeat")}
+    until = {
+        **record,
+        **steps_of(progress, record["attempt"]),
+        "outcome": "finished",
+        "ended": progress.get("heartbeat"),
+    }
     return {**until, **account_of_attempt(until, progress)}
 
 

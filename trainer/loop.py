@@ -75,11 +75,12 @@ class TrainingRun:
         self._check_world()
         seed_everything(config.training.seed, config.training.full_determinism)
         self.fingerprint = read_fingerprint(run_dir / "data")["content"]
+        self.order = self._order()
+        self.engine = build_engine(build_shared_model(config, self.ranks, self.progress.pulse), config)
+        # after loading: a model of the hub lies in its cache now
         self.model_fingerprint = self.ranks.first_decides(
             "model", lambda: model_fingerprint(config.model.path, config.model.revision)
         )
-        self.order = self._order()
-        self.engine = build_engine(build_shared_model(config, self.ranks, self.progress.pulse), config)
         self.rate = LearningRate(config.training, self.order.max_steps)
         store = CheckpointStore(run_dir / "checkpoints", self.ranks, config.checkpoint.keep, self.report)
         self.saver = Saver(store, config.checkpoint, self.progress, self.phases, self.report)

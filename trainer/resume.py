@@ -8,30 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer.checkpoint.manifest import Manifest
-from trainer.config import BINDING, MAY_MOVE, SAME_SUMS, TrainerConfig
+from trainer.config import TrainerConfig, change_rule
 from trainer.errors import UserError
-
-FREE = (
-    "name",
-    "checkpoint.",
-    "logging.",
-    "evaluation.",
-    "execution.",
-    "training.max_steps",
-    "training.num_train_epochs",
-    "training.gradient_checkpointing",
-    "model.revision",
-    *SAME_SUMS,
-    *MAY_MOVE,
-)
-"""What may change at any time. What is neither here nor in `BINDING` changes the curve from the checkpoint on."""
-NEW_BITS = (
-    "training.max_steps",
-    "training.num_train_epochs",
-    "training.gradient_checkpointing",
-    *SAME_SUMS,
-)
-"""May change, but sums round differently then, or the learning rate's curve is stretched."""
 
 
 def differences(before: dict[str, Any], now: TrainerConfig) -> dict[str, tuple[Any, Any]]:
@@ -48,14 +26,12 @@ def differences(before: dict[str, Any], now: TrainerConfig) -> dict[str, tuple[A
 
 def is_fixed(setting: str) -> bool:
     """Whether a setting must stay as it is for the life of a run."""
-    if setting in BINDING:
-        return True
-    return not _among(setting, FREE) and _among(setting, BINDING)
+    return change_rule(setting)[0] == "refused"
 
 
 def changes_the_curve(setting: str) -> bool:
     """Whether a setting may change, and training then differs from what it would have been."""
-    return not _among(setting, FREE) and not _among(setting, BINDING)
+    return change_rule(setting)[0] == "curve"
 
 
 def refuse_other_run(folder: Path, manifest: Manifest, config: TrainerConfig, data: str, model: str) -> None:
@@ -74,7 +50,7 @@ def refuse_other_run(folder: Path, manifest: Manifest, config: TrainerConfig, da
     ]
     if manifest.data["fingerprint"] != data:
         found.append(f"content of the data: was {_short(manifest.data['fingerprint'])}, is {_short(data)}")
-    if manifest.model and manifest.model != model:
+    if manifest.model and manifest.model not in (model, f"{config.model.path}@{config.model.revision}"):
         found.append(f"files of model.path: were {_short(manifest.model)}, are {_short(model)}")
     if found:
         raise UserError(
@@ -107,15 +83,11 @@ def exactness(manifest: Manifest, config: TrainerConfig) -> tuple[str, str]:
     for name in ("engine", "world_size", "micro_batch", "accumulation", "device"):
         if then["execution"][name] != getattr(now, name):
             return "order-exact", f"{name} was {then['execution'][name]}, is {getattr(now, name)}"
-    if changed := [name for name in differences(then, config) if changes_the_curve(name) or name in NEW_BITS]:
+    if changed := [name for name in differences(then, config) if change_rule(name)[0] in ("curve", "length", "rounds")]:
         return "order-exact", f"changed: {', '.join(changed)}"
     if not config.training.full_determinism:
         return "order-exact", "training.full_determinism is off"
     return "bit-exact", ""
-
-
-def _among(setting: str, names: tuple[str, ...]) -> bool:
-    return any(setting == name or (name.endswith(".") and setting.startswith(name)) for name in names)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -11,15 +11,16 @@ from typing import Any
 
 from cluster.agent.health import Check
 from cluster.agent.node import this_node
-from cluster.agent.outcome import PhaseEnd, Verdict, abandoned, of_attempt, with_down_nodes
+from cluster.agent.outcome import PhaseEnd, Verdict, abandoned, with_down_nodes
 from cluster.contract import ClusterError, Outcome
-from cluster.goodput import account, mean_time_between_failures_seconds
+from cluster.goodput import account, mean_time_between_failures_seconds, steps_of
 from cluster.policy import Decision, Limits, decide
 from cluster.processes import boot_id
 from cluster.rundir import (
     FAILURE,
     attempt_log_dir,
     next_attempt,
+    of_attempt,
     put_attempt,
     read_attempts,
     read_down_nodes,
@@ -28,7 +29,6 @@ from cluster.rundir import (
     read_stop,
 )
 
-_BEFORE_TRAINING = ("preparing", "starting", "loading")
 ASKED_FOR = (Outcome.STOPPED, Outcome.PREEMPTED, Outcome.WALLTIME)
 _SPEAK_FOR_THEMSELVES = (Outcome.FINISHED, Outcome.STOPPED, Outcome.FATAL)
 
@@ -179,29 +179,3 @@ def _stop_time(run_dir: Path, outcome: Outcome) -> dict[str, Any]:
     """Which wish ended this attempt: so one that was granted is told from a new one without comparing clocks."""
     stop = read_stop(run_dir) if outcome in ASKED_FOR else None
     return {"stop_time": stop["time"]} if stop is not None and "time" in stop else {}
-
-
-def steps_of(progress: Mapping[str, Any] | None, attempt: int) -> dict[str, Any]:
-    """First, last and last saved step of an attempt; None, not 0, when it told nothing. Its longest step and save."""
-    mine = of_attempt(progress, attempt)
-    return {
-        "first_step": _first_step(mine),
-        "last_step": mine.get("step"),
-        "last_checkpoint_step": (mine.get("last_checkpoint") or {}).get("step"),
-        "longest_seconds": mine.get("longest_seconds") or {},
-    }
-
-
-def _first_step(mine: Mapping[str, Any]) -> int | None:
-    """Where the attempt began: where the run stands, when it has not trained, as `step` is older than it then."""
-    resumed = mine.get("resumed_from")
-    resumed = resumed.get("step") if isinstance(resumed, dict) else resumed
-    if resumed is not None or not mine:
-        return resumed
-    return 0 if _has_trained(mine) else mine.get("step")
-
-
-def _has_trained(mine: Mapping[str, Any]) -> bool:
-    if spent := mine.get("phase_seconds"):  # tells it even of an attempt that failed while loading
-        return bool(spent.get("first_step") or spent.get("training"))
-    return mine.get("state") not in _BEFORE_TRAINING

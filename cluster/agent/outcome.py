@@ -13,6 +13,7 @@ from typing import Any
 from cluster.agent.evidence import Evidence
 from cluster.contract import Outcome
 from cluster.policy import RESTART
+from cluster.rundir import of_attempt
 
 FAILED = 1
 """Exit code of an agent that could not do its work: another one is alive on this run, or it broke."""
@@ -57,11 +58,6 @@ class Verdict:
 def exit_code(outcome: Outcome, action: str) -> int:
     """The agent's own exit code: 75 asks a scheduler for a restart, 3 says that the policy gave up."""
     return _FINAL.get(outcome, RESTART_ME if action == RESTART else GAVE_UP)
-
-
-def of_attempt(progress: Mapping[str, Any] | None, attempt: int) -> Mapping[str, Any]:
-    """progress.json when this attempt wrote it; else empty, since it tells about another one."""
-    return progress if progress is not None and progress.get("attempt") == attempt else {}
 
 
 def went_well(end: PhaseEnd, progress: Mapping[str, Any] | None, attempt: int) -> bool:

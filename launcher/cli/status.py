@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from cluster import Status, backend
+from cluster.goodput import has_trained
 from cluster.rundir import read_attempts, read_progress
 from launcher import goodput
 from launcher.cli.follow import left_in_words, next_step, seconds_left
@@ -73,7 +74,7 @@ def _progress_rows(progress: dict[str, Any], *, alive: bool) -> dict[str, Any]:
     age_seconds = max(0.0, time.time() - (progress.get("heartbeat") or time.time()))
     rows = {
         "trainer": f"{progress.get('state')}, {'heard' if alive else 'last heard'} {age_seconds:.0f} s ago",
-        "step": f"{progress.get('step') or 0} of {progress.get('max_steps') or '?'}",
+        "step": _step(progress),
         "loss": _rounded(progress.get("loss"), ".4f"),
         "tokens/s": _rounded(progress.get("tokens_per_second"), ",.0f"),
         "left": left_in_words(left) + " of training" if alive and (left := seconds_left(progress)) else None,
@@ -84,6 +85,14 @@ def _progress_rows(progress: dict[str, Any], *, alive: bool) -> dict[str, Any]:
         "save": _save_problem(progress),
     }
     return {name: value for name, value in rows.items() if value is not None}
+
+
+def _step(progress: dict[str, Any]) -> str:
+    """The step of the last sign of life; while a resume loads, the one that it goes on from."""
+    end, saved = progress.get("max_steps") or "?", progress.get("last_checkpoint") or {}
+    if saved and not has_trained(progress) and progress.get("resumed_from") is None:
+        return f"resuming from step {saved.get('step')} of {end}"
+    return f"{progress.get('step') or 0} of {end}"
 
 
 def _save_problem(progress: dict[str, Any]) -> str | None:

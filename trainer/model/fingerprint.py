@@ -6,6 +6,9 @@ import hashlib
 import struct
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
 SAMPLES, SAMPLE_BYTES = 16, 65_536
 MOST_HEADER_BYTES = 100_000_000
 
@@ -13,13 +16,14 @@ MOST_HEADER_BYTES = 100_000_000
 def model_fingerprint(path: str, revision: str | None) -> str:
     """SHA-256 over a folder's config.json and, of each safetensors file, its size, header and evenly spread samples.
 
-    A model on the hub is named by its path and revision.
+    Of a model on the hub, over its files in the hub's cache, so that the same files under another name or revision are
+    the same model; one that is not in the cache yet is named by its path and revision.
 
     Raises:
         OSError: the storage refuses.
     """
-    folder = Path(path)
-    if not folder.is_dir():
+    folder = Path(path) if Path(path).is_dir() else _cached(path, revision)
+    if folder is None:
         return f"{path}@{revision}"
     digest = hashlib.sha256()
     config = folder / "config.json"
@@ -28,6 +32,14 @@ def model_fingerprint(path: str, revision: str | None) -> str:
         digest.update(file.name.encode())
         _add_samples(digest, file)
     return digest.hexdigest()
+
+
+def _cached(path: str, revision: str | None) -> Path | None:
+    """The folder of the hub's cache that holds a model's files of this revision; None when they are not there."""
+    try:
+        return Path(snapshot_download(path, revision=revision, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
 
 
 def _add_samples(digest: hashlib._Hash, file: Path) -> None:

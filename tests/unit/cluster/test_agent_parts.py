@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from cluster import ClusterError, rundir
-from cluster.agent.attempt import steps_of
 from cluster.agent.launch import Launch, phase_command, phase_environment
 from cluster.agent.phases import TERM_TO_KILL_SECONDS, Escalation, Phase, telling_words
 from cluster.agent.stopping import StopWishes
+from cluster.goodput import steps_of
 from cluster.policy import Limits
 
 LAUNCH = Launch(1, 2, "cpu", 3, 60.0, ("prepare", "train"))

@@ -105,7 +105,9 @@ def test_the_last_attempt_and_those_that_never_trained_count_once() -> None:
     crashed, in_vain = life(0, "crashed", 0, 120, 100), life(1, "crashed", 120, 120, 100)
     assert summarise([crashed]).lost_steps == 20
     assert summarise([crashed, life(1, "crashed", None, None, None)]).lost_steps == 20
+    assert summarise([crashed, in_vain]).lost_steps == 20, "the steps are still lost while the next one fails to load"
     again = life(2, "finished", 100, 400, 400)
+    assert summarise([crashed, in_vain, again]).lost_seconds == summarise([crashed, again]).lost_seconds > 0
     assert summarise([crashed, in_vain, again]).lost_steps == 20
     assert summarise([]).goodput == 0.0
 

@@ -86,6 +86,20 @@ def test_an_attempt_that_is_alive_counts_until_its_last_heartbeat() -> None:
     assert found.goodput == 0.6
 
 
+@pytest.mark.parametrize("state", ["preparing", "starting", "loading"])
+def test_a_resume_that_still_loads_has_lost_only_what_no_checkpoint_holds(run_dir, capsys, state: str) -> None:
+    alive = {"attempt": 1, "outcome": None, "started": 200.0, "phase_seconds": {"queue": 1.0}}
+    progress = {"attempt": 1, "state": state, "step": 12, "max_steps": 40, "last_checkpoint": {"step": 8, "path": "x"}}
+    progress |= {"resumed_from": None, "heartbeat": 230.0, "phase_seconds": {"launch": 2.0, "load": 20.0}}
+    found = goodput.account([CRASHED, alive], progress)
+    assert found is not None and (found.lost_steps, found.lost_seconds) == (4, 16.0)
+    folder = run_dir(CRASHED, alive)
+    (folder / "progress.json").write_text(json.dumps(progress))
+    assert run(["status", str(folder)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "(lost 4 steps, 16 s)" in shown and "resuming from step 8 of 40" in shown
+
+
 @pytest.mark.parametrize(
     ("steps", "seconds", "text"),
     [(0, 0.0, "nothing"), (1, 0.4, "1 step, < 1 s"), (4, 12.3, "4 steps, 12 s")],

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from launcher_samples import GOOD_JOB
 
-from launcher import changes
-from launcher.changes import LENGTH, compare
+from launcher.changes import compare
 from launcher.cli import run
 from launcher.errors import JobError
 from launcher.hardware import Machine
@@ -19,8 +18,8 @@ from launcher.jobfile import load_job
 from launcher.plan import make_plan
 from launcher.revise import lengthened, next_number, replanned
 from launcher.runs import new_run_dir, write_run
-from trainer.config import BINDING
 
+ENDS = ("training.max_steps", "training.num_train_epochs")
 TRAINING = "training: {tokens_per_step: 8192"
 
 
@@ -65,12 +64,14 @@ def plan_of(run_dir: Path) -> dict[str, Any]:
 # What is changed in the job file, and what that makes of the settings of the plan.
 CASES = {
     "more steps": ("max_steps: 60", "max_steps: 90", {"training.max_steps": "free"}),
-    "epochs": ("max_steps: 60", "num_train_epochs: 5", dict.fromkeys(LENGTH, "free")),
+    "epochs": ("max_steps: 60", "num_train_epochs: 5", dict.fromkeys(ENDS, "free")),
     "checkpoints": ("training:", "checkpoint: {keep: 9}\ntraining:", {"checkpoint.keep": "free"}),
     "micro-batch": ("cpu_ranks: 2", "cpu_ranks: 2, micro_batch: 2", None),
     "hang": ("cpu_ranks: 2", "cpu_ranks: 2, hang_minutes: 5", {"launch.hang_seconds": "free"}),
     "logits": ("training:", "loss: {chunk_tokens: 64}\ntraining:", {"loss.chunk_tokens": "free"}),
     "attention": ("path: model}", "path: model, attention: sdpa}", {"model.attention": "free"}),
+    "revision": ("path: model}", "path: model, revision: abc}", {"model.revision": "free"}),
+    "kernels": ("max_steps: 60", "max_steps: 60, full_determinism: true", {"training.full_determinism": "free"}),
     "type": ("path: model}", "path: model, dtype: bfloat16}", {"model.dtype": "refused"}),
     "rate": ("max_steps: 60", "max_steps: 60, learning_rate: 0.1", {"training.learning_rate": "curve"}),
     "decay": ("max_steps: 60", "max_steps: 60, weight_decay: 0.1", {"training.weight_decay": "curve"}),
@@ -195,7 +196,3 @@ def test_dry_run_of_a_longer_run(finished: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_run_keeps_its_name(finished: Path, changed: Callable[..., Path]) -> None:
     assert replanned(finished, changed("name: quick", "name: other")).plan["trainer"]["name"] == "quick"
-
-
-def test_launcher_and_trainer_bind_a_run_to_the_same_settings() -> None:
-    assert set(changes.FIXED) == set(BINDING)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from tests.support import tiny
 from trainer.checkpoint.manifest import Manifest
 from trainer.config import TrainerConfig
 from trainer.errors import UserError
+from trainer.model.fingerprint import model_fingerprint
 from trainer.resume import changes_the_curve, differences, exactness, is_fixed, refuse_other_run, refuse_past_the_end
 
 
@@ -43,6 +46,8 @@ FREE = [
     {"logging": {"tensorboard": False}},
     {"execution": {"engine": "zero3", "world_size": 2, "accumulation": 2}},
     {"model": {"path": "moved"}},
+    {"model": {"revision": "abc"}},
+    {"training": {"full_determinism": False}},
     {"data": {"train": [{"path": "moved.jsonl"}]}},
 ]
 CURVE: list[dict[str, Any]] = [
@@ -74,6 +79,28 @@ def test_what_may_change_may(change: dict[str, Any]) -> None:
 def test_other_content_is_refused(data: str, model: str) -> None:
     with pytest.raises(UserError, match=r"content of the data: was|files of model\.path: were"):
         refuse_other_run(Path("step-00000012"), manifest(), config(), data, model)
+
+
+def test_a_checkpoint_that_names_its_hub_model_goes_on_with_its_content() -> None:
+    old = replace(manifest(), model="org/model@None")  # as versions before 0.2 wrote it
+    now = config(model={"path": "org/model"})
+    refuse_other_run(Path("step-00000012"), old, now, "data", "the content of its files")
+    with pytest.raises(UserError, match="files of model"):
+        refuse_other_run(Path("step-00000012"), old, config(model={"path": "org/other"}), "data", "other content")
+
+
+def test_a_hub_model_is_known_by_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository, folder = tmp_path / "models--org--tiny", tmp_path / "elsewhere"
+    for place in (repository / "snapshots" / ("a" * 40), folder):
+        place.mkdir(parents=True)
+        (place / "config.json").write_text("{}")
+        (place / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    of_files = model_fingerprint(str(folder), None)
+    assert model_fingerprint("org/tiny", None) == model_fingerprint("org/tiny", "a" * 40) == of_files
+    assert model_fingerprint("org/not-here", "b") == "org/not-here@b"
 
 
 def test_a_checkpoint_beyond_the_end_is_refused() -> None:
