@@ -48,7 +48,12 @@ class LocalBackend(Backend):
             raise lock.LockHeldError(*lock.already_running(run_dir, who))
         before = rundir.next_attempt(run_dir)
         agent, words_from = _spawn(run_dir)
-        _wait_for_takeover(run_dir, agent, before, words_from)
+        try:
+            _wait_for_takeover(run_dir, agent, before, words_from)
+        except BaseException:  # Ctrl-C, too: an agent that nobody heard of must not train
+            agent.kill()
+            agent.wait()
+            raise
         return Handle(self.name, str(agent.pid), run_dir)
 
     def status(self, run_dir: Path) -> Status:
@@ -153,7 +158,6 @@ def _wait_for_takeover(run_dir: Path, agent: subprocess.Popen[bytes], before: in
         if agent.poll() is not None and not _took_over(run_dir, agent.pid, before):
             raise ClusterError("the agent died at once: " + _words(run_dir, words_from))
         if time.monotonic() > deadline:
-            agent.kill()
             raise ClusterError(f"the agent did not start within {_START_SECONDS:.0f} s")
         time.sleep(_POLL_SECONDS)
 

@@ -6,6 +6,8 @@ traceback and leaves with its `exit_code`. Anything else is a bug, and keeps its
 
 from __future__ import annotations
 
+from typing import Any
+
 EXIT_OK = 0
 EXIT_USER = 2
 EXIT_ENVIRONMENT = 3
@@ -15,7 +17,6 @@ EXIT_DOES_NOT_FIT = 6
 """What `estimate` was asked about does not fit."""
 EXIT_SAVED = 75
 """The run stopped before its end, saved, and can be resumed; the trainer's own code for it."""
-EXIT_INTERRUPTED = 130
 
 
 class TuneyardError(Exception):
@@ -35,6 +36,14 @@ class TuneyardError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.remedy}" if self.remedy else self.message
+
+    def shown(self) -> str:
+        """What a terminal gets: `error:` before what is wrong, the remedy below it."""
+        return f"error: {self}"
+
+    def facts(self) -> dict[str, Any]:
+        """What a program is told beside message, remedy and exit code."""
+        return {}
 
 
 class JobError(TuneyardError):

@@ -12,11 +12,15 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends this without a word, while packages load, too
 
 from chat_tokenizer import MIN_FREQUENCY, train_tokenizer
 from skills import SKILLS, Conversation, Fact, vocabulary

@@ -5,6 +5,8 @@ training it stops the run, as a cluster does when it takes the machines away, an
 lost, a twin starts from an earlier checkpoint and trains through the place of the interruption without a pause: every
 loss and gradient norm must be the same, bit for bit.
 
+Ctrl-C ends the run that is just training; nothing of it goes on.
+
     python examples/quickstart/run.py [--work DIR] [--seed N]
 """
 
@@ -15,6 +17,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -26,15 +29,29 @@ HERE = Path(__file__).resolve().parent
 INTERRUPT_AT = 0.4
 TWIN_STEPS = 20
 STOPPED = 75
+INTERRUPTED = 130
+INTERRUPT_SECONDS = 5
+ANY = tuple(range(256))
+TUNEYARD = Path(sys.executable).with_name("tuneyard")
 BAR = 0.90
 ENVIRONMENT = {"COLUMNS": "110", "DS_ACCELERATOR": "cpu"}
 
 
 def main() -> int:
     arguments = _arguments()
-    work: Path = arguments.work
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends it as Ctrl-C does
+    try:
+        return quickstart(arguments.work, arguments.seed)
+    except KeyboardInterrupt:
+        print("\ninterrupted: ending what runs", flush=True)
+        end_what_runs(arguments.work)
+        return INTERRUPTED
+
+
+def quickstart(work: Path, seed: str) -> int:
+    """The whole path. Returns 0 when the model is good and the resume exact."""
     started = time.monotonic()
-    command(sys.executable, HERE / "prepare.py", work, "--seed", arguments.seed)
+    command(sys.executable, HERE / "prepare.py", work, "--seed", seed)
     job = write_job(work)
     run = train_with_interruption(job, work)
     stopped_at = read(run / "progress.json")["step"]
@@ -48,6 +65,21 @@ def main() -> int:
     print(f"all of it took {time.monotonic() - started:.0f} seconds")
     print(f"quickstart: exact_match={exact_match:.3f} train_seconds={train_seconds(run):.0f} resume={resume} run={run}")
     return 0 if exact_match >= BAR and resume == "bit-exact" else 1
+
+
+def end_what_runs(work: Path) -> None:
+    """Cancel every run that is alive; another Ctrl-C does not come between."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for run in [*(work / "runs").glob("*"), work / "twin"]:
+        if (run / "plan.json").exists() and asked_state(run) in ("queued", "running"):
+            tuneyard("cancel", run, accept=ANY)
+
+
+def asked_state(run: Path) -> str:
+    """What `tuneyard status` calls the state of a run."""
+    asked = subprocess.run([TUNEYARD, "status", run, "--json"], capture_output=True, text=True, check=False)
+    return str(json.loads(asked.stdout)["state"]) if asked.returncode == 0 else "unknown"
 
 
 def _arguments() -> argparse.Namespace:
@@ -148,17 +180,30 @@ def print_curve(run: Path, points: int = 10) -> None:
 
 def tuneyard(*arguments: Any, accept: tuple[int, ...] = (0,)) -> int:
     """Run one of tuneyard's commands and show it."""
-    return command(Path(sys.executable).with_name("tuneyard"), *arguments, shown="tuneyard", accept=accept)
+    return command(TUNEYARD, *arguments, shown="tuneyard", accept=accept)
 
 
 def command(*arguments: Any, shown: str = "python", accept: tuple[int, ...] = (0,)) -> int:
     """Run a program in the foreground; an unexpected exit code ends the quickstart."""
     words = [str(argument) for argument in arguments]
     print(f"\n$ {shlex.join([shown, *words[1:]])}", flush=True)
-    code = subprocess.run(words, env=os.environ | ENVIRONMENT, check=False).returncode
+    code = finished(subprocess.Popen(words, env=os.environ | ENVIRONMENT))
     if code not in accept:
         raise SystemExit(f"that ended with exit code {code}, expected {' or '.join(map(str, accept))}")
     return code
+
+
+def finished(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code. After Ctrl-C it is given the time to put its own things in order."""
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        try:
+            process.wait(INTERRUPT_SECONDS)  # a terminal's Ctrl-C has reached it, too
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+        raise
 
 
 def read(file: Path) -> Any:

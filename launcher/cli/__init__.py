@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from importlib import import_module
 
 import click
 
 from launcher import __version__
-from launcher.errors import EXIT_CLUSTER, EXIT_INTERRUPTED, EXIT_OK, TuneyardError
+from launcher.errors import EXIT_OK, SchedulerError, TuneyardError
+from launcher.interrupts import exit_code_of, interruptible
 
 VERBS = {
     "init": "Write a commented job file to start from.",
@@ -45,7 +47,7 @@ ATTRIBUTES = {"list": "list_"}
 EPILOG = (
     "Exit codes: 0 done; 2 the job file, the data or the arguments are wrong; 3 this machine lacks "
     "something; 4 the scheduler or the cluster; 5 the run ended badly; 6 the estimate does not fit; 75 the run was "
-    "saved before its end, resume it; 130 interrupted."
+    "saved before its end, resume it; 130 Ctrl-C."
 )
 
 
@@ -89,23 +91,40 @@ def tuneyard() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Carries out one command line and gives its exit code; users' mistakes end without a traceback."""
+    with interruptible():
+        try:
+            code = tuneyard.main(args=arguments, prog_name="tuneyard", standalone_mode=False)
+        except (click.Abort, KeyboardInterrupt) as error:
+            with suppress(OSError):  # the terminal may be gone
+                click.echo("interrupted", err=True)
+            return exit_code_of(error.__cause__ if isinstance(error, click.Abort) else error)
+        except Exception as error:
+            given = sys.argv[1:] if arguments is None else arguments
+            if (failed := told(error, as_json="--json" in given)) is None:
+                raise
+            return failed
+    return code if isinstance(code, int) else EXIT_OK
+
+
+def told(error: Exception, *, as_json: bool) -> int | None:
+    """Says what is wrong, for people and with `--json` for programs, too; its exit code. `None` for our own faults."""
     from cluster import ClusterError
 
-    try:
-        code = tuneyard.main(args=arguments, prog_name="tuneyard", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        return EXIT_INTERRUPTED
-    except TuneyardError as error:
-        click.echo(f"error: {error}" if "\n" not in error.message else str(error), err=True)
-        return error.exit_code
-    except ClusterError as error:
-        click.echo(f"error: {error.message}\n{error.remedy}".rstrip(), err=True)
-        return EXIT_CLUSTER
-    return code if isinstance(code, int) else EXIT_OK
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        remedy = f"See: {context.command_path} --help" if context else ""
+        error = TuneyardError(error.format_message(), remedy)
+    elif isinstance(error, ClusterError):
+        error = SchedulerError(error.message, error.remedy)
+    elif not isinstance(error, TuneyardError):
+        return None
+    click.echo(error.shown(), err=True)
+    if as_json:
+        import json
+
+        found = {"message": error.message, "remedy": error.remedy, "exit_code": error.exit_code, **error.facts()}
+        click.echo(json.dumps({"error": found}, indent=1, ensure_ascii=False))
+    return error.exit_code
 
 
 def main() -> None:

@@ -76,13 +76,24 @@ class _Company:
         short = drill_plan(self._plan.as_json(), fault, steps, hang_seconds)
         write_json_atomic(run_dir / PLAN, short)
         self._give_data(run_dir)
-        verdict = self._played(fault, run_dir, short["trainer"]["training"]["max_steps"])
+        try:
+            verdict = self._played(fault, run_dir, short["trainer"]["training"]["max_steps"])
+        except BaseException:  # Ctrl-C, too
+            self._say_what_is_left(run_dir)
+            raise
         self._say(f"{fault.name}: {'passed' if verdict.passed else 'FAILED'}: {verdict.reason}")
         if verdict.passed and not keep:
             remove_run(run_dir)
         else:
             self._say(f"kept: tuneyard status {quoted(run_dir)}")
         return verdict
+
+    def _say_what_is_left(self, run_dir: Path) -> None:
+        """A drill that was broken off leaves its directory, or says what could not be ended."""
+        if self._where.status(run_dir).state in ("queued", "running"):
+            click.echo(f"\nIt still runs. Next: tuneyard cancel {quoted(run_dir)}", err=True)
+        else:
+            click.echo(f"\nThe drill has ended; kept: {quoted(run_dir)}", err=True)
 
     def clear(self) -> None:
         """Removes the data that the drills shared."""
@@ -101,7 +112,7 @@ class _Company:
         if self._prepared is None:
             try:
                 prepare(run_dir, self._console)
-            except (JobError, KeyboardInterrupt):
+            except BaseException:
                 remove_run(run_dir)
                 raise
             self._prepared = new_run_dir(self._runs_dir, f".{self._plan.trainer.name}-drill-data")

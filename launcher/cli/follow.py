@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cluster.rundir import read_attempts, read_progress
 from launcher.cli.options import quoted
 from launcher.cli.output import make_console, print_json
 from launcher.errors import EXIT_CLUSTER, EXIT_OK, EXIT_RUN_FAILED, EXIT_SAVED
+from launcher.interrupts import exit_code_of
 from launcher.learning.observed import record_run
 from launcher.report import write_report
 from launcher.rundata import backend_name, lies_elsewhere
@@ -54,12 +56,13 @@ def follow(run_dir: Path, *, as_json: bool = False) -> int:
     console = make_console(stderr=as_json)
     try:
         status = _watch_with_bar(run_dir, console) if console.is_terminal else _watch_with_lines(run_dir, console)
-    except KeyboardInterrupt:
-        click.echo(
-            f"\nThe run goes on. Next: tuneyard status {quoted(run_dir)}, or tuneyard stop {quoted(run_dir)}",
-            err=as_json,
-        )
-        return EXIT_OK
+    except KeyboardInterrupt as error:
+        with suppress(OSError):  # the terminal may be gone
+            click.echo(
+                f"\nThe run goes on. Next: tuneyard status {quoted(run_dir)}, or tuneyard stop {quoted(run_dir)}",
+                err=True,
+            )
+        return exit_code_of(error)
     return _end(run_dir, status, as_json)
 
 

@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import Backend, backend
-from cluster.rundir import read_progress
+from cluster.rundir import read_progress, read_stop
 from launcher.changes import CURVE, Change
 from launcher.cli.follow import follow
 from launcher.cli.options import detach_option, json_option, quoted, run_argument, run_dir_of
 from launcher.cli.output import make_console, print_json
+from launcher.cli.submit import handed_over
+from launcher.cli.waiting import wait_until_left
 from launcher.errors import EXIT_OK, JobError
 from launcher.grace import adjust
 from launcher.jobfile import SettingError
@@ -48,7 +50,7 @@ def resume(
     """
     run_dir = run_dir_of(run_name, runs_dir)
     where = backend(backend_name(run_dir))
-    _refuse_living(run_dir, where)
+    _refuse_living(run_dir, where, make_console(stderr=as_json))
     revision = _revision(run_dir, job_file, max_steps, epochs)
     if revision:
         _show(revision.changes, make_console(stderr=as_json))
@@ -77,7 +79,7 @@ def _adjust_grace(run_dir: Path, as_json: bool) -> None:
 
 
 def _start(run_dir: Path, where: Backend, detach: bool, as_json: bool) -> int:
-    handle = where.submit(run_dir)
+    handle = handed_over(backend_name(run_dir), run_dir)
     if not detach:
         return follow(run_dir, as_json=as_json)
     if as_json:
@@ -134,8 +136,11 @@ def _refuse_changes(revision: Revision) -> None:
         raise JobError(f"{revision.run_dir.name} is at step {step}, behind an end at step {end}", "Set a later end.")
 
 
-def _refuse_living(run_dir: Path, where: Backend) -> None:
+def _refuse_living(run_dir: Path, where: Backend, console: Console) -> None:
+    """A run that was asked to stop is waited for; one that lives is refused."""
     found = where.status(run_dir)
+    if found.state in ("queued", "running") and (read_stop(run_dir) or {}).get("reason") == "stopped":
+        found = wait_until_left(run_dir, console)
     if found.state in ("queued", "running"):
         raise JobError(f"{run_dir} is {found.state}", f"Watch it: tuneyard logs {quoted(run_dir)} --follow")
 

@@ -7,18 +7,21 @@ from pathlib import Path
 import click
 
 from cluster import backend
+from launcher.cli.follow import next_step
 from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
-from launcher.cli.output import print_json
-from launcher.errors import JobError
+from launcher.cli.output import make_console, print_json
+from launcher.cli.waiting import wait_until_left
+from launcher.errors import EXIT_OK, JobError
+from launcher.interrupts import exit_code_of
 from launcher.rundata import backend_name
 
 
 @click.command()
 @run_argument
-@click.option("--wait", is_flag=True, help="Return when the attempt has ended.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Return when the run has left.")
 @json_option
-def stop(run_name: str, runs_dir: Path, wait: bool, as_json: bool) -> None:
-    """Ask a run to save at the next step boundary and leave. It can be resumed."""
+def stop(run_name: str, runs_dir: Path, wait: bool, as_json: bool) -> int:
+    """Ask a run to save at the next step boundary and leave, and wait until it has. It can be resumed."""
     run_dir = run_dir_of(run_name, runs_dir)
     where = backend(backend_name(run_dir))
     state = where.status(run_dir).state
@@ -26,12 +29,22 @@ def stop(run_name: str, runs_dir: Path, wait: bool, as_json: bool) -> None:
         raise JobError(f"{run_dir} is not running", f"See tuneyard status {quoted(run_dir)}")
     if state == "queued":  # nothing runs that could save, and nobody would read the wish before hours have passed
         where.cancel(run_dir)
-        wait = True
     else:
         where.stop(run_dir)
-    outcome = where.wait(run_dir).outcome if wait else None
+    try:
+        outcome = wait_until_left(run_dir, make_console(stderr=as_json)).outcome if wait or state == "queued" else None
+    except KeyboardInterrupt as error:
+        click.echo(f"\nIt will stop all the same. Next: tuneyard status {quoted(run_dir)}", err=True)
+        return exit_code_of(error)
     if as_json:
         print_json({"run": str(run_dir), "stopping": outcome is None, "outcome": outcome})
-        return
+        return EXIT_OK
     click.echo(f"outcome: {outcome}" if outcome else "asked to save and stop at the next step boundary")
-    click.echo(f"Next: tuneyard status {quoted(run_dir)}, then tuneyard resume {quoted(run_dir)}")
+    click.echo(_next(run_dir, outcome))
+    return EXIT_OK
+
+
+def _next(run_dir: Path, outcome: str | None) -> str:
+    if outcome is None:
+        return f"Next: tuneyard resume {quoted(run_dir)} waits for that, and goes on"
+    return next_step(run_dir, outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -14,11 +15,14 @@ from launcher.cli.output import make_console, print_json
 from launcher.cli.planning import load_and_plan
 from launcher.cli.preparing import prepare
 from launcher.cli.showplan import print_plan
-from launcher.errors import EXIT_OK, JobError
+from launcher.errors import EXIT_OK, TuneyardError
+from launcher.interrupts import held
 from launcher.plan import Plan
 from launcher.runs import fresh_path, link_run, new_run_dir, remove_run, write_run
 from launcher.siteprofile import LOCAL
 from launcher.trainer_process import require_trainer
+
+SLURM = "slurm"
 
 
 @click.command()
@@ -74,13 +78,24 @@ def ready_to_submit(plan: Plan, root: Path, console: Console) -> None:
 
 
 def _submitted(name: str, run_dir: Path) -> Handle:
-    """Hands the run over; one that nobody took leaves no directory behind."""
+    """Hands the run over; one that nobody took, or that was interrupted meanwhile, leaves nothing behind."""
     try:
-        return backend(name).submit(run_dir)
-    except (ClusterError, KeyboardInterrupt):
+        return handed_over(name, run_dir)
+    except ClusterError:
         if name != LOCAL:
             remove_run(run_dir)
         raise
+    except KeyboardInterrupt:
+        backend(name).cancel(run_dir)  # does nothing where nobody has it
+        remove_run(run_dir)
+        click.echo("\nInterrupted before the start: no run directory was kept.", err=True)
+        raise
+
+
+def handed_over(name: str, run_dir: Path) -> Handle:
+    """Submits a run; a scheduler that is just taking it is not interrupted."""
+    with held() if name == SLURM else nullcontext():
+        return backend(name).submit(run_dir)
 
 
 def _dry_run(plan: Plan, name: str, run_dir: Path, job_file: Path, as_json: bool) -> int:
@@ -99,9 +114,10 @@ def prepare_here(run_dir: Path, console: Console) -> None:
     """Tokenises in the foreground: bad data is refused before anything starts, and leaves nothing behind."""
     try:
         prepare(run_dir, console)
-    except JobError as error:
+    except TuneyardError as error:
         remove_run(run_dir)
-        raise JobError(error.message, "Nothing was started, and no run directory was kept.") from None
+        kept = "Nothing was started, and no run directory was kept."
+        raise type(error)(error.message, f"{error.remedy}\n{kept}".lstrip()) from None
     except KeyboardInterrupt:
         remove_run(run_dir)
         click.echo("\nInterrupted before the start: no run directory was kept.", err=True)

@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import ClusterError, Status, backend
-from cluster.rundir import write_stop
+from cluster.rundir import PLAN, write_stop
 from launcher.cli.options import detach_option, json_option, quoted, runs_option
 from launcher.cli.output import make_console, print_json
 from launcher.cli.submit import prepare_here, ready_to_submit, root_of
 from launcher.cli.sweeping import Planned, plan_all
 from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError, TuneyardError
+from launcher.interrupts import exit_code_of, held
 from launcher.rundata import DEFAULT_BACKEND
 from launcher.runs import fresh_path, link_run, remove_run, write_run
 from launcher.sweep import Sweep, best, combinations_of, find_sweep, in_words, read_sweep, results, short_names
@@ -72,16 +73,13 @@ def sweep(
     for run in made.runs:
         link_run(runs_dir, run)
     console.print(f"sweep {folder}", markup=False, highlight=False, soft_wrap=True)
-    if made.backend == DEFAULT_BACKEND:
-        _run_here(made, max_parallel or 1, console)
-    elif detach:
+    if made.backend != DEFAULT_BACKEND and detach:
         if as_json:
             print_json({"sweep": str(folder), "runs": [str(run) for run in made.runs]})
         else:
             click.echo(f"Next: tuneyard sweep --status {quoted(folder)}, or tuneyard status RUN for one of them")
         return EXIT_OK
-    _wait(made, console)
-    return _show(made, as_json)
+    return _follow(made, max_parallel or 1, console) or _show(made, as_json)
 
 
 def _print_plans(planned: list[Planned], console: Console) -> None:
@@ -112,13 +110,12 @@ def _submit(planned: list[Planned], folder: Path, max_parallel: int | None, cons
         elif name == "slurm":
             from cluster.slurm.backend import SlurmBackend
 
-            SlurmBackend().submit_array(folder, runs, max_parallel)
+            with held():  # an array that SLURM is just taking must not be left without its runs
+                SlurmBackend().submit_array(folder, runs, max_parallel)
         else:
             _submit_each(made)
     except (ClusterError, TuneyardError, KeyboardInterrupt):
-        for path in [*runs, folder]:
-            if path.is_dir():
-                remove_run(path)
+        _undo(made)
         raise
     return made
 
@@ -129,8 +126,44 @@ def _submit_each(made: Sweep) -> None:
         where.submit(run)
 
 
+def _undo(made: Sweep) -> None:
+    """Takes back what was handed over of a sweep that did not come about, and removes what was written of it."""
+    where = backend(made.backend)
+    for run in made.runs:
+        if (run / PLAN).is_file() and where.status(run).state in ALIVE:
+            where.cancel(run)
+    for path in [*made.runs, made.folder]:
+        if path.is_dir():
+            remove_run(path)
+
+
+def _follow(made: Sweep, max_parallel: int, console: Console) -> int:
+    """Until no run is alive. Ctrl-C stops following only: what runs goes on, and what waits here does not start."""
+    try:
+        if made.backend == DEFAULT_BACKEND:
+            _run_here(made, max_parallel, console)
+        _wait(made, console)
+    except KeyboardInterrupt as error:
+        click.echo(_left_behind(made), err=True)
+        return exit_code_of(error)
+    return EXIT_OK
+
+
+def _left_behind(made: Sweep) -> str:
+    """What goes on after Ctrl-C, how to end it, and how to start the rest."""
+    where = backend(made.backend)
+    states = {run: where.status(run).state for run in made.runs}
+    alive = [run.name for run, state in states.items() if state in ALIVE]
+    waiting = [run for run, state in states.items() if state == "none"]
+    words = ["\n" + (f"These go on: {', '.join(alive)}" if alive else "No run goes on.")]
+    if waiting:
+        words.append("Not started; each starts with: " + "; ".join(f"tuneyard resume {quoted(run)}" for run in waiting))
+    end = f", tuneyard sweep --cancel {quoted(made.folder)}" if alive else ""
+    return "\n".join([*words, f"Next: tuneyard sweep --status {quoted(made.folder)}{end}"])
+
+
 def _run_here(made: Sweep, max_parallel: int, console: Console) -> None:
-    """So many at a time, in order. Ctrl-C leaves those that run; `tuneyard resume` starts the others."""
+    """So many at a time, in order."""
     where, waiting = backend(made.backend), list(made.runs)
     living: list[Path] = []
     while waiting or living:
@@ -145,17 +178,14 @@ def _run_here(made: Sweep, max_parallel: int, console: Console) -> None:
 
 
 def _wait(made: Sweep, console: Console) -> None:
-    """Until no run is alive; each end is told. Ctrl-C stops waiting only."""
+    """Until no run is alive; each end is told."""
     told: set[Path] = set()
-    try:
-        while len(told) < len(made.runs):
-            for run, status in _ended(made):
-                if run not in told:
-                    told.add(run)
-                    console.print(f"{run.name}: {status.outcome or status.state}", highlight=False)
-            time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        console.print(f"The sweep goes on. Next: tuneyard sweep --status {quoted(made.folder)}", markup=False)
+    while len(told) < len(made.runs):
+        for run, status in _ended(made):
+            if run not in told:
+                told.add(run)
+                console.print(f"{run.name}: {status.outcome or status.state}", highlight=False)
+        time.sleep(POLL_SECONDS)
 
 
 def _ended(made: Sweep) -> Iterator[tuple[Path, Status]]:

@@ -77,8 +77,8 @@ def rehearse(fault: Fault, run_dir: Path, where: Backend) -> Evidence:
         cluster.ClusterError: the backend refused.
     """
     scene = Scene(run_dir, where)
-    where.submit(run_dir)
     try:
+        where.submit(run_dir)
         blow = fault.strike(scene)
         return _way_back(fault, scene, blow)
     except BaseException:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from launcher.errors import JobError
 
@@ -44,6 +45,14 @@ class JobFileError(JobError):
         self.file = file
         self.problems = sorted(problems, key=lambda problem: (problem.line, problem.key))
         super().__init__("\n".join(problem.text(file) for problem in self.problems))
+
+    def shown(self) -> str:
+        """One line for each problem, all of the same form."""
+        return "\n".join(f"error: {problem.text(self.file)}" for problem in self.problems)
+
+    def facts(self) -> dict[str, Any]:
+        """The problems, each with its file and line."""
+        return {"problems": [{"file": self.file, **asdict(problem)} for problem in self.problems]}
 
 
 class SettingError(JobError):
