@@ -22,13 +22,14 @@ from launcher.launch import launch_json
 from launcher.layouts import basics_for
 from launcher.learning.correction import Learned
 from launcher.learning.store import read, store_path
-from launcher.length import Steps, steps_of
+from launcher.length import EXACT, Steps, steps_of
 from launcher.modelfiles import find_config
 from launcher.planner import Choice, choose
 from launcher.sizing.memory.limits import COUNTED_SPREAD
 from launcher.sizing.shape import ModelShape, find_model, shape_by_name, shape_of_folder
 from launcher.tokenised import Tokenised
 from trainer.config import TrainerConfig
+from trainer.schedule_rules import check_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +118,25 @@ def make_plan(
         refuse_no_time(launch)
         grace += site_is_hasty(profile.preemption.grace_seconds, needs)
         job = job if files_here else job_there(job, profile)
+    trainer, steps = _trainer_config(job, basics, choice, machine), steps_of(job, basics)
+    _refuse_schedule(trainer, steps)
     return Plan(
-        trainer=_trainer_config(job, basics, choice, machine),
+        trainer=trainer,
         launch=launch,
         decisions=[*from_catalogue, *basics.decisions, *choice.decisions, threads, *grace, *short],
         choice=choice,
         shape=ground.shape,
-        steps=steps_of(job, basics),
+        steps=steps,
     )
+
+
+def _refuse_schedule(trainer: TrainerConfig, steps: Steps) -> None:
+    """
+    Raises:
+        SettingError: the schedule cannot be followed; lengths count where the run's is certain.
+    """
+    for problem in check_schedule(trainer.training, steps.number if steps.source == EXACT else None):
+        raise SettingError(problem.setting, problem.message, got=problem.got, remedy=problem.remedy)
 
 
 def _shape(job: JobFile) -> tuple[ModelShape | None, list[Decision]]:

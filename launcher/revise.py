@@ -23,7 +23,8 @@ from launcher.learning.store import store_path
 from launcher.plan import make_plan
 from launcher.siteprofile import profile_of
 from launcher.tokenised import tokenised_by
-from trainer.config import TrainerConfig
+from trainer.config import TrainerConfig, TrainingConfig
+from trainer.schedule_rules import check_schedule
 
 KEPT = re.compile(r"(?:plan|job)-(\d{3,})\.(?:json|yaml)")
 PINNED = (("model", "dtype"), ("training", "tokens_per_step"), ("training", "learning_rate"))
@@ -95,10 +96,22 @@ def lengthened(run_dir: Path, *, max_steps: int | None = None, epochs: float | N
     plan = copy.deepcopy(old)
     # max_steps wins where both are set, so counting in epochs takes it away
     plan["trainer"]["training"] |= {"max_steps": max_steps} | ({} if epochs is None else {"num_train_epochs": epochs})
+    _refuse_schedule(trainer_of(plan).training, max_steps)
     if plan.get("prediction"):
         gpus = plan["trainer"]["execution"]["world_size"]
         plan["prediction"] |= {"steps": max_steps} | bill_json(plan["prediction"], max_steps, gpus)
     return Revision(run_dir=run_dir, plan=plan, changes=compare(old, plan, saved_step(run_dir)))
+
+
+def _refuse_schedule(training: TrainingConfig, max_steps: int | None) -> None:
+    """Only for what the new length brings about: what the run began with may be older than a rule.
+
+    Raises:
+        JobError: the schedule does not fit into the new length.
+    """
+    if not check_schedule(training):
+        for problem in check_schedule(training, max_steps):
+            raise JobError(str(problem), problem.remedy)
 
 
 def pinned(job: JobFile, before: TrainerConfig) -> tuple[JobFile, list[Decision]]:

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -28,8 +28,14 @@ Schedule = Literal[
     "constant_with_warmup",
     "inverse_sqrt",
     "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
     "warmup_stable_decay",
 ]
+FOLLOWING_A_METRIC = {
+    "reduce_lr_on_plateau": "its rate follows the held-out loss and is no function of the step",
+    "greedy": "its rate follows the training loss and is no function of the step",
+}
+"""Schedules of Transformers that are refused, and why."""
 
 ENGINES: tuple[str, ...] = get_args(Engine)
 DECIDED_WHILE_RUNNING = ("checkpoint.every_minutes",)
@@ -177,8 +183,13 @@ class TrainingConfig(Section):
     tokens_per_step: PositiveInt | Auto = Field("auto", description="Tokens in one optimizer step, over all ranks.")
     learning_rate: Annotated[float, Field(gt=0)] | Auto = Field("auto", description="Peak learning rate.")
     lr_scheduler_type: Schedule = Field("cosine", description="Shape of the learning rate.")
-    lr_scheduler_kwargs: dict[str, float | int | str] = Field(default_factory=dict, description="Its arguments.")
-    warmup_steps: float = Field(0.03, ge=0, description="Steps of warm-up; below 1, a share of all steps.")
+    lr_scheduler_kwargs: dict[str, float | int | str] = Field(
+        default_factory=dict,
+        description="Its arguments, by Transformers' names; rates are rates, not shares of the peak.",
+    )
+    warmup_steps: float = Field(
+        0.03, ge=0, description="Steps of warm-up, the first of which learns already; below 1, a share of all steps."
+    )
     optim: Literal["adamw_torch", "adamw_torch_fused"] = Field("adamw_torch_fused", description="Optimizer.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled decay; never on norms and biases.")
     adam_beta1: float = Field(0.9, ge=0, lt=1)
@@ -188,6 +199,13 @@ class TrainingConfig(Section):
     gradient_checkpointing: bool | Auto = Field("auto", description="Recompute activations in the backward pass.")
     seed: int = Field(42, ge=0, lt=2**31)
     full_determinism: bool = Field(False, description="Only deterministic kernels: resume is then bit-exact.")
+
+    @field_validator("lr_scheduler_type", mode="before")
+    @classmethod
+    def _function_of_the_step(cls, name: Any) -> Any:
+        if why := FOLLOWING_A_METRIC.get(name if isinstance(name, str) else ""):
+            raise ValueError(f"{name} is not offered: {why}; write cosine_with_min_lr, or one of the others")
+        return name
 
 
 class LossConfig(Section):

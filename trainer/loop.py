@@ -81,7 +81,6 @@ class TrainingRun:
         self.model_fingerprint = self.ranks.first_decides(
             "model", lambda: model_fingerprint(config.model.path, config.model.revision)
         )
-        self.rate = LearningRate(config.training, self.order.max_steps)
         store = CheckpointStore(run_dir / "checkpoints", self.ranks, config.checkpoint.keep, self.report)
         self.saver = Saver(store, config.checkpoint, self.progress, self.phases, self.report)
         self.counters = Counters()
@@ -221,6 +220,7 @@ class TrainingRun:
             shapes={},
             model=self.model_fingerprint,
             permanent=self.saver.is_permanent(self.step),
+            schedule=self.rate.definition,
         )
 
     def _leave(self) -> str:
@@ -253,9 +253,11 @@ class TrainingRun:
         seed_everything(self.config.training.seed + 1 + self.ranks.rank, self.config.training.full_determinism)
         found = store.restore(self.engine, self._check_same_run)
         if found is None:
+            self.rate = LearningRate(self.config.training, self.order.max_steps)
             self.progress.update(resumed_from=None, exactness=None, last_checkpoint=None, step=0)
             return 0
         folder, manifest = found
+        self.rate = LearningRate(self.config.training, self.order.max_steps, manifest.schedule)
         self.counters = Counters(**manifest.counters)  # type: ignore[arg-type]
         level, why_not = exactness(manifest, self.config)
         bits = ", same bits" if level == "bit-exact" else f"; {why_not}"

@@ -48,6 +48,7 @@ class Manifest:
     model: fingerprint of the model that training began from.
     saved: Unix seconds.
     permanent: never pruned.
+    schedule: which definition of the learning rate's curve the run began with (trainer.schedule).
     """
 
     step: int
@@ -64,6 +65,7 @@ class Manifest:
     model: str = ""
     saved: float = 0.0
     permanent: bool = False
+    schedule: int = 1
 
     def to_json(self) -> str:
         raw = asdict(self)

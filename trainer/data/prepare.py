@@ -22,11 +22,13 @@ import numpy as np
 
 from trainer.config import SourceConfig, TrainerConfig
 from trainer.data.fingerprint import cache_key, prepared_report
+from trainer.data.order import GlobalOrder
 from trainer.data.sources import Chunk, read_chunks
 from trainer.data.store import TokenStore
 from trainer.data.tokenise import Findings, Tokeniser
 from trainer.errors import UserError
 from trainer.files import write_json_atomic
+from trainer.schedule_rules import refuse_schedule
 
 _worker: Tokeniser | None = None
 
@@ -48,8 +50,14 @@ def prepare(run_dir: Path, config: TrainerConfig, report: Callable[[str], None] 
     if config.data.eval.path:
         sources = [SourceConfig(path=config.data.eval.path)]
         preflight["eval"] = _prepare_split(data_dir / "eval", sources, config, report)
+    _refuse_schedule(data_dir, config)
     _finish(data_dir, key, preflight)
     return preflight
+
+
+def _refuse_schedule(data_dir: Path, config: TrainerConfig) -> None:
+    """Now that the steps of the run are known, its schedule is checked before ranks are asked for."""
+    refuse_schedule(config.training, GlobalOrder(TokenStore(data_dir / "train"), config).max_steps)
 
 
 def _finish(data_dir: Path, key: dict[str, Any], preflight: dict[str, Any]) -> None:

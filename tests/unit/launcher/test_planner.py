@@ -320,3 +320,17 @@ def test_machine_without_gpu_is_planned_for_cpu(job) -> None:
     plan = make_plan(job(resources={"gpu": "auto"}), Machine(num_cores=4, memory_bytes=16 * GIB))
     assert plan.launch["device"] == "cpu"
     assert plan.launch["threads_per_rank"] == 2
+
+
+@pytest.mark.parametrize(
+    ("training", "setting", "words"),
+    [
+        ({"warmup_steps": 50, "max_steps": 40}, "training.warmup_steps", "longer than the run, which has 40 steps"),
+        ({"lr_scheduler_kwargs": {"lr_end": 1e-6}}, "training.lr_scheduler_kwargs.lr_end", "no argument of cosine"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "training.lr_scheduler_kwargs", "needs num_decay_steps"),
+    ],
+)
+def test_a_schedule_that_cannot_be_followed_is_refused(job, cpu_machine, training, setting: str, words: str) -> None:
+    with pytest.raises(SettingError, match=words) as caught:
+        make_plan(job(training=training), cpu_machine)
+    assert caught.value.setting == setting and caught.value.remedy

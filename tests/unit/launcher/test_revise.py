@@ -144,6 +144,17 @@ def test_an_end_that_lies_ahead(finished: Path, end: dict[str, Any], goes_on: bo
     assert lengthened(finished, **end).goes_on() is goes_on
 
 
+def test_a_new_end_before_the_warm_up_does_is_refused(finished: Path) -> None:
+    plan = plan_of(finished)
+    plan["trainer"]["training"]["warmup_steps"] = 80
+    (finished / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(JobError, match="warm-up is longer than the run, which has 70 steps"):
+        lengthened(finished, max_steps=70)
+    plan["trainer"]["training"]["lr_scheduler_kwargs"] = {"older": "than the rule"}
+    (finished / "plan.json").write_text(json.dumps(plan))
+    assert lengthened(finished, max_steps=70).goes_on()
+
+
 def test_old_plans_and_jobs_are_kept(finished: Path, changed: Callable[..., Path]) -> None:
     first_plan, first_job = (finished / "plan.json").read_bytes(), (finished / "job.yaml").read_bytes()
     longer = changed("max_steps: 60", "max_steps: 90")
