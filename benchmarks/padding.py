@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from trainer.data.batch import Reduction, collate
 from trainer.data.packing import pack
-from trainer.data.tokenise import ROW
+from trainer.data.shards import ROW
 from trainer.model.attention import NAME
 from trainer.model.build import SupervisedModel
 from trainer.model.loss import HeadSettings

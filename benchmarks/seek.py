@@ -21,8 +21,8 @@ from trainer.config import TrainerConfig
 from trainer.data.batch import Reduction, collate
 from trainer.data.epochs import known_steps, order_key, remember_steps
 from trainer.data.order import GlobalOrder
+from trainer.data.shards import ROW
 from trainer.data.store import TokenStore
-from trainer.data.tokenise import ROW
 
 CONVERSATIONS, MEAN_TOKENS, MAX_LENGTH = 100_000, 300, 4096
 POSITIONS = (10, 100_000)

@@ -187,6 +187,28 @@ def test_bad_data_is_refused_with_its_place(tmp_path: Path, tokenizer_dir: Path,
     assert re.search(message, str(caught.value)), str(caught.value)
 
 
+def test_all_bad_rows_are_named_at_once(tmp_path: Path, tokenizer_dir: Path) -> None:
+    run, config = make(tmp_path, tokenizer_dir, write(tmp_path, TALK, {"foo": 1}, TALK, "{broken", *[{"bar": 2}] * 20))
+    with pytest.raises(UserError) as caught:
+        prepare(run, config, lambda _: None)
+    said = str(caught.value)
+    assert "22 rows" in said and "rows.jsonl:2" in said and "rows.jsonl:4" in said and "and 12 more" in said
+
+
+@pytest.mark.parametrize("model", ["without a template", "absent/model"])
+def test_what_no_worker_can_do_without_is_refused_once(tmp_path: Path, model: str) -> None:
+    """The tokenizer and its template are needed before any process starts: no broken pool, no traceback."""
+    folder = tmp_path / model
+    if model == "without a template":
+        tiny.make_tokenizer(folder, template=None)
+    rows = tiny.write_rows(tmp_path / "rows.jsonl", 9000)
+    run, _ = make(tmp_path, folder, rows, execution={"num_proc": 2})
+    command = [sys.executable, "-m", "trainer", "prepare", str(run)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 4, done.stderr
+
+
 @pytest.mark.parametrize("name", ["rows.csv", "rows.parquet", "rows.json"])
 def test_damaged_tables_are_refused_with_their_name(tmp_path: Path, tokenizer_dir: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x00\x01 not a table\n\n,,,\n1")

@@ -9,28 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trainer.config import SourceConfig, TrainerConfig
+from trainer.data.findings import Findings
 from trainer.data.fingerprint import cache_key, prepared_report
 from trainer.data.order import GlobalOrder
-from trainer.data.sources import Chunk, read_chunks
+from trainer.data.sources import read_chunks
 from trainer.data.store import TokenStore
-from trainer.data.tokenise import Findings, Tokeniser
+from trainer.data.tokenise import Tokeniser
+from trainer.data.workers import write_shards
 from trainer.errors import UserError
 from trainer.files import write_json_atomic
 from trainer.schedule_rules import refuse_schedule
-
-_worker: Tokeniser | None = None
 
 
 def prepare(run_dir: Path, config: TrainerConfig, report: Callable[[str], None] = print) -> dict[str, Any]:
@@ -46,10 +42,11 @@ def prepare(run_dir: Path, config: TrainerConfig, report: Callable[[str], None] 
     if report_before is not None:
         return report_before
     _start_over_if_other(data_dir, key)
-    preflight = {"train": _prepare_split(data_dir / "train", config.data.train, config, report)}
+    tokeniser = Tokeniser(config.model, config.data)
+    preflight = {"train": _prepare_split(data_dir / "train", config.data.train, tokeniser, config, report)}
     if config.data.eval.path:
         sources = [SourceConfig(path=config.data.eval.path)]
-        preflight["eval"] = _prepare_split(data_dir / "eval", sources, config, report)
+        preflight["eval"] = _prepare_split(data_dir / "eval", sources, tokeniser, config, report)
     _refuse_schedule(data_dir, config)
     _finish(data_dir, key, preflight)
     return preflight
@@ -78,75 +75,27 @@ def _start_over_if_other(data_dir: Path, key: dict[str, Any]) -> None:
 
 
 def _prepare_split(
-    folder: Path, sources: list[SourceConfig], config: TrainerConfig, report: Callable[[str], None]
+    folder: Path,
+    sources: list[SourceConfig],
+    tokeniser: Tokeniser,
+    config: TrainerConfig,
+    report: Callable[[str], None],
 ) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    for chunks in _write_shards(folder, sources, config):
-        report(f"tokenised {chunks} chunk{'s' if chunks > 1 else ''} of {folder.name}")
+    chunks = ((chunk, folder / f"shard-{chunk.number:05d}") for chunk in read_chunks(sources))
+    missing = ((chunk, shard) for chunk, shard in chunks if not shard.exists())
+    for done in write_shards(missing, tokeniser, config):
+        report(f"tokenised {done} chunk{'s' if done > 1 else ''} of {folder.name}")
     summary = _summary(folder)
     _refuse_useless(summary, folder.name)
     return summary
 
 
-def _write_shards(folder: Path, sources: list[SourceConfig], config: TrainerConfig) -> Iterator[int]:
-    """Shards for all chunks that have none yet; yields how many are done. At most a few chunks wait in memory."""
-    missing = ((c, folder / f"shard-{c.number:05d}") for c in read_chunks(sources))
-    missing = ((chunk, shard) for chunk, shard in missing if not shard.exists())
-    num_proc = config.execution.num_proc
-    if num_proc == 1:
-        tokeniser = Tokeniser(config.model, config.data)
-        for done, (chunk, shard) in enumerate(missing, 1):
-            tokeniser.write_shard(chunk, shard)
-            yield done
-        return
-    with ProcessPoolExecutor(
-        num_proc, multiprocessing.get_context("spawn"), _start_worker, (config.model_dump_json(),)
-    ) as pool:
-        yield from _in_parallel(pool, missing, 2 * num_proc)
-
-
-def _in_parallel(pool: ProcessPoolExecutor, work: Iterator[tuple[Chunk, Path]], most_waiting: int) -> Iterator[int]:
-    waiting: set[Future[None]] = set()
-    done = 0
-    for chunk, shard in work:
-        waiting.add(pool.submit(_write_shard, chunk, shard))
-        if len(waiting) >= most_waiting:
-            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            done += _checked(finished)
-            yield done
-    if waiting:
-        done += _checked(wait(waiting).done)
-        yield done
-
-
-def _checked(finished: set[Future[None]]) -> int:
-    for future in finished:
-        future.result()
-    return len(finished)
-
-
-def _start_worker(config_json: str) -> None:
-    global _worker
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    config = TrainerConfig.model_validate_json(config_json)
-    _worker = Tokeniser(config.model, config.data)
-
-
-def _write_shard(chunk: Chunk, shard: Path) -> None:
-    assert _worker is not None
-    _worker.write_shard(chunk, shard)
-
-
 def _summary(folder: Path) -> dict[str, Any]:
     total = Findings()
     for file in sorted(folder.glob("shard-*/findings.json")):
-        part = json.loads(file.read_text(encoding="utf-8"))
-        for name in ("rows", "kept", "tokens", "supervised_tokens", "lost_tokens", "stop_trained"):
-            setattr(total, name, getattr(total, name) + part[name])
-        total.dropped += Counter(part["dropped"])
-        total.changed += Counter(part["changed"])
-        for reason, places in part["examples"].items():
-            total.examples[reason] = (total.examples.get(reason, []) + places)[:5]
+        total.add(json.loads(file.read_text(encoding="utf-8")))
+    total.raise_if_bad()
     rows = TokenStore(folder).rows
     if len(rows) and not rows["weight"].any():
         raise UserError(f"all {folder.name} rows have weight 0", remedy="see `weight` in the data")

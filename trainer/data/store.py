@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.tokenise import ROW
+from trainer.data.shards import ROW
 
 
 class TokenStore:

@@ -5,49 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trainer.config import DataConfig, ModelConfig
+from trainer.data.findings import Findings
 from trainer.data.formats import RowError, to_conversation
+from trainer.data.shards import Piece, write_pieces
 from trainer.data.sources import Chunk
 from trainer.data.template import Renderer, Span, load_tokenizer
-from trainer.errors import UserError
 
-ROW = np.dtype(
-    [("length", "<i4"), ("targets", "<i4"), ("weight", "<f4"), ("source", "<i2"), ("row", "<i8"), ("offset", "<i8")]
-)
-EXAMPLES_KEPT = 5
 BLANK = object()
-
-
-@dataclass
-class Findings:
-    """What became of the rows of a chunk; summed over chunks it is the preflight report."""
-
-    rows: int = 0
-    kept: int = 0
-    tokens: int = 0
-    supervised_tokens: int = 0
-    lost_tokens: int = 0
-    stop_trained: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    changed: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def note(self, counter: Counter[str], reason: str, place: str) -> None:
-        """Count `reason`, and keep the first few places where it was seen."""
-        counter[reason] += 1
-        kept = self.examples.setdefault(reason, [])
-        if len(kept) < EXAMPLES_KEPT:
-            kept.append(place)
-
-    def as_json(self) -> dict[str, Any]:
-        return {**vars(self), "dropped": dict(self.dropped), "changed": dict(self.changed)}
 
 
 class Tokeniser:
@@ -59,18 +30,20 @@ class Tokeniser:
         self.renderer = Renderer(self.tokenizer, data.chat_template)
         self.stop_ids = [i for i in (self.tokenizer.eos_token_id,) if i is not None]
 
-    def write_shard(self, chunk: Chunk, folder: Path) -> None:
-        """Tokenise `chunk` into `folder`, which appears whole or not at all."""
+    def write_shard(self, chunk: Chunk, folder: Path) -> int:
+        """Tokenise `chunk` into `folder`, which appears whole or not at all; gives how many rows cannot be used."""
         findings = Findings(rows=len(chunk.rows))
         pieces = self._pieces(chunk, findings)
         staging = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        _save_pieces(staging, chunk.source, pieces)
-        (staging / "findings.json").write_text(json.dumps(findings.as_json()), encoding="utf-8")
+        write_pieces(staging, chunk.source, pieces)
+        facts = {**findings.as_json(), "source": chunk.source, "file": chunk.file}
+        (staging / "findings.json").write_text(json.dumps(facts), encoding="utf-8")
         staging.rename(folder)
+        return findings.bad_rows
 
-    def _pieces(self, chunk: Chunk, findings: Findings) -> list[_Piece]:
+    def _pieces(self, chunk: Chunk, findings: Findings) -> list[Piece]:
         rendered = [self._rendered(chunk, at, findings) for at in range(len(chunk.rows))]
         kept = [r for r in rendered if r is not None]
         if not kept:
@@ -78,7 +51,7 @@ class Tokeniser:
         encoded = self.tokenizer(
             [r.text for r in kept], add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False
         )
-        pieces: list[_Piece] = []
+        pieces: list[Piece] = []
         for one, ids, offsets in zip(kept, encoded["input_ids"], encoded["offset_mapping"], strict=True):
             pieces += self._fitted(one, np.array(ids, np.uint32), self._mask(one, offsets), findings)
         return pieces
@@ -95,9 +68,11 @@ class Tokeniser:
             text, spans = self.renderer.render(conversation)
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise UserError(f"half of a surrogate pair: {error}", where=place, remedy="mend the text") from None
+            findings.refuse(place, f"half of a surrogate pair: {error}", "mend the text")
+            return None
         except RowError as error:
-            raise UserError(str(error), where=place, remedy="mend or remove the row") from None
+            findings.refuse(place, str(error), "mend or remove the row")
+            return None
         return _Rendered(number, place, text, spans, conversation.weight)
 
     def _mask(self, one: _Rendered, offsets: list[tuple[int, int]]) -> np.ndarray:
@@ -109,23 +84,29 @@ class Tokeniser:
             mask |= (places[:, 0] >= start) & (places[:, 1] <= end) & (places[:, 1] > places[:, 0])
         return mask
 
-    def _fitted(self, one: _Rendered, ids: np.ndarray, mask: np.ndarray, findings: Findings) -> list[_Piece]:
+    def _fitted(self, one: _Rendered, ids: np.ndarray, mask: np.ndarray, findings: Findings) -> list[Piece]:
+        if self.tokenizer.bos_token_id is not None and list(ids[:2]) == [self.tokenizer.bos_token_id] * 2:
+            findings.refuse(
+                one.place,
+                "the conversation starts with two beginning-of-sequence tokens",
+                "remove it from the text or from the chat template",
+            )
+            return []
         limit = self.data.max_length
-        starts = [0]
-        if len(ids) > limit:
-            starts = self._overlong(one, len(ids), findings)
-        pieces = [_Piece(one.number, ids[s : s + limit], mask[s : s + limit], one.weight) for s in starts]
+        starts = self._overlong(one, len(ids), findings) if len(ids) > limit else [0]
+        pieces = [Piece(one.number, ids[s : s + limit], mask[s : s + limit], one.weight) for s in starts]
         return [piece for piece in pieces if self._counts(one, piece, findings)]
 
     def _overlong(self, one: _Rendered, length: int, findings: Findings) -> list[int]:
         """Where the pieces of a conversation of more than max_length tokens start."""
         limit, choice = self.data.max_length, self.data.overlong
         if choice == "error":
-            raise UserError(
+            findings.refuse(
+                one.place,
                 f"the conversation has {length} tokens, data.max_length is {limit}",
-                where=one.place,
-                remedy="raise data.max_length, or set data.overlong to drop, truncate or split",
+                "raise data.max_length, or set data.overlong to drop, truncate or split",
             )
+            return []
         if choice == "split":
             findings.note(findings.changed, f"split at {limit} tokens", one.place)
             return list(range(0, length, limit))
@@ -136,16 +117,10 @@ class Tokeniser:
         findings.note(findings.changed, f"truncated to {limit} tokens", one.place)
         return [0]
 
-    def _counts(self, one: _Rendered, piece: _Piece, findings: Findings) -> bool:
+    def _counts(self, one: _Rendered, piece: Piece, findings: Findings) -> bool:
         if piece.targets == 0:
             findings.note(findings.dropped, "no supervised tokens", one.place)
             return False
-        if self.tokenizer.bos_token_id is not None and list(piece.ids[:2]) == [self.tokenizer.bos_token_id] * 2:
-            raise UserError(
-                "the conversation starts with two beginning-of-sequence tokens",
-                where=one.place,
-                remedy="remove it from the text or from the chat template",
-            )
         findings.kept += 1
         findings.tokens += len(piece.ids)
         findings.supervised_tokens += piece.targets
@@ -162,19 +137,6 @@ class _Rendered:
     weight: float
 
 
-@dataclass(frozen=True)
-class _Piece:
-    number: int
-    ids: np.ndarray
-    mask: np.ndarray
-    weight: float
-
-    @property
-    def targets(self) -> int:
-        """Supervised predictions: the first token is never predicted."""
-        return int(self.mask[1:].sum())
-
-
 def _decoded(row: Any) -> Any:
     """The object in a line, BLANK for an empty one."""
     if not isinstance(row, bytes):
@@ -187,20 +149,3 @@ def _decoded(row: Any) -> Any:
         raise RowError(f"not UTF-8: {error}") from None
     except (ValueError, RecursionError) as error:
         raise RowError(f"not valid JSON: {error}") from None
-
-
-def _save_pieces(folder: Path, source: int, pieces: list[_Piece]) -> None:
-    rows = np.zeros(len(pieces), ROW)
-    rows["length"] = [len(piece.ids) for piece in pieces]
-    rows["targets"] = [piece.targets for piece in pieces]
-    rows["weight"] = [piece.weight for piece in pieces]
-    rows["row"] = [piece.number for piece in pieces]
-    rows["source"] = source
-    rows["offset"] = np.cumsum(rows["length"], dtype=np.int64) - rows["length"]
-    np.save(folder / "rows.npy", rows, allow_pickle=False)
-    np.save(folder / "tokens.npy", _joined([p.ids for p in pieces], np.uint32), allow_pickle=False)
-    np.save(folder / "mask.npy", _joined([p.mask for p in pieces], np.uint8), allow_pickle=False)
-
-
-def _joined(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
-    return np.concatenate(parts).astype(dtype, copy=False) if parts else np.zeros(0, dtype)

@@ -12,7 +12,7 @@ from tests.support import tiny
 from trainer.config import TrainerConfig
 from trainer.data.order import GlobalOrder, deal, split, work_of
 from trainer.data.packing import pack
-from trainer.data.tokenise import ROW
+from trainer.data.shards import ROW
 
 
 def store(lengths: np.ndarray, sources: np.ndarray | None = None) -> Any:
