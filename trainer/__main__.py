@@ -1,4 +1,5 @@
-"""The trainer's commands: `python -m trainer prepare | train | export | evaluate | checkpoints | measure RUN_DIR`.
+"""The trainer's commands: `python -m trainer COMMAND RUN_DIR`, COMMAND being one of
+`prepare | train | export | evaluate | checkpoints | inspect | measure`.
 
 `python -m trainer shape MODEL_DIR` counts a model's tensors.
 """
@@ -48,7 +49,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    functions = (_prepare, _train, _export, _evaluate, _checkpoints, _measure, _shape)
+    functions = (_prepare, _train, _export, _evaluate, _checkpoints, _inspect, _measure, _shape)
     for name, function in ((function.__name__.removeprefix("_"), function) for function in functions):
         command = commands.add_parser(name)
         command.add_argument("run_dir", type=Path)
@@ -81,6 +82,7 @@ def _config(run_dir: Path) -> TrainerConfig:
 
 def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     from trainer.data.fingerprint import cache_key, prepared_report
+    from trainer.model.inspection import inspected
 
     run_dir = arguments.run_dir
     progress = Progress(run_dir, attempt)
@@ -91,7 +93,8 @@ def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
         progress.pulse()
 
     preflight = prepared_report(run_dir, cache_key(config, run_dir / "data"))
-    if preflight is None:  # only now load the tokenizer library: a resume is not to wait for it
+    if preflight is None:  # only now look at the model, and load the tokenizer library: a resume is not to wait
+        inspected(run_dir, config)
         with heavy_imports(), hidden(*(() if config.model.trust_remote_code else ("torch",))):
             from trainer.data.prepare import prepare
 
@@ -182,6 +185,20 @@ def _shape(arguments: Any, config: None, attempt: int) -> int:
         from trainer.shape import tensors_of
 
     print(json.dumps(tensors_of(arguments.run_dir)))
+    return EXIT_DONE
+
+
+def _inspect(arguments: Any, config: TrainerConfig, attempt: int) -> int:
+    """What can be found out about the model before it trains, as one line of JSON; a refusal is an answer, too."""
+    hide("peft", "bitsandbytes")
+    with heavy_imports():
+        from trainer.model.examine import examine
+
+    try:
+        found = examine(config.model)
+    except UserError as error:
+        found = {"refused": error.message, "where": error.where, "remedy": error.remedy}
+    print(json.dumps(found))
     return EXIT_DONE
 
 

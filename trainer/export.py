@@ -88,14 +88,13 @@ def _merged(model: Any, dtypes: dict[str, torch.dtype]) -> Any:
 
 def _loaded(config: TrainerConfig, reader: RangeReader, manifest: Manifest) -> tuple[Any, dict[str, torch.dtype]]:
     """The trained model, never quantised, and the types in which its own tensors are stored."""
-    from transformers import AutoModelForCausalLM
+    from trainer.model.weights import load_complete
 
-    model: Any = AutoModelForCausalLM.from_pretrained(
+    model: Any = load_complete(
         config.model.path,
         revision=config.model.revision,
         trust_remote_code=config.model.trust_remote_code,
         dtype="auto",
-        use_safetensors=True,
     )
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     if config.method.kind == "lora":

@@ -78,12 +78,12 @@ def _prompt(line: str, place: str) -> Prompt:
 
 
 def _load(config: TrainerConfig, model_dir: Path) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM
+    from trainer.model.weights import load_complete
 
     if not (model_dir / "config.json").exists() and not (model_dir / "adapter_config.json").exists():
         raise UserError(f"no exported model in {model_dir}", remedy="run `tuneyard export` first")
     # an adapter brings its base along
-    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto", use_safetensors=True)
+    model: Any = load_complete(str(model_dir), dtype="auto")
     tokenizer = load_tokenizer(config.model.model_copy(update={"path": str(model_dir), "revision": None}))
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:

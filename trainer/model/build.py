@@ -18,6 +18,7 @@ from trainer.model import attention
 from trainer.model.loss import HeadSettings, install_loss_head
 from trainer.model.quantise import hide_quantised_weights, loading_options, refuse_quantised_checkpoint
 from trainer.model.shards import Shards, sharded_while_loading
+from trainer.model.weights import load_complete
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -110,12 +111,11 @@ def load_causal_lm(config: TrainerConfig, shards: Shards | None = None, **option
     try:
         refuse_quantised_checkpoint(config.model)
         with sharded_while_loading(shards):
-            return AutoModelForCausalLM.from_pretrained(
+            return load_complete(
                 config.model.path,
                 revision=config.model.revision,
                 trust_remote_code=config.model.trust_remote_code,
                 dtype=dtype,
-                use_safetensors=True,  # never pickle
                 **options,
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:

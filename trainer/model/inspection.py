@@ -1,0 +1,86 @@
+"""What was found out about a model before it trains, so that it is found out once. Imports no torch.
+
+The findings hold for a configuration, the names and shapes in its files, and the releases that looked at them; they
+lie in `~/.cache/tuneyard/models`, or where `TUNEYARD_CACHE` says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from trainer.config import ModelConfig, TrainerConfig
+from trainer.errors import UserError
+from trainer.files import read_json, write_json_atomic
+from trainer.model.headers import config_file, weight_headers
+
+LOOKING = Path(__file__).parent
+"""The code that looks: with other code, a model is looked at again."""
+NOT_SHAPE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+
+
+def inspected(run_dir: Path, config: TrainerConfig) -> dict[str, Any]:
+    """What is known of a run's model; if nothing is, a process of its own looks, because torch takes seconds to load.
+
+    Raises:
+        UserError: the model cannot be trained: its files do not hold its weights, or Transformers cannot run it.
+    """
+    return recall(config.model) or _look(run_dir)
+
+
+def _look(run_dir: Path) -> dict[str, Any]:
+    line = [sys.executable, "-m", "trainer", "inspect", str(run_dir)]
+    done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=False)
+    try:
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        raise RuntimeError(f"looking at the model broke with exit code {done.returncode}, see above") from None
+    if "refused" in found:
+        raise UserError(found["refused"], where=found["where"], remedy=found["remedy"])
+    return found
+
+
+def recall(model: ModelConfig) -> dict[str, Any] | None:
+    """What is known of a model.
+
+    Raises:
+        UserError: its files are not there, or damaged.
+    """
+    key = _key(model)
+    return read_json(_cache() / f"{key}.json") if key else None
+
+
+def remember(model: ModelConfig, found: dict[str, Any]) -> None:
+    """Keep what was found. Where nothing can be kept, it will be found out again."""
+    key = _key(model)
+    if key is None:
+        return
+    try:
+        _cache().mkdir(parents=True, exist_ok=True)
+        write_json_atomic(_cache() / f"{key}.json", found)
+    except OSError as error:
+        print(f"what was found out about the model is not kept: {error}", file=sys.stderr)
+
+
+def _key(model: ModelConfig) -> str | None:
+    """None for a model that has to be fetched, or runs code of its own."""
+    file, headers = config_file(model), weight_headers(model)
+    if file is None or headers is None or model.trust_remote_code:
+        return None
+    shape = json.loads(file.read_text(encoding="utf-8"))
+    code = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(LOOKING.glob("*.py"))]
+    versions = [importlib.metadata.version(name) for name in ("transformers", "torch")]
+    kept = {name: value for name, value in shape.items() if name not in NOT_SHAPE}
+    told = json.dumps([kept, headers.digest(), versions, code], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _cache() -> Path:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("TUNEYARD_CACHE") or home / "tuneyard") / "models"
