@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ORDER_SECONDS = 5.0
@@ -49,6 +51,13 @@ def interruptible() -> Iterator[None]:
     finally:
         for number in taken:
             signal.signal(number, before[number])
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process. Python takes a while to leave, in which another Ctrl-C would change the exit code."""
+    for number in SIGNALS if code > _BASE_CODE else ():
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 @contextlib.contextmanager

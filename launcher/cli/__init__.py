@@ -10,7 +10,7 @@ import click
 
 from launcher import __version__
 from launcher.errors import EXIT_OK, SchedulerError, TuneyardError
-from launcher.interrupts import exit_code_of, interruptible
+from launcher.interrupts import exit_code_of, interruptible, leave
 
 VERBS = {
     "init": "Write a commented job file to start from.",
@@ -129,4 +129,4 @@ def told(error: Exception, *, as_json: bool) -> int | None:
 
 def main() -> None:
     """The entry point of the installed command."""
-    sys.exit(run())
+    leave(run())
