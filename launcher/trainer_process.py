@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 import launcher
+from cluster.installing import install_line
 from launcher.errors import EXIT_USER, JobError, MachineError, RunFailedError
 
 PACKAGES = ("torch", "transformers", "datasets", "safetensors", "numpy")
@@ -30,7 +31,7 @@ def require_trainer() -> None:
     if missing:
         raise MachineError(
             f"training on this machine needs {', '.join(missing)}",
-            "Install it: pip install 'tuneyard[train]'",
+            f"Install it: {install_line('train')}",
         )
 
 

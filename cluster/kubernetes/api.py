@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cluster.contract import ClusterError
+from cluster.installing import install_line
 from cluster.kubernetes.refusals import KubernetesError, refusal, unreachable
 
-_INSTALL = "pip install 'tuneyard[kubernetes]'"
 _SECONDS = (5.0, 30.0)
 """To connect, and for an answer."""
 _RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0)
@@ -277,7 +277,7 @@ class Api:
         try:
             from kubernetes import config
         except ImportError:
-            raise ClusterError("submitting to Kubernetes needs its Python client", _INSTALL) from None
+            raise ClusterError("submitting to Kubernetes needs its Python client", install_line("kubernetes")) from None
         try:
             return config.new_client_from_config(_kubeconfig(), context=self._context or None)
         except (config.ConfigException, OSError, TypeError) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.contract import ClusterError
+from cluster.installing import install_line
 from cluster.slurm.refusals import absent, refusal
 from cluster.slurm.scheduler import clean_environment
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from submitit.slurm.slurm import SlurmJob
 
 SCRIPT = "slurm.sh"
-_INSTALL = "install it: pip install 'tuneyard[slurm]'"
 
 
 def submit(run_dir: Path, script: str) -> SlurmJob[Any]:
@@ -65,7 +65,7 @@ def _submitit() -> tuple[Any, tuple[type[Exception], ...]]:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
         from submitit.slurm.slurm import SlurmExecutor
     except ImportError:
-        raise ClusterError("submitting to SLURM needs submitit", _INSTALL) from None
+        raise ClusterError("submitting to SLURM needs submitit", install_line("slurm")) from None
 
     class ScriptExecutor(SlurmExecutor):
         """submitit's SLURM executor with a script that is ready."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from cluster.installing import install_line
 from launcher.doctor import Check, fail, ok, warn
 from launcher.errors import MachineError
 from launcher.hardware import this_machine
@@ -28,9 +29,9 @@ def machine_checks(runs_dir: Path) -> Iterator[Check]:
     yield (
         ok("python", python) if sys.version_info >= (3, 11) else fail("python", python, "install Python 3.11 or newer")
     )
-    yield _packages("launcher packages", LAUNCHING, "pip install tuneyard", needed=True)
-    yield _packages("trainer packages", TRAINING, "to train here: pip install 'tuneyard[train]'", needed=False)
-    yield _packages("submitit", ("submitit",), "to submit to SLURM: pip install 'tuneyard[slurm]'", needed=False)
+    yield _packages("launcher packages", LAUNCHING, install_line(""), needed=True)
+    yield _packages("trainer packages", TRAINING, f"to train here: {install_line('train')}", needed=False)
+    yield _packages("submitit", ("submitit",), f"to submit to SLURM: {install_line('slurm')}", needed=False)
     yield from _hardware()
     yield _compiler()
     yield disk(runs_dir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from cluster.installing import install_line
 from cluster.slurm.profile import Profile
 from cluster.slurm.scheduler import Scheduler
 from launcher.doctor import FAIL, OK, Check
@@ -29,7 +30,7 @@ def report(profile: Profile) -> Iterable[Check]:
     yield (
         Check("submitit", OK, version)
         if version
-        else Check("submitit", FAIL, "not installed here", "pip install 'tuneyard[slurm]'")
+        else Check("submitit", FAIL, "not installed here", install_line("slurm"))
     )
     yield probe(profile, site, scheduler)
 

@@ -98,7 +98,7 @@ def check_backend(backend: str, device: str) -> None:
             f"attention `{backend}` cannot train on a CPU", remedy=f"set model.attention to {' or '.join(CPU_BACKENDS)}"
         )
     if backend == "flash" and importlib.util.find_spec("flash_attn") is None:
-        raise UserError("flash-attn is not installed", remedy="pip install tuneyard[flash], or `attention: varlen`")
+        raise UserError("flash-attn is not installed", remedy="pip install flash-attn, or `attention: varlen`")
 
 
 def _flash(q: Any, k: Any, v: Any, segments: Segments, scale: float, window: int | None, softcap: Any) -> Any:

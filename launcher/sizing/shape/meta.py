@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cluster.installing import install_line
 from launcher.errors import JobError, MachineError, RunFailedError
 from launcher.trainer_process import environment
 
@@ -27,7 +28,7 @@ def ask_transformers(folder: Path) -> dict[str, Any]:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise MachineError(
-            f"that needs {' and '.join(missing)}, not installed here", "Install it: pip install 'tuneyard[train]'."
+            f"that needs {' and '.join(missing)}, not installed here", f"Install it: {install_line('train')}"
         )
     config = folder.resolve() / "config.json"
     return _asked(config, config.stat().st_mtime_ns)

@@ -116,7 +116,7 @@ def test_without_torch_it_is_said_what_to_install(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "torch, not installed here" in done.stderr
-    assert "tuneyard[train]" in done.stderr
+    assert "pip install" in done.stderr and "[train]" in done.stderr
     saved(tmp_path, "glm4", weights=True)
     again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert again.returncode == 0, "headers need no torch"
