@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from cluster import ClusterError
-from cluster.rundir import read_attempts, read_json, read_plan, read_progress
+from cluster.rundir import (
+    EVALUATION,
+    METRICS,
+    OBSERVED,
+    PREFLIGHT,
+    read_attempts,
+    read_json,
+    read_plan,
+    read_progress,
+)
 
 DEFAULT_BACKEND = "local"
 
@@ -48,7 +57,7 @@ def read_run(run_dir: Path) -> RunData:
     Raises:
         cluster.ClusterError: there is no plan, or a JSON file is damaged.
     """
-    lines = list(metric_lines(run_dir / "logs" / "metrics.jsonl"))
+    lines = list(metric_lines(run_dir / METRICS))
     job = run_dir / "job.yaml"
     return RunData(
         run_dir=run_dir,
@@ -58,9 +67,9 @@ def read_run(run_dir: Path) -> RunData:
         attempts=read_attempts(run_dir),
         training=last_of_each_step(line for line in lines if "loss" in line),
         evaluations=last_of_each_step(line for line in lines if "eval_loss" in line),
-        preflight=read_json(run_dir / "data" / "preflight.json") or {},
-        evaluation=read_json(run_dir / "evaluation.json") or {},
-        observed=read_json(run_dir / "observed.json") or {},
+        preflight=read_json(run_dir / PREFLIGHT) or {},
+        evaluation=read_json(run_dir / EVALUATION) or {},
+        observed=read_json(run_dir / OBSERVED) or {},
     )
 
 

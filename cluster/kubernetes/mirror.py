@@ -24,13 +24,12 @@ LEDGER = "tuneyard: "
 MOST_BYTES = 2**30
 """Of one mirrored file."""
 _MOST_PART = 2**24
-_WHOLE = ("attempts.jsonl", "progress.json", "failure.json", "evaluation.json", "data/preflight.json")
-_GROWING = re.compile(r"logs/(metrics\.jsonl|attempt-\d{3,6}/[a-z0-9-]{1,40}\.(log|txt))")
 
 
 def command(run_dir: str, here: Path, ranks: Sequence[int] = (0,)) -> list[str]:
     """What asks a pod for everything that is not here yet."""
-    return asked(SENDER, {"run_dir": run_dir, "have": _have(here), "ranks": list(ranks)})
+    files = {"whole": rundir.MIRRORED, "growing": [rundir.METRICS], "logs": rundir.MIRRORED_LOGS}
+    return asked(SENDER, {"run_dir": run_dir, "have": _have(here), "ranks": list(ranks), **files})
 
 
 def stop_command(run_dir: str, stop: dict[str, Any]) -> list[str]:
@@ -73,23 +72,27 @@ def asked(sender: Path, request: dict[str, Any]) -> list[str]:
 def _have(here: Path) -> dict[str, int]:
     """What is here: the length of files that grow, the checksum of those that are replaced."""
     found = {}
-    for path in _WHOLE:
+    for path in rundir.MIRRORED:
         if (here / path).is_file():
             found[path] = zlib.crc32((here / path).read_bytes())
-    for file in [here / "logs" / "metrics.jsonl", *(here / "logs").glob("attempt-*/*")]:
+    for file in [here / rundir.METRICS, *(here / "logs").glob("attempt-*/*")]:
         path = file.relative_to(here).as_posix()
-        if _GROWING.fullmatch(path) and file.is_file():
+        if _grows(path) and file.is_file():
             found[path] = file.stat().st_size
     return found
+
+
+def _grows(path: str) -> bool:
+    return path == rundir.METRICS or re.fullmatch(rundir.MIRRORED_LOGS, path) is not None
 
 
 def _take_part(here: Path, part: dict[str, Any]) -> None:
     path, offset, data = part.get("path"), part.get("offset"), _unpacked(part.get("data"))
     if not isinstance(path, str) or not isinstance(offset, int) or data is None:
         return
-    if path in _WHOLE:
+    if path in rundir.MIRRORED:
         _write_whole(here / path, data)
-    elif _GROWING.fullmatch(path) and 0 <= offset <= MOST_BYTES - len(data):
+    elif _grows(path) and 0 <= offset <= MOST_BYTES - len(data):
         _write_part(here / path, offset, data)
 
 

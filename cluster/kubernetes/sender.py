@@ -1,8 +1,9 @@
 """What is run in a pod to read from the run directory, or to leave a wish there. Its text is sent along with the
 request, so that it fits the asking side whatever version the image has. Standard library only, and no other file.
 
-`python -c TEXT REQUEST`, where REQUEST is JSON: `{"run_dir", "have": {path: bytes}, "ranks": [0], "attempt": N}`, or
-`{"run_dir", "stop": {...}}`. Answers with JSON lines: parts of files, then `{"end": true, ...}`.
+`python -c TEXT REQUEST`, where REQUEST is JSON: `{"run_dir", "have": {path: bytes}, "ranks": [0], "whole": [path],
+"growing": [path], "logs": pattern}`, or `{"run_dir", "stop": {...}}`. Answers with JSON lines: parts of files, then
+`{"end": true, ...}`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-WHOLE = ("attempts.jsonl", "progress.json", "failure.json", "evaluation.json", "data/preflight.json")
-GROWING = ("logs/metrics.jsonl",)
-STORY = re.compile(r"(agent|prepare|export|evaluate|train|agent-node-\d+|train-node-\d+)\.log|stacks-rank-\d+\.txt")
 RANK = re.compile(r"rank-(\d+)\.log")
 MOST_BYTES = 4 * 2**20
 """In one answer; what is left is said, and asked for again."""
@@ -37,11 +35,11 @@ def main(arguments: list[str]) -> None:
 
 def send(run_dir: Path, request: dict[str, Any]) -> bool:
     have, left = request.get("have", {}), MOST_BYTES
-    for path in WHOLE:
+    for path in request["whole"]:
         data = read(run_dir / path, 0, MOST_BYTES)
         if data is not None and zlib.crc32(data) != have.get(path):
             say(path, 0, data)
-    for path in growing(run_dir, {int(rank) for rank in request.get("ranks", [])}):
+    for path in growing(run_dir, request):
         known = have.get(path, 0)
         offset = known if length(run_dir / path) >= known else 0  # one that is shorter began anew
         data = read(run_dir / path, offset, left)
@@ -53,12 +51,12 @@ def send(run_dir: Path, request: dict[str, Any]) -> bool:
     return False
 
 
-def growing(run_dir: Path, ranks: set[int]) -> Iterator[str]:
-    yield from GROWING
+def growing(run_dir: Path, request: dict[str, Any]) -> Iterator[str]:
+    yield from request["growing"]
     for log in sorted(run_dir.glob("logs/attempt-*/*")):
-        rank = RANK.fullmatch(log.name)
-        if STORY.fullmatch(log.name) or (rank and int(rank[1]) in ranks):
-            yield log.relative_to(run_dir).as_posix()
+        path, rank = log.relative_to(run_dir).as_posix(), RANK.fullmatch(log.name)
+        if re.fullmatch(request["logs"], path) and (rank is None or int(rank[1]) in request["ranks"]):
+            yield path
 
 
 def length(path: Path) -> int:

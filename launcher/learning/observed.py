@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster import ClusterError
-from cluster.rundir import read_json, read_plan
+from cluster.rundir import OBSERVED, read_json, read_plan
 from launcher.errors import MachineError
 from launcher.learning.exhausted import exhausted
 from launcher.learning.store import Key, Measurement, append, read, store_path
 
-OBSERVED = "observed.json"
 LEAST_STEPS = 3
 """Fewer steps say nothing about speed."""
 

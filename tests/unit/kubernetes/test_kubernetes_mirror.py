@@ -11,7 +11,9 @@ import pytest
 
 from cluster.contract import ClusterError
 from cluster.kubernetes import mirror
-from cluster.rundir import read_attempts, read_progress, read_stop
+from cluster.rundir import MIRRORED, read_attempts, read_progress, read_stop
+from launcher.learning.observed import record_run
+from launcher.learning.store import read
 
 
 @pytest.fixture
@@ -75,6 +77,31 @@ def test_a_long_log_comes_in_parts(there: Path, here: Path) -> None:
         pass
     assert (here / "logs/metrics.jsonl").read_bytes() == (there / "logs/metrics.jsonl").read_bytes()
     assert (here / "logs/attempt-000/agent.log").read_text() == "one\n"
+
+
+def test_a_run_on_a_claim_teaches_the_next_plan(there: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNEYARD_MEASURED", str(here.parent / "measured.jsonl"))
+    key = {"cluster": "site", "gpu": "h100-80", "engine": "zero2", "family": "lora"}
+    uncorrected = {"allocated_bytes": 100, "peak_bytes": 110, "step_seconds": 1.0}
+    (here / "plan.json").write_text(json.dumps({"prediction": {"measured_as": key, "uncorrected": uncorrected}}))
+    observed = {"steps": 300, "fill": 1.0, "step_seconds": 2.0, "memory_bytes": {"allocated": 120, "process": 130}}
+    (there / "observed.json").write_text(json.dumps(observed))
+    sync(there, here)
+    record_run(here)
+    (found,) = read(here.parent / "measured.jsonl")
+    assert (found.step_seconds, found.memory, found.steps) == ((1.0, 2.0), (100, 120), 300)
+
+
+def test_all_that_only_the_run_writes_is_carried(there: Path, here: Path) -> None:
+    (there / "data").mkdir()
+    logs = ["export.log", "evaluate.log", "train-node-01.log", "stacks-rank-00003.txt"]
+    names = [*MIRRORED, "logs/metrics.jsonl", *(f"logs/attempt-000/{log}" for log in logs)]
+    for name in names:
+        (there / name).write_text('{"attempt": 0}\n')
+    (there / "logs/attempt-000/node-01.json").write_text("{}")
+    sync(there, here)
+    assert {name for name in names if (here / name).read_text() == '{"attempt": 0}\n'} == set(names)
+    assert not (here / "logs/attempt-000/node-01.json").exists()
 
 
 def test_the_wish_to_stop_is_left_as_a_whole(there: Path) -> None:
