@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.agent.gpus import UnreadableError, our_gpus
 from launcher.errors import MachineError
 
-QUERY = ("--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
-QUERY_TIMEOUT_SECONDS = 20
 MIB = 1024**2
 
 
@@ -51,35 +49,16 @@ def this_machine() -> Machine:
 
 
 def _gpus() -> list[tuple[str, int]]:
-    """Name and memory in bytes of each visible GPU; none where there is no driver."""
+    """Name and memory in bytes of each visible GPU whose memory is known; none where there is no driver."""
     if shutil.which("nvidia-smi") is None:
         return []
     try:
-        answer = subprocess.run(
-            ["nvidia-smi", *QUERY], capture_output=True, text=True, check=True, timeout=QUERY_TIMEOUT_SECONDS
-        )
-    except (subprocess.SubprocessError, OSError) as error:
+        return [(gpu.name, gpu.total_mib * MIB) for gpu in our_gpus() if gpu.total_mib]
+    except UnreadableError as error:
         raise MachineError(
             f"nvidia-smi is here but does not answer: {error}",
             "Mend the driver, or set `resources: {gpu: none}` to train on the CPU.",
         ) from error
-    return visible(parse_gpus(answer.stdout), os.environ.get("CUDA_VISIBLE_DEVICES"))
-
-
-def parse_gpus(text: str) -> list[tuple[str, int]]:
-    """Name and memory in bytes from nvidia-smi's CSV; lines without a size (MIG parents) are left out."""
-    rows = [line.rsplit(",", 1) for line in text.splitlines() if "," in line]
-    return [(name.strip(), int(mib) * MIB) for name, mib in rows if mib.strip().isdigit()]
-
-
-def visible(gpus: list[tuple[str, int]], setting: str | None) -> list[tuple[str, int]]:
-    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves; entries that are no index (UUIDs) count by number only."""
-    if setting is None:
-        return gpus
-    entries = [entry.strip() for entry in setting.split(",") if entry.strip()]
-    if all(entry.isdigit() for entry in entries):
-        return [gpus[int(entry)] for entry in entries if int(entry) < len(gpus)]
-    return [] if entries[0] == "-1" else gpus[: len(entries)]
 
 
 def _num_cores() -> int:

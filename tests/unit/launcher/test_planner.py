@@ -10,7 +10,7 @@ import pytest
 from launcher_samples import GOOD_JOB, write_model
 
 from launcher.errors import JobError, MachineError
-from launcher.hardware import Machine, parse_gpus, visible
+from launcher.hardware import Machine
 from launcher.jobfile import JobFile, SettingError, load_job
 from launcher.memory import GIB, PHASES, Layout, LoraLayout, predict
 from launcher.plan import Plan, make_plan
@@ -298,22 +298,6 @@ def test_published_peaks_of_adapters_on_one_gpu() -> None:
     prediction = predict(SHAPE, layout(tokens=4 * 4096, lora=lora))
     allocated = prediction.peak_bytes - prediction.components["runtime"] - prediction.components["fragmentation"]
     assert allocated / GIB == pytest.approx(23.2, rel=0.15)
-
-
-def test_gpus_as_nvidia_smi_prints_them() -> None:
-    text = "NVIDIA H100 80GB HBM3, 81559\nNVIDIA A100-SXM4-40GB, 40960\nNVIDIA A30, [N/A]\n"
-    assert parse_gpus(text) == [
-        ("NVIDIA H100 80GB HBM3", 81559 * 2**20),
-        ("NVIDIA A100-SXM4-40GB", 40960 * 2**20),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("setting", "expected"),
-    [(None, ["a", "b", "c"]), ("2,0", ["c", "a"]), ("", []), ("-1", []), ("GPU-1234", ["a"]), ("7", [])],
-)
-def test_only_visible_gpus_count(setting: str | None, expected: list[str]) -> None:
-    assert [name for name, _ in visible([("a", 1), ("b", 1), ("c", 1)], setting)] == expected
 
 
 def test_machine_without_gpu_is_planned_for_cpu(job) -> None:
