@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import sys
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from cluster.profiles import Finding, ProfileError, SiteProfile
+from cluster.shipped import shipped_folder
 from launcher.errors import JobError
 from launcher.jobfile.document import Document, read_document
 from launcher.jobfile.loader import LoadedJob
@@ -89,9 +89,7 @@ def profile_folders() -> list[Path]:
     """Where profiles are looked for, the user's own first."""
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     named = [Path(part).expanduser() for part in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part]
-    code, installed = Path(__file__).parents[1], Path(sys.prefix) / "share" / "tuneyard" / "profiles"
-    shipped = [*(code / name / "profiles" for name in ("slurm", "helm")), installed]
-    return [config / "tuneyard" / "profiles", *named, *(folder for folder in shipped if folder.is_dir())]
+    return [config / "tuneyard" / "profiles", *named, *map(shipped_folder, ("slurm/profiles", "helm/profiles"))]
 
 
 def _kind(document: Document) -> Kind:

@@ -6,18 +6,17 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.contract import ClusterError
+from cluster.shipped import shipped_folder
 
 OLDEST = (4, 0)
 _INSTALL = "install Helm 4: https://helm.sh/docs/intro/install, or set `helm` in the site profile to its path"
 _SECONDS = 120.0
-_CODE = Path(__file__).parents[2]
 _NOISE = re.compile(r"^(level=|WARNING: Kubernetes configuration file|I\d{4} )")
 
 
@@ -30,14 +29,15 @@ class HelmError(ClusterError):
 
 
 def chart_folder(given: str = "") -> Path:
-    """The chart: the profile's, this checkout's, or the installed one."""
-    places = (
-        [Path(given)] if given else [_CODE / "helm" / "tuneyard", Path(sys.prefix) / "share/tuneyard/helm/tuneyard"]
-    )
-    for place in places:
-        if (place / "Chart.yaml").is_file():
-            return place
-    raise ClusterError(f"no chart in {' or '.join(map(str, places))}", "correct `chart` in the site profile")
+    """The chart: the profile's, or the one that was shipped.
+
+    Raises:
+        ClusterError: there is none.
+    """
+    place = Path(given) if given else shipped_folder("helm/tuneyard")
+    if not (place / "Chart.yaml").is_file():
+        raise ClusterError(f"no chart in {place}", "correct `chart` in the site profile")
+    return place
 
 
 @dataclass(frozen=True)
