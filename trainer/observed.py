@@ -14,6 +14,7 @@ from trainer.collectives import Ranks
 from trainer.engines.base import Engine
 from trainer.files import write_json_atomic
 from trainer.model.quantise import stored_tensors
+from trainer.other_load import OtherLoad, load
 from trainer.phases import PhaseClock
 from trainer.progress import say
 
@@ -31,6 +32,7 @@ class Observer:
         self._file, self._ranks, self._attempt = run_dir / OBSERVED, ranks, attempt
         self._engine, self._phases = engine, phases
         self._steps, self._tokens, self._fill = -1, 0, 0.0
+        self._others = OtherLoad(engine.device)
         forget_peak(engine.device)
 
     def step(self, tokens: int, fill: float) -> None:
@@ -41,17 +43,21 @@ class Observer:
             fill: tokens over the capacity of the step's packs.
         """
         self._steps += 1
-        if self._steps > 0:
+        if self._steps == 0:
+            self._others = OtherLoad(self._engine.device)
+        else:
             self._tokens, self._fill = self._tokens + tokens, self._fill + fill
 
     def write(self, step: int) -> None:
         """Write what was observed until now; all ranks call this together."""
         mine = {**memory(self._engine.device), **{f"held:{n}": size for n, size in held_bytes(self._engine).items()}}
-        everyone = self._ranks.gather(mine)
+        everyone, loads = self._ranks.gather(mine), self._ranks.gather(self._others.of_this_rank())
         if not self._ranks.is_first or self._steps < 1:
             return
         try:
-            write_json_atomic(self._file, {"attempt": self._attempt, "step": step, **self._facts(everyone)})
+            write_json_atomic(
+                self._file, {"attempt": self._attempt, "step": step, **self._facts(everyone), "load": load(loads)}
+            )
         except OSError as error:  # a full disk loses what was observed, not the run
             say(f"{self._file} cannot be written: {error}")
 

@@ -19,6 +19,7 @@ VERBS = {
     "estimate": "Memory, speed, hours and cost of a fine-tune, without a job file.",
     "advise": "Whether and how to fine-tune: settings with their rules and sources.",
     "plan": "Print what would run, whether it fits, and why.",
+    "calibration": "What earlier runs taught the plans: list, show, remove.",
     "measure": "Run two steps of one rank of a plan, against what was predicted for it.",
     "drill": "Rehearse a fault on a few steps of a job, and say what it costs.",
     "submit": "Plan a job, start it, and follow it.",

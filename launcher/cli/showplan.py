@@ -121,7 +121,7 @@ def _print_speed(plan: Plan, console: Console) -> None:
         loading, training = needs["load_gib"], needs["training_gib"]
         lines["host memory"] = f"up to {loading:.0f} GiB a node while loading, {training:.0f} in training"
     if corrected := corrections_in_words(plan.choice.candidate):
-        lines["corrected"] = corrected
+        lines["corrected"] = f"{corrected}; see tuneyard calibration"
     if found["cautions"]:
         lines["caution"] = "; ".join(found["cautions"])
     console.print(facts(lines), highlight=False)

@@ -1,8 +1,11 @@
 """The correction that measurements ask for: robust, cautious where there are few, and never below what is counted.
 
 A model's error on one cluster, GPU, engine and method is a factor. Its logarithm is taken to be normal: before any
-measurement around 0, as wide as the model's own interval says; one run scatters around the truth by `SCATTER`. The
-best guess after n runs is their median shrunk towards 0 by n / (n + (scatter / width) ^ 2).
+measurement around 0, as wide as the model's own interval says; one run scatters around the truth by `SCATTER`, or by as
+much as the runs disagree. The best guess after n runs is their median shrunk towards 0 by
+n / (n + (scatter / width) ^ 2), and n runs move a prediction of time by n of the model's intervals at most. The
+interval is what is left of the model's, wider where the runs disagree or lie outside of it, and narrower from
+`ENOUGH_TO_NARROW` runs on. Runs that were short, or shared their machine, say nothing about time (`speed_doubt`).
 """
 
 from __future__ import annotations
@@ -19,12 +22,16 @@ from launcher.sizing.speed import Speed
 
 NINE_IN_TEN = 1.645
 """Standard deviations within which nine of ten values of a normal distribution lie."""
+MAD_TO_DEVIATION = 1.4826
+"""Standard deviations of a normal distribution in one median distance from its median."""
 SCATTER = {"speed": 0.10, "memory": 0.03}
 """Standard deviation of the logarithm from run to run of one kind."""
 MEMORY_WIDTH = 1.10
 """Factor around predicted memory within which nine of ten measured peaks lie (docs/accuracy.md)."""
 MOST_WIDTHS = 3
 """A correction never exceeds the model's interval to this power: beyond that, something else is wrong."""
+ENOUGH_TO_NARROW = 2
+"""Runs before an interval may become narrower than the model's own."""
 ENOUGH_TO_LOOSEN = 3
 """Runs before a correction may say that memory suffices where the model says that it does not."""
 COUNTED = ("weights", "gradients", "moments", "master_weights")
@@ -67,7 +74,7 @@ class Learned:
         """The correction of one quantity; a plan asks for the same one of hundreds of candidates."""
         asked = (name, key, width)
         if asked not in self._known:
-            self._known[asked] = _correction(_ratios(self.measurements, name), key, width, scatter)
+            self._known[asked] = correction_by(_ratios(self.measurements, name), key, width, scatter, name)
         return self._known[asked]
 
     def speed(self, key: Key, width: float) -> Correction:
@@ -114,30 +121,48 @@ def _refutes(other: Measurement, proof: Measurement) -> bool:
 
 
 def _ratios(measurements: Sequence[Measurement], name: str) -> list[tuple[Key, float]]:
-    pairs = [(one.key, getattr(one, name)) for one in measurements if not one.ran_out]
+    pairs = [
+        (one.key, getattr(one, name))
+        for one in measurements
+        if not one.ran_out and not (name == "step_seconds" and one.speed_doubt)
+    ]
     return [(key, pair[1] / pair[0]) for key, pair in pairs if pair]
 
 
-def _correction(ratios: list[tuple[Key, float]], key: Key, width: float, scatter: float) -> Correction:
-    """The finest level at which there are measurements: engine and method, method, or the GPU alone."""
-    here = [(known, ratio) for known, ratio in ratios if (known.cluster, known.gpu) == (key.cluster, key.gpu)]
-    same = [(known, ratio) for known, ratio in here if known.family == key.family]
-    levels = {
-        f"{key.family} on {key.engine}": [ratio for known, ratio in same if known.engine == key.engine],
-        f"{key.family} on other engines": [ratio for _, ratio in same],
-        "other methods": [ratio for _, ratio in here],
-    }
-    words, found = next(((words, ratios) for words, ratios in levels.items() if ratios), ("", []))
-    if not found:
+def correction_by(ratios: list[tuple[Key, float]], key: Key, width: float, scatter: float, name: str) -> Correction:
+    """The correction from the finest level at which there are measurements."""
+    words, logs = _nearest(ratios, key)
+    if not logs:
         return Correction(width=width)
-    deviation = math.log(width) / NINE_IN_TEN
-    weight = len(found) / (len(found) + (scatter / deviation) ** 2)
-    most = MOST_WIDTHS * math.log(width)
-    factor = min(most, max(-most, weight * statistics.median(math.log(ratio) for ratio in found)))
+    most, deviation = MOST_WIDTHS, math.log(width) / NINE_IN_TEN
+    if name == "step_seconds":  # too little memory ends a run: that is believed at once, and whatever others say
+        most, scatter = min(len(logs), MOST_WIDTHS), max(scatter, _spread(logs))
+    weight = len(logs) / (len(logs) + (scatter / deviation) ** 2)
+    meant = weight * statistics.median(logs)
+    factor = min(most * math.log(width), max(-most * math.log(width), meant))
     left = math.sqrt(deviation**2 * (1 - weight) + scatter**2)
-    return Correction(
-        factor=math.exp(factor), runs=len(found), rests_on=words, width=min(width, math.exp(NINE_IN_TEN * left))
-    )
+    interval = math.exp(NINE_IN_TEN * left + abs(meant - factor))  # what the bound cut off is still there
+    if len(logs) < ENOUGH_TO_NARROW:
+        interval = max(width, interval)
+    return Correction(factor=math.exp(factor), runs=len(logs), rests_on=words, width=interval)
+
+
+def _nearest(ratios: list[tuple[Key, float]], key: Key) -> tuple[str, list[float]]:
+    """The logarithms of the measurements nearest in kind, and what kind that is in words."""
+    here = [(known, math.log(ratio)) for known, ratio in ratios if (known.cluster, known.gpu) == (key.cluster, key.gpu)]
+    same = [(known, log) for known, log in here if known.family == key.family]
+    levels = {
+        f"{key.family} on {key.engine}": [log for known, log in same if known.engine == key.engine],
+        f"{key.family} on other engines": [log for _, log in same],
+        "other methods": [log for _, log in here],
+    }
+    return next(((words, logs) for words, logs in levels.items() if logs), ("", []))
+
+
+def _spread(logs: Sequence[float]) -> float:
+    """Standard deviation of runs, from the median distance to their median, which a single odd one does not change."""
+    middle = statistics.median(logs)
+    return statistics.median(abs(log - middle) for log in logs) * MAD_TO_DEVIATION
 
 
 def corrected_speed(speed: Speed, correction: Correction) -> Speed:

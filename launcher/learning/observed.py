@@ -10,10 +10,7 @@ from cluster import ClusterError
 from cluster.rundir import OBSERVED, read_json, read_plan
 from launcher.errors import MachineError
 from launcher.learning.exhausted import exhausted
-from launcher.learning.store import Key, Measurement, append, read, store_path
-
-LEAST_STEPS = 3
-"""Fewer steps say nothing about speed."""
+from launcher.learning.store import Key, Measurement, append, read, removed, store_path
 
 
 def measurements_of(run_dir: Path) -> list[Measurement]:
@@ -25,7 +22,7 @@ def measurements_of(run_dir: Path) -> list[Measurement]:
 def all_measurements(store: Path, runs: Iterable[Path]) -> list[Measurement]:
     """What a store holds, and what runs have shown that nobody has recorded yet."""
     stored = read(store)
-    known = {one.source for one in stored}
+    known = {one.source for one in stored} | removed(store)
     return [*stored, *(one for run in runs for one in measurements_of(run) if one.source not in known)]
 
 
@@ -45,14 +42,14 @@ def measurement_of(run_dir: Path) -> Measurement | None:
         steps=observed["steps"],
         step_seconds=_seconds(prediction, observed),
         memory=memory,
-        note={name: observed.get(name) for name in ("device_name", "world_size", "torch")},
+        note={name: observed.get(name) for name in ("device_name", "world_size", "torch", "load")},
     )
 
 
 def _seconds(prediction: dict[str, Any], observed: dict[str, Any]) -> tuple[float, float] | None:
     """Predicted and observed seconds of a step whose packs are full: what data leaves empty is no matter of speed."""
     predicted = prediction["uncorrected"].get("step_seconds")
-    if not predicted or observed["steps"] < LEAST_STEPS or not observed.get("fill") or not observed["step_seconds"]:
+    if not predicted or not observed.get("fill") or not observed["step_seconds"]:
         return None
     return predicted, observed["step_seconds"] / observed["fill"]
 
@@ -77,8 +74,8 @@ def record_run(run_dir: Path) -> None:
         return
     try:
         path = store_of(read_plan(run_dir))
-        known = read(path)
-        new = [one for one in found if not any(_same(one, other) for other in known)]
+        known, gone = read(path), removed(path)
+        new = [one for one in found if one.source not in gone and not any(_same(one, other) for other in known)]
         if new:
             append(path, new)
     except (ClusterError, MachineError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,15 @@ PATH_VARIABLE = "TUNEYARD_MEASURED"
 LOCAL = "local"
 OUT_OF_MEMORY = "out_of_memory"
 """A measurement's note: the run ended there, and would have taken more than what is said to be observed."""
+
+
+ENOUGH_STEPS, ENOUGH_SECONDS = 10, 5.0
+"""Timed steps that a run must have before its speed says anything, and how long they must have taken in all."""
+CROWDED_SHARE, FULL_SHARE = 0.1, 0.9
+"""Of the cores: what others must have taken, while all were taken, for a run to have been slowed by them."""
+OTHERS_GPU_BYTES = 4 * 2**30
+"""More than CUDA's context and communicators take beside torch."""
+REMOVED = "removed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +71,18 @@ class Measurement:
         """Whether the run went out of memory: what was observed is the least that it would have taken."""
         return self.memory is not None and bool(self.note.get(OUT_OF_MEMORY))
 
+    @property
+    def speed_doubt(self) -> str:
+        """Why its speed corrects no plan; empty where it does. What `tuneyard measure` timed was asked for."""
+        if self.step_seconds is None:
+            return "no speed"
+        seconds = self.steps * self.step_seconds[1]
+        if "rank" not in self.note and self.steps < ENOUGH_STEPS:
+            return f"only {self.steps} steps"
+        if "rank" not in self.note and seconds < ENOUGH_SECONDS:
+            return f"only {seconds:.1f} s"
+        return _crowded(self.note.get("load") or {})
+
     def as_json(self) -> dict[str, Any]:
         """The measurement as a line of the store."""
         return asdict(self)
@@ -70,6 +92,15 @@ class Measurement:
         """The measurement of a line; KeyError, TypeError or ValueError where it is none."""
         pairs = {name: None if found[name] is None else _pair(found[name]) for name in ("step_seconds", "memory")}
         return cls(**{**found, **pairs, "key": Key(**found["key"])})
+
+
+def _crowded(load: dict[str, Any]) -> str:
+    """What took from the run while it was timed, in words; empty where it had the machine to itself."""
+    cores, ours, others = (load.get(name) or 0.0 for name in ("cores", "our_cores", "other_cores"))
+    if others > CROWDED_SHARE * cores and ours + others > FULL_SHARE * cores:
+        return f"other processes took {others:.1f} of {cores} cores"
+    gpu_bytes = load.get("other_gpu_bytes") or 0
+    return f"other processes held {gpu_bytes / 2**30:.0f} GiB of the GPU" if gpu_bytes > OTHERS_GPU_BYTES else ""
 
 
 def _pair(value: Any) -> tuple[Any, Any]:
@@ -99,28 +130,57 @@ def cluster_key(profile: str) -> str:
 
 
 def read(path: Path) -> list[Measurement]:
-    """All measurements, the last of each source; lines that are damaged are left out."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
+    """All measurements, the last of each source; without damaged lines, and without sources that were removed."""
+    lines, gone = list(_lines(path)), removed(path)
     found: dict[str, Measurement] = {}
     for line in lines:
         try:
-            one = Measurement.from_json(json.loads(line))
+            one = Measurement.from_json(line)
         except (KeyError, TypeError, ValueError):
             continue
         found[one.source] = one
-    return list(found.values())
+    return [one for source, one in found.items() if source not in gone]
+
+
+def removed(path: Path) -> set[str]:
+    """Sources that were removed: their runs may still be there, and are not to be recorded anew."""
+    last = {line.get("source"): line[REMOVED] for line in _lines(path) if REMOVED in line}
+    return {str(source) for source, gone in last.items() if gone}
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                yield value
 
 
 def append(path: Path, measurements: Iterable[Measurement]) -> None:
-    """Adds lines at once: what others write at the same moment lands before or after them.
+    """Adds measurements.
 
     Raises:
         MachineError: the file cannot be written.
     """
-    text = "".join(json.dumps(one.as_json()) + "\n" for one in measurements)
+    _append_lines(path, [one.as_json() for one in measurements])
+
+
+def set_removed(path: Path, sources: Iterable[str], gone: bool) -> None:
+    """Takes measurements out of what corrects plans, or puts them back; their lines stay.
+
+    Raises:
+        MachineError: the file cannot be written.
+    """
+    _append_lines(path, [{"source": source, REMOVED: gone} for source in sources])
+
+
+def _append_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Adds lines at once: what others write at the same moment lands before or after them."""
+    text = "".join(json.dumps(line) + "\n" for line in lines)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o664)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from launcher.learning.correction import Learned, corrected_memory, corrected_speed
-from launcher.learning.observed import comparison, measurement_of, record_run
-from launcher.learning.store import Key, Measurement, append, read, store_path
+from launcher.learning.observed import all_measurements, comparison, measurement_of, record_run
+from launcher.learning.store import Key, Measurement, append, read, set_removed, store_path
 from launcher.prediction import Prediction
 from launcher.sizing.speed import Speed
 
@@ -21,7 +21,7 @@ KEY = Key(cluster="site", gpu="A100-80", engine="zero2", family="lora")
 
 def measured(ratio: float, key: Key = KEY, name: str = "run", memory: float = 1.0) -> Measurement:
     return Measurement(
-        source=name, key=key, time=0.0, steps=20, step_seconds=(2.0, 2.0 * ratio), memory=(1000, int(1000 * memory))
+        source=name, key=key, time=0.0, steps=200, step_seconds=(2.0, 2.0 * ratio), memory=(1000, int(1000 * memory))
     )
 
 
@@ -100,6 +100,48 @@ def test_what_is_counted_is_a_floor() -> None:
     assert sum(corrected(1.1, "cpu").values()) == pytest.approx(1070 * 1.1, rel=0.01)
 
 
+CROWDED = {"cores": 4, "our_cores": 2.1, "other_cores": 1.8, "other_gpu_bytes": 0}
+SHARED_GPU = {"cores": 64, "our_cores": 8.0, "other_cores": 30.0, "other_gpu_bytes": 20 * 2**30}
+
+
+def one_run(ratio: float, steps: int, **note: Any) -> Measurement:
+    pair = (2.0, 2.0 * ratio)
+    return Measurement(source="odd", key=KEY, time=0.0, steps=steps, step_seconds=pair, memory=None, note=note)
+
+
+@pytest.mark.parametrize(
+    ("one", "doubt"),
+    [
+        (one_run(120.0, 3), "only 3 steps"),
+        (one_run(0.001, 50), "only 0.1 s"),
+        (one_run(3.0, 500, load=CROWDED), "other processes took 1.8 of 4 cores"),
+        (one_run(3.0, 500, load=SHARED_GPU), "other processes held 20 GiB of the GPU"),
+        (one_run(3.0, 500, load={**CROWDED, "cores": 8}), ""),
+        (one_run(3.0, 500), ""),
+        (one_run(3.0, 2, rank=0), ""),
+    ],
+)
+def test_what_a_run_cannot_say_about_speed_corrects_nothing(one: Measurement, doubt: str) -> None:
+    assert one.speed_doubt == doubt
+    assert Learned(measurements=[one]).speed(KEY, 5.0).runs == (not doubt)
+
+
+def test_one_run_moves_the_time_within_the_models_own_interval_and_does_not_narrow_it() -> None:
+    found = many(120.0).speed(KEY, 5.0)
+    assert found.factor == pytest.approx(5.0)
+    assert found.width > 5.0 * 4, "what lies outside of the interval shows that the interval was too narrow"
+    usual = many(1.2).speed(KEY, 1.4)
+    assert usual.width == 1.4
+    assert many(1.2, 1.2).speed(KEY, 1.4).width < 1.4
+
+
+def test_runs_that_disagree_widen_the_interval() -> None:
+    alike, apart = many(1.2, 1.25, 1.15).speed(KEY, 1.4), many(0.7, 1.2, 3.0).speed(KEY, 1.4)
+    assert alike.width < 1.4 < apart.width
+    assert abs(math.log(apart.factor)) < abs(math.log(alike.factor))
+    assert many(1.2, 1.2, 40.0).speed(KEY, 1.4).width < 1.4, "one odd run is no disagreement of the others"
+
+
 def test_speed_is_corrected_as_a_whole_and_its_interval_narrows() -> None:
     speed = Speed(
         step_seconds=2.0,
@@ -127,6 +169,16 @@ def test_store_keeps_the_last_line_of_a_run_and_forgives_damage(tmp_path: Path) 
     file.write_text(file.read_text() + '{"source": "cut o\n[]\n{"source": "c", "key": {}}\n')
     append(file, [measured(1.3, name="a")])
     assert {one.source: one.step_seconds for one in read(file)} == {"a": (2.0, 2.6), "b": (2.0, 2.4)}
+
+
+def test_what_was_removed_stays_removed_though_its_run_is_still_there(tmp_path: Path) -> None:
+    run, file = write_run(tmp_path / "a"), store_path(None)
+    record_run(run)
+    set_removed(file, ["a"], True)
+    record_run(run)
+    assert read(file) == [] == all_measurements(file, [run])
+    set_removed(file, ["a"], False)
+    assert [one.source for one in read(file)] == ["a"]
 
 
 def test_measurements_lie_where_a_lab_shares_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -168,9 +220,9 @@ def test_a_run_is_compared_with_the_models_own_word_for_it(tmp_path: Path) -> No
     assert found is not None
     assert found.step_seconds == (2.0, 4.4), "half empty packs: a full step would take twice as long"
     assert found.memory == (1000, 1100)
-    short = measurement_of(write_run(tmp_path / "b", steps=2))
-    assert short is not None
-    assert short.step_seconds is None
+    empty = measurement_of(write_run(tmp_path / "b", fill=0.0))
+    assert empty is not None
+    assert empty.step_seconds is None
     assert measurement_of(tmp_path) is None
 
 
