@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -16,16 +17,23 @@ def find_config(model: str, revision: str | None = None) -> Path | None:
     folder = Path(model)
     if folder.is_dir():
         return folder / "config.json"
-    repository = hub_cache() / f"models--{model.replace('/', '--')}"
-    commit = _commit(repository, revision or "main")
-    config = repository / "snapshots" / commit / "config.json"
-    return config if config.is_file() else None
+    there = snapshot(model, revision, hub_cache())
+    config = there / "config.json" if there else None
+    return config if config and config.is_file() else None
 
 
-def hub_cache() -> Path:
+def snapshot(model: str, revision: str | None, cache: Path) -> Path | None:
+    """The folder in a hub's cache that holds a model's files of one commit, if it is there."""
+    repository = cache / f"models--{model.replace('/', '--')}"
+    folder = repository / "snapshots" / _commit(repository, revision or "main")
+    return folder if folder.is_dir() else None
+
+
+def hub_cache(environment: Mapping[str, str] = os.environ) -> Path:
     """The folder where Hugging Face's libraries keep what they downloaded."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    caches = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = environment.get("HF_HOME") or caches / "huggingface"
+    return Path(environment.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
 def _commit(repository: Path, revision: str) -> str:

@@ -8,9 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -36,7 +37,10 @@ def require_trainer() -> None:
 
 
 def run_trainer(command: str, run_dir: Path, *arguments: str, on_line: Callable[[str], None] | None = None) -> None:
-    """Runs `python -m trainer COMMAND RUN_DIR` in the foreground; its errors go where ours go.
+    """Runs `python -m trainer COMMAND RUN_DIR` in the foreground.
+
+    What libraries print beside is not shown. Of a failure the trainer's own message is raised; of one that nobody
+    foresaw, the last words, with the file that holds all of them.
 
     Args:
         command: `prepare`, `export` or `evaluate`.
@@ -45,22 +49,43 @@ def run_trainer(command: str, run_dir: Path, *arguments: str, on_line: Callable[
         on_line: Gets each line that it prints; by default they are printed.
 
     Raises:
-        JobError: the job or the data is wrong; the trainer has said how.
+        JobError: the job or the data is wrong, and how.
         RunFailedError: it broke.
     """
     line = [sys.executable, "-m", "trainer", command, str(run_dir), *arguments]
-    code = _run(line, on_line or click.echo)
-    if code == EXIT_USER:
-        raise JobError(f"{command}: the job or its data is wrong, see above")
+    with tempfile.NamedTemporaryFile("w+", prefix=f"tuneyard-{command}-", suffix=".log", delete=False) as errors:
+        said = Path(errors.name)
+    try:
+        with said.open("w", encoding="utf-8") as errors:
+            code = _run(line, on_line or click.echo, errors)
+        text = said.read_text(encoding="utf-8", errors="replace")
+    except BaseException:
+        said.unlink()
+        raise
+    if code and code != EXIT_USER:
+        last = next((words.strip() for words in reversed(text.splitlines()) if words.strip()), "no words")
+        raise RunFailedError(f"{command} broke ({_ending(code)}): {last}", f"All that it printed: {said}")
+    said.unlink()
     if code:
-        raise RunFailedError(f"{command} broke with exit code {code}, see above", f"Run directory: {run_dir}")
+        raise JobError(*user_error(text))
+
+
+def user_error(text: str) -> tuple[str, str]:
+    """Message and remedy of the trainer's last error, without what libraries printed before it."""
+    _, found, words = f"\n{text}".rpartition("\nerror: ")
+    message, _, remedy = (words if found else text).strip().partition("\n  what to do: ")
+    return message or "the trainer said nothing", remedy and remedy[0].upper() + remedy[1:]
+
+
+def _ending(code: int) -> str:
+    return f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
 
 
 def ask_trainer(command: str, run_dir: Path, *arguments: str) -> dict[str, Any]:
     """Runs a command that answers with one JSON object, and gives the object. Needs no torch.
 
     Raises:
-        JobError: the arguments or the run directory are wrong; the trainer has said how.
+        JobError: the arguments or the run directory are wrong, and how.
         RunFailedError: it broke, or its answer is no JSON.
     """
     said: list[str] = []
@@ -74,10 +99,16 @@ def ask_trainer(command: str, run_dir: Path, *arguments: str) -> dict[str, Any]:
     return answer
 
 
-def _run(line: list[str], on_line: Callable[[str], None]) -> int:
+def _run(line: list[str], on_line: Callable[[str], None], errors: IO[str]) -> int:
     with subprocess.Popen(
-        line, env=environment(), stdout=subprocess.PIPE, text=True, errors="replace", start_new_session=True
-    ) as process:  # a session of its own: Ctrl-C reaches us alone, and we end it quietly
+        line,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Ctrl-C reaches us alone, and we end it quietly
+    ) as process:
         assert process.stdout is not None
         try:
             for text in process.stdout:

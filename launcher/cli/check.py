@@ -11,6 +11,7 @@ from launcher.cli.options import job_argument, json_option, quoted
 from launcher.cli.output import make_console, print_json
 from launcher.cli.planning import load_and_plan
 from launcher.cli.preparing import prepare
+from launcher.cli.submit import require_hub_model
 from launcher.runs import write_run
 from launcher.trainer_process import require_trainer
 
@@ -20,8 +21,9 @@ from launcher.trainer_process import require_trainer
 @json_option
 def check(job_file: Path, as_json: bool) -> None:
     """Tokenise the data and print the preflight report. Trains nothing, keeps nothing."""
-    _, plan = load_and_plan(job_file, files_here=True)
+    loaded, plan = load_and_plan(job_file, files_here=True)
     require_trainer()
+    require_hub_model(plan, loaded)
     with tempfile.TemporaryDirectory(prefix="tuneyard-check-") as scratch:
         run_dir = Path(scratch)
         (run_dir / "logs").mkdir()

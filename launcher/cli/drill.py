@@ -16,6 +16,7 @@ from launcher.cli.options import job_argument, json_option, quoted, runs_option
 from launcher.cli.output import make_console, print_json
 from launcher.cli.planning import load_and_plan
 from launcher.cli.preparing import prepare
+from launcher.cli.submit import require_hub_model
 from launcher.drill.faults import FAULTS, Fault
 from launcher.drill.run import drill_plan, rehearse, share_data
 from launcher.drill.verdict import Verdict, judge
@@ -45,10 +46,11 @@ def drill(
 
     The job is started for real, hit for real, and must come back by itself with the same losses.
     """
-    _, plan = load_and_plan(job_file)
+    loaded, plan = load_and_plan(job_file)
     if plan.launch.get("backend"):
         raise JobError("a drill takes place on this machine", "Rehearse with `cluster: {profile: local}`.")
     require_trainer()
+    require_hub_model(plan, loaded)
     console = make_console(stderr=as_json)
     chosen = list(FAULTS.values()) if fault == ALL else [FAULTS[fault]]
     company = _Company(job_file, plan, runs_dir, backend("local"), console)

@@ -10,6 +10,7 @@ from launcher.cli.options import job_argument, json_option, no_correction_option
 from launcher.cli.output import make_console, print_json
 from launcher.cli.planning import learned_on, load_and_plan, machine_for
 from launcher.cli.showplan import print_comparison, print_plan
+from launcher.hub import caution
 from launcher.jobfile import load_job
 from launcher.whatif import compare, engines_in
 
@@ -38,6 +39,8 @@ def plan(
         return
     print_plan(made, make_console())
     if gpu is None:
+        if words := caution(made.trainer.model_dump(mode="json"), made.launch):
+            click.echo(f"\nIt cannot be submitted: {words}")
         click.echo(f"\nNext: tuneyard check {quoted(job_file)}, or tuneyard submit {quoted(job_file)}")
 
 

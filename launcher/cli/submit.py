@@ -16,7 +16,9 @@ from launcher.cli.planning import load_and_plan
 from launcher.cli.preparing import prepare
 from launcher.cli.showplan import print_plan
 from launcher.errors import EXIT_OK, TuneyardError
+from launcher.hub import require_model
 from launcher.interrupts import held
+from launcher.jobfile import LoadedJob, SettingError
 from launcher.plan import Plan
 from launcher.runs import fresh_path, link_run, new_run_dir, remove_run, write_run
 from launcher.siteprofile import LOCAL
@@ -39,12 +41,13 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, no_correction: bool, d
     """
     loaded, plan = load_and_plan(job_file, runs_dir=runs_dir, corrected=not no_correction)
     console = make_console(stderr=as_json)
-    print_plan(plan, console)
     name = plan.launch.get("backend", LOCAL)
     root = root_of(plan, runs_dir)
+    if not dry_run:  # before the plan is printed: what can only fail is one message
+        ready_to_submit(plan, root, console, loaded)
+    print_plan(plan, console)
     if dry_run:
         return _dry_run(plan, name, fresh_path(root, loaded.job.name), job_file, as_json)
-    ready_to_submit(plan, root, console)
     run_dir = new_run_dir(root, loaded.job.name)
     write_run(run_dir, job_file.read_bytes(), plan)
     if name == LOCAL:  # elsewhere the first phase of the run does it: a login node has neither torch nor time
@@ -68,13 +71,22 @@ def root_of(plan: Plan, runs_dir: Path) -> Path:
     return runs_dir if said else Path(plan.launch.get("run_root") or runs_dir)
 
 
-def ready_to_submit(plan: Plan, root: Path, console: Console) -> None:
-    """Refuses early where nothing can run, or nothing can be submitted from."""
+def ready_to_submit(plan: Plan, root: Path, console: Console, loaded: LoadedJob | None = None) -> None:
+    """Refuses early where nothing can run, nothing can be submitted from, or the model cannot be had."""
     name = plan.launch.get("backend", LOCAL)
     if name == LOCAL:
         require_trainer()
+    require_hub_model(plan, loaded)
     for words in backend(name).require(plan.launch, root):
         console.print(words, markup=False, highlight=False)
+
+
+def require_hub_model(plan: Plan, loaded: LoadedJob | None = None) -> None:
+    """Refuses a model of the hub that the run could not load; with the job file's line where it is known."""
+    try:
+        require_model(plan.trainer.model_dump(mode="json"), plan.launch)
+    except SettingError as error:
+        raise (loaded.located(error) if loaded else error) from None
 
 
 def _submitted(name: str, run_dir: Path) -> Handle:
