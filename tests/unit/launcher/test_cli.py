@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from launcher_samples import GOOD_JOB, write_tokenizer
 
 from launcher.cli import VERBS, run
 from launcher.jobfile import load_job
@@ -85,15 +84,17 @@ def test_unwritable_folder_of_runs(write_job, job_folder: Path, capsys: pytest.C
     assert "--runs DIR" in shown
 
 
-def test_bad_rows_leave_no_run_directory(write_job, job_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    write_tokenizer(job_folder / "model")
-    (job_folder / "train.jsonl").write_text('{"messages": [\n')
-    runs, job = job_folder / "runs", write_job(GOOD_JOB + "method: {kind: lora}\n")
-    assert run(["submit", str(job), "--runs", str(runs)]) == 2
-    shown = capfd.readouterr().err
-    assert "train.jsonl" in shown
-    assert "no run directory was kept" in shown
-    assert "Traceback" not in shown
+def test_what_prepare_refuses_is_one_message_and_leaves_no_run_directory(
+    write_job, job_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runs, job = job_folder / "runs", write_job()  # its model has no weights
+    assert run(["submit", str(job), "--runs", str(runs), "--json"]) == 2
+    shown = capfd.readouterr()
+    found = json.loads(shown.out)["error"]
+    assert (found["exit_code"], str(job_folder / "model") in found["message"]) == (2, True)
+    assert shown.err.count("error: ") == 1
+    assert "no run directory was kept" in shown.err
+    assert "Traceback" not in shown.err
     assert list(runs.iterdir()) == []
 
 
