@@ -139,11 +139,33 @@ class MethodConfig(Section):
         return self
 
 
+ColumnUse = Literal[
+    "messages",
+    "conversations",
+    "tools",
+    "system",
+    "prompt",
+    "completion",
+    "instruction",
+    "input",
+    "output",
+    "history",
+    "question",
+    "answer",
+    "chosen",
+    "text",
+    "weight",
+]
+Columns = dict[ColumnUse, str | None]
+COLUMNS = "Which column of the rows is read as what, such as `{prompt: ask, weight: null}`; null: not read at all."
+
+
 class SourceConfig(Section):
     """One source of conversations."""
 
     path: str = Field(min_length=1, description="A file, a glob, a folder, or a dataset name on the hub.")
     weight: float = Field(1.0, gt=0, description="How many times an epoch goes through this source.")
+    columns: Columns = Field(default_factory=dict, description=COLUMNS)
 
 
 class EvalDataConfig(Section):
@@ -151,11 +173,14 @@ class EvalDataConfig(Section):
 
     split: float = Field(0.0, ge=0, lt=1, description="Share of the training rows that is held out.")
     path: str | None = Field(None, description="A file, glob or folder of evaluation rows.")
+    columns: Columns = Field(default_factory=dict, description=f"With `path`. {COLUMNS}")
 
     @model_validator(mode="after")
     def _one_of(self) -> EvalDataConfig:
         if self.split and self.path:
             raise ValueError("give `split` or `path`, not both")
+        if self.columns and not self.path:
+            raise ValueError("`columns` only acts with `path`; remove it or set that")
         return self
 
 

@@ -28,6 +28,10 @@ class UserError(Exception):
         return f"{head}\n  what to do: {self.remedy}" if self.remedy else head
 
 
+class RowError(ValueError):
+    """A row that cannot be understood; the caller adds file and row number."""
+
+
 def run_reporting_user_errors(main: Callable[[], int]) -> int:
     """Exit code of `main`, with user errors printed as one message and never as a traceback."""
     try:

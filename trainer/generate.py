@@ -69,9 +69,11 @@ def read_prompts(file: Path) -> list[Prompt]:
 def _prompt(line: str, place: str) -> Prompt:
     try:
         row = json.loads(line)
-        conversation = to_conversation(row)
+        conversation = to_conversation({key: value for key, value in row.items() if key not in ("answer", "tag")})
+        if not conversation.messages or conversation.messages[-1]["role"] == "assistant":
+            raise RowError("the messages must end where the model is to answer")
         return Prompt(conversation, str(row["answer"]), str(row.get("tag", "all")))
-    except (RowError, ValueError, KeyError, TypeError) as error:
+    except (RowError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"not a prompt: {error}", where=place, remedy='lines of {"messages", "answer", "tag"}'
         ) from None

@@ -67,6 +67,8 @@ def _short(value: Any) -> str:
 def cache_key(config: TrainerConfig, data_dir: Path) -> dict[str, Any]:
     """What a data folder depends on: sources, tokenizer, template, settings. Unchanged files are not read again."""
     settings = config.data.model_dump(include={"max_length", "overlong", "assistant_only_loss"})
+    columns = [*(source.columns for source in config.data.train), config.data.eval.columns]
+    settings |= {"columns": columns} if any(columns) else {}
     old = read_json(data_dir / "fingerprint.json") or {}
     return {
         "format": FORMAT,

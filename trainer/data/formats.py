@@ -1,170 +1,277 @@
 """Recognises how a row holds its conversation and turns it into messages.
 
-Known: messages (ChatML), ShareGPT (with tools, calls and observations), Alpaca, prompt/completion.
+Known: messages (OpenAI, ChatML), ShareGPT, Alpaca and Dolly, prompts with completions or responses, questions with
+answers, the chosen side of preference rows, plain text. A format is recognised by its keys that are not null.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.data.calls import Tool, tools_of
+from trainer.data.messages import UNDERSTOOD, Message, message_of, turns_of
+from trainer.data.values import parsed
+from trainer.errors import RowError
+
+__all__ = ["Conversation", "RowError", "mapped", "to_conversation"]
+
 Row = dict[str, Any]
-Message = dict[str, Any]
+Turns = list[Any]
 
 LARGEST_WEIGHT = 1e9
-ROLES = ("system", "user", "assistant", "tool")
-SHAREGPT_ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-    "tool": "tool",
-}
-
-
-class RowError(ValueError):
-    """A row that cannot be understood; the caller adds file and row number."""
+PROMPTS = ("prompt", "instruction", "question", "query")
+ANSWERS = ("completion", "response", "output")
+INPUTS = ("input", "context")
+SYSTEMS = ("system", "system_prompt")
+TOOLS = ("tools", "functions")
+SPOKEN = re.compile(r"\n\n(Human|Assistant):")
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """One training example: messages in order, the tools on offer, its weight in the loss."""
+    """One training example.
+
+    Attributes:
+        messages: in order.
+        tools: on offer.
+        weight: of the row in the loss.
+        text: plain text to learn whole, without a chat template; there are no messages then.
+        ignored: keys of the row and of its messages that have no effect.
+    """
 
     messages: list[Message]
-    tools: list[dict[str, Any]] | None = None
+    tools: list[Tool] | None = None
     weight: float = 1.0
+    text: str | None = None
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Format:
+    """One way to write a conversation.
+
+    Attributes:
+        needed: keys, or groups of which one must be there.
+        optional: further keys that it reads.
+        convert: its turns, from the row.
+        rank: a format counts only where none of a lower rank fits.
+    """
+
+    name: str
+    needed: tuple[tuple[str, ...], ...]
+    convert: Callable[[Row], Turns]
+    optional: tuple[str, ...] = ()
+    rank: int = 0
+
+    def keys_in(self, row: Row) -> set[str]:
+        """The keys of `row` that it reads; none where it does not fit."""
+        if not all(any(key in row for key in group) for group in self.needed):
+            return set()
+        return row.keys() & {key for group in (*self.needed, self.optional) for key in group}
+
+
+def mapped(row: object, columns: dict[str, str | None]) -> object:
+    """The row with the columns that the job file names under the names that formats know.
+
+    Raises:
+        RowError: the row lacks such a column.
+    """
+    if not columns or not isinstance(row, dict):
+        return row
+    wanted = [column for column in columns.values() if column is not None]
+    missing = [column for column in wanted if column not in row]
+    if missing:
+        raise RowError(f"no column {missing[0]!r}, which `columns` names; the row has {sorted(row)}")
+    rest = {key: value for key, value in row.items() if key not in columns and key not in wanted}
+    return rest | {name: row[column] for name, column in columns.items() if column is not None}
 
 
 def to_conversation(row: object) -> Conversation:
     """The conversation in a row of any known format.
 
     Raises:
-        RowError: the row is no object, its format is unknown, or a part of it is malformed.
+        RowError: the row is no object, its format is unknown or unclear, or a part of it is malformed.
     """
     if not isinstance(row, dict):
         raise RowError(f"a row must be a JSON object, this is {type(row).__name__}")
-    convert = _converter(row)
-    messages = [_checked(message, at) for at, message in enumerate(convert(row))]
-    return Conversation(messages, _tools(row.get("tools")), _weight(row.get("weight")))
+    filled = {str(key): value for key, value in row.items() if value is not None}
+    weight = _weight(filled.pop("weight", None))
+    tools = tools_of(_first_filled(filled, TOOLS))
+    fitting = _fitting(filled)
+    if not fitting:
+        raise RowError(f"unknown format, the keys are {sorted(filled)}; known formats have: {_known()}")
+    first, *others = fitting
+    turns = first.convert(filled)
+    for other in others:
+        if _messages(other.convert(filled), tools) != _messages(turns, tools):
+            raise RowError(
+                f"the row can be read as {first.name} and as {other.name}, and they differ; name the columns to read "
+                "under `columns` of the source"
+            )
+    ignored = filled.keys() - first.keys_in(filled)
+    if first.name == "text":
+        return Conversation([], None, weight, _plain_text(filled), tuple(sorted(ignored)))
+    ignored -= set(TOOLS)
+    messages = [message_of(turn, at, tools) for at, turn in enumerate(_with_system(filled, turns))]
+    ignored |= {f"messages: {key}" for _, keys in messages for key in keys}
+    ignored |= {f"messages: {key}" for message, _ in messages for key in message.keys() - UNDERSTOOD}
+    return Conversation([message for message, _ in messages], tools, weight, None, tuple(sorted(ignored)))
 
 
-def _converter(row: Row) -> Callable[[Row], list[Message]]:
-    for needed, convert in _FORMATS:
-        if needed <= row.keys():
-            return convert
-    known = "; ".join(" + ".join(sorted(needed)) for needed, _ in _FORMATS)
-    raise RowError(f"unknown format, the keys are {sorted(row)}; known formats have: {known}")
+def _messages(turns: Turns, tools: list[Tool] | None) -> list[Message]:
+    return [message_of(turn, at, tools)[0] for at, turn in enumerate(turns)]
 
 
-def _from_messages(row: Row) -> list[Message]:
-    if not isinstance(row["messages"], list):
-        raise RowError("`messages` must be a list")
-    return row["messages"]
+def _fitting(row: Row) -> list[_Format]:
+    """Formats that fit, without those whose columns are all empty, and those that read only a part of another's."""
+    fits = [form for form in _FORMATS if form.keys_in(row)]
+    fits = [form for form in fits if any(row.get(key) for group in form.needed for key in group)] or fits
+    fits = [form for form in fits if form.rank == min(form.rank for form in fits)]
+    return [form for form in fits if not any(form.keys_in(row) < other.keys_in(row) for other in fits)]
 
 
-def _from_sharegpt(row: Row) -> list[Message]:
-    turns = row["conversations"]
-    if not isinstance(turns, list):
-        raise RowError("`conversations` must be a list")
-    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    return system + [_sharegpt_turn(turn, at) for at, turn in enumerate(turns)]
+def _known() -> str:
+    return "; ".join(" + ".join(" or ".join(group) for group in form.needed) for form in _FORMATS)
 
 
-def _sharegpt_turn(turn: object, at: int) -> Message:
-    if not isinstance(turn, dict) or not {"from", "value"} <= turn.keys():
-        raise RowError(f"turn {at} of `conversations` needs `from` and `value`")
-    role = SHAREGPT_ROLES.get(str(turn["from"]))
-    if role is None:
-        raise RowError(f"turn {at}: unknown speaker {turn['from']!r}; known: {', '.join(SHAREGPT_ROLES)}")
-    if turn["from"] == "function_call":
-        return {"role": role, "content": "", "tool_calls": _tool_calls(turn["value"], at)}
-    return {"role": role, "content": turn["value"]}
+def _first_filled(row: Row, names: tuple[str, ...]) -> Any:
+    """The one value among the columns `names`."""
+    given = [name for name in names if row.get(name) not in (None, "", [])]
+    given = given or [name for name in names if name in row]
+    if len(given) > 1 and row[given[0]] != row[given[1]]:
+        raise RowError(f"`{given[0]}` and `{given[1]}` are both filled, and they differ")
+    return row[given[0]] if given else None
 
 
-def _tool_calls(value: object, at: int) -> list[dict[str, Any]]:
-    calls = _json(value, f"turn {at}: function_call") if isinstance(value, str) else value
-    calls = calls if isinstance(calls, list) else [calls]
-    for call in calls:
-        if not isinstance(call, dict) or "name" not in call:
-            raise RowError(f"turn {at}: a function_call needs `name` and `arguments`")
-    return [
-        {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}}
-        for call in calls
-    ]
+def _with_system(row: Row, turns: Turns) -> Turns:
+    system = _first_filled(row, SYSTEMS)
+    if not system:
+        return turns
+    first = turns[0] if turns and isinstance(turns[0], dict) else {}
+    if "system" in (first.get("role"), first.get("from")):
+        if system not in (first.get("content"), first.get("value")):
+            raise RowError("the row has a `system` text, and its messages begin with another one")
+        return turns
+    return [{"role": "system", "content": system}, *turns]
 
 
-def _from_alpaca(row: Row) -> list[Message]:
-    messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    for pair in row.get("history") or []:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise RowError("`history` must be a list of [question, answer] pairs")
-        messages += _exchange(*pair)
-    prompt = f"{row['instruction']}\n\n{row['input']}" if row.get("input") else row["instruction"]
-    return messages + _exchange(prompt, row["output"])
+def _from_messages(row: Row) -> Turns:
+    return turns_of(row["messages"], "messages")
 
 
-def _from_prompt_completion(row: Row) -> list[Message]:
-    prompt, completion = row["prompt"], row["completion"]
-    head = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-    tail = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
-    return [*head, *tail]
+def _from_conversations(row: Row) -> Turns:
+    key = "conversations" if "conversations" in row else "conversation"
+    return turns_of(row[key], key)
 
 
-def _exchange(prompt: Any, answer: Any) -> list[Message]:
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+def _from_prompt(
+    row: Row,
+    prompts: tuple[str, ...] = ("prompt",),
+    answers: tuple[str, ...] = ANSWERS,
+    inputs: tuple[str, ...] = INPUTS,
+) -> Turns:
+    """A question with its answer, each text or messages, after earlier exchanges if there are any."""
+    prompt, answer, more = (_first_filled(row, names) for names in (prompts, answers, inputs))
+    if more and isinstance(prompt, str):
+        prompt = f"{prompt}\n\n{more}"
+    return _history(row.get("history")) + _said(prompt, "user") + _said(answer, "assistant")
 
 
-_FORMATS: list[tuple[set[str], Callable[[Row], list[Message]]]] = [
-    ({"messages"}, _from_messages),
-    ({"conversations"}, _from_sharegpt),
-    ({"instruction", "output"}, _from_alpaca),
-    ({"prompt", "completion"}, _from_prompt_completion),
-]
+def _said(value: Any, role: str) -> Turns:
+    if isinstance(value, dict) or (isinstance(value, list) and value and all(_is_turn(turn) for turn in value)):
+        return turns_of(value, role)
+    return [{"role": role, "content": value}]
 
 
-def _checked(message: object, at: int) -> Message:
-    if not isinstance(message, dict):
-        raise RowError(f"message {at} must be an object, this is {type(message).__name__}")
-    if message.get("role") not in ROLES:
-        raise RowError(f"message {at}: unknown role {message.get('role')!r}; known: {', '.join(ROLES)}")
-    content = _text(message.get("content"), at)
-    if content is None and not message.get("tool_calls"):
-        raise RowError(f"message {at} ({message['role']}) has neither content nor tool_calls")
-    return {**message, "content": content or ""}
+def _is_turn(value: object) -> bool:
+    return isinstance(value, dict) and ("role" in value or "from" in value)
 
 
-def _text(content: object, at: int) -> str | None:
-    if content is None or isinstance(content, str):
-        return content
-    if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
-        return "".join(part["text"] for part in content)
-    raise RowError(f"message {at}: content must be text, this is {type(content).__name__}")
+def _history(value: Any) -> Turns:
+    value = parsed(value, "`history`") if isinstance(value, str) and value.lstrip()[:1] == "[" else value
+    if not value:
+        return []
+    if isinstance(value, list) and all(_is_turn(turn) for turn in value):
+        return value
+    if not isinstance(value, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+        raise RowError("`history` must be a list of [question, answer] pairs, or of messages")
+    roles = ("user", "assistant")
+    return [{"role": role, "content": text} for pair in value for role, text in zip(roles, pair, strict=True)]
 
 
-def _tools(value: object) -> list[dict[str, Any]] | None:
-    if not value or value == "[]":
-        return None
-    tools = _json(value, "`tools`") if isinstance(value, str) else value
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise RowError("`tools` must be a list of objects")
-    return [t if "function" in t else {"type": "function", "function": t} for t in tools] or None
+def _from_chosen(row: Row) -> Turns:
+    """The better answer of a preference row, after its prompt unless it holds the whole conversation itself."""
+    chosen = row["chosen"]
+    if isinstance(chosen, str) and SPOKEN.match(chosen):
+        return _from_transcript(chosen)
+    answer = _said(chosen, "assistant")
+    if len(answer) > 1 and not {answer[0].get("role"), answer[0].get("from")} & {"assistant", "gpt"}:
+        return answer
+    if "conversations" in row:
+        return _from_conversations(row) + answer
+    prompts = PROMPTS if any(key in row for key in PROMPTS) else ("input",)
+    return _from_prompt({**row, "chosen": answer}, prompts, ("chosen",), INPUTS if prompts is PROMPTS else ("context",))
+
+
+def _from_transcript(text: str) -> Turns:
+    """`Human:` and `Assistant:` in one text, as the HH preference sets have it."""
+    _, *parts = SPOKEN.split(text)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _from_text(row: Row) -> Turns:
+    return [row["text"]]
+
+
+def _plain_text(row: Row) -> str:
+    if not isinstance(row["text"], str):
+        raise RowError(f"unknown format: `text` must be text, this is {type(row['text']).__name__}")
+    return row["text"]
 
 
 def _weight(value: object) -> float:
-    if value is None:
+    number = _number(value) if isinstance(value, str) and value else value
+    if number in (None, ""):
         return 1.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_WEIGHT:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= LARGEST_WEIGHT:
         raise RowError(f"`weight` must be a number from 0 to {LARGEST_WEIGHT:g}, this is {str(value)[:40]}")
-    return float(value)
+    return float(number)
 
 
-def _json(text: object, what: str) -> Any:
+def _number(text: str) -> float | None:
+    """A number that a CSV file holds as text."""
     try:
-        return json.loads(str(text))
-    except (ValueError, RecursionError) as error:
-        raise RowError(f"{what} is not valid JSON: {error}") from None
+        return float(text)
+    except ValueError:
+        raise RowError(f"`weight` must be a number from 0 to {LARGEST_WEIGHT:g}, this is {text[:40]!r}") from None
+
+
+FLAT = (*INPUTS, "history", *SYSTEMS)
+_FORMATS = [
+    _Format("messages", (("messages",),), _from_messages, SYSTEMS),
+    _Format("conversations", (("conversations", "conversation"),), _from_conversations, SYSTEMS),
+    _Format(
+        "instruction and answer", (("instruction",), ANSWERS), lambda row: _from_prompt(row, ("instruction",)), FLAT
+    ),
+    _Format("prompt and answer", (("prompt",), ANSWERS), _from_prompt, FLAT),
+    _Format("preference", (("chosen",),), _from_chosen, ("conversations", *PROMPTS, *FLAT)),
+    _Format(
+        "question and answer",
+        ((*PROMPTS, "problem"), (*ANSWERS, "answer", "solution")),
+        lambda row: _from_prompt(row, (*PROMPTS, "problem"), (*ANSWERS, "answer", "solution")),
+        FLAT,
+        rank=1,
+    ),
+    _Format(
+        "input and output",
+        (("input",), ("output",)),
+        lambda row: _from_prompt(row, ("input",), ("output",), ("context",)),
+        FLAT,
+        rank=1,
+    ),
+    _Format("text", (("text",),), _from_text, rank=2),
+]

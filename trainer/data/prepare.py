@@ -45,7 +45,7 @@ def prepare(run_dir: Path, config: TrainerConfig, report: Callable[[str], None] 
     tokeniser = Tokeniser(config.model, config.data)
     preflight = {"train": _prepare_split(data_dir / "train", config.data.train, tokeniser, config, report)}
     if config.data.eval.path:
-        sources = [SourceConfig(path=config.data.eval.path)]
+        sources = [SourceConfig(path=config.data.eval.path, columns=config.data.eval.columns)]
         preflight["eval"] = _prepare_split(data_dir / "eval", sources, tokeniser, config, report)
     _refuse_schedule(data_dir, config)
     _finish(data_dir, key, preflight)

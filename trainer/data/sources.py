@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trainer.config import SourceConfig
+from trainer.data.readers import KNOWN_SUFFIXES, batched, chunks_of, kind_of
+from trainer.data.values import without_nulls
 from trainer.errors import UserError
+from trainer.files import read_json
 
-CHUNK_ROWS = 4096
-CHUNK_BYTES = 8 << 20
-LINE_FORMATS = (".jsonl", ".ndjson")
-TABLE_FORMATS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv"}
-KNOWN_SUFFIXES = (*LINE_FORMATS, ".json", *TABLE_FORMATS)
+ABOUT_DATASETS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""Files of the `datasets` library that say something of the data and hold none."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class Chunk:
         file: the file, for messages.
         first_row: line (JSON lines) or row number, from 1, of `rows[0]`.
         rows: undecoded lines, or decoded objects.
+        columns: which column is read as what, from the job file.
     """
 
     number: int
@@ -36,6 +35,7 @@ class Chunk:
     file: str
     first_row: int
     rows: list[Any]
+    columns: dict[str, str | None] = field(default_factory=dict)
 
 
 def files_of(path: str) -> list[Path]:
@@ -49,8 +49,7 @@ def files_of(path: str) -> list[Path]:
     if place.is_file():
         return [place]
     if place.is_dir():
-        found = [p for p in sorted(place.rglob("*")) if p.suffix in KNOWN_SUFFIXES and not p.name.startswith(".")]
-        return _some(found, path)
+        return _some(_files_in(place), path)
     if any(sign in path for sign in "*?["):
         anchor = Path(place.anchor or ".")
         return _some(sorted(anchor.glob(str(place.relative_to(anchor) if place.anchor else place))), path)
@@ -59,86 +58,63 @@ def files_of(path: str) -> list[Path]:
     return []
 
 
+def _files_in(folder: Path) -> list[Path]:
+    """Data files of a folder, or of the training split of a folder that `save_to_disk` wrote."""
+    if (folder / "dataset_dict.json").is_file():
+        if not (folder / "train").is_dir():
+            splits = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir()))
+            raise UserError(f"{folder} has no split `train`", remedy=f"name the folder of a split: {splits}")
+        folder = folder / "train"
+    written = (read_json(folder / "state.json") or {}) if (folder / "dataset_info.json").is_file() else {}
+    if written.get("_data_files"):
+        return [folder / entry["filename"] for entry in written["_data_files"]]
+    return [p for p in sorted(folder.rglob("*")) if _is_data(p.relative_to(folder)) and p.is_file()]
+
+
+def _is_data(name: Path) -> bool:
+    hidden = any(part.startswith(".") for part in name.parts)
+    return not hidden and name.name not in ABOUT_DATASETS and kind_of(name) is not None
+
+
+def left_out(path: str) -> list[str]:
+    """Files that lie in the folder `path` and are not read."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return []
+    read = set(files_of(path))
+    names = (p for p in sorted(folder.rglob("*")) if p.is_file() and p not in read)
+    return [str(p) for p in names if not any(part.startswith(".") for part in p.relative_to(folder).parts[:-1])]
+
+
 def read_chunks(sources: list[SourceConfig]) -> Iterator[Chunk]:
     """All rows of all sources, in the order of the job file, in chunks whose extent depends on the data only."""
     number = 0
     for index, source in enumerate(sources):
+        columns: dict[str, str | None] = {str(name): column for name, column in source.columns.items()}
         for file, first_row, rows in _source_chunks(source.path):
-            yield Chunk(number, index, file, first_row, rows)
+            yield Chunk(number, index, file, first_row, rows, columns)
             number += 1
 
 
 def _source_chunks(path: str) -> Iterator[tuple[str, int, list[Any]]]:
     files = files_of(path)
     if not files:
-        yield from ((path, at, rows) for at, rows in _batched(_hub_rows(path)))
+        yield from ((path, at, rows) for at, rows in batched(_hub_rows(path)))
     for file in files:
-        yield from ((str(file), at, rows) for at, rows in _file_chunks(file))
-
-
-def _file_chunks(file: Path) -> Iterator[tuple[int, list[Any]]]:
-    if file.suffix in LINE_FORMATS:
-        return _line_chunks(file)
-    if file.suffix == ".json":
-        return _batched(iter(_json_array(file)))
-    if file.suffix in TABLE_FORMATS:
-        return _batched(_table_rows(file))
-    raise UserError(f"cannot read {file}", remedy=f"known endings: {', '.join(KNOWN_SUFFIXES)}")
-
-
-def _line_chunks(file: Path) -> Iterator[tuple[int, list[Any]]]:
-    rows: list[bytes] = []
-    first, size = 1, 0
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            rows.append(line)
-            size += len(line)
-            if len(rows) == CHUNK_ROWS or size >= CHUNK_BYTES:
-                yield first, rows
-                rows, first, size = [], number + 1, 0
-    if rows:
-        yield first, rows
-
-
-def _json_array(file: Path) -> list[Any]:
-    try:
-        rows = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise UserError(f"not valid JSON: {error}", where=f"{file}{line}", remedy="mend the file") from None
-    if not isinstance(rows, list):
-        raise UserError("the file must hold one JSON array of rows", where=str(file), remedy="or use JSON lines")
-    return rows
-
-
-def _table_rows(file: Path) -> Iterator[dict[str, Any]]:
-    from datasets import load_dataset
-
-    try:
-        yield from load_dataset(TABLE_FORMATS[file.suffix], data_files=str(file), split="train", streaming=True)
-    except Exception as error:  # pandas, Arrow and datasets each have their own
-        raise UserError(
-            f"not a readable {file.suffix[1:]} file ({type(error).__name__}: {error})", where=str(file)
-        ) from error
+        yield from ((str(file), at, rows) for at, rows in chunks_of(file))
 
 
 def _hub_rows(name: str) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
     try:
-        return iter(load_dataset(name, split="train", streaming=True))
+        rows = load_dataset(name, split="train", streaming=True)
     except Exception as error:
         raise UserError(
             f"neither a local path nor a dataset that can be loaded: {name} ({type(error).__name__}: {error})",
             remedy="correct `data.train[].path`; a local path starts with ./ or /, or has a file ending",
         ) from error
-
-
-def _batched(rows: Iterator[Any]) -> Iterator[tuple[int, list[Any]]]:
-    first = 1
-    while batch := list(islice(rows, CHUNK_ROWS)):
-        yield first, batch
-        first += len(batch)
+    return (without_nulls(row) for row in rows)
 
 
 def _some(files: list[Path], path: str) -> list[Path]:

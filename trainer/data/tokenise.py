@@ -13,7 +13,7 @@ import numpy as np
 
 from trainer.config import DataConfig, ModelConfig
 from trainer.data.findings import Findings
-from trainer.data.formats import RowError, to_conversation
+from trainer.data.formats import RowError, mapped, to_conversation
 from trainer.data.shards import Piece, write_pieces
 from trainer.data.sources import Chunk
 from trainer.data.template import Renderer, Span, load_tokenizer
@@ -64,7 +64,7 @@ class Tokeniser:
             if row is BLANK:
                 findings.note(findings.dropped, "blank line", place)
                 return None
-            conversation = to_conversation(row)
+            conversation = to_conversation(mapped(row, chunk.columns))
             text, spans = self.renderer.render(conversation)
             text.encode("utf-8")
         except UnicodeEncodeError as error:
