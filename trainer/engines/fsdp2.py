@@ -58,18 +58,25 @@ class Fsdp2Engine(Engine):
     def _shard(self, config: TrainerConfig) -> None:
         mesh = init_device_mesh(config.execution.device, (config.execution.world_size,))
         compute = DTYPES[str(config.model.dtype)]
+        # Inputs stay as they are: FSDP would walk into the batch, cast the loss weights, and copy the masks that layers
+        # share for every layer. Hidden states have the type of the gathered embeddings.
         policy = MixedPrecisionPolicy(
-            param_dtype=None if compute is torch.float32 else compute, reduce_dtype=torch.float32
+            param_dtype=None if compute is torch.float32 else compute,
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,
         )
         for layer in decoder_layers(self.model):
             fully_shard(
                 layer, mesh=mesh, mp_policy=policy, reshard_after_forward=config.execution.reshard_after_forward
             )
         fully_shard(self.model, mesh=mesh, mp_policy=policy)
-        for module in self.model.modules():
-            if isinstance(module, FSDPModule):
-                module.set_gradient_divide_factor(1.0)  # gradients are summed: the loss is already divided
-                module.set_force_sum_reduction_for_comms(True)
+        for unit in self._units():
+            unit.set_gradient_divide_factor(1.0)  # gradients are summed: the loss is already divided
+            unit.set_force_sum_reduction_for_comms(True)
+
+    def _units(self) -> list[FSDPModule]:
+        """The modules that are gathered and freed as one."""
+        return [module for module in self.model.modules() if isinstance(module, FSDPModule)]
 
     def micro_step(self, batch: Batch, scale: float, last: bool) -> torch.Tensor:
         self.model.train()
@@ -87,7 +94,11 @@ class Fsdp2Engine(Engine):
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> torch.Tensor:
         self.model.eval()
-        return self.model(batch, plain=True)
+        try:
+            return self.model(batch, plain=True)
+        finally:  # what a backward pass would have freed: whole tensors have neither a place nor an optimizer's state
+            for unit in self._units():
+                unit.reshard()
 
     def ranges(self) -> list[Range]:
         found = []
