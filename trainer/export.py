@@ -17,7 +17,7 @@ from trainer.checkpoint.manifest import (
 )
 from trainer.checkpoint.read import RangeReader
 from trainer.config import TrainerConfig
-from trainer.data.template import Renderer, load_tokenizer
+from trainer.data.template import load_tokenizer, make_renderer
 from trainer.errors import UserError
 from trainer.progress import say
 
@@ -47,11 +47,20 @@ def export(
     staging = target.with_name(f".{target.name}-staging")
     shutil.rmtree(staging, ignore_errors=True)
     model.save_pretrained(staging, max_shard_size="5GB")
-    tokenizer = load_tokenizer(config.model)
-    tokenizer.chat_template = Renderer(tokenizer, config.data.chat_template).template
-    tokenizer.save_pretrained(staging)
+    _save_chat(config, model, staging)
     _swap(staging, target)
     return target
+
+
+def _save_chat(config: TrainerConfig, model: Any, folder: Path) -> None:
+    """What a server needs to talk to the model: tokenizer, chat template, the tokens that end a turn."""
+    tokenizer = load_tokenizer(config.model)
+    renderer = make_renderer(tokenizer, config.model, config.data)
+    if config.data.chat_template is not None:
+        tokenizer.chat_template = renderer.templates["default"]
+    tokenizer.save_pretrained(folder)
+    model.generation_config.eos_token_id = renderer.ends.ids
+    model.generation_config.save_pretrained(folder)
 
 
 def _chosen(checkpoints: Path, step: int | None) -> tuple[Path, Manifest]:

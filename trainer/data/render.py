@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +15,12 @@ from trainer.data.stops import Message, TurnEnds
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 OPENS_THOUGHT = re.compile(r"<(\w+)>\s*$")
-MODES = ({}, {"enable_thinking": True, "thinking": True}, {"enable_thinking": False, "thinking": False})
+MODES = [{"enable_thinking": on, "thinking": on} for on in (True, False)]
 Span = tuple[int, int]
+
+
+class TemplateRefusalError(RowError):
+    """A conversation that the chat template does not take."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,10 @@ class _Turn:
     def span_in(self, text: str) -> Span:
         """What the model writes: all of it in the turn's own text, up to its end and the blanks after it in others."""
         end = len(self.prompt) + self.needed
-        same = os.path.commonprefix([self.text[end:], text[end:]])
-        blank = len(same) - len(same.lstrip())
-        return len(self.prompt), len(text) if text == self.text else end + blank
+        after = self.text[end:]
+        blanks = after[: len(after) - len(after.lstrip())]
+        end += len(blanks) if text.startswith(blanks, end) else 0
+        return len(self.prompt), len(text) if text == self.text else end
 
 
 class Renderer:
@@ -83,9 +87,7 @@ class Renderer:
         options: variables for the template, such as `enable_thinking`.
     """
 
-    def __init__(
-        self, tokenizer: Any, templates: dict[str, str], declared: list[int], options: dict[str, Any]
-    ) -> None:
+    def __init__(self, tokenizer: Any, templates: dict[str, str], declared: list[int], options: dict[str, Any]) -> None:
         self.templates = templates
         self.options = {**tokenizer.special_tokens_map, **options}
         self._reasoning_key = with_reasoning_key("".join(templates.values()))
@@ -98,11 +100,15 @@ class Renderer:
         """Texts, and the character ranges in them that the assistant wrote, end of turn included.
 
         Raises:
-            RowError: the template refuses the conversation, or cannot ask for a turn as it then writes it.
+            TemplateRefusalError: the template refuses the conversation, or cannot ask for a turn as it then writes it.
         """
+        given = len(conversation.messages)
         conversation, notes = self._fitted(conversation)
+        moved = given - len(conversation.messages)
         if GENERATION.search(self.template_for(conversation)):
-            return Rendered([self._marked(conversation)], notes)
+            marked = self._marked(conversation, moved)
+            if marked is not None:
+                return Rendered([marked], notes)
         turns = [self._turn(conversation, at, notes) for at in _supervised(conversation)]
         if not turns:
             return Rendered([Rendering(self._apply(conversation), [], [])], notes)
@@ -111,7 +117,7 @@ class Renderer:
             text = turns[-1].text
             shown = [turn for turn in turns if turn is turns[-1] or turn.seen_in(text)]
             spans = [turn.span_in(text) for turn in shown]
-            renderings.append(Rendering(text, spans, [turn.at for turn in shown]))
+            renderings.append(Rendering(text, spans, [turn.at + moved for turn in shown]))
             turns = [turn for turn in turns if turn not in shown]
         if len(renderings) > 1:
             notes.append("rendered once per answer, as the template rewrites earlier turns")
@@ -121,13 +127,16 @@ class Renderer:
         """Text that asks the model for the next turn."""
         return self._apply(self._fitted(conversation)[0], generate=True)
 
-    def _marked(self, conversation: Conversation) -> Rendering:
+    def _marked(self, conversation: Conversation, moved: int) -> Rendering | None:
+        """By the template's own marks; None where they do not tell which turn is whose, and not all are trained."""
         texts, found = self._render(conversation, assistant=True)
         spans = [(int(start), int(end)) for start, end in found[0]]
         turns = [at for at, message in enumerate(conversation.messages) if message["role"] == "assistant"]
-        if len(turns) != len(spans):  # a template may mark other parts, or one part in pieces
-            return Rendering(texts[0], spans, turns[-1:] * len(spans))
-        kept = [(span, at) for span, at in zip(spans, turns, strict=True) if _trains(conversation.messages[at])]
+        trained = set(_supervised(conversation))
+        if len(turns) != len(spans):
+            all_of_it = trained == set(turns) and bool(turns)
+            return Rendering(texts[0], spans, [turns[-1] + moved] * len(spans)) if all_of_it else None
+        kept = [(span, at + moved) for span, at in zip(spans, turns, strict=True) if at in trained]
         return Rendering(texts[0], [span for span, _ in kept], [at for _, at in kept])
 
     def _turn(self, conversation: Conversation, at: int, notes: list[str]) -> _Turn:
@@ -155,12 +164,12 @@ class Renderer:
         if opened and text.startswith(prompt[: opened.start()]):
             notes.append("thoughts closed that the generation prompt opens and the template leaves out")
             return prompt, _closed(text[opened.start() :], opened.group(1), conversation.messages[at])
-        for mode in MODES[1:]:
+        for mode in MODES:
             prompt, text = self._apply(before, generate=True, **mode), self._apply(upto, **mode)
             if text.startswith(prompt):
                 notes.append(f"turns that the template only asks for with enable_thinking={mode['enable_thinking']}")
                 return prompt, text[len(prompt) :]
-        raise RowError(
+        raise TemplateRefusalError(
             f"the chat template asks for message {at} with {prompt[-40:]!r} and then writes it otherwise, so what the "
             "model has to write is unknown"
         )
@@ -168,12 +177,12 @@ class Renderer:
     def _fitted(self, conversation: Conversation) -> tuple[Conversation, list[str]]:
         """The conversation in the first form that the template takes."""
         conversation = self._reasoning_key(conversation)
-        refused: RowError | None = None
+        refused: TemplateRefusalError | None = None
         for notes, changed in accommodations(conversation):
             try:
                 self._apply(changed, generate=changed.messages[-1]["role"] != "assistant")
                 return changed, notes
-            except RowError as error:
+            except TemplateRefusalError as error:
                 refused = refused or error
         assert refused is not None
         raise refused
@@ -181,7 +190,7 @@ class Renderer:
     def _try(self, conversation: Conversation) -> str | None:
         try:
             return self._apply(conversation)
-        except RowError:
+        except TemplateRefusalError:
             return None
 
     def _apply(self, conversation: Conversation, *, generate: bool = False, **mode: Any) -> str:
@@ -200,11 +209,13 @@ class Renderer:
                 **{**mode, **self.options},
             )
         except (TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
-            raise RowError(f"the chat template refuses this conversation: {error}") from None
+            raise TemplateRefusalError(f"the chat template refuses this conversation: {error}") from None
 
 
 def _supervised(conversation: Conversation) -> list[int]:
-    return [at for at, message in enumerate(conversation.messages) if message["role"] == "assistant" and _trains(message)]
+    return [
+        at for at, message in enumerate(conversation.messages) if message["role"] == "assistant" and _trains(message)
+    ]
 
 
 def _trains(message: Message) -> bool:

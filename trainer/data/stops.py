@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from transformers.utils import cached_file
@@ -34,7 +35,7 @@ def declared_stops(model: ModelConfig, tokenizer: Any) -> list[int]:
 def _model_json(model: ModelConfig, name: str) -> dict[str, Any]:
     try:
         file = cached_file(model.path, name, revision=model.revision, _raise_exceptions_for_missing_entries=False)
-        found = json.loads(open(file, encoding="utf-8").read()) if file else {}
+        found = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -10,12 +10,15 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from trainer.config import DataConfig, ModelConfig
-from trainer.data.render import Renderer
+from trainer.data.formats import Conversation
+from trainer.data.render import Renderer, TemplateRefusalError
 from trainer.data.stops import declared_stops
 from trainer.errors import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
-CONTROL_TOKEN = re.compile(r"<\|[^|<>\s]+\|>|<(?:start|end)_of_turn>|\[/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]")
+CONTROL_TOKEN = re.compile(
+    r"<\|[^|<>\s]+\|>|<(?:start|end)_of_turn>|\[/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
+)
 
 
 def load_tokenizer(model: ModelConfig) -> Any:
@@ -59,7 +62,7 @@ def chat_templates(tokenizer: Any, name: str | None) -> dict[str, str]:
     if name is None and own:
         return {"default": next(iter(own.values())), **own}
     if name is None:
-        raise UserError("the tokenizer has no chat template", remedy=_advice(tokenizer))
+        raise UserError("the tokenizer has no chat template", remedy=fitting_advice(tokenizer))
     if name in own and name != "default":
         return {"default": own[name]}
     path = Path(name) if name.endswith(".jinja") else TEMPLATES / f"{name}.jinja"
@@ -71,9 +74,22 @@ def chat_templates(tokenizer: Any, name: str | None) -> dict[str, str]:
         raise UserError(
             f"the chat template {name} writes {', '.join(missing)}, which the tokenizer does not have as tokens: "
             "they would be taken apart into pieces of text",
-            remedy=_advice(tokenizer),
+            remedy=fitting_advice(tokenizer),
         )
     return {"default": path.read_text(encoding="utf-8")}
+
+
+def ways_out(tokenizer: Any, model: ModelConfig, data: DataConfig, conversation: Conversation) -> str:
+    """What to do about a conversation that the job's template refuses: built-in templates that take it, if any fit."""
+    taken = []
+    for name in fitting(tokenizer):
+        try:
+            make_renderer(tokenizer, model, data.model_copy(update={"chat_template": name})).render(conversation)
+        except TemplateRefusalError:
+            continue
+        taken.append(name)
+    remove = "mend or remove the row"
+    return f"{remove}, or set data.chat_template to one that takes it: {', '.join(taken)}" if taken else remove
 
 
 @cache
@@ -99,5 +115,5 @@ def _control_tokens(template: Path) -> list[str]:
     return list(dict.fromkeys(CONTROL_TOKEN.findall(template.read_text(encoding="utf-8"))))
 
 
-def _advice(tokenizer: Any) -> str:
+def fitting_advice(tokenizer: Any) -> str:
     return f"set data.chat_template to one that fits this tokenizer: {', '.join(fitting(tokenizer))}"
