@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.support import tiny
@@ -124,8 +125,6 @@ def test_renderings_of_a_row_are_counted_and_share_its_weight(tmp_path: Path) ->
     assert report["repeated_tokens"] == store.rows["length"][0] < store.rows["length"][1]
     assert store.groups.tolist() == [0, 0, 1, 2]
     by_row, by_token = Reduction(store, "sequence"), Reduction(store, "token")
-    import numpy as np
-
     assert by_row.total(np.array([0, 1])) == pytest.approx(3.0), "a row counts once, however often it is rendered"
     assert by_row.total(np.arange(4)) == pytest.approx(5.0)
     assert [by_token.token_weight(n) for n in range(4)] == [3.0, 3.0, 1.0, 1.0]
@@ -187,3 +186,21 @@ def test_named_templates_of_a_tokenizer_are_used_as_transformers_does(tmp_path: 
     report, store = prepared(tmp_path, tmp_path / "model", rows)
     texts = [tokenizer.decode(store.conversation(n)[0]) for n in range(2)]
     assert report["kept"] == 2 and "NEVER" not in texts[1] and '"wind"' in texts[1].split("user")[0]
+
+
+def test_plain_text_is_learnt_whole_with_an_end(tmp_path: Path) -> None:
+    model = model_of(tmp_path / "model", "turns_stay")
+    _, store = prepared(tmp_path, model, [{"text": "once upon a time"}])
+    ids, mask = store.conversation(0)
+    assert stock_tokenizer(STOCK["turns_stay"]).decode(ids[mask > 0]) == "once upon a time<|im_end|>"
+
+
+@pytest.mark.parametrize("template", [tiny.CHATML, STOCK["turns_stay"].template])
+def test_a_message_that_is_context_only_is_not_trained(tmp_path: Path, template: str) -> None:
+    tokenizer = stock_tokenizer(STOCK["turns_stay"])
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path / "model")
+    messages = [USER, {**ANSWER, "weight": 0}, *MORE]
+    _, store = prepared(tmp_path, tmp_path / "model", [{"messages": messages}])
+    ids, mask = store.conversation(0)
+    assert tokenizer.decode(ids[mask > 0]).strip() == "ANSWER2<|im_end|>" and "ANSWER1" in tokenizer.decode(ids)

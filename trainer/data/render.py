@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jinja2 import TemplateError
@@ -91,6 +91,8 @@ class Renderer:
         self.templates = templates
         self.options = {**tokenizer.special_tokens_map, **options}
         self._reasoning_key = with_reasoning_key("".join(templates.values()))
+        begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        self._begin = str(tokenizer.bos_token) if begins else ""
         self.ends = TurnEnds(tokenizer, declared, self._try)
 
     def template_for(self, conversation: Conversation) -> str:
@@ -102,6 +104,8 @@ class Renderer:
         Raises:
             TemplateRefusalError: the template refuses the conversation, or cannot ask for a turn as it then writes it.
         """
+        if conversation.text is not None:
+            return Rendered([self._plain(conversation.text)])
         given = len(conversation.messages)
         conversation, notes = self._fitted(conversation)
         moved = given - len(conversation.messages)
@@ -126,6 +130,11 @@ class Renderer:
     def prompt(self, conversation: Conversation) -> str:
         """Text that asks the model for the next turn."""
         return self._apply(self._fitted(conversation)[0], generate=True)
+
+    def _plain(self, text: str) -> Rendering:
+        """Text without turns, learnt whole, between the tokens that the model begins and ends texts with."""
+        whole = self._begin + text.removeprefix(self._begin).removesuffix(self.ends.eos) + self.ends.eos
+        return Rendering(whole, [(len(self._begin), len(whole))], [0])
 
     def _marked(self, conversation: Conversation, moved: int) -> Rendering | None:
         """By the template's own marks; None where they do not tell which turn is whose, and not all are trained."""
@@ -219,11 +228,11 @@ def _supervised(conversation: Conversation) -> list[int]:
 
 
 def _trains(message: Message) -> bool:
-    return message.get("train", True) is not False and message.get("weight", 1) != 0
+    return message.get("train", True) is not False
 
 
 def _upto(conversation: Conversation, count: int) -> Conversation:
-    return Conversation(conversation.messages[:count], conversation.tools, conversation.weight)
+    return replace(conversation, messages=conversation.messages[:count])
 
 
 def _closed(turn: str, tag: str, message: Message) -> str:
