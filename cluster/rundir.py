@@ -19,6 +19,7 @@ from cluster.contract import ClusterError
 PLAN = "plan.json"
 PROGRESS = "progress.json"
 FAILURE = "failure.json"
+FINISHING = "finishing.json"
 ATTEMPTS = "attempts.jsonl"
 STOP = "stop"
 DOWN_NODES = "down-nodes"
@@ -26,7 +27,7 @@ OBSERVED = "observed.json"
 EVALUATION = "evaluation.json"
 PREFLIGHT = "data/preflight.json"
 METRICS = "logs/metrics.jsonl"
-MIRRORED = (ATTEMPTS, PROGRESS, FAILURE, OBSERVED, EVALUATION, PREFLIGHT)
+MIRRORED = (ATTEMPTS, PROGRESS, FAILURE, FINISHING, OBSERVED, EVALUATION, PREFLIGHT)
 """What only the run writes and the command line reads, replaced as a whole: a copy of a run directory carries it."""
 MIRRORED_LOGS = r"logs/attempt-\d{3,6}/[a-z0-9-]{1,40}\.(?:log|txt)"
 """Files that only grow, besides `METRICS`; of the ranks' logs, those that are asked for."""
@@ -110,8 +111,8 @@ def _with_failure(progress: dict[str, Any] | None, failure: dict[str, Any]) -> d
     told = facts.get("attempt")
     if not isinstance(failed, int) or (isinstance(told, int) and told > failed):
         return progress
-    if told == failed and facts.get("state") == "finished":  # its work was done, and saved
-        return progress
+    if told == failed and (facts.get("state") == "finished" or facts.get("trained")):  # its work was done, and saved
+        return {**facts, "state": "finished"}
     beats = [one for one in (facts.get("heartbeat"), failure.get("time")) if isinstance(one, int | float)]
     return {**facts, "state": "failed", "attempt": failed, "failure": failure, "heartbeat": max(beats, default=None)}
 

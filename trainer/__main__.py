@@ -1,5 +1,5 @@
 """The trainer's commands: `python -m trainer COMMAND RUN_DIR`, COMMAND being one of
-`prepare | train | export | evaluate | checkpoints | inspect | measure`.
+`prepare | train | export | evaluate | held_out | checkpoints | inspect | measure`.
 
 `python -m trainer shape MODEL_DIR` counts a model's tensors.
 """
@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import json
 import os
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 
 from trainer.config import TrainerConfig, read_trainer_config
 from trainer.errors import EXIT_DONE, UserError, run_reporting_user_errors
+from trainer.finishing import Part, finishing
 from trainer.imports import heavy_imports, hidden, hide
 from trainer.phases import PhaseClock
 from trainer.progress import Progress, record_failure, say
@@ -49,13 +51,14 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    functions = (_prepare, _train, _export, _evaluate, _checkpoints, _inspect, _measure, _shape)
+    functions = (_prepare, _train, _export, _evaluate, _held_out, _checkpoints, _inspect, _measure, _shape)
     for name, function in ((function.__name__.removeprefix("_"), function) for function in functions):
         command = commands.add_parser(name)
         command.add_argument("run_dir", type=Path)
         command.set_defaults(command=function, recorded=name in ("prepare", "train"))
-        if name == "export":
+        if name in ("export", "held_out"):
             command.add_argument("--step", type=int)
+        if name == "export":
             command.add_argument("--merge", action="store_true")
             command.add_argument("--output", type=Path)
         if name == "checkpoints":
@@ -136,15 +139,37 @@ def _unused(config: TrainerConfig) -> tuple[str, ...]:
 
 def _export(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     hide(*_unused(config))
-    with heavy_imports():
-        from trainer.export import export
+    with _noted(arguments.run_dir, "export", arguments.output):
+        with heavy_imports():
+            from trainer.export import export
 
-    folder = export(arguments.run_dir, config, step=arguments.step, merge=arguments.merge, output=arguments.output)
+        folder = export(arguments.run_dir, config, step=arguments.step, merge=arguments.merge, output=arguments.output)
     print(f"exported to {folder}")
     return EXIT_DONE
 
 
+def _noted(run_dir: Path, part: Part, output: Path | None) -> contextlib.AbstractContextManager[None]:
+    """How a part of the run ends is noted in it; what goes elsewhere is no part of it."""
+    return contextlib.nullcontext() if output else finishing(run_dir, part)
+
+
+def _held_out(arguments: Any, config: TrainerConfig, attempt: int) -> int:
+    hide(*_unused(config))
+    with finishing(arguments.run_dir, "held_out"):
+        with heavy_imports():
+            from trainer.reevaluate import held_out_loss_of
+
+        line = held_out_loss_of(arguments.run_dir, config, arguments.step)
+    print(f"step {line['step']}  eval_loss {line['eval_loss']:.4f}")
+    return EXIT_DONE
+
+
 def _evaluate(arguments: Any, config: TrainerConfig, attempt: int) -> int:
+    with _noted(arguments.run_dir, "evaluate", arguments.output):
+        return _answer_prompts(arguments, config)
+
+
+def _answer_prompts(arguments: Any, config: TrainerConfig) -> int:
     with heavy_imports():
         from trainer.generate import evaluate_prompts
 

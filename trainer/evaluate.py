@@ -15,6 +15,11 @@ from trainer.data.batch import Reduction, collate
 from trainer.data.order import EVAL_EPOCH, GlobalOrder, pack_members
 from trainer.data.store import TokenStore
 from trainer.engines.base import Engine
+from trainer.errors import UserError
+
+
+class NoHeldOutLossError(UserError):
+    """The held-out rows have no loss; nothing was computed."""
 
 
 def held_out_loss(
@@ -27,19 +32,27 @@ def held_out_loss(
 
     Returns:
         {"eval_loss", "eval_perplexity", "eval_tokens"}, or None when nothing is held out.
+
+    Raises:
+        NoHeldOutLossError: no held-out token counts; on all ranks, before any work.
     """
     store, members = _held_out(run_dir, order)
     if not len(members):
         return None
-    packs = pack_members(store, members, order.config, EVAL_EPOCH)
     reduction = Reduction(store, "token")
+    targets = reduction.total(members)
+    if targets <= 0:
+        raise NoHeldOutLossError(
+            f"all {len(members)} held-out rows have weight 0",
+            remedy="hold out other rows (data.eval), or give them a weight",
+        )
+    packs = pack_members(store, members, order.config, EVAL_EPOCH)
     loss = torch.zeros((), device=engine.device)
     for first in range(0, len(packs), ranks.size):  # every rank takes part in every round
         own = first + ranks.rank
         numbers = [int(n) for n in packs[own]] if own < len(packs) else []
         loss += engine.evaluate(collate(store, numbers, reduction).to(engine.device))
         pulse()
-    targets = reduction.total(members)
     mean = float(ranks.sum(loss[None])[0]) / targets
     return {"eval_loss": mean, "eval_perplexity": math.exp(min(mean, 700.0)), "eval_tokens": int(targets)}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from trainer.checkpoint.manifest import (
@@ -17,7 +18,7 @@ from trainer.checkpoint.manifest import (
 )
 from trainer.checkpoint.read import RangeReader
 from trainer.config import TrainerConfig
-from trainer.data.template import load_tokenizer, make_renderer
+from trainer.data.template import Renderer, load_tokenizer
 from trainer.errors import UserError
 from trainer.progress import say
 
@@ -34,36 +35,40 @@ def export(
     Raises:
         UserError: there is no good checkpoint, or `output` holds something that is not an export.
     """
-    folder, manifest = _chosen(run_dir / "checkpoints", step)
+    folder, manifest = chosen(run_dir / "checkpoints", step)
     say(f"exporting step {manifest.step}")
     target = output or run_dir / "model"
     if target.exists() and not (target / "config.json").exists() and not (target / "adapter_config.json").exists():
-        raise UserError(f"{target} exists and is no exported model", remedy="choose another --output")
+        raise UserError(f"{target} exists and is no exported model", remedy="move it away, or choose another --output")
     model, dtypes = _loaded(config, RangeReader(folder, manifest), manifest)
     if config.method.quantization:
         say(_about_precision(config, merge))
     if merge and config.method.kind == "lora":
         model = _merged(model, dtypes)
     staging = target.with_name(f".{target.name}-staging")
-    shutil.rmtree(staging, ignore_errors=True)
-    model.save_pretrained(staging, max_shard_size="5GB")
-    _save_chat(config, model, staging)
-    _swap(staging, target)
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        model.save_pretrained(staging, max_shard_size="5GB")
+        tokenizer = load_tokenizer(config.model)
+        tokenizer.chat_template = Renderer(tokenizer, config.data.chat_template).template
+        tokenizer.save_pretrained(staging)
+        _swap(staging, target)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(staging, ignore_errors=True)  # a half-written model fills the disk and is of no use
+        raise UserError(
+            f"the model cannot be written: {error}",
+            where=str(target),
+            remedy="free space there and export again, or name another folder with --output; the checkpoints are kept",
+        ) from error
     return target
 
 
-def _save_chat(config: TrainerConfig, model: Any, folder: Path) -> None:
-    """What a server needs to talk to the model: tokenizer, chat template, the tokens that end a turn."""
-    tokenizer = load_tokenizer(config.model)
-    renderer = make_renderer(tokenizer, config.model, config.data)
-    if config.data.chat_template is not None:
-        tokenizer.chat_template = renderer.templates["default"]
-    tokenizer.save_pretrained(folder)
-    model.generation_config.eos_token_id = renderer.ends.ids
-    model.generation_config.save_pretrained(folder)
+def chosen(checkpoints: Path, step: int | None) -> tuple[Path, Manifest]:
+    """The newest good checkpoint, or that of `step`.
 
-
-def _chosen(checkpoints: Path, step: int | None) -> tuple[Path, Manifest]:
+    Raises:
+        UserError: there is none.
+    """
     problems = []
     for found, folder in published(checkpoints):
         if step is None or found == step:
@@ -110,12 +115,17 @@ def _loaded(config: TrainerConfig, reader: RangeReader, manifest: Manifest) -> t
         from trainer.model.lora import add_adapters
 
         model = add_adapters(model, config.method)
-    _fill(model, reader, manifest)
+    fill(model, reader, manifest)
     return model, dtypes
 
 
 @torch.no_grad()
-def _fill(model: nn.Module, reader: RangeReader, manifest: Manifest) -> None:
+def fill(model: nn.Module, reader: RangeReader, manifest: Manifest) -> None:
+    """Copy a checkpoint's parameters into a model as Transformers or PEFT names them.
+
+    Raises:
+        UserError: the model lacks one of them.
+    """
     parameters = dict(model.named_parameters())
     missing = [name for name in manifest.shapes if name not in parameters]
     if missing:

@@ -23,7 +23,8 @@ from trainer.data.order import GlobalOrder
 from trainer.data.store import TokenStore, read_fingerprint
 from trainer.engines import build_engine
 from trainer.errors import UserError
-from trainer.evaluate import held_out_loss
+from trainer.evaluate import NoHeldOutLossError, held_out_loss
+from trainer.finishing import note
 from trainer.meters import Meters, StepFacts
 from trainer.model.fingerprint import model_fingerprint
 from trainer.model.sharing import build_shared_model
@@ -188,14 +189,34 @@ class TrainingRun:
             )
 
     def _evaluate(self) -> None:
+        """Held-out loss of this step. Rows that have none are said, and training goes on."""
         self._flush()
         with self.phases.within("evaluate"):
             self.progress.update(state="evaluating")
-            result = held_out_loss(self.engine, self.run_dir, self.order, self.ranks, self.progress.pulse)
+            try:
+                result = held_out_loss(self.engine, self.run_dir, self.order, self.ranks, self.progress.pulse)
+            except NoHeldOutLossError as error:  # on all ranks alike
+                self.report(f"step {self.step}  no eval_loss: {error}")
+                self._note_held_out(error)
+                result = None
         self.progress.update(state="training")
         if result is not None:
             self.meters.write({"step": self.step, **result})
+            self._note_held_out()
             self.report(f"step {self.step}  eval_loss {result['eval_loss']:.4f}")
+
+    def _evaluate_last(self) -> None:
+        """The run is trained and saved: what goes wrong from here on costs the held-out loss, not the run."""
+        self.progress.update(trained=True)
+        try:
+            self._evaluate()
+        except BaseException as error:  # peers may wait for this rank: it cannot go on alone
+            note(self.run_dir, "held_out", error)
+            raise
+
+    def _note_held_out(self, error: BaseException | None = None) -> None:
+        if self.ranks.is_first and self.step == self.order.max_steps:
+            note(self.run_dir, "held_out", error)
 
     def _start_save(self) -> None:
         """Begin to save this step; the save before is finished first, so at most one is under way."""
@@ -225,13 +246,13 @@ class TrainingRun:
 
     def _leave(self) -> str:
         finished = self.step >= self.order.max_steps
-        if finished:
-            self._evaluate()
         self.progress.update(state="saving", step=self.step)
         self.saver.finish()
         state = "finished" if finished else "stopped"
         if self.saver.saved_step != self.step:
             self._unsaved(finished)
+        if finished:
+            self._evaluate_last()
         self.progress.update(state=state, step=self.step)
         self.report(f"{state} at step {self.step}" + ("" if finished else f": {self.stop.reason()}"))
         self.meters.close()

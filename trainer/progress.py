@@ -41,6 +41,7 @@ class Progress:
             "attempt": attempt,
             "resumed_from": None,
             "exactness": None,
+            "trained": False,
             "save_problem": None,
             "phase_seconds": None,
             "longest_seconds": {},

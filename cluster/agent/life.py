@@ -12,6 +12,7 @@ from cluster.agent.cgroup import oom_kills
 from cluster.agent.children import Children
 from cluster.agent.crew import Crew, lost_evidence
 from cluster.agent.evidence import Evidence, in_logs, in_order, killed_for_memory, without_aftermath
+from cluster.agent.finishing import note_end, note_untried
 from cluster.agent.health import gate_of, run_checks
 from cluster.agent.launch import Launch, phase_command, phase_environment
 from cluster.agent.node import Node
@@ -58,6 +59,7 @@ def run_phases(attempt: Attempt, launch: Launch, wishes: StopWishes, crew: Crew)
             end = run_one(name, attempt, launch, children, wishes, crew)
             if not went_well(end, read_progress(attempt.run_dir), attempt.number):
                 break
+    note_untried(attempt.run_dir, attempt.ends, launch.phases)
     progress, stop = read_progress(attempt.run_dir), wishes.poll()
     found = gather(attempt, launch, crew.node, kills_before)
     return judge(attempt.number, attempt.ends, launch.phases, progress, stop, found)
@@ -74,6 +76,7 @@ def run_one(
     if name == "train":
         end = crew.end_training(end, hurried=wishes.signalled_at is not None)
     attempt.add(end)
+    note_end(attempt.run_dir, end, read_progress(attempt.run_dir), attempt.number)
     return end
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.agent.evidence import Evidence
@@ -21,6 +21,8 @@ RESTART_ME = 75
 GAVE_UP = 3
 _FINAL = {Outcome.FINISHED: 0, Outcome.STOPPED: RESTART_ME, Outcome.FATAL: 2}
 
+AFTER_TRAINING = ("export", "evaluate")
+"""Phases that find the run trained and saved: each can be tried alone, without asking for all machines again."""
 _JOB_IS_WRONG = 2
 _NAMED_RANKS = 8
 _STOP_OUTCOMES = {"preempted": Outcome.PREEMPTED, "walltime": Outcome.WALLTIME}
@@ -66,7 +68,12 @@ def went_well(end: PhaseEnd, progress: Mapping[str, Any] | None, attempt: int) -
         return end.exit_code == 0
     if end.exit_code == 0:  # also a run that an earlier attempt has finished
         return (progress or {}).get("state") == "finished"
-    return of_attempt(progress, attempt).get("state") == "finished"
+    return is_trained(of_attempt(progress, attempt))
+
+
+def is_trained(progress: Mapping[str, Any]) -> bool:
+    """Whether the last step is saved: what may still go wrong is the last evaluation, which can be done again."""
+    return progress.get("state") == "finished" or bool(progress.get("trained"))
 
 
 def judge(
@@ -86,7 +93,11 @@ def judge(
         return stopped(stop)
     if stop is not None and failed.ended_by_agent:
         return _forced(stopped(stop), failed)
-    return _failure(failed, mine, tuple(found))
+    verdict = _failure(failed, mine, tuple(found))
+    trained = any(end.phase == "train" for end in ends) and failed.phase in AFTER_TRAINING
+    if trained and verdict.outcome is not Outcome.NODE_FAILURE:
+        return replace(verdict, outcome=Outcome.FINISHED, cause=f"trained and saved, but {verdict.cause}")
+    return verdict
 
 
 def stopped(stop: Mapping[str, Any] | None) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import click
 from cluster.rundir import read_json
 from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli.output import make_echo, print_json
+from launcher.errors import JobError
 from launcher.trainer_process import require_trainer, run_trainer
 
 
@@ -17,6 +19,7 @@ from launcher.trainer_process import require_trainer, run_trainer
 @click.option("--model", type=click.Path(path_type=Path, exists=True), help="A model; RUN/model when not given.")
 @click.option("--prompts", type=click.Path(path_type=Path, exists=True), help="JSONL; the job's when not given.")
 @click.option("--output", type=click.Path(path_type=Path), help="Where to write; RUN/evaluation.json otherwise.")
+@click.option("--held-out", is_flag=True, help="Only the held-out loss of the newest checkpoint, in one process.")
 @json_option
 def evaluate(
     run_name: str,
@@ -24,11 +27,15 @@ def evaluate(
     model: Path | None,
     prompts: Path | None,
     output: Path | None,
+    held_out: bool,
     as_json: bool,
 ) -> None:
-    """Let a run's model answer prompts, and score the answers."""
+    """Let a run's model answer prompts, and score the answers; or compute its held-out loss again."""
     run_dir = run_dir_of(run_name, runs_dir)
     require_trainer()
+    if held_out:
+        _held_out(run_dir, [model, prompts, output], as_json)
+        return
     options = {"--model": model, "--prompts": prompts, "--output": output}
     given = [part for name, value in options.items() if value for part in (name, str(value.absolute()))]
     run_trainer("evaluate", run_dir, *given, on_line=make_echo(stderr=as_json))
@@ -38,4 +45,17 @@ def evaluate(
         print_json(result)
     else:
         click.echo(f"exact match {result.get('exact_match')} over {result.get('prompts')} prompts: {written}")
+        click.echo(f"Next: tuneyard report {quoted(run_dir)}")
+
+
+def _held_out(run_dir: Path, others: list[Path | None], as_json: bool) -> None:
+    if any(others):
+        raise JobError("--held-out evaluates the run's own checkpoint and rows", "Leave the other options out.")
+    run_trainer("held_out", run_dir, on_line=make_echo(stderr=as_json))
+    lines = (run_dir / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    result = json.loads(next(line for line in reversed(lines) if '"eval_loss"' in line))
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(f"held-out loss {result['eval_loss']:.4f} at step {result['step']}")
         click.echo(f"Next: tuneyard report {quoted(run_dir)}")

@@ -17,6 +17,7 @@ from cluster.rundir import read_attempts, read_progress
 from launcher.cli.options import quoted
 from launcher.cli.output import make_console, print_json
 from launcher.errors import EXIT_CLUSTER, EXIT_OK, EXIT_RUN_FAILED, EXIT_SAVED
+from launcher.finishing import failed_parts
 from launcher.interrupts import exit_code_of
 from launcher.learning.observed import record_run
 from launcher.report import write_report
@@ -201,11 +202,13 @@ def _end(run_dir: Path, status: Status, as_json: bool) -> int:
     outcome = status.outcome or "unknown"
     record_run(run_dir)
     report = write_report(run_dir)
+    failed = failed_parts(run_dir, outcome)
     if as_json:
-        print_json({"run": str(run_dir), "attempt": status.attempt, "outcome": outcome, "report": str(report)})
+        facts = {"run": str(run_dir), "attempt": status.attempt, "outcome": outcome, "report": str(report)}
+        print_json(facts | {"failed_parts": [part.as_json() for part in failed]})
     else:
         _say(run_dir, outcome, status.reason, report)
-    return EXIT_BY_OUTCOME.get(outcome, EXIT_CLUSTER)
+    return EXIT_RUN_FAILED if failed else EXIT_BY_OUTCOME.get(outcome, EXIT_CLUSTER)
 
 
 def _say(run_dir: Path, outcome: str, reason: str, report: Path) -> None:
@@ -219,7 +222,7 @@ def _say(run_dir: Path, outcome: str, reason: str, report: Path) -> None:
 def _last_words(run_dir: Path, outcome: str) -> list[str]:
     """What the trainer said, what to do about it, and why the run is not started again."""
     if outcome in ("finished", "stopped"):
-        return []
+        return [part.words() for part in failed_parts(run_dir, outcome)]
     failure, records = (read_progress(run_dir) or {}).get("failure") or {}, read_attempts(run_dir)
     record = records[-1] if records else {}
     decision = record.get("decision") or {}
@@ -230,6 +233,8 @@ def _last_words(run_dir: Path, outcome: str) -> list[str]:
 
 def next_step(run_dir: Path, outcome: str | None) -> str:
     """What one does after this outcome."""
+    if failed := failed_parts(run_dir, outcome):
+        return f"Next: {', then '.join(part.command(quoted(run_dir)) for part in failed)}; the checkpoints are kept"
     if outcome == "finished":
         if there := lies_elsewhere(run_dir):
             return f"Next: the model is in model/ of {there}, on the claim for runs; tuneyard report {quoted(run_dir)}"

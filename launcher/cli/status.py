@@ -16,6 +16,7 @@ from launcher import goodput
 from launcher.cli.follow import left_in_words, next_step, seconds_left
 from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli.output import facts, make_console, print_json
+from launcher.finishing import failed_parts
 from launcher.learning.observed import record_run
 from launcher.rundata import backend_name
 
@@ -51,6 +52,7 @@ def _rows(run_dir: Path, found: Status, progress: dict[str, Any], attempts: list
         rows["outcome"] = found.outcome
     if found.reason:
         rows["reason"] = found.reason
+    rows |= {part.title: f"FAILED: {part.message}" for part in failed_parts(run_dir, found.outcome)}
     rows["attempts"] = len(attempts)
     rows |= _life_rows(attempts, progress)
     return rows | _progress_rows(progress, alive=found.state in ALIVE)

@@ -29,6 +29,21 @@ def test_a_run_from_first_word_to_finished(run: Run) -> None:
     assert (run.dir / "failure.json").read_bytes() == b"", "nothing failed; a rank of another node would have found it"
 
 
+def test_what_fails_after_training_is_noted_and_takes_nothing_back(run: Run) -> None:
+    run.plan(EVERYTHING, ranks=1, evaluation_exit=9, export_exit=1)
+    assert run.carry() == 0, "no other attempt would do better, nor need all machines"
+    record = run.record()
+    assert (record["outcome"], record["decision"]["action"]) == ("finished", "stop")
+    assert record["cause"].startswith("trained and saved, but export: exit code 1")
+    assert list(record["exit_codes"]) == ["prepare", "train", "export"]
+    noted = json.loads((run.dir / "finishing.json").read_text())
+    assert {part: entry["ok"] for part, entry in noted.items()} == dict.fromkeys(
+        ("held_out", "export", "evaluate"), False
+    )
+    assert "exit code 1" in noted["export"]["message"] and "export went wrong" in noted["export"]["message"]
+    assert noted["evaluate"]["message"] == "not tried, as export failed"
+
+
 def test_the_record_tells_where_the_time_went(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEYARD_SUBMITTED", str(time.time() - 100))
     run.plan(["prepare", "train"], ranks=1, steps=20)

@@ -43,6 +43,40 @@ TABLE = [
         *(TRAIN, [PREPARED, CRASHED], progress("finished"), None, "finished", ""),
     ),
     (
+        "saved, then the last evaluation died",
+        *(TRAIN, [PREPARED, CRASHED], progress("evaluating", trained=True), None, "finished", ""),
+    ),
+    (
+        "saved, then the last evaluation hung",
+        TRAIN,
+        [PREPARED, PhaseEnd("train", -9, ended_by_agent=True, hang="no heartbeat for 900 s")],
+        progress("evaluating", trained=True),
+        *(None, "finished", ""),
+    ),
+    (
+        "told to leave in the last evaluation",
+        *(ALL, [PREPARED, KILLED_BY_US], progress("evaluating", trained=True), wish("walltime", "SIGUSR1")),
+        *("walltime", "SIGUSR1"),
+    ),
+    (
+        "evaluation of an earlier attempt",
+        *(TRAIN, [PREPARED, CRASHED], progress("evaluating", attempt=3, trained=True), None),
+        *("crashed", "train: rank 3 killed by SIGKILL"),
+    ),
+    (
+        "export broke",
+        *(ALL, [PREPARED, PhaseEnd("train", 0), PhaseEnd("export", 1, words="no space")], progress("finished"), None),
+        *("finished", "trained and saved, but export: exit code 1; no space"),
+    ),
+    (
+        "told to stop while exporting",
+        ALL,
+        [PREPARED, PhaseEnd("train", 0), PhaseEnd("export", -15, ended_by_agent=True)],
+        progress("finished"),
+        wish("preempted", "SIGTERM"),
+        *("preempted", "SIGTERM during export"),
+    ),
+    (
         "stop wished for after the end",
         *(
             TRAIN,
@@ -134,7 +168,7 @@ TABLE = [
     (
         "export crashed after training finished",
         *(ALL, [PREPARED, PhaseEnd("train", 0), PhaseEnd("export", -9, words="writing")]),
-        *(progress("finished"), None, "crashed", "export: killed by SIGKILL; writing"),
+        *(progress("finished"), None, "finished", "trained and saved, but export: killed by SIGKILL; writing"),
     ),
 ]
 

@@ -20,6 +20,7 @@ from launcher.cli.follow import (
     seconds_left,
     unsaid_restarts,
 )
+from launcher.errors import EXIT_RUN_FAILED
 from launcher.jobfile import load_job
 from launcher.plan import make_plan
 from launcher.runs import new_run_dir, write_run
@@ -99,3 +100,29 @@ def test_what_is_left_follows_from_steps_and_speed(facts: dict[str, float], seco
 def test_nothing_is_said_to_be_left_before_there_is_a_speed() -> None:
     assert seconds_left({"step": 0, "max_steps": 400}) is None
     assert seconds_left({"step": 5, "max_steps": 400, "tokens": 100, "tokens_per_second": 0}) is None
+
+
+def test_a_part_that_failed_after_training_is_said_until_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "quick"
+    run_dir.mkdir()
+    (run_dir / "plan.json").write_text(json.dumps({"launch": {"backend": "local"}}))
+    bad = {"ok": False, "message": "No space left on device", "remedy": "free space", "time": 2.0}
+    (run_dir / "finishing.json").write_text(
+        json.dumps({"held_out": bad, "export": bad, "evaluate": bad | {"ok": True}})
+    )
+    monkeypatch.setattr("cluster.local.LocalBackend.status", lambda *_: Status("ended", "", 0, "finished"))
+
+    assert follow(run_dir) == EXIT_RUN_FAILED
+    shown = capsys.readouterr().out
+    assert "outcome: finished" in shown and shown.count("No space left on device") == 2
+    assert f"Next: tuneyard evaluate {run_dir} --held-out, then tuneyard export {run_dir}; the checkpoints" in shown
+    assert follow(run_dir, as_json=True) == EXIT_RUN_FAILED
+    told = json.loads(capsys.readouterr().out)
+    assert [part["part"] for part in told["failed_parts"]] == ["held_out", "export"]
+    assert "evaluate" not in next_step(run_dir, "crashed"), "what an earlier attempt noted is not asked for"
+
+    (run_dir / "finishing.json").write_text(json.dumps({"export": bad | {"ok": True}}))
+    assert follow(run_dir) == 0
+    assert "the model is in" in capsys.readouterr().out

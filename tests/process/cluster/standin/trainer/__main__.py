@@ -59,6 +59,11 @@ def train(run_dir: Path, settings: dict) -> int:
             record_failure(run_dir, {"kind": "fatal", "message": "out of memory", "remedy": "a smaller micro-batch"})
             return 2
         time.sleep(settings.get("step_seconds", 0.02))
+    if settings.get("evaluation_exit"):
+        if rank == 0:
+            write_progress(run_dir, "evaluating", settings["steps"], start, saved=settings["steps"], trained=True)
+        time.sleep(0.2)
+        return settings["evaluation_exit"]
     if rank == 0:
         write_progress(run_dir, "finished", settings["steps"], start)
         if "training" in settings:
@@ -120,11 +125,14 @@ def record_failure(run_dir: Path, words: dict) -> None:
     write(run_dir / "failure.json", {"attempt": attempt, **words, "time": time.time()})
 
 
-def write_progress(run_dir: Path, state: str, step: int, start: int, saved: int | None = None) -> None:
+def write_progress(
+    run_dir: Path, state: str, step: int, start: int, saved: int | None = None, trained: bool = False
+) -> None:
     if saved is None:
         saved = step if state in ("stopped", "finished") else start
     progress = {
         "state": state,
+        "trained": trained,
         "attempt": int(os.environ["TUNEYARD_ATTEMPT"]),
         "step": step,
         "last_checkpoint": {"step": saved, "path": f"checkpoints/step-{saved:08d}"},
