@@ -1,4 +1,4 @@
-"""Whether a model that is named on the hub can be had where the run takes place, asked before anything is queued.
+"""Whether what is named on the hub can be had where the run takes place, asked before anything is queued.
 
 Three things can be wrong: the hub is switched off and its cache lacks the model; the hub cannot be reached from here;
 the hub has no such model, or not for us. Each would come out minutes or hours later, after many retries.
@@ -6,7 +6,6 @@ the hub has no such model, or not for us. Each would come out minutes or hours l
 
 from __future__ import annotations
 
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -14,24 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import JobError
+from launcher.hubcache import RunCache, cache_of_run
 from launcher.jobfile.problems import SettingError
-from launcher.modelfiles import hub_cache, snapshot
 
-SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-ON = ("1", "on", "yes", "true")
 SECONDS = 5.0
 REFUSALS = {
     401: "the hub has no such model, or only for those who may see it",
     403: "the hub gives it only to those who have accepted its terms",
     404: "the hub has no such model",
 }
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
 SETTING = "model.path"
 
 
-def require_model(trainer: Mapping[str, Any], launch: Mapping[str, Any], *, ask: bool = True) -> None:
-    """Refuses a model of the hub that the run could not load.
+def require_hub_files(trainer: Mapping[str, Any], launch: Mapping[str, Any], *, ask: bool = True) -> None:
+    """Refuses a model or a data set of the hub that the run could not load.
 
     Args:
         trainer: The plan's `trainer`.
@@ -39,41 +34,39 @@ def require_model(trainer: Mapping[str, Any], launch: Mapping[str, Any], *, ask:
         ask: Whether the hub itself may be asked.
 
     Raises:
-        SettingError: what is wrong with `model.path`.
+        SettingError: what is wrong with `model.path`, or with a source of data.
     """
+    hub = cache_of_run(launch)
     model, revision = trainer["model"]["path"], trainer["model"].get("revision")
-    backend = launch.get("backend") or "local"
-    if Path(model).exists() or model.startswith("/") or backend == "kubernetes":  # in pods the cache is another one
-        return
-    environment = {**os.environ, **((launch.get(backend) or {}).get("environment") or {})}
-    off = next((name for name in SWITCHES if environment.get(name, "").lower() in ON), "")
-    cache = hub_cache(environment)
-    if (lacks := what_is_missing(model, revision, cache)) == "":
-        return
-    if off and (backend == "local" or cache.is_dir()):  # a folder that is not here may be on the nodes
-        raise SettingError(
-            SETTING,
-            f"{lacks}, and {off}={environment[off]} forbids to ask the hub",
-            got=model,
-            remedy=f"Where there is a network: {download(model, revision)}. Or name a folder.",
-        )
-    if ask and not off and backend == "local":
-        _ask(model, revision, environment)
+    if _is_hub_name(model):
+        _require_model(model, revision, hub, ask and (launch.get("backend") or "local") == "local")
+    for number, source in enumerate((trainer.get("data") or {}).get("train") or ()):
+        if hub.switch and _is_hub_name(source["path"]) and hub.lacks_data_set(source["path"]):
+            words = f"{hub.cache.parent} does not hold this data set, and {_forbids(hub)}"
+            remedy = "Download it where there is a network, and name its files."
+            raise SettingError(f"data.train.{number}.path", words, got=source["path"], remedy=remedy)
+
+
+def _require_model(model: str, revision: str | None, hub: RunCache, ask: bool) -> None:
+    lacks = hub.lacks(model, revision)
+    if not hub.switch and lacks != "" and ask:
+        _ask(model, revision, hub.environment)
+    if hub.switch and lacks:
+        remedy = f"Where there is a network: HF_HUB_CACHE={hub.here or hub.cache} {download(model, revision)}. Or name"
+        raise SettingError(SETTING, f"{lacks}, and {_forbids(hub)}", got=model, remedy=f"{remedy} a folder.")
+
+
+def _forbids(hub: RunCache) -> str:
+    return f"{hub.switch}={hub.environment[hub.switch]} forbids to ask the hub"
+
+
+def _is_hub_name(path: str) -> bool:
+    return not path.startswith(("/", ".", "~")) and not Path(path).exists()
 
 
 def download(model: str, revision: str | None) -> str:
     """The command that brings a model into the cache."""
     return f"hf download {model}" + (f" --revision {revision}" if revision else "")
-
-
-def what_is_missing(model: str, revision: str | None, cache: Path) -> str:
-    """What the cache lacks of a model, in words; empty when a run finds there all that it loads."""
-    folder = snapshot(model, revision, cache)
-    if folder is None:
-        return f"{cache} does not hold it" + (f" at revision {revision}" if revision else "")
-    groups = {"config.json": ("config.json",), "its tokenizer": TOKENIZER, "its weights": WEIGHTS}
-    missing = [name for name, patterns in groups.items() if not any(list(folder.glob(one)) for one in patterns)]
-    return f"{folder} lacks {' and '.join(missing)}" if missing else ""
 
 
 def _ask(model: str, revision: str | None, environment: Mapping[str, str]) -> None:
@@ -117,9 +110,9 @@ def _token(environment: Mapping[str, str]) -> str:
 
 
 def caution(trainer: Mapping[str, Any], launch: Mapping[str, Any]) -> str:
-    """What `require_model` would refuse, as a line for a plan; the hub is not asked."""
+    """What `require_hub_files` would refuse, as a line for a plan; the hub is not asked."""
     try:
-        require_model(trainer, launch, ask=False)
+        require_hub_files(trainer, launch, ask=False)
     except JobError as error:
         return error.message
     return ""

@@ -1,10 +1,16 @@
-"""Where a model's `config.json` lies: in a folder, or in the hub's cache here. Nothing is downloaded."""
+"""Where a model's files lie: in a folder, or in the hub's cache here. Nothing is downloaded."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+TRUE = ("1", "ON", "YES", "TRUE")
 
 
 def find_config(model: str, revision: str | None = None) -> Path | None:
@@ -22,20 +28,71 @@ def find_config(model: str, revision: str | None = None) -> Path | None:
     return config if config and config.is_file() else None
 
 
+def hub_cache(environment: Mapping[str, str] | None = None) -> Path:
+    """The folder where Hugging Face's libraries keep what they downloaded.
+
+    Args:
+        environment: The variables that say so; this process's when not given.
+    """
+    said = os.environ if environment is None else environment
+    if found := said.get("HF_HUB_CACHE") or said.get("HUGGINGFACE_HUB_CACHE"):
+        return _expanded(found, said)
+    return _hub_home(said) / "hub"
+
+
+def offline_switch(environment: Mapping[str, str]) -> str:
+    """The variable that keeps Hugging Face's libraries from asking the hub; empty when none does."""
+    name = next((name for name in SWITCHES if environment.get(name)), "")
+    return name if environment.get(name, "").upper() in TRUE else ""
+
+
 def snapshot(model: str, revision: str | None, cache: Path) -> Path | None:
-    """The folder in a hub's cache that holds a model's files of one commit, if it is there."""
+    """The folder in a hub's cache that holds a model's files of one revision, if it is there."""
     repository = cache / f"models--{model.replace('/', '--')}"
-    folder = repository / "snapshots" / _commit(repository, revision or "main")
+    reference = repository / "refs" / (revision or "main")
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision or "main"
+    folder = repository / "snapshots" / commit
     return folder if folder.is_dir() else None
 
 
-def hub_cache(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder where Hugging Face's libraries keep what they downloaded."""
-    caches = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = environment.get("HF_HOME") or caches / "huggingface"
-    return Path(environment.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+def what_is_missing(model: str, revision: str | None, cache: Path) -> str:
+    """What a cache lacks of a model, in words; empty when a run finds there all that it loads."""
+    folder = snapshot(model, revision, cache)
+    if folder is None:
+        return f"{cache} does not hold it" + (f" at revision {revision}" if revision else "")
+    missing = [] if (folder / "config.json").is_file() else ["config.json"]
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        missing.append("its tokenizer")
+    missing += _missing_weights(folder)
+    return f"{folder} lacks {' and '.join(missing)}" if missing else ""
 
 
-def _commit(repository: Path, revision: str) -> str:
-    reference = repository / "refs" / revision
-    return reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+def dataset_is_cached(name: str, environment: Mapping[str, str]) -> bool:
+    """Whether anything of a hub data set is in a cache: as `datasets` keeps it, or as the hub's files."""
+    tables = environment.get("HF_DATASETS_CACHE") or str(_hub_home(environment) / "datasets")
+    raw = hub_cache(environment) / f"datasets--{name.replace('/', '--')}"
+    return raw.is_dir() or (_expanded(tables, environment) / name.replace("/", "___")).is_dir()
+
+
+def _missing_weights(folder: Path) -> list[str]:
+    index = folder / WEIGHTS_INDEX
+    if not index.is_file():
+        return [] if (folder / WEIGHTS).is_file() else ["its weights"]
+    try:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [f"a readable {WEIGHTS_INDEX}"]
+    missing = [name for name in shards if not (folder / name).is_file()]
+    return [f"{len(missing)} of {len(shards)} files of its weights"] if missing else []
+
+
+def _hub_home(said: Mapping[str, str]) -> Path:
+    if said.get("HF_HOME"):
+        return _expanded(said["HF_HOME"], said)
+    caches = said.get("XDG_CACHE_HOME") or str(Path(said.get("HOME") or Path.home()) / ".cache")
+    return _expanded(caches, said) / "huggingface"
+
+
+def _expanded(path: str, said: Mapping[str, str]) -> Path:
+    home = said.get("HOME") or str(Path.home())
+    return Path(home + path[1:] if path == "~" or path.startswith("~/") else path)

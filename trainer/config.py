@@ -198,6 +198,9 @@ class DataConfig(Section):
     chat_template: str | None = Field(
         None, description="chatml, llama3, alpaca, or a .jinja file; default: the tokenizer's own."
     )
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="Variables for the chat template, such as `enable_thinking: false`."
+    )
 
 
 class TrainingConfig(Section):

@@ -18,7 +18,7 @@ from trainer.checkpoint.manifest import (
 )
 from trainer.checkpoint.read import RangeReader
 from trainer.config import TrainerConfig
-from trainer.data.template import Renderer, load_tokenizer
+from trainer.data.template import load_tokenizer, make_renderer
 from trainer.errors import UserError
 from trainer.progress import say
 
@@ -49,9 +49,7 @@ def export(
     try:
         shutil.rmtree(staging, ignore_errors=True)
         model.save_pretrained(staging, max_shard_size="5GB")
-        tokenizer = load_tokenizer(config.model)
-        tokenizer.chat_template = Renderer(tokenizer, config.data.chat_template).template
-        tokenizer.save_pretrained(staging)
+        _save_chat(config, model, staging)
         _swap(staging, target)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)  # a half-written model fills the disk and is of no use
@@ -61,6 +59,17 @@ def export(
             remedy="free space there and export again, or name another folder with --output; the checkpoints are kept",
         ) from error
     return target
+
+
+def _save_chat(config: TrainerConfig, model: Any, folder: Path) -> None:
+    """What a server needs to talk to the model: tokenizer, chat template, the tokens that end a turn."""
+    tokenizer = load_tokenizer(config.model)
+    renderer = make_renderer(tokenizer, config.model, config.data)
+    if config.data.chat_template is not None:
+        tokenizer.chat_template = renderer.templates["default"]
+    tokenizer.save_pretrained(folder)
+    model.generation_config.eos_token_id = renderer.ends.ids
+    model.generation_config.save_pretrained(folder)
 
 
 def chosen(checkpoints: Path, step: int | None) -> tuple[Path, Manifest]:

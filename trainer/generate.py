@@ -13,7 +13,7 @@ import torch
 
 from trainer.config import TrainerConfig
 from trainer.data.formats import Conversation, RowError, to_conversation
-from trainer.data.template import Renderer, load_tokenizer
+from trainer.data.template import load_tokenizer, make_renderer
 from trainer.errors import UserError
 from trainer.files import write_json_atomic
 
@@ -38,13 +38,14 @@ def evaluate_prompts(config: TrainerConfig, *, model_dir: Path, prompts_file: Pa
     """
     prompts = read_prompts(prompts_file)
     model, tokenizer = _load(config, model_dir)
-    renderer = Renderer(tokenizer, config.data.chat_template)
+    renderer = make_renderer(tokenizer, config.model, config.data)
     longest_first = sorted(prompts, key=lambda p: -len(str(p.conversation.messages)))
     answers: list[tuple[Prompt, str]] = []
     for start in range(0, len(prompts), BATCH):
         batch = longest_first[start : start + BATCH]
         texts = [renderer.prompt(prompt.conversation) for prompt in batch]
-        answers += zip(batch, _answers(model, tokenizer, texts, config.evaluation.max_new_tokens), strict=True)
+        written = _answers(model, tokenizer, texts, renderer.ends.ids, config.evaluation.max_new_tokens)
+        answers += zip(batch, written, strict=True)
     result = _scored(answers)
     write_json_atomic(output, result)
     return result
@@ -94,14 +95,14 @@ def _load(config: TrainerConfig, model_dir: Path) -> tuple[Any, Any]:
 
 
 @torch.inference_mode()
-def _answers(model: Any, tokenizer: Any, texts: list[str], max_new_tokens: int) -> Iterator[str]:
+def _answers(model: Any, tokenizer: Any, texts: list[str], stop_ids: list[int], max_new_tokens: int) -> Iterator[str]:
     inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
     written = model.generate(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=stop_ids,
         pad_token_id=tokenizer.pad_token_id,
     )
     new = written[:, inputs["input_ids"].shape[1] :]

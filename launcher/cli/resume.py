@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import Backend, backend
-from cluster.rundir import read_progress, read_stop
+from cluster.rundir import read_plan, read_progress, read_stop
 from launcher.changes import CURVE, Change
 from launcher.cli.follow import follow
 from launcher.cli.options import detach_option, json_option, quoted, run_argument, run_dir_of
@@ -20,7 +20,9 @@ from launcher.cli.submit import handed_over
 from launcher.cli.waiting import wait_until_left
 from launcher.errors import EXIT_OK, JobError
 from launcher.grace import adjust
+from launcher.hub import require_hub_files
 from launcher.jobfile import SettingError
+from launcher.places import require_folder
 from launcher.revise import Revision, lengthened, replanned, saved_step
 from launcher.rundata import DEFAULT_BACKEND, backend_name, lies_elsewhere
 from launcher.trainer_process import require_trainer
@@ -61,6 +63,9 @@ def resume(
         return _dry_run(run_dir, revision, as_json)
     if backend_name(run_dir) == DEFAULT_BACKEND:
         require_trainer()
+    plan = revision.plan if revision else read_plan(run_dir)
+    require_hub_files(plan["trainer"], plan["launch"], ask=False)
+    require_folder(plan["launch"], run_dir)
     if revision and revision.changes:
         revision.write(_command(job_file, max_steps, epochs))
     _adjust_grace(run_dir, as_json)

@@ -16,9 +16,10 @@ from launcher.cli.planning import load_and_plan
 from launcher.cli.preparing import prepare
 from launcher.cli.showplan import print_plan
 from launcher.errors import EXIT_OK, TuneyardError
-from launcher.hub import require_model
+from launcher.hub import require_hub_files
 from launcher.interrupts import held
 from launcher.jobfile import LoadedJob, SettingError
+from launcher.places import require_folder
 from launcher.plan import Plan
 from launcher.runs import fresh_path, link_run, new_run_dir, remove_run, write_run
 from launcher.siteprofile import LOCAL
@@ -76,15 +77,16 @@ def ready_to_submit(plan: Plan, root: Path, console: Console, loaded: LoadedJob 
     name = plan.launch.get("backend", LOCAL)
     if name == LOCAL:
         require_trainer()
+    require_folder(plan.launch, root)
     require_hub_model(plan, loaded)
     for words in backend(name).require(plan.launch, root):
         console.print(words, markup=False, highlight=False)
 
 
 def require_hub_model(plan: Plan, loaded: LoadedJob | None = None) -> None:
-    """Refuses a model of the hub that the run could not load; with the job file's line where it is known."""
+    """Refuses what the run could not have of the hub; with the job file's line where it is known."""
     try:
-        require_model(plan.trainer.model_dump(mode="json"), plan.launch)
+        require_hub_files(plan.trainer.model_dump(mode="json"), plan.launch)
     except SettingError as error:
         raise (loaded.located(error) if loaded else error) from None
 

@@ -11,32 +11,16 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from launcher.jobfile.document import Document
+from launcher.jobfile.foreign import foreign
 from launcher.jobfile.problems import KeyPath, Problem, dotted, shown
 from launcher.jobfile.schema import NAME_PATTERN, WALLTIME_PATTERN, JobFile
-
-ELSEWHERE = {
-    "per_device_train_batch_size": "Set training.tokens_per_step, and resources.micro_batch.",
-    "gradient_accumulation_steps": "It follows from training.tokens_per_step; delete it.",
-    "max_seq_length": "It is called max_length, in data.",
-    "bf16": "Set model.dtype.",
-    "fp16": "Set model.dtype.",
-    "deepspeed": "Set resources.engine.",
-    "fsdp": "Set resources.engine.",
-    "lr": "It is called learning_rate, in training.",
-    "epochs": "It is called num_train_epochs, in training.",
-    "warmup_ratio": "Write warmup_steps, in training; below 1 it is a share of all steps.",
-    "num_gpus": "Set resources.gpus_per_node.",
-    "output_dir": "Name the folder with `tuneyard submit --runs`.",
-    "save_steps": "It is called every_steps, in checkpoint.",
-    "eval_steps": "It is called every_steps, in evaluation.",
-    "save_total_limit": "It is called keep, in checkpoint.",
-}
-"""Names that people bring from other tools, and what stands for them here."""
 
 PATTERNS = {
     NAME_PATTERN: "lower-case letters, digits and dashes, with a letter or digit at both ends",
     WALLTIME_PATTERN: "a time such as 90m, 4h or 2d",
 }
+
+GUESS = "Did you mean"
 
 KINDS = {
     "int": "a whole number",
@@ -62,7 +46,26 @@ def problems_from(errors: Iterable[ErrorDetails], document: Document) -> list[Pr
     grouped: dict[KeyPath, list[ErrorDetails]] = defaultdict(list)
     for error in errors:
         grouped[_real_path(error, document.data)].append(error)
-    return [_problem(path, group, document) for path, group in grouped.items()]
+    unknown = [path for path, group in grouped.items() if group[0]["type"] == "extra_forbidden"]
+    inner = [found for path in unknown for found in _inside(path, document)]
+    return [_problem(path, group, document) for path, group in grouped.items()] + inner
+
+
+def _inside(path: KeyPath, document: Document) -> list[Problem]:
+    """What is written in a section that there is none of: each key is told where it belongs, too."""
+    value: Any = document.data
+    for part in path:
+        value = value[part]
+    if not isinstance(value, dict):
+        return []
+    _, guessed, meant = _nearest(path).partition(GUESS)  # what is right in the section that is meant needs no word
+    known = _sections().get(meant.strip(" ?"), ()) if guessed else ()
+    keys = [(*path, str(name)) for name in value if name not in known]
+    found = [
+        Problem(line=document.line(key), key=dotted(key), message="unknown setting", remedy=_nearest(key))
+        for key in keys
+    ]
+    return found + [problem for key in keys for problem in _inside(key, document)]
 
 
 def _real_path(error: ErrorDetails, data: Any) -> KeyPath:
@@ -142,18 +145,16 @@ def _add(path: KeyPath) -> str:
 
 
 def _nearest(path: KeyPath) -> str:
-    """Where an unknown key belongs, or which known key is spelled like it."""
+    """Where an unknown key belongs, what it is called here, or which known key is spelled like it."""
     name, sections = str(path[-1]), _sections()
     here = sections.get(_section_of(path), ())
-    near = difflib.get_close_matches(name, here, n=1, cutoff=0.75)
-    if near:
-        return f"Did you mean {near[0]}?"
-    if name in ELSEWHERE:
-        return ELSEWHERE[name]
     homes = [section for section, keys in sections.items() if name in keys]
     if homes:
-        return f"It belongs to {' or '.join(home or 'the top level' for home in homes)}."
-    return _nearest_anywhere(name, here, sections)
+        return f"It is {' or '.join(f'{home}.{name}'.lstrip('.') for home in homes)}."
+    if found := foreign(name):
+        return found.words()
+    near = difflib.get_close_matches(name, here, n=1, cutoff=0.75)
+    return f"{GUESS} {near[0]}?" if near else _nearest_anywhere(name, here, sections)
 
 
 def _nearest_anywhere(name: str, here: Iterable[str], sections: dict[str, tuple[str, ...]]) -> str:
@@ -163,7 +164,7 @@ def _nearest_anywhere(name: str, here: Iterable[str], sections: dict[str, tuple[
     everywhere = {key: section for section, keys in sections.items() for key in keys}
     far = difflib.get_close_matches(name, everywhere, n=1, cutoff=0.7)
     if far:
-        return f"Did you mean {far[0]}, in {everywhere[far[0]] or 'the top level'}?"
+        return f"Did you mean {everywhere[far[0]]}.{far[0]}?".replace("mean .", "mean ")
     return f"Known here: {', '.join(here)}."
 
 

@@ -99,13 +99,18 @@ def test_only_the_assistant_is_supervised_end_of_turn_included(tmp_path: Path, t
     assert supervised(run, model) == [f"hëllo 🙂<|im_end|>{after}ok<|im_end|>{after}"]
 
 
-def test_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:
+def test_template_whose_prompt_does_not_lead_to_its_answer_is_refused_with_ways_out_that_work(tmp_path: Path) -> None:
     model = tmp_path / "model"
     rewriting = "{% for m in messages %}{{ m.role if loop.last else '-' }}:{{ m.content }}<|im_end|>{% endfor %}"
     tiny.make_tokenizer(model, template=rewriting)
     run, config = make(tmp_path, model, write(tmp_path, TALK))
-    with pytest.raises(UserError, match="rewrites earlier turns"):
+    with pytest.raises(UserError, match=r"rows.jsonl:1: .*what the model has to write is unknown") as refusal:
         prepare(run, config, lambda _: None)
+    ways_out = str(refusal.value).rpartition("one that takes it: ")[2].split(", ")
+    assert "chatml" in ways_out
+    for way in ways_out:
+        run, config = make(tmp_path, model, write(tmp_path, TALK), data={"chat_template": way})
+        assert prepare(run, config, lambda _: None)["train"]["kept"] == 1
 
 
 def test_untrained_stop_token_is_refused(tmp_path: Path) -> None:
@@ -138,8 +143,8 @@ def test_own_templates_render_tools_and_multiple_turns(tmp_path: Path, tokenizer
     run, config = make(
         tmp_path, tokenizer_dir, write(tmp_path, row), data={"chat_template": template, "max_length": 999}
     )
-    if template == "llama3":  # its end of turn is not this tokenizer's
-        with pytest.raises(UserError, match="never learn to stop"):
+    if template == "llama3":  # its control tokens are not in this vocabulary
+        with pytest.raises(UserError, match=r"writes <.start_header_id.>(.|\n)*fits this tokenizer: chatml"):
             prepare(run, config, lambda _: None)
         return
     prepare(run, config, lambda _: None)

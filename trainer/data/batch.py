@@ -60,24 +60,23 @@ class Batch:
 class Reduction:
     """Weights of supervised tokens, and their sum over a set of conversations: the loss's denominator.
 
-    `token`: every supervised token counts the same. `sequence`: every conversation counts the same. A weight that a
-    row carries multiplies both.
+    `token`: every supervised token counts the same. `sequence`: every row counts the same, however many pieces or
+    renderings it has. A weight that a row carries multiplies both.
     """
 
     def __init__(self, store: TokenStore, reduction: str) -> None:
         self._targets = store.rows["targets"]
-        self._weights = store.rows["weight"]
-        self._by_sequence = reduction == "sequence"
+        self._weights = store.rows["weight"].astype(np.float64)
+        if reduction == "sequence":
+            self._weights = self._weights / np.bincount(store.groups, self._targets)[store.groups]
 
     def token_weight(self, number: int) -> float:
         """Weight of each supervised token of conversation `number`."""
-        weight = float(self._weights[number])
-        return weight / float(self._targets[number]) if self._by_sequence else weight
+        return float(self._weights[number])
 
     def total(self, numbers: np.ndarray) -> float:
         """Sum of the token weights of the conversations `numbers`."""
-        weights = self._weights[numbers].astype(np.float64)
-        return float(weights.sum() if self._by_sequence else (weights * self._targets[numbers]).sum())
+        return float((self._weights[numbers] * self._targets[numbers]).sum())
 
 
 def collate(store: TokenStore, numbers: list[int], reduction: Reduction) -> Batch:

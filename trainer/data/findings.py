@@ -10,7 +10,7 @@ from trainer.errors import UserError
 
 EXAMPLES_KEPT = 5
 BAD_ROWS_SHOWN = 10
-SUMS = ("rows", "kept", "tokens", "supervised_tokens", "lost_tokens", "stop_trained", "bad_rows")
+SUMS = ("rows", "kept", "tokens", "supervised_tokens", "lost_tokens", "repeated_tokens", "stop_trained", "bad_rows")
 COUNTERS = ("dropped", "changed", "found", "ignored")
 
 
@@ -22,6 +22,7 @@ class Findings:
         rows, kept: rows read; conversations, or pieces of them, to train on.
         tokens, supervised_tokens: in what is kept.
         lost_tokens: in rows that were longer than `max_length`.
+        repeated_tokens: in further renderings of conversations that the template makes over from turn to turn.
         stop_trained: kept conversations in which a stop token is supervised.
         dropped, changed: rows that are not trained on, or not as they stand, by reason.
         found: what looks wrong in rows that are trained on as they stand.
@@ -36,6 +37,7 @@ class Findings:
     tokens: int = 0
     supervised_tokens: int = 0
     lost_tokens: int = 0
+    repeated_tokens: int = 0
     stop_trained: int = 0
     bad_rows: int = 0
     dropped: Counter[str] = field(default_factory=Counter)

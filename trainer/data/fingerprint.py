@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer.config import TrainerConfig
+from trainer.config import DataConfig, TrainerConfig
 from trainer.data.sources import files_of
 from trainer.errors import UserError
 from trainer.files import read_json
@@ -74,7 +74,7 @@ def cache_key(config: TrainerConfig, data_dir: Path) -> dict[str, Any]:
         "format": FORMAT,
         **_sources_key(config, old),
         "tokenizer": _digest_tokenizer(config),
-        "template": _digest_template(config.data.chat_template),
+        "template": _digest_template(config.data),
         "settings": json.dumps(settings, sort_keys=True),
     }
 
@@ -118,7 +118,11 @@ def _digest_tokenizer(config: TrainerConfig) -> str:
     return digest.hexdigest()
 
 
-def _digest_template(name: str | None) -> str:
+def _digest_template(data: DataConfig) -> str:
+    name = data.chat_template
     if name and name.endswith(".jinja") and Path(name).is_file():
-        return hashlib.sha256(Path(name).read_bytes()).hexdigest()
-    return name or "tokenizer"
+        digest = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    else:
+        digest = name or "tokenizer"
+    options = data.chat_template_kwargs
+    return f"{digest} with {json.dumps(options, sort_keys=True)}" if options else digest

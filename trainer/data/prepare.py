@@ -22,6 +22,7 @@ from trainer.data.fingerprint import cache_key, prepared_report
 from trainer.data.order import GlobalOrder
 from trainer.data.sources import read_chunks
 from trainer.data.store import TokenStore
+from trainer.data.template import fitting_advice
 from trainer.data.tokenise import Tokeniser
 from trainer.data.workers import write_shards
 from trainer.errors import UserError
@@ -87,7 +88,7 @@ def _prepare_split(
     for done in write_shards(missing, tokeniser, config):
         report(f"tokenised {done} chunk{'s' if done > 1 else ''} of {folder.name}")
     summary = _summary(folder)
-    _refuse_useless(summary, folder.name)
+    _refuse_useless(summary, folder.name, tokeniser)
     return summary
 
 
@@ -109,7 +110,7 @@ def _quantiles(lengths: np.ndarray) -> dict[str, int]:
     return {name: int(np.percentile(lengths, q, method="higher")) for name, q in at.items()}
 
 
-def _refuse_useless(summary: dict[str, Any], split: str) -> None:
+def _refuse_useless(summary: dict[str, Any], split: str, tokeniser: Tokeniser) -> None:
     if not summary["kept"]:
         why = "; ".join(f"{count} {reason}" for reason, count in summary["dropped"].items()) or "the files are empty"
         remedy = "raise data.max_length, or set data.overlong to truncate or split" if "longer than" in why else ""
@@ -117,8 +118,9 @@ def _refuse_useless(summary: dict[str, Any], split: str) -> None:
             f"nothing to train on in the {split} rows: {why}", remedy=remedy or "see `data` in the job file"
         )
     if not summary["stop_trained"]:
+        stops = ", ".join(tokeniser.renderer.ends.texts) or "none: the tokenizer has no eos_token"
         raise UserError(
-            "no supervised token is the tokenizer's end-of-sequence token: the model would never learn to stop",
-            remedy="use a chat template whose assistant turns end with it, or set the tokenizer's eos_token to the "
-            "token that ends a turn",
+            f"no supervised token ends a turn (tokens that do: {stops}): the model would never learn to stop",
+            remedy="let the assistant's part end with such a token, inside {% generation %} where the template has it; "
+            + fitting_advice(tokeniser.tokenizer),
         )

@@ -35,6 +35,14 @@ class TokenStore:
     def _arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
         return [(_mapped(shard / "tokens.npy"), _mapped(shard / "mask.npy")) for shard in self._shards]
 
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """int64 [conversations], from 0: pieces of one row, or its renderings, have the same number."""
+        new = np.ones(len(self.rows), bool)
+        new[1:] = self.rows["row"][1:] != self.rows["row"][:-1]
+        new[self._first[:-1][self._first[:-1] < len(new)]] = True
+        return np.cumsum(new) - 1
+
     def conversation(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (uint32) and assistant mask (uint8) of one conversation, both of its length."""
         shard = int(np.searchsorted(self._first, number, side="right")) - 1

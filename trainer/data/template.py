@@ -1,22 +1,24 @@
-"""Conversation to text with the spans that the assistant wrote, through the tokenizer's chat template."""
+"""The tokenizer of a model, and the chat template that its conversations are rendered with."""
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AutoTokenizer
-from transformers.utils.chat_template_utils import render_jinja_template
 
-from trainer.config import ModelConfig
-from trainer.data.formats import Conversation, RowError
+from trainer.config import DataConfig, ModelConfig
+from trainer.data.formats import Conversation
+from trainer.data.render import Renderer, TemplateRefusalError
+from trainer.data.stops import declared_stops
 from trainer.errors import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
-GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-Span = tuple[int, int]
+CONTROL_TOKEN = re.compile(
+    r"<\|[^|<>\s]+\|>|<(?:start|end)_of_turn>|\[/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
+)
 
 
 def load_tokenizer(model: ModelConfig) -> Any:
@@ -39,80 +41,79 @@ def load_tokenizer(model: ModelConfig) -> Any:
     return tokenizer
 
 
-class Renderer:
-    """Renders conversations with one chat template.
-
-    Spans of the assistant come from `{% generation %}` where the template has it, else from the difference between
-    the conversation up to a turn with and without that turn.
-
-    Args:
-        tokenizer: a fast tokenizer.
-        chat_template: None for the tokenizer's own, a name under `templates/`, or a `.jinja` file.
+def make_renderer(tokenizer: Any, model: ModelConfig, data: DataConfig) -> Renderer:
+    """The renderer of a job's conversations.
 
     Raises:
-        UserError: there is no template, or it is not known.
+        UserError: there is no template, it is not known, or it is not for this tokenizer.
     """
-
-    def __init__(self, tokenizer: Any, chat_template: str | None) -> None:
-        self.template = _template_text(tokenizer, chat_template)
-        self.special_tokens = tokenizer.special_tokens_map
-        self.marks_generation = bool(GENERATION.search(self.template))
-
-    def render(self, conversation: Conversation) -> tuple[str, list[Span]]:
-        """Text, and the character ranges that the assistant wrote, end of turn included.
-
-        Raises:
-            RowError: the template refuses the conversation or does not keep its beginning.
-        """
-        if self.marks_generation:
-            texts, spans = self._apply(conversation, conversation.messages, assistant=True)
-            return texts[0], [(int(start), int(end)) for start, end in spans[0]]
-        return self._by_prefixes(conversation)
-
-    def prompt(self, conversation: Conversation) -> str:
-        """Text that asks the model for the next turn."""
-        return str(self._apply(conversation, conversation.messages, generate=True)[0][0])
-
-    def _by_prefixes(self, conversation: Conversation) -> tuple[str, list[Span]]:
-        messages = conversation.messages
-        whole = self._apply(conversation, messages)[0][0]
-        spans = []
-        for at, message in enumerate(messages):
-            if message["role"] == "assistant":
-                before = self._apply(conversation, messages[:at], generate=True)[0][0]
-                upto = self._apply(conversation, messages[: at + 1])[0][0]
-                if not (upto.startswith(before) and whole.startswith(upto)):
-                    raise RowError(
-                        f"the chat template rewrites earlier turns, so the assistant's part of turn {at} is unknown; "
-                        "set data.chat_template to one with {% generation %} markers, such as chatml"
-                    )
-                spans.append((len(before), len(upto)))
-        return whole, spans
-
-    def _apply(
-        self, conversation: Conversation, messages: list[Any], *, assistant: bool = False, generate: bool = False
-    ) -> Any:
-        try:
-            return render_jinja_template(
-                [messages],
-                tools=conversation.tools,  # type: ignore[arg-type]
-                chat_template=self.template,
-                return_assistant_tokens_mask=assistant,
-                add_generation_prompt=generate,
-                **self.special_tokens,
-            )
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
-            raise RowError(f"the chat template refuses this conversation: {error}") from None
+    templates = chat_templates(tokenizer, data.chat_template)
+    return Renderer(tokenizer, templates, declared_stops(model, tokenizer), data.chat_template_kwargs)
 
 
-def _template_text(tokenizer: Any, name: str | None) -> str:
+def chat_templates(tokenizer: Any, name: str | None) -> dict[str, str]:
+    """Texts of the templates to render with: `default`, and `tool_use` where conversations with tools have their own.
+
+    Args:
+        name: None for the tokenizer's own, one of its named ones, one under `templates/`, or a `.jinja` file.
+    """
+    own = tokenizer.chat_template
+    own = own if isinstance(own, dict) else {"default": own} if own else {}
+    if name is None and own:
+        return {"default": next(iter(own.values())), **own}
     if name is None:
-        if not isinstance(tokenizer.chat_template, str):
-            known = ", ".join(sorted(path.stem for path in TEMPLATES.glob("*.jinja")))
-            raise UserError("the tokenizer has no chat template", remedy=f"set data.chat_template to one of: {known}")
-        return tokenizer.chat_template
+        raise UserError("the tokenizer has no chat template", remedy=fitting_advice(tokenizer))
+    if name in own and name != "default":
+        return {"default": own[name]}
     path = Path(name) if name.endswith(".jinja") else TEMPLATES / f"{name}.jinja"
     if not path.is_file():
-        known = ", ".join(sorted(template.stem for template in TEMPLATES.glob("*.jinja")))
-        raise UserError(f"unknown chat template {name!r}", remedy=f"known: {known}, or the path of a .jinja file")
-    return path.read_text(encoding="utf-8")
+        remedy = f"known: {', '.join(built_in())}, or the path of a .jinja file"
+        raise UserError(f"unknown chat template {name!r}", remedy=remedy)
+    missing = missing_tokens(tokenizer, path) if path.parent == TEMPLATES else []
+    if missing:
+        raise UserError(
+            f"the chat template {name} writes {', '.join(missing)}, which the tokenizer does not have as tokens: "
+            "they would be taken apart into pieces of text",
+            remedy=fitting_advice(tokenizer),
+        )
+    return {"default": path.read_text(encoding="utf-8")}
+
+
+def ways_out(tokenizer: Any, model: ModelConfig, data: DataConfig, conversation: Conversation) -> str:
+    """What to do about a conversation that the job's template refuses: built-in templates that take it, if any fit."""
+    taken = []
+    for name in fitting(tokenizer):
+        try:
+            make_renderer(tokenizer, model, data.model_copy(update={"chat_template": name})).render(conversation)
+        except TemplateRefusalError:
+            continue
+        taken.append(name)
+    remove = "mend or remove the row"
+    return f"{remove}, or set data.chat_template to one that takes it: {', '.join(taken)}" if taken else remove
+
+
+@cache
+def built_in() -> list[str]:
+    """Names of the templates that come with Tuneyard."""
+    return sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
+
+
+def fitting(tokenizer: Any) -> list[str]:
+    """Built-in templates whose control tokens the tokenizer has, those with most of them first."""
+    fits = [name for name in built_in() if not missing_tokens(tokenizer, TEMPLATES / f"{name}.jinja")]
+    return sorted(fits, key=lambda name: -len(_control_tokens(TEMPLATES / f"{name}.jinja")))
+
+
+def missing_tokens(tokenizer: Any, template: Path) -> list[str]:
+    """Control tokens of a built-in template that are no single tokens in the vocabulary."""
+    vocabulary = tokenizer.get_vocab()
+    return [token for token in _control_tokens(template) if token not in vocabulary]
+
+
+@cache
+def _control_tokens(template: Path) -> list[str]:
+    return list(dict.fromkeys(CONTROL_TOKEN.findall(template.read_text(encoding="utf-8"))))
+
+
+def fitting_advice(tokenizer: Any) -> str:
+    return f"set data.chat_template to one that fits this tokenizer: {', '.join(fitting(tokenizer))}"

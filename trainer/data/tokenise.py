@@ -14,21 +14,23 @@ import numpy as np
 from trainer.config import DataConfig, ModelConfig
 from trainer.data.findings import Findings
 from trainer.data.formats import RowError, mapped, to_conversation
+from trainer.data.render import Rendering, TemplateRefusalError
 from trainer.data.shards import Piece, write_pieces
 from trainer.data.sources import Chunk
-from trainer.data.template import Renderer, Span, load_tokenizer
+from trainer.data.template import load_tokenizer, make_renderer, ways_out
 
 BLANK = object()
+SPANS_PROMPT = "a token spans the end of the prompt and the start of the answer: inference splits it there"
 
 
 class Tokeniser:
     """Turns chunks into shards with one tokenizer and one set of data settings."""
 
     def __init__(self, model: ModelConfig, data: DataConfig) -> None:
-        self.data = data
+        self.model, self.data = model, data
         self.tokenizer = load_tokenizer(model)
-        self.renderer = Renderer(self.tokenizer, data.chat_template)
-        self.stop_ids = [i for i in (self.tokenizer.eos_token_id,) if i is not None]
+        self.renderer = make_renderer(self.tokenizer, model, data)
+        self.stop_ids = self.renderer.ends.ids
 
     def write_shard(self, chunk: Chunk, folder: Path) -> int:
         """Tokenise `chunk` into `folder`, which appears whole or not at all; gives how many rows cannot be used."""
@@ -44,44 +46,59 @@ class Tokeniser:
         return findings.bad_rows
 
     def _pieces(self, chunk: Chunk, findings: Findings) -> list[Piece]:
-        rendered = [self._rendered(chunk, at, findings) for at in range(len(chunk.rows))]
-        kept = [r for r in rendered if r is not None]
+        kept = [one for at in range(len(chunk.rows)) for one in self._rendered(chunk, at, findings)]
         if not kept:
             return []
+        texts = [one.rendering.text for one in kept]
         encoded = self.tokenizer(
-            [r.text for r in kept], add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False
+            texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False
         )
         pieces: list[Piece] = []
         for one, ids, offsets in zip(kept, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            pieces += self._fitted(one, np.array(ids, np.uint32), self._mask(one, offsets), findings)
+            findings.repeated_tokens += 0 if one.longest else len(ids)
+            mask = self._mask(one, np.array(offsets, np.int64).reshape(-1, 2), findings)
+            pieces += self._fitted(one, np.array(ids, np.uint32), mask, findings)
         return pieces
 
-    def _rendered(self, chunk: Chunk, at: int, findings: Findings) -> _Rendered | None:
+    def _rendered(self, chunk: Chunk, at: int, findings: Findings) -> list[_Rendered]:
         number = chunk.first_row + at
         place = f"{chunk.file}:{number}"
         try:
             row = _decoded(chunk.rows[at])
             if row is BLANK:
                 findings.note(findings.dropped, "blank line", place)
-                return None
+                return []
             conversation = to_conversation(mapped(row, chunk.columns))
-            text, spans = self.renderer.render(conversation)
-            text.encode("utf-8")
+            rendered = self.renderer.render(conversation)
+            for one in rendered.renderings:
+                one.text.encode("utf-8")
         except UnicodeEncodeError as error:
             findings.refuse(place, f"half of a surrogate pair: {error}", "mend the text")
-            return None
+            return []
+        except TemplateRefusalError as error:
+            findings.refuse(place, str(error), ways_out(self.tokenizer, self.model, self.data, conversation))
+            return []
         except RowError as error:
             findings.refuse(place, str(error), "mend or remove the row")
-            return None
-        return _Rendered(number, place, text, spans, conversation.weight)
+            return []
+        for note in dict.fromkeys(rendered.notes):
+            findings.note(findings.changed, note, place)
+        texts = rendered.renderings if self.data.assistant_only_loss else rendered.renderings[-1:]
+        return [_Rendered(number, place, one, one is texts[-1], conversation.weight) for one in texts]
 
-    def _mask(self, one: _Rendered, offsets: list[tuple[int, int]]) -> np.ndarray:
+    def _mask(self, one: _Rendered, places: np.ndarray, findings: Findings) -> np.ndarray:
+        """1 for every token that shares a character with what the model writes."""
         if not self.data.assistant_only_loss:
-            return np.ones(len(offsets), np.uint8)
-        places = np.array(offsets, np.int64).reshape(-1, 2)
+            return np.ones(len(places), np.uint8)
+        starts, ends = places[:, 0], places[:, 1]
+        before = np.concatenate([[0], np.maximum.accumulate(ends)[:-1]])  # where the token before ends
+        starts = np.where(starts == ends, before, starts)  # blanks only: some tokenizers trim them from the offsets
         mask = np.zeros(len(places), np.uint8)
-        for start, end in one.spans:
-            mask |= (places[:, 0] >= start) & (places[:, 1] <= end) & (places[:, 1] > places[:, 0])
+        for start, end in one.rendering.spans:
+            mask |= (starts < end) & (ends > start) & (ends > starts)
+        asked = [start for start, _ in one.rendering.spans]
+        if any(((np.minimum(starts, before) < start) & (ends > start)).any() for start in asked):
+            findings.note(findings.found, SPANS_PROMPT, one.place)
         return mask
 
     def _fitted(self, one: _Rendered, ids: np.ndarray, mask: np.ndarray, findings: Findings) -> list[Piece]:
@@ -132,8 +149,8 @@ class Tokeniser:
 class _Rendered:
     number: int
     place: str
-    text: str
-    spans: list[Span]
+    rendering: Rendering
+    longest: bool
     weight: float
 
 

@@ -80,7 +80,7 @@ def test_unwritable_folder_of_runs(write_job, job_folder: Path, capsys: pytest.C
     blocked = job_folder / "train.jsonl" / "runs"
     assert run(["submit", str(write_job()), "--runs", str(blocked)]) == 3
     shown = capsys.readouterr().err
-    assert "cannot make a run directory there: Not a directory" in shown
+    assert "cannot be written: Not a directory" in shown
     assert "--runs DIR" in shown
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from launcher.cli import run
-from launcher.hub import caution, require_model
+from launcher.hub import caution, require_hub_files
 from launcher.jobfile import SettingError
 from launcher.trainer_process import user_error
 
@@ -80,22 +80,25 @@ def test_what_the_cache_lacks_is_named(cache: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "true")
     keep(cache, "config.json", "tokenizer.json")
     with pytest.raises(SettingError, match="lacks its weights, and TRANSFORMERS_OFFLINE=true"):
-        require_model(TRAINER, {})
+        require_hub_files(TRAINER, {})
     assert "its weights" in caution(TRAINER, {})
     with pytest.raises(SettingError, match="does not hold it at revision abc"):
-        require_model({"model": {"path": NAME, "revision": "abc"}}, {})
-    keep(cache, "model.safetensors.index.json")
-    require_model(TRAINER, {})
+        require_hub_files({"model": {"path": NAME, "revision": "abc"}}, {})
+    keep(cache, "model.safetensors")
+    require_hub_files(TRAINER, {})
 
 
 def test_a_site_profile_may_switch_it_off(cache: Path, hub: dict[str, Any], tmp_path: Path) -> None:
     cache.mkdir(parents=True)
-    launch: dict[str, Any] = {"backend": "slurm", "slurm": {"environment": {"HF_HUB_OFFLINE": "1"}}}
+    launch: dict[str, Any] = {
+        "backend": "slurm",
+        "slurm": {"environment": {"HF_HUB_OFFLINE": "1"}, "forward": ["HF_HOME"]},
+    }
     with pytest.raises(SettingError, match="HF_HUB_OFFLINE=1"):
-        require_model(TRAINER, launch)
+        require_hub_files(TRAINER, launch)
     launch["slurm"]["environment"]["HF_HOME"] = str(tmp_path / "on-the-nodes-only")
-    require_model(TRAINER, launch)
-    require_model(TRAINER, {"backend": "slurm", "slurm": {}})
+    require_hub_files(TRAINER, launch)
+    require_hub_files(TRAINER, {"backend": "slurm", "slurm": {}})
     assert hub["asked"] == [], "nodes may have a network that this machine has not"
 
 
@@ -106,18 +109,18 @@ def test_the_hub_is_asked_once_and_its_refusal_counts(
     monkeypatch.setenv("HF_TOKEN", "secret")
     hub["code"] = code
     with pytest.raises(SettingError, match=f"HTTP {code}"):
-        require_model(TRAINER, {})
+        require_hub_files(TRAINER, {})
     assert hub["asked"] == [(f"/{NAME}/resolve/main/config.json", "Bearer secret")]
     hub["code"] = 503
-    require_model(TRAINER, {})
+    require_hub_files(TRAINER, {})
     hub["code"] = 302
-    require_model(TRAINER, {})
+    require_hub_files(TRAINER, {})
 
 
 def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(SettingError, match=r"cannot be reached: .*refused"):
-        require_model(TRAINER, {})
+        require_hub_files(TRAINER, {})
     assert caution(TRAINER, {}) == "", "a plan asks no hub"
 
 

@@ -21,13 +21,14 @@ BAD_JOBS = {
     ),
     "key of another section": (
         HEAD + DATA + "training: {max_length: 100}\n",
-        ["4: training.max_length: unknown setting. It belongs to data."],
+        ["4: training.max_length: unknown setting. It is data.max_length."],
     ),
     "key of another tool": (
         HEAD + DATA + "training:\n  per_device_train_batch_size: 4\n",
         [
-            "5: training.per_device_train_batch_size: unknown setting. Set training.tokens_per_step, and "
-            "resources.micro_batch."
+            "5: training.per_device_train_batch_size: unknown setting. It is training.tokens_per_step here: tokens, "
+            "not rows: rows in a step (per device x accumulation x devices) x mean tokens of a row; "
+            "resources.micro_batch is packs in one forward pass."
         ],
     ),
     "misspelled section": (

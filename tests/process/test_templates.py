@@ -1,0 +1,206 @@
+"""What is trained on with the families' chat templates: in every text, what inference asks for and is then answered."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support import tiny
+from tests.support.stock_templates import STOCK, stock_tokenizer
+from trainer.config import TrainerConfig
+from trainer.data.batch import Reduction
+from trainer.data.formats import Conversation
+from trainer.data.prepare import prepare
+from trainer.data.render import Renderer, TemplateRefusalError
+from trainer.data.store import TokenStore
+
+USER = {"role": "user", "content": "Q1"}
+ANSWER = {"role": "assistant", "content": "ANSWER1"}
+MORE = [{"role": "user", "content": "Q2"}, {"role": "assistant", "content": "ANSWER2"}]
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "wind", "arguments": {"city": "x"}}}]}
+WIND = {"type": "function", "function": {"name": "wind", "parameters": {"type": "object", "properties": {}}}}
+KINDS: dict[str, Conversation] = {
+    "single": Conversation([USER, ANSWER]),
+    "multi": Conversation([USER, ANSWER, *MORE]),
+    "system": Conversation([{"role": "system", "content": "SYS"}, USER, ANSWER]),
+    "tools": Conversation([USER, CALL, {"role": "tool", "content": "RESULT"}, ANSWER], [WIND]),
+    "reasoning": Conversation(
+        [USER, {**ANSWER, "reasoning_content": "REASON1"}, MORE[0], {**MORE[1], "reasoning_content": "REASON2"}]
+    ),
+}
+REFUSED = {("no_system_role", "tools"), ("two_tokens_end_the_turn", "tools")}
+"""No tool role in these templates: a built-in one of the same family is the way out."""
+
+
+def renderer(name: str) -> Renderer:
+    stock = STOCK[name]
+    tokenizer = stock_tokenizer(stock)
+    declared = tokenizer.convert_tokens_to_ids([stock.eos, *stock.stops])
+    return Renderer(tokenizer, {"default": stock.template}, list(dict.fromkeys(declared)), {})
+
+
+@pytest.mark.parametrize("name", STOCK)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_answer_is_trained_as_inference_asks_for_it(name: str, kind: str) -> None:
+    own, conversation = renderer(name), copy.deepcopy(KINDS[kind])
+    if (name, kind) in REFUSED:
+        with pytest.raises(TemplateRefusalError):
+            own.render(conversation)
+        return
+    rendered = own.render(conversation)
+    trained: list[int] = []
+    for rendering in rendered.renderings:
+        for (start, end), at in zip(rendering.spans, rendering.turns, strict=True):
+            written = rendering.text[start:end]
+            assert any(stop in written for stop in own.ends.texts), "nobody would learn to stop"
+            assert ("wind" if at == 1 and kind == "tools" else conversation.messages[at]["content"]) in written
+            prompt = own.prompt(Conversation(conversation.messages[:at], conversation.tools))
+            thinking = name == "prompt_closes_the_thought" and kind == "reasoning"
+            assert thinking or rendering.text[:start] == prompt
+            trained.append(at)
+    assert sorted(trained) == [at for at, m in enumerate(conversation.messages) if m["role"] == "assistant"]
+
+
+THINKS = [
+    name for name, stock in STOCK.items() if "reasoning_content" in stock.template or "thinking" in stock.template
+]
+
+
+@pytest.mark.parametrize("name", [*THINKS, "prompt_opens_a_thought_that_turns_leave_out"])
+def test_the_reasoning_of_every_turn_is_trained(name: str) -> None:
+    rendered = renderer(name).render(copy.deepcopy(KINDS["reasoning"]))
+    spans = [one.text[start:end] for one in rendered.renderings for start, end in one.spans]
+    assert ["REASON1" in spans[0], "REASON2" in spans[1], "REASON1" in spans[1]] == [True, True, False]
+    assert "REASON1" not in rendered.renderings[-1].text, "the template leaves it out when it asks for the second"
+
+
+def test_turns_share_a_text_where_it_shows_them_unchanged() -> None:
+    shared = {"turns_stay", "end_of_text_after_the_last_turn_only", "next_role_ends_the_turn", "no_system_role"}
+    counts = {name: len(renderer(name).render(copy.deepcopy(KINDS["multi"])).renderings) for name in STOCK}
+    assert {name for name in shared if counts[name] != 1} == set()
+    assert counts["thoughts_of_earlier_turns_left_out"] == counts["channels"] == counts["nothing_ends_the_turn"] == 2
+
+
+@pytest.mark.parametrize("name", ["no_system_role", "end_of_text_after_the_last_turn_only"])
+def test_a_turn_end_that_no_file_declares_is_found(name: str) -> None:
+    stock = STOCK[name]
+    tokenizer = stock_tokenizer(stock)
+    own = Renderer(tokenizer, {"default": stock.template}, [tokenizer.eos_token_id], {})
+    assert own.ends.texts == list(stock.stops)
+
+
+def test_system_message_goes_to_the_first_user_turn_where_the_template_has_no_place_for_it() -> None:
+    rendered = renderer("no_system_role").render(copy.deepcopy(KINDS["system"]))
+    assert "user\nSYS\n\nQ1<end_of_turn>" in rendered.renderings[0].text
+    assert any("system message" in note for note in rendered.notes)
+
+
+def model_of(folder: Path, name: str) -> Path:
+    tokenizer = stock_tokenizer(STOCK[name])
+    tokenizer.save_pretrained(folder)
+    stops = tokenizer.convert_tokens_to_ids([STOCK[name].eos, *STOCK[name].stops])
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))
+    return folder
+
+
+def prepared(tmp_path: Path, model: Path, rows: list[dict[str, Any]], **data: Any) -> tuple[dict[str, Any], TokenStore]:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    raw = tiny.trainer_config(model, file, data=data)
+    run = tiny.make_run(tmp_path / "run", raw)
+    report = prepare(run, TrainerConfig.model_validate(raw), lambda _: None)
+    return report["train"], TokenStore(run / "data" / "train")
+
+
+def test_renderings_of_a_row_are_counted_and_share_its_weight(tmp_path: Path) -> None:
+    model = model_of(tmp_path / "model", "thoughts_of_earlier_turns_left_out")
+    two, one = {"messages": KINDS["multi"].messages, "weight": 3.0}, {"messages": KINDS["single"].messages}
+    report, store = prepared(tmp_path, model, [two, one, one])
+    assert (report["rows"], report["kept"]) == (3, 4)
+    assert report["repeated_tokens"] == store.rows["length"][0] < store.rows["length"][1]
+    assert store.groups.tolist() == [0, 0, 1, 2]
+    by_row, by_token = Reduction(store, "sequence"), Reduction(store, "token")
+    assert by_row.total(np.array([0, 1])) == pytest.approx(3.0), "a row counts once, however often it is rendered"
+    assert by_row.total(np.arange(4)) == pytest.approx(5.0)
+    assert [by_token.token_weight(n) for n in range(4)] == [3.0, 3.0, 1.0, 1.0]
+
+
+def spanning_tokenizer(folder: Path, template: str, *, trim: bool) -> Path:
+    """Has ` Yes` as one token, and two blanks as one, as most byte-level vocabularies do."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    merges = [("Ġ", "Y"), ("ĠY", "e"), ("ĠYe", "s"), ("Ġ", "Ġ")]
+    pieces = sorted(pre_tokenizers.ByteLevel.alphabet()) + ["".join(pair) for pair in merges]
+    backend = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    backend.post_processor = processors.ByteLevel(trim_offsets=trim)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+SPANNING = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token if m.role == 'assistant' }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.mark.parametrize("trim", [False, True])
+def test_a_token_that_spans_prompt_and_answer_is_trained_and_counted(tmp_path: Path, trim: bool) -> None:
+    from transformers import AutoTokenizer
+
+    model = spanning_tokenizer(tmp_path / "model", SPANNING, trim=trim)
+    report, store = prepared(tmp_path, model, [{"prompt": "ice?", "completion": "Yes"}] * 2)
+    ids, mask = store.conversation(0)
+    assert AutoTokenizer.from_pretrained(model).decode(ids[mask > 0]) == " Yes</s>\n"
+    (found,) = [reason for reason in report["found"] if "spans the end of the prompt" in reason]
+    assert report["found"][found] == 2
+
+
+@pytest.mark.parametrize("trim", [False, True])
+def test_blanks_inside_an_answer_are_trained(tmp_path: Path, trim: bool) -> None:
+    """Llama 3's and GPT-2's tokenizers give tokens of blanks no extent: indentation would never be learnt."""
+    from transformers import AutoTokenizer
+
+    model = spanning_tokenizer(tmp_path / "model", SPANNING.replace(": {", ":{").replace(": ", ":"), trim=trim)
+    report, store = prepared(tmp_path, model, [{"prompt": "code", "completion": "if x:\n    y()"}])
+    ids, mask = store.conversation(0)
+    assert AutoTokenizer.from_pretrained(model).decode(ids[mask > 0]) == "if x:\n    y()</s>\n"
+    assert report["found"] == {}
+
+
+def test_named_templates_of_a_tokenizer_are_used_as_transformers_does(tmp_path: Path) -> None:
+    plain = STOCK["turns_stay"].template.replace("{{ tools | tojson }}", "NEVER")
+    tokenizer = stock_tokenizer(STOCK["turns_stay"])
+    tokenizer.chat_template = {"default": plain, "tool_use": STOCK["turns_stay"].template}
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [{"messages": KINDS[kind].messages, "tools": KINDS[kind].tools} for kind in ("single", "tools")]
+    report, store = prepared(tmp_path, tmp_path / "model", rows)
+    texts = [tokenizer.decode(store.conversation(n)[0]) for n in range(2)]
+    assert report["kept"] == 2 and "NEVER" not in texts[1] and '"wind"' in texts[1].split("user")[0]
+
+
+def test_plain_text_is_learnt_whole_with_an_end(tmp_path: Path) -> None:
+    model = model_of(tmp_path / "model", "turns_stay")
+    _, store = prepared(tmp_path, model, [{"text": "once upon a time"}])
+    ids, mask = store.conversation(0)
+    assert stock_tokenizer(STOCK["turns_stay"]).decode(ids[mask > 0]) == "once upon a time<|im_end|>"
+
+
+@pytest.mark.parametrize("template", [tiny.CHATML, STOCK["turns_stay"].template])
+def test_a_message_that_is_context_only_is_not_trained(tmp_path: Path, template: str) -> None:
+    tokenizer = stock_tokenizer(STOCK["turns_stay"])
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path / "model")
+    messages = [USER, {**ANSWER, "weight": 0}, *MORE]
+    _, store = prepared(tmp_path, tmp_path / "model", [{"messages": messages}])
+    ids, mask = store.conversation(0)
+    assert tokenizer.decode(ids[mask > 0]).strip() == "ANSWER2<|im_end|>" and "ANSWER1" in tokenizer.decode(ids)

@@ -1,0 +1,105 @@
+"""Other forms of the same conversation, for chat templates that do not take it as it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from hashlib import sha256
+from itertools import product
+from typing import Any
+
+from trainer.data.formats import Conversation
+
+Message = dict[str, Any]
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+ID_LENGTH = 9
+
+
+def accommodations(conversation: Conversation) -> Iterator[tuple[list[str], Conversation]]:
+    """The conversation itself, then with ever more of it changed, each with what was changed.
+
+    Call ids of nine characters (Mistral), arguments as JSON text (DeepSeek), the system message at the head of the
+    first user turn (Gemma).
+    """
+    calls = any(message.get("tool_calls") for message in conversation.messages)
+    system = [m["role"] for m in conversation.messages[:2]] == ["system", "user"]
+    for folded, as_text, ids in product((False, True), repeat=3):
+        if ((as_text or ids) and not calls) or (folded and not system):
+            continue
+        messages, notes = conversation.messages, []
+        if ids:
+            messages = _with_ids(messages)
+        if as_text:
+            messages = [_with_text_arguments(message) for message in messages]
+        if folded:
+            messages = _system_in_first_turn(messages)
+            notes.append("system message put at the head of the first user turn, as the template has none")
+        yield notes, replace(conversation, messages=messages)
+
+
+def with_reasoning_key(template: str) -> Callable[[Conversation], Conversation]:
+    """Gives messages their reasoning under the key that `template` reads, also where it stands inside the content."""
+    read = [key for key in REASONING_KEYS if re.search(rf"""[.'"]{key}\b(?![_-])""", template)]
+    splits_content = "</think>" in template
+
+    def renamed(message: Message) -> Message:
+        have = [key for key in REASONING_KEYS if message.get(key)]
+        if not read or set(have) & set(read):
+            return message
+        rest = {key: value for key, value in message.items() if key not in have}
+        if have:
+            return {**rest, read[0]: message[have[0]]}
+        inline = THOUGHT.match(message["content"]) if message["role"] == "assistant" and not splits_content else None
+        if inline is None:
+            return message
+        return {**rest, "content": message["content"][inline.end() :], read[0]: inline.group(1).strip()}
+
+    return lambda talk: replace(talk, messages=[renamed(message) for message in talk.messages])
+
+
+def reasoning_of(message: Message) -> str:
+    """The reasoning of a message, under a key of its own or at the head of its content."""
+    for key in REASONING_KEYS:
+        if isinstance(message.get(key), str) and message[key].strip():
+            return str(message[key]).strip()
+    inline = THOUGHT.match(message.get("content") or "")
+    return inline.group(1).strip() if inline else ""
+
+
+def _system_in_first_turn(messages: list[Message]) -> list[Message]:
+    system, user, *rest = messages
+    return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest]
+
+
+def _with_text_arguments(message: Message) -> Message:
+    calls = [
+        {**call, "function": {**call["function"], "arguments": _as_text(call["function"].get("arguments", {}))}}
+        for call in message.get("tool_calls") or []
+    ]
+    return {**message, "tool_calls": calls} if calls else message
+
+
+def _as_text(arguments: object) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def _with_ids(messages: list[Message]) -> list[Message]:
+    """Calls with ids of nine characters, the same every time, and each result with the id of its call."""
+    changed, open_ids = [], list[str]()
+    renamed: dict[str, str] = {}
+    for at, message in enumerate(messages):
+        if message.get("tool_calls"):
+            ids = [sha256(f"{at}.{n}".encode()).hexdigest()[:ID_LENGTH] for n in range(len(message["tool_calls"]))]
+            renamed |= {str(c.get("id")): new for c, new in zip(message["tool_calls"], ids, strict=True)}
+            open_ids = list(ids)
+            calls = [{**call, "id": new} for call, new in zip(message["tool_calls"], ids, strict=True)]
+            message = {**message, "tool_calls": calls}
+        elif message["role"] == "tool":
+            own = renamed.get(str(message.get("tool_call_id"))) if message.get("tool_call_id") else None
+            own = own or (open_ids.pop(0) if open_ids else "0" * ID_LENGTH)
+            message = {**message, "tool_call_id": own}
+        changed.append(message)
+    return changed

@@ -1,0 +1,242 @@
+"""Conversation to texts with the parts that the model writes at inference, through a chat template."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from trainer.data.accommodate import accommodations, reasoning_of, with_reasoning_key
+from trainer.data.formats import Conversation, RowError
+from trainer.data.stops import Message, TurnEnds
+
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+OPENS_THOUGHT = re.compile(r"<(\w+)>\s*$")
+MODES = [{"enable_thinking": on, "thinking": on} for on in (True, False)]
+Span = tuple[int, int]
+
+
+class TemplateRefusalError(RowError):
+    """A conversation that the chat template does not take."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """One text to train on.
+
+    Attributes:
+        text: a conversation up to some turn, as the template writes it then.
+        spans: character ranges that the model writes, end of turn included.
+        turns: the message that each span belongs to.
+    """
+
+    text: str
+    spans: list[Span]
+    turns: list[int]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as texts to train on, and what was done to fit it into the template, for the report."""
+
+    renderings: list[Rendering]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One assistant turn as the model meets it: the prompt, what it has to write, and where that has ended."""
+
+    at: int
+    prompt: str
+    written: str
+    needed: int
+
+    @property
+    def text(self) -> str:
+        return self.prompt + self.written
+
+    def seen_in(self, text: str) -> bool:
+        """Whether `text` shows this turn just as inference does: the same prompt, the same answer with its end."""
+        return text.startswith(self.text[: len(self.prompt) + self.needed])
+
+    def span_in(self, text: str) -> Span:
+        """What the model writes: all of it in the turn's own text, up to its end and the blanks after it in others."""
+        end = len(self.prompt) + self.needed
+        after = self.text[end:]
+        blanks = after[: len(after) - len(after.lstrip())]
+        end += len(blanks) if text.startswith(blanks, end) else 0
+        return len(self.prompt), len(text) if text == self.text else end
+
+
+class Renderer:
+    """Renders conversations with one chat template, so that training sees what inference sees.
+
+    Templates with `{% generation %}` say which parts the assistant wrote. With others, what follows the generation
+    prompt of a turn is what the model writes in it. Where a template writes earlier turns otherwise than it wrote
+    them when they were the last (their reasoning is left out, another token ends them), such turns get a rendering
+    of their own: the conversation up to that turn. All turns that one text shows unchanged share it.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        templates: Jinja templates by name: `default`, perhaps `tool_use` for conversations with tools.
+        declared: ids that end generation, from `declared_stops`.
+        options: variables for the template, such as `enable_thinking`.
+    """
+
+    def __init__(self, tokenizer: Any, templates: dict[str, str], declared: list[int], options: dict[str, Any]) -> None:
+        self.templates = templates
+        self.options = {**tokenizer.special_tokens_map, **options}
+        self._reasoning_key = with_reasoning_key("".join(templates.values()))
+        begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        self._begin = str(tokenizer.bos_token) if begins else ""
+        self.ends = TurnEnds(tokenizer, declared, self._try)
+
+    def template_for(self, conversation: Conversation) -> str:
+        return self.templates.get("tool_use" if conversation.tools else "default", self.templates["default"])
+
+    def render(self, conversation: Conversation) -> Rendered:
+        """Texts, and the character ranges in them that the assistant wrote, end of turn included.
+
+        Raises:
+            TemplateRefusalError: the template refuses the conversation, or cannot ask for a turn as it then writes it.
+        """
+        if conversation.text is not None:
+            return Rendered([self._plain(conversation.text)])
+        given = len(conversation.messages)
+        conversation, notes = self._fitted(conversation)
+        moved = given - len(conversation.messages)
+        if GENERATION.search(self.template_for(conversation)):
+            marked = self._marked(conversation, moved)
+            if marked is not None:
+                return Rendered([marked], notes)
+        turns = [self._turn(conversation, at, notes) for at in _supervised(conversation)]
+        if not turns:
+            return Rendered([Rendering(self._apply(conversation), [], [])], notes)
+        renderings = []
+        while turns:
+            text = turns[-1].text
+            shown = [turn for turn in turns if turn is turns[-1] or turn.seen_in(text)]
+            spans = [turn.span_in(text) for turn in shown]
+            renderings.append(Rendering(text, spans, [turn.at + moved for turn in shown]))
+            turns = [turn for turn in turns if turn not in shown]
+        if len(renderings) > 1:
+            notes.append("rendered once per answer, as the template rewrites earlier turns")
+        return Rendered(renderings[::-1], notes)
+
+    def prompt(self, conversation: Conversation) -> str:
+        """Text that asks the model for the next turn."""
+        return self._apply(self._fitted(conversation)[0], generate=True)
+
+    def _plain(self, text: str) -> Rendering:
+        """Text without turns, learnt whole, between the tokens that the model begins and ends texts with."""
+        whole = self._begin + text.removeprefix(self._begin).removesuffix(self.ends.eos) + self.ends.eos
+        return Rendering(whole, [(len(self._begin), len(whole))], [0])
+
+    def _marked(self, conversation: Conversation, moved: int) -> Rendering | None:
+        """By the template's own marks; None where they do not tell which turn is whose, and not all are trained."""
+        texts, found = self._render(conversation, assistant=True)
+        spans = [(int(start), int(end)) for start, end in found[0]]
+        turns = [at for at, message in enumerate(conversation.messages) if message["role"] == "assistant"]
+        trained = set(_supervised(conversation))
+        if len(turns) != len(spans):
+            all_of_it = trained == set(turns) and bool(turns)
+            return Rendering(texts[0], spans, [turns[-1] + moved] * len(spans)) if all_of_it else None
+        kept = [(span, at + moved) for span, at in zip(spans, turns, strict=True) if at in trained]
+        return Rendering(texts[0], [span for span, _ in kept], [at for _, at in kept])
+
+    def _turn(self, conversation: Conversation, at: int, notes: list[str]) -> _Turn:
+        prompt, written = self._asked_and_written(conversation, at, notes)
+        end = self.ends.end_in(written)
+        if end is None:
+            upto = _upto(conversation, at + 1)
+            added = self.ends.missing_end(upto, self._apply(upto))
+            written, end = written + added, len(written + added)
+            if added == self.ends.eos:
+                notes.append(f"{added} added after answers, as the template ends them with no stop token")
+        return _Turn(at, prompt, written, end)
+
+    def _asked_and_written(self, conversation: Conversation, at: int, notes: list[str]) -> tuple[str, str]:
+        """The prompt at inference, and what the model then has to write to give the template's text of the turn."""
+        before, upto = _upto(conversation, at), _upto(conversation, at + 1)
+        text = self._apply(upto)
+        if not before.messages:  # nothing asks for it
+            start = max(text.find(conversation.messages[0]["content"]), 0)
+            return text[:start], text[start:]
+        prompt = self._apply(before, generate=True)
+        if text.startswith(prompt):
+            return prompt, text[len(prompt) :]
+        opened = OPENS_THOUGHT.search(prompt)
+        if opened and text.startswith(prompt[: opened.start()]):
+            notes.append("thoughts closed that the generation prompt opens and the template leaves out")
+            return prompt, _closed(text[opened.start() :], opened.group(1), conversation.messages[at])
+        for mode in MODES:
+            prompt, text = self._apply(before, generate=True, **mode), self._apply(upto, **mode)
+            if text.startswith(prompt):
+                notes.append(f"turns that the template only asks for with enable_thinking={mode['enable_thinking']}")
+                return prompt, text[len(prompt) :]
+        raise TemplateRefusalError(
+            f"the chat template asks for message {at} with {prompt[-40:]!r} and then writes it otherwise, so what the "
+            "model has to write is unknown"
+        )
+
+    def _fitted(self, conversation: Conversation) -> tuple[Conversation, list[str]]:
+        """The conversation in the first form that the template takes."""
+        conversation = self._reasoning_key(conversation)
+        refused: TemplateRefusalError | None = None
+        for notes, changed in accommodations(conversation):
+            try:
+                self._apply(changed, generate=changed.messages[-1]["role"] != "assistant")
+                return changed, notes
+            except TemplateRefusalError as error:
+                refused = refused or error
+        assert refused is not None
+        raise refused
+
+    def _try(self, conversation: Conversation) -> str | None:
+        try:
+            return self._apply(conversation)
+        except TemplateRefusalError:
+            return None
+
+    def _apply(self, conversation: Conversation, *, generate: bool = False, **mode: Any) -> str:
+        return str(self._render(conversation, generate=generate, **mode)[0][0])
+
+    def _render(
+        self, conversation: Conversation, *, assistant: bool = False, generate: bool = False, **mode: Any
+    ) -> Any:
+        try:
+            return render_jinja_template(
+                [conversation.messages],
+                tools=conversation.tools,  # type: ignore[arg-type]
+                chat_template=self.template_for(conversation),
+                return_assistant_tokens_mask=assistant,
+                add_generation_prompt=generate,
+                **{**mode, **self.options},
+            )
+        except (TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+            raise TemplateRefusalError(f"the chat template refuses this conversation: {error}") from None
+
+
+def _supervised(conversation: Conversation) -> list[int]:
+    return [
+        at for at, message in enumerate(conversation.messages) if message["role"] == "assistant" and _trains(message)
+    ]
+
+
+def _trains(message: Message) -> bool:
+    return message.get("train", True) is not False
+
+
+def _upto(conversation: Conversation, count: int) -> Conversation:
+    return replace(conversation, messages=conversation.messages[:count])
+
+
+def _closed(turn: str, tag: str, message: Message) -> str:
+    """`turn` as it goes on after its opening `<tag>`: the thought, its end, the answer."""
+    if turn.startswith(f"<{tag}>"):
+        return turn[len(tag) + 2 :].lstrip()
+    return f"{reasoning_of(message)}\n</{tag}>\n\n{turn.lstrip()}"
