@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import isqrt
 from typing import Any
 
+from launcher.amounts import Amounts, no_amounts
 from launcher.cpuspeed import WIDTH as CPU_WIDTH
 from launcher.cpuspeed import cpu_speed
 from launcher.decisions import Basics
@@ -57,6 +58,7 @@ class Ground:
         shape: The model's shape; `None` when it is not known here.
         learned: What earlier runs on this cluster have shown.
         host_bytes: Memory of one node; 0 where it is not known.
+        data: How much data there is.
     """
 
     machine: Machine
@@ -64,6 +66,7 @@ class Ground:
     shape: ModelShape | None
     learned: Learned = field(default_factory=Learned)
     host_bytes: int = 0
+    data: Amounts = field(default_factory=no_amounts)
 
 
 @dataclass(frozen=True, kw_only=True)

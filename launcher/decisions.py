@@ -9,17 +9,19 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from launcher.amounts import Amounts, no_amounts
 from launcher.errors import MachineError
 from launcher.hardware import Machine
 from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import JobFile
-from launcher.tokenised import Tokenised
+from launcher.sizing import advice_rules as rules
+from launcher.sizing.shape import ModelShape
+from trainer.schedule_rules import FEW_STEPS
 
-GPU_TOKENS_PER_STEP = 262_144
-CPU_TOKENS_PER_STEP = 65_536
 MOST_CPU_RANKS = 2
 MOST_TOKENIZER_PROCESSES = 16
-LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}
+USUAL_PARAMETERS = 7_000_000_000
+"""Taken for the learning rate where the model's size is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class Basics:
     packs_per_step: int
     learning_rate: float
     decisions: list[Decision] = field(default_factory=list)
-    tokenised: Tokenised | None = None
+    data: Amounts = field(default_factory=no_amounts)
 
     @property
     def ranks_per_node(self) -> int:
@@ -60,8 +62,16 @@ class Basics:
         return self.packs_per_step // self.world_size
 
 
-def decide_basics(job: JobFile, machine: Machine) -> Basics:
+def decide_basics(
+    job: JobFile, machine: Machine, *, shape: ModelShape | None = None, data: Amounts | None = None
+) -> Basics:
     """Settles device, compute type, attention, ranks, step size and learning rate.
+
+    Args:
+        job: The job file.
+        machine: One node.
+        shape: The model's shape; `None` where it is not known.
+        data: How much data there is; `None` where nobody has looked.
 
     Raises:
         SettingError: what is asked for contradicts itself.
@@ -73,8 +83,9 @@ def decide_basics(job: JobFile, machine: Machine) -> Basics:
     attention = _attention(job, device, machine, log)
     nodes = _nodes(job, machine)
     world_size = nodes * _ranks_per_node(job, device, machine, nodes, log)
-    packs_per_step = _packs_per_step(job, device, world_size, log)
-    learning_rate = _learning_rate(job, log)
+    data = data or no_amounts()
+    packs_per_step = _packs_per_step(job, device, world_size, data, log)
+    learning_rate = _learning_rate(job, shape, log)
     return Basics(
         device=device,
         dtype=dtype,
@@ -84,6 +95,7 @@ def decide_basics(job: JobFile, machine: Machine) -> Basics:
         packs_per_step=packs_per_step,
         learning_rate=learning_rate,
         decisions=log,
+        data=data,
     )
 
 
@@ -186,13 +198,14 @@ def _rank_reason(ranks: int, most: int, what: str) -> str:
     return f"at most {most} of the {what} here; this is the most that divides a step exactly"
 
 
-def _packs_per_step(job: JobFile, device: str, world_size: int, log: list[Decision]) -> int:
+def _packs_per_step(job: JobFile, device: str, world_size: int, data: Amounts, log: list[Decision]) -> int:
     length, tokens = job.data.max_length, job.training.tokens_per_step
     unit = world_size * length
     if tokens == "auto":
-        target = GPU_TOKENS_PER_STEP if device == "cuda" else CPU_TOKENS_PER_STEP
-        tokens = unit * _power_of_two_near(target / unit)
-        reason = f"near {target:,}: {world_size} ranks x {length} tokens x a power of two"
+        wanted, why = _step_tokens(job, device, data)
+        each = _smaller_on_little(job, world_size, rules.power_of_two_near(wanted / unit), data)
+        tokens = unit * each
+        reason = f"{why}; {world_size} ranks x packs of {length} tokens x a power of two"
         log.append(Decision(setting="training.tokens_per_step", value=tokens, reason=reason))
     elif tokens % unit:
         raise SettingError(
@@ -207,26 +220,42 @@ def _packs_per_step(job: JobFile, device: str, world_size: int, log: list[Decisi
     return packs
 
 
+def _smaller_on_little(job: JobFile, world_size: int, each: int, data: Amounts) -> int:
+    """Packs of a rank in a step: halved as long as that brings the run from few steps to more."""
+    packs = data.packs(job.data.max_length, job.data.packing) * job.training.num_train_epochs
+    while each > 1 and packs / (world_size * each) < FEW_STEPS and data.is_known:
+        each //= 2
+    return each
+
+
 def _nearest_multiples(tokens: int, unit: int) -> str:
     below, above = tokens // unit * unit, (tokens // unit + 1) * unit
     return f"{below} or {above}" if below else f"{above} or {2 * unit}"
 
 
-def _power_of_two_near(value: float) -> int:
-    power = 1
-    while power * 2 <= value * 1.5:
-        power *= 2
-    return power
+def _step_tokens(job: JobFile, device: str, data: Amounts) -> tuple[float, str]:
+    """Tokens that a step should have, and why."""
+    if not data.is_known:
+        most = rules.MOST_STEP_TOKENS[device]
+        return most, f"near {most:,}, since how much data there is is not known here"
+    wanted = rules.step_tokens(data.rows, data.tokens, job.training.num_train_epochs, device)
+    batch = rules.batch_rows(data.rows, job.training.num_train_epochs)
+    rows = wanted / data.mean
+    if rows < batch:
+        why = f"about {rows:,.0f} rows: {rules.MOST_STEP_TOKENS[device]:,} tokens are the largest step"
+    else:
+        plural = "row" if batch == 1 else "rows"
+        why = f"about {batch} {plural}: {rules.batch_reason(data.rows, job.training.num_train_epochs)}"
+    return (wanted if job.data.packing else batch * job.data.max_length), why
 
 
-def _learning_rate(job: JobFile, log: list[Decision]) -> float:
+def _learning_rate(job: JobFile, shape: ModelShape | None, log: list[Decision]) -> float:
     asked = job.training.learning_rate
     if asked != "auto":
         return asked
-    kind = job.method.kind
-    reasons = {
-        "lora": "rule of thumb for adapters: ten times that of a full fine-tune",
-        "full": "rule of thumb for a pretrained model, all weights; a small one from scratch takes more",
-    }
-    log.append(Decision(setting="training.learning_rate", value=LEARNING_RATES[kind], reason=reasons[kind]))
-    return LEARNING_RATES[kind]
+    rule = rules.learning_rate(job.method.kind, shape.num_parameters if shape else USUAL_PARAMETERS)
+    size = f"{shape.num_parameters:,} parameters" if shape else "its size is not known here, as for 7B"
+    adapters = "adapters" if job.method.kind == "lora" else "all weights"
+    reason = f"{adapters}, {size}: {rule.reason} ({rule.source})"
+    log.append(Decision(setting="training.learning_rate", value=rule.value, reason=reason))
+    return float(rule.value)

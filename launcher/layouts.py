@@ -5,22 +5,34 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from launcher.decisions import Basics, decide_basics
+from launcher.amounts import Amounts
+from launcher.decisions import MOST_CPU_RANKS, Basics, decide_basics
 from launcher.hardware import Machine
 from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import JobFile
+from launcher.sizing.shape import ModelShape
+from trainer.schedule_rules import FEW_STEPS
 
 NODE_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256, 512, 1024)
 """Numbers of nodes that are looked at: all small ones, and fewer and fewer of the large."""
 
 
-def basics_for(job: JobFile, machine: Machine, *, imagined: bool = False) -> list[Basics]:
+def basics_for(
+    job: JobFile,
+    machine: Machine,
+    *,
+    imagined: bool = False,
+    shape: ModelShape | None = None,
+    data: Amounts | None = None,
+) -> list[Basics]:
     """What is settled for each number of ranks that may be taken; one where the job file leaves nothing open.
 
     Args:
         job: The job file.
         machine: One node.
         imagined: Whether there may be more such nodes than there are.
+        shape: The model's shape; `None` where it is not known.
+        data: How much data there is; `None` where nobody has looked.
 
     Raises:
         SettingError: no number of ranks divides the step, or a setting contradicts itself.
@@ -28,10 +40,10 @@ def basics_for(job: JobFile, machine: Machine, *, imagined: bool = False) -> lis
     """
     node = replace(machine, is_imagined=True) if imagined else machine
     found, problem = [], None
-    for ranks in _rank_settings(job, node):
+    for ranks in _rank_settings(job, node, data):
         resources = job.resources.model_copy(update=ranks)
         try:
-            found.append(decide_basics(job.model_copy(update={"resources": resources}), node))
+            found.append(decide_basics(job.model_copy(update={"resources": resources}), node, shape=shape, data=data))
         except SettingError as error:
             problem = problem or error
     if problem and not found:
@@ -39,15 +51,26 @@ def basics_for(job: JobFile, machine: Machine, *, imagined: bool = False) -> lis
     return found
 
 
-def _rank_settings(job: JobFile, machine: Machine) -> list[dict[str, Any]]:
-    """Settings of nodes and GPUs to try; an empty one takes the job file's."""
+def _rank_settings(job: JobFile, machine: Machine, data: Amounts | None) -> list[dict[str, Any]]:
+    """Settings of nodes and ranks to try; an empty one takes the job file's."""
     resources = job.resources
     if resources.gpu == "none" or not machine.num_gpus:
-        return [{}]
+        ranks = min(MOST_CPU_RANKS, machine.num_cores)
+        fewer = resources.cpu_ranks == "auto" and resources.nodes in ("auto", 1) and _is_little(job, data, ranks)
+        return [*([{"cpu_ranks": part} for part in range(1, ranks)] if fewer else []), {}]
     counts = [{"nodes": nodes} for nodes in _node_counts(job, machine)] or [{}]
-    if resources.objective != "gpus" or resources.gpus_per_node != "auto" or resources.nodes not in ("auto", 1):
+    if resources.gpus_per_node != "auto" or resources.nodes not in ("auto", 1):
+        return counts
+    if resources.objective != "gpus" and not _is_little(job, data, machine.num_gpus):
         return counts
     return [{"nodes": 1, "gpus_per_node": gpus} for gpus in _part_of_a_node(machine.num_gpus)] + counts
+
+
+def _is_little(job: JobFile, data: Amounts | None, ranks: int) -> bool:
+    """Whether a pack on each rank of a whole node would leave few steps; an asked step is what it is."""
+    if data is None or not data.is_known or job.training.tokens_per_step != "auto":
+        return False
+    return data.packs(job.data.max_length, job.data.packing) * job.training.num_train_epochs < ranks * FEW_STEPS
 
 
 def _node_counts(job: JobFile, machine: Machine) -> list[int]:

@@ -140,7 +140,7 @@ def _fits(job: JobFile, ground: Ground, *, imagined: bool) -> bool:
     try:
         if job.method.kind == "lora" and ground.shape:
             targeted(ground.shape, job.method.target_modules)
-        basics = basics_for(job, ground.machine, imagined=imagined)
+        basics = basics_for(job, ground.machine, imagined=imagined, shape=ground.shape, data=ground.data)
     except (JobError, SettingError, MachineError):
         return False
     return any(

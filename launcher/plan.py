@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.profiles import SiteProfile
 from launcher import __version__
+from launcher.amounts import Amounts
 from launcher.candidates import Ground
 from launcher.decisions import MOST_TOKENIZER_PROCESSES, Basics, Decision
 from launcher.elsewhere import UNKNOWN_HOST_BYTES, cluster_json, job_there
@@ -22,12 +23,12 @@ from launcher.launch import launch_json
 from launcher.layouts import basics_for
 from launcher.learning.correction import Learned
 from launcher.learning.store import read, store_path
-from launcher.length import EXACT, Steps, steps_of
+from launcher.length import Steps, step_warnings, steps_of
 from launcher.modelfiles import find_config
 from launcher.planner import Choice, choose
 from launcher.sizing.memory.limits import COUNTED_SPREAD
 from launcher.sizing.shape import ModelShape, find_model, shape_by_name, shape_of_folder
-from launcher.tokenised import Tokenised
+from launcher.texttokens import USUAL_VOCABULARY, estimated
 from trainer.config import TrainerConfig
 from trainer.schedule_rules import check_schedule
 
@@ -42,6 +43,7 @@ class Plan:
     choice: Choice
     shape: ModelShape | None
     steps: Steps
+    warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The content of plan.json."""
@@ -49,6 +51,8 @@ class Plan:
             "tuneyard": __version__,
             "trainer": _trainer_json(self.trainer),
             "launch": self.launch,
+            "steps": self.steps.as_json(),
+            "warnings": list(self.warnings),
             "decisions": [decision.as_json() for decision in self.decisions],
             "prediction": self._prediction_json(),
             "rejected": [rejected.as_json() for rejected in self.choice.rejected],
@@ -80,7 +84,7 @@ def make_plan(
     *,
     files_here: bool = False,
     learned: Learned | None = None,
-    tokenised: Tokenised | None = None,
+    tokenised: Amounts | None = None,
 ) -> Plan:
     """Decides every `auto` of a job.
 
@@ -90,7 +94,7 @@ def make_plan(
         profile: The cluster that the nodes belong to; `None` for this machine.
         files_here: Leave the job's files where this machine sees them.
         learned: Measurements that correct predictions; by default those that the cluster's store holds.
-        tokenised: Tokens of the data where a run has counted them.
+        tokenised: What a run or `check` has counted in the data; else it is estimated from its text.
 
     Raises:
         TuneyardError: something contradicts itself, is not here, or does not fit.
@@ -105,8 +109,9 @@ def make_plan(
         shape=shape,
         learned=learned,
         host_bytes=machine.memory_bytes if is_known else 0,
+        data=tokenised or estimated(job, shape.vocab_size if shape else USUAL_VOCABULARY),
     )
-    choice = choose(job, [replace(each, tokenised=tokenised) for each in basics_for(job, machine)], ground)
+    choice = choose(job, basics_for(job, machine, shape=shape, data=ground.data), ground)
     basics = choice.basics
     short = short_of_memory(choice.candidate, machine.memory_bytes) if is_known else ()
     threads = _threads(basics, machine, profile)
@@ -127,6 +132,7 @@ def make_plan(
         choice=choice,
         shape=ground.shape,
         steps=steps,
+        warnings=tuple(step_warnings(job, basics)),
     )
 
 
@@ -135,7 +141,7 @@ def _refuse_schedule(trainer: TrainerConfig, steps: Steps) -> None:
     Raises:
         SettingError: the schedule cannot be followed; lengths count where the run's is certain.
     """
-    for problem in check_schedule(trainer.training, steps.number if steps.source == EXACT else None):
+    for problem in check_schedule(trainer.training, steps.number if steps.is_exact else None):
         raise SettingError(problem.setting, problem.message, got=problem.got, remedy=problem.remedy)
 
 

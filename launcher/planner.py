@@ -26,9 +26,11 @@ from launcher.errors import JobError
 from launcher.forecast import over_limit, starved, why_unchecked
 from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import JobFile
+from launcher.length import steps_of
 from launcher.nearest import nothing_fits
 from launcher.prediction import GIB
 from launcher.sizing.shape import targeted
+from trainer.schedule_rules import FEW_STEPS
 
 AS_CHEAP = 1.05
 """Up to this share above the cheapest a plan counts as as cheap, and fewer GPUs or less time decide: the speed model is
@@ -97,7 +99,7 @@ def choose(job: JobFile, basics: list[Basics], ground: Ground) -> Choice:
     allowed = [candidate for candidate in hosted if not over_limit(job, candidate)]
     if not allowed:
         raise _over_limits(job, fitting)
-    best = best_of(allowed, job.resources.objective)
+    best = best_of(_with_enough_steps(job, allowed), job.resources.objective)
     return Choice(
         candidate=best,
         rejected=_rejections(job, every, best, limit, ground),
@@ -125,6 +127,26 @@ def best_of(candidates: list[Candidate], objective: str) -> Candidate:
         return min(candidates, key=by_ranks)
     cheapest = min(candidate.gpu_time for candidate in candidates)
     return min((c for c in candidates if c.gpu_time <= AS_CHEAP * cheapest), key=by_ranks)
+
+
+def _with_enough_steps(job: JobFile, candidates: list[Candidate]) -> list[Candidate]:
+    """Those that leave a run some 100 steps; where the data is too little for that, those with the most.
+
+    Part of a node is taken only where a whole one leaves too few, and then as much of it as leaves enough.
+    """
+    steps = [_steps(job, candidate) for candidate in candidates]
+    most = max(steps)
+    enough = [c for c, number in zip(candidates, steps, strict=True) if number >= min(FEW_STEPS, most)]
+    if job.resources.objective == "gpus" or job.training.tokens_per_step != "auto" or most < FEW_STEPS:
+        return enough
+    ranks = max(candidate.basics.ranks_per_node for candidate in enough)
+    return [candidate for candidate in enough if candidate.basics.ranks_per_node == ranks]
+
+
+def _steps(job: JobFile, candidate: Candidate) -> float:
+    """Steps of a run by its data, however many are asked for: a step beyond an epoch leaves ranks without work."""
+    per_epoch = steps_of(job, candidate.basics).per_epoch
+    return per_epoch * job.training.num_train_epochs if per_epoch else FEW_STEPS
 
 
 def _rounded(time: float) -> float:
@@ -281,10 +303,20 @@ def _rank_decisions(job: JobFile, best: Candidate, fitting: list[Candidate]) -> 
     sizes = sorted({candidate.basics.world_size for candidate in fitting})
     fit = f"{', '.join(map(str, sizes[:6]))}{' ...' if len(sizes) > 6 else ''} GPUs fit"
     reason = f"{OBJECTIVES[job.resources.objective]}; {fit}"
-    if job.resources.nodes == "auto":
+    cpu = best.basics.device == "cpu"
+    if job.resources.nodes == "auto" and not cpu and len({c.basics.nodes for c in fitting}) > 1:
         yield Decision(setting="resources.nodes", value=best.basics.nodes, reason=reason)
-    if job.resources.gpus_per_node == "auto" and job.resources.objective == "gpus":
-        yield Decision(setting="resources.gpus_per_node", value=best.basics.ranks_per_node, reason=reason)
+    ranks = "resources.cpu_ranks" if cpu else "resources.gpus_per_node"
+    if all(decision.setting != ranks for decision in best.basics.decisions):
+        reason = reason if job.resources.objective == "gpus" and not cpu else _few_ranks(job, best, fitting)
+        yield Decision(setting=ranks, value=best.basics.ranks_per_node, reason=reason)
+
+
+def _few_ranks(job: JobFile, best: Candidate, fitting: list[Candidate]) -> str:
+    """Why ranks are left out: they would leave the run too few steps."""
+    most = max(fitting, key=lambda candidate: candidate.basics.ranks_per_node)
+    steps, more = (steps_of(job, candidate.basics).per_epoch for candidate in (best, most))
+    return f"the data is little: {more} steps an epoch on {most.basics.world_size}, {steps} on {best.basics.world_size}"
 
 
 def _open_decisions(

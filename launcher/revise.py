@@ -97,6 +97,7 @@ def lengthened(run_dir: Path, *, max_steps: int | None = None, epochs: float | N
     # max_steps wins where both are set, so counting in epochs takes it away
     plan["trainer"]["training"] |= {"max_steps": max_steps} | ({} if epochs is None else {"num_train_epochs": epochs})
     _refuse_schedule(trainer_of(plan).training, max_steps)
+    plan |= {"steps": {"number": max_steps}, "warnings": []}
     if plan.get("prediction"):
         gpus = plan["trainer"]["execution"]["world_size"]
         plan["prediction"] |= {"steps": max_steps} | bill_json(plan["prediction"], max_steps, gpus)

@@ -1,7 +1,7 @@
 """The one reason to skip a test: there is no GPU. The count is printed with the summary (`-ra`).
 
 Tests run in lanes, which `make test` gives to three workers: a lane is a file, or all that shares one test cluster.
-Every test has a store of measurements of its own: what runs here have shown changes no expectation.
+Every test has a store of measurements and of counted data of its own: what runs here have shown changes no expectation.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def measurements(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _own_measurements(measurements: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
     monkeypatch.setenv("TUNEYARD_MEASURED", str(measurements / f"{name}.jsonl"))
+    monkeypatch.setenv("TUNEYARD_COUNTED", str(measurements / f"{name}-counted"))
 
 
 @pytest.hookimpl(optionalhook=True)

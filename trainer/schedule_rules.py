@@ -18,6 +18,8 @@ from trainer.errors import UserError
 TYPE, ARGUMENTS, WARMUP = "training.lr_scheduler_type", "training.lr_scheduler_kwargs", "training.warmup_steps"
 PHASES = ("num_stable_steps", "num_decay_steps")
 CURVES = ("linear", "cosine", "1-sqrt")
+FEW_STEPS = 100
+"""Below this a run is warned of: the schedule has no room, and AdamW's averages have hardly settled."""
 DEFAULT_WARMUP = TrainingConfig.model_fields["warmup_steps"].default
 
 Rule = tuple[Callable[[Any], bool], str]

@@ -50,8 +50,27 @@ def planned_from(
     try:
         job, machine, profile = machine_for(loaded, gpu)
         learned = learned_on(profile, runs_dir, corrected)
-        tokenised = tokenised_by(list_runs(runs_dir), job) if runs_dir else None
+        tokenised = tokenised_by(list_runs(runs_dir) if runs_dir else [], job)
         return make_plan(job, machine, profile, files_here=files_here, learned=learned, tokenised=tokenised)
+    except SettingError as error:
+        raise loaded.located(error) from None
+
+
+def recounted(
+    loaded: LoadedJob,
+    run_dir: Path,
+    *,
+    files_here: bool = False,
+    runs_dir: Path | None = None,
+    corrected: bool = True,
+) -> Plan:
+    """The plan once more, now that a folder's data has been tokenised and its lengths are known."""
+    try:
+        job, machine, profile = machine_for(loaded, None)
+        learned = learned_on(profile, runs_dir, corrected)
+        return make_plan(
+            job, machine, profile, files_here=files_here, learned=learned, tokenised=tokenised_by([run_dir], job)
+        )
     except SettingError as error:
         raise loaded.located(error) from None
 

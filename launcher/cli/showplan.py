@@ -9,7 +9,7 @@ from rich.table import Table
 
 from launcher.candidates import Candidate
 from launcher.cli.output import facts, gib, print_bars
-from launcher.length import ESTIMATED
+from launcher.length import EXACT, Steps
 from launcher.plan import Plan
 from launcher.planner import Rejected
 from launcher.prediction import GIB
@@ -33,6 +33,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     _print_memory(plan, console)
     _print_speed(plan, console)
     _print_rejected(plan, console)
+    print_warnings(plan, console)
 
 
 def print_comparison(compared: list[Compared], console: Console) -> None:
@@ -58,20 +59,38 @@ def _bill_cells(plan: Plan) -> tuple[str, str]:
 def _summary(plan: Plan) -> dict[str, Any]:
     execution, training = plan.trainer.execution, plan.trainer.training
     length = plan.trainer.data.max_length
-    epochs = f"{training.num_train_epochs:g} epochs"
-    steps = training.max_steps or f"known once the data is tokenised ({epochs})"
-    if plan.steps.number and not training.max_steps and plan.steps.source != ESTIMATED:
-        steps = f"about {plan.steps.number:,} for {epochs}, tokens {plan.steps.source}"
-    if plan.steps.source == ESTIMATED:
-        steps = f"about {plan.steps.number:,} for {epochs}, {ESTIMATED}; exact once it is tokenised"
     return {
         "run": plan.trainer.name,
         "model": f"{plan.trainer.model.path} ({_parameters(plan)})",
         "engine": f"{execution.engine} on {execution.world_size} x {_device(plan)}",
         "step": f"{training.tokens_per_step:,} tokens = {execution.world_size} ranks"
         f" x {execution.micro_batch} packs x {execution.accumulation} micro-steps of {length:,} tokens",
-        "steps": steps,
+        "steps": steps_in_words(plan.steps, training.num_train_epochs),
     }
+
+
+def steps_in_words(steps: Steps, epochs: float) -> str:
+    """How many steps there will be, of the run and of an epoch, how many are warm-up, and who says so."""
+    passes = f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
+    if steps.number is None:
+        return f"known once the data is tokenised ({passes}): {steps.source}"
+    about = "" if steps.is_exact else "about "
+    parts = [f"{about}{steps.number:,} in {passes}"]
+    if steps.source == EXACT:
+        done = f", about {steps.number / steps.per_epoch:.2g} epochs" if steps.per_epoch else ""
+        parts = [f"{steps.number:,} (training.max_steps){done}"]
+    if steps.per_epoch:
+        parts.append(f"{steps.per_epoch:,} an epoch")
+    parts.append(f"the first {steps.warmup:,} warm-up")
+    if steps.source != EXACT:
+        parts.append(steps.source if steps.is_exact else f"{steps.source}; exact once it is tokenised")
+    return "; ".join(parts)
+
+
+def print_warnings(plan: Plan, console: Console) -> None:
+    """What the plan warns of, each in a line of its own."""
+    for warning in plan.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False)
 
 
 def _device(plan: Plan) -> str:

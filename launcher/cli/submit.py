@@ -13,7 +13,7 @@ from launcher.cli.follow import follow
 from launcher.cli.options import detach_option, job_argument, json_option, no_correction_option, quoted, runs_option
 from launcher.cli.output import make_console, print_json
 from launcher.cli.planning import load_and_plan
-from launcher.cli.preparing import prepare
+from launcher.cli.preparing import prepare, settle
 from launcher.cli.showplan import print_plan
 from launcher.errors import EXIT_OK, TuneyardError
 from launcher.hub import require_hub_files
@@ -52,7 +52,7 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, no_correction: bool, d
     run_dir = new_run_dir(root, loaded.job.name)
     write_run(run_dir, job_file.read_bytes(), plan)
     if name == LOCAL:  # elsewhere the first phase of the run does it: a login node has neither torch nor time
-        prepare_here(run_dir, console)
+        prepare_here(loaded, plan, run_dir, console, runs_dir=runs_dir, corrected=not no_correction)
     handle = _submitted(name, run_dir)
     link_run(runs_dir, run_dir)
     console.print(f"run {run_dir}", markup=False, highlight=False, soft_wrap=True)
@@ -124,10 +124,22 @@ def _dry_run(plan: Plan, name: str, run_dir: Path, job_file: Path, as_json: bool
     return EXIT_OK
 
 
-def prepare_here(run_dir: Path, console: Console) -> None:
-    """Tokenises in the foreground: bad data is refused before anything starts, and leaves nothing behind."""
+def prepare_here(
+    loaded: LoadedJob,
+    plan: Plan,
+    run_dir: Path,
+    console: Console,
+    *,
+    runs_dir: Path | None = None,
+    corrected: bool = True,
+) -> None:
+    """Tokenises in the foreground, and lays the step over what was counted.
+
+    Bad data is refused before anything starts, and leaves nothing behind.
+    """
     try:
         prepare(run_dir, console)
+        settle(loaded, plan, run_dir, console, runs_dir=runs_dir, corrected=corrected)
     except TuneyardError as error:
         remove_run(run_dir)
         kept = "Nothing was started, and no run directory was kept."

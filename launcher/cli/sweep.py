@@ -105,8 +105,8 @@ def _submit(planned: list[Planned], folder: Path, max_parallel: int | None, cons
         (folder / "logs").mkdir(parents=True)
         made.write()
         if name == DEFAULT_BACKEND:  # all before any starts: bad data is refused once, and leaves nothing behind
-            for run in runs:
-                prepare_here(run, console)
+            for run, one in zip(runs, planned, strict=True):
+                prepare_here(one.loaded, one.plan, run, console)
         elif name == "slurm":
             from cluster.slurm.backend import SlurmBackend
 

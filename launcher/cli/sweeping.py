@@ -8,7 +8,7 @@ from pathlib import Path
 from launcher.cli.planning import planned_from
 from launcher.errors import JobError, TuneyardError
 from launcher.jobfile.document import read_document
-from launcher.jobfile.loader import checked
+from launcher.jobfile.loader import LoadedJob, checked
 from launcher.plan import Plan
 from launcher.sweep import Combination, derived, in_words, job_text
 
@@ -22,6 +22,7 @@ class Planned:
     settings: Combination
     text: bytes
     plan: Plan
+    loaded: LoadedJob
 
 
 def plan_all(job_file: Path, combinations: list[Combination]) -> list[Planned]:
@@ -36,10 +37,10 @@ def plan_all(job_file: Path, combinations: list[Combination]) -> list[Planned]:
     for number, settings in enumerate(combinations):
         name = f"{base}-{number:0{width}d}"
         try:
-            plan = planned_from(checked(derived(document, settings, name), job_file))
+            loaded = checked(derived(document, settings, name), job_file)
+            plan = planned_from(loaded)
         except TuneyardError as error:
             raise JobError(f"with {in_words(settings)}:\n{error.message}", error.remedy) from None
-        found.append(
-            Planned(base_name=base, name=name, settings=settings, text=job_text(text, settings, name), plan=plan)
-        )
+        written = job_text(text, settings, name)
+        found.append(Planned(base_name=base, name=name, settings=settings, text=written, plan=plan, loaded=loaded))
     return found

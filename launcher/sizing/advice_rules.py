@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.schedule_rules import FEW_STEPS
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
@@ -145,9 +147,13 @@ NO_DECAY = Rule(
 
 BATCHES = (128, 64, 32, 16, 8)
 """Rows of a step, largest first; 128 is Alpaca's and Tulu 3's, 32 and 64 LIMA's."""
+SMALL_BATCHES = (4, 2, 1)
+"""Where the data is too little for 8 rows in a step: more steps teach more than steadier ones."""
 ENOUGH_STEPS = 200
-"""Optimizer steps that a run should have at least: fewer leave the schedule no room."""
-BATCH_REASON = "the largest of 8 to 128 rows that leaves at least 200 steps"
+"""Optimizer steps that a step's size should leave a run."""
+MOST_STEP_TOKENS = {"cuda": 262_144, "cpu": 65_536}
+"""Largest step: more tokens make no GPU quicker, and where the data is not known it is as good a guess as any."""
+BATCH_REASON = f"the largest of {BATCHES[-1]} to {BATCHES[0]} rows that leaves at least {ENOUGH_STEPS} steps"
 BATCH_SOURCE = "McCandlish et al. 2018 (noise scale); Schulman et al. 2025: LoRA bears large batches less"
 
 COVERED_SHARE = 0.95
@@ -186,3 +192,42 @@ FEW_SHOT_ROWS = 200
 FULL_TOKENS = {"code": 20_000_000, "reasoning": 20_000_000}
 MANY_TOKENS = 500_000_000
 """Tokens from which on a full fine-tune is worth its cost."""
+
+
+def pick(table: tuple[Rule, ...], value: float) -> Rule:
+    """The first row of a table whose bound holds."""
+    return next(rule for rule in table if value <= rule.upto)
+
+
+def learning_rate(method: str, parameters: int) -> Rule:
+    """Peak learning rate of a method (`full`, or any with adapters) on a model of so many parameters."""
+    return pick(FULL_LEARNING_RATE if method == "full" else LORA_LEARNING_RATE, parameters)
+
+
+def batch_rows(rows: float, epochs: float) -> int:
+    """Rows of a step: the largest that leaves enough steps; on little data, that leaves more than few."""
+    if not rows:
+        return BATCHES[1]
+    small = (b for b in (BATCHES[-1], *SMALL_BATCHES) if rows * epochs / b >= FEW_STEPS)
+    return next((b for b in BATCHES if rows * epochs / b >= ENOUGH_STEPS), 0) or next(small, SMALL_BATCHES[-1])
+
+
+def batch_reason(rows: float, epochs: float) -> str:
+    """Why a step has so many rows."""
+    batch = batch_rows(rows, epochs)
+    if rows and rows * epochs / batch < ENOUGH_STEPS:
+        return f"the data is little, so the largest that leaves at least {FEW_STEPS} steps, or 1"
+    return BATCH_REASON
+
+
+def step_tokens(rows: float, tokens: float, epochs: float, device: str = "cuda") -> float:
+    """Tokens that a step should have: a batch of mean rows, at most the largest step."""
+    return min(MOST_STEP_TOKENS[device], batch_rows(rows, epochs) * tokens / rows)
+
+
+def power_of_two_near(value: float) -> int:
+    """The power of two that is nearest by ratio, at least 1: it divides over ranks."""
+    power = 1
+    while power * 2 <= value * 1.5:
+        power *= 2
+    return power

@@ -135,6 +135,26 @@ def test_submit_preempt_resume_export(tmp_path: Path, method: str, data: str, en
     assert tuneyard("resume", run.name, cwd=tmp_path).returncode == 2
 
 
+def test_sixty_rows_with_all_defaults_train_an_adapter(tmp_path: Path) -> None:
+    """Step 1 learns, few steps are warned of, and what the plan counts is what comes."""
+    from safetensors.numpy import load_file
+
+    tiny.make_model(tmp_path / "model")
+    (tmp_path / "rows.json").write_text(json.dumps(alpaca_rows(random.Random(0))[:60]))
+    text = "name: sixty\nmodel: {path: ./model}\nmethod: {kind: lora}\ndata: {train: [{path: ./rows.json}]}\n"
+    (tmp_path / "job.yaml").write_text(text + "resources: {gpu: none, cpu_ranks: 2}\n")
+    done = tuneyard("submit", "job.yaml", cwd=tmp_path, TUNEYARD_COUNTED=str(tmp_path / "counted"))
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    plan, progress = (json.loads((run / name).read_text()) for name in ("plan.json", "progress.json"))
+    assert plan["steps"]["is_exact"] and plan["steps"]["number"] == progress["step"] >= 1
+    assert plan["warnings"] and "warning:" in done.stdout
+    adapter = load_file(run / "model" / "adapter_model.safetensors")
+    untouched = [name for name, weights in adapter.items() if "lora_B" in name and not weights.any()]
+    assert not untouched, "B starts at zero: what is zero still has learned nothing"
+    assert len(list((tmp_path / "counted").iterdir())) == 1, "the next plan knows the lengths"
+
+
 def modules_in(log: Path) -> set[str]:
     """What PYTHONPROFILEIMPORTTIME wrote to a log."""
     lines = log.read_text().splitlines()

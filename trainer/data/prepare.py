@@ -19,7 +19,7 @@ import numpy as np
 from trainer.config import SourceConfig, TrainerConfig
 from trainer.data.findings import Findings
 from trainer.data.fingerprint import cache_key, prepared_report
-from trainer.data.order import GlobalOrder
+from trainer.data.lengths import settle_steps
 from trainer.data.sources import read_chunks
 from trainer.data.store import TokenStore
 from trainer.data.template import fitting_advice
@@ -27,7 +27,6 @@ from trainer.data.tokenise import Tokeniser
 from trainer.data.workers import write_shards
 from trainer.errors import UserError
 from trainer.files import write_json_atomic
-from trainer.schedule_rules import refuse_schedule
 
 
 def prepare(run_dir: Path, config: TrainerConfig, report: Callable[[str], None] = print) -> dict[str, Any]:
@@ -48,14 +47,9 @@ def prepare(run_dir: Path, config: TrainerConfig, report: Callable[[str], None] 
     if config.data.eval.path:
         sources = [SourceConfig(path=config.data.eval.path, columns=config.data.eval.columns)]
         preflight["eval"] = _prepare_split(data_dir / "eval", sources, tokeniser, config, report)
-    _refuse_schedule(data_dir, config)
+    report(settle_steps(data_dir, config))
     _finish(data_dir, key, preflight)
     return preflight
-
-
-def _refuse_schedule(data_dir: Path, config: TrainerConfig) -> None:
-    """Now that the steps of the run are known, its schedule is checked before ranks are asked for."""
-    refuse_schedule(config.training, GlobalOrder(TokenStore(data_dir / "train"), config).max_steps)
 
 
 def _finish(data_dir: Path, key: dict[str, Any], preflight: dict[str, Any]) -> None:

@@ -11,15 +11,23 @@ from pathlib import Path
 
 import pytest
 
+from launcher.amounts import FILL
 from launcher.decisions import Basics
 from launcher.jobfile import load_job
-from launcher.length import ESTIMATED, EXACT, FILL, steps_of
+from launcher.length import EXACT, step_warnings, steps_of
+from launcher.texttokens import estimated
 from launcher.tokenised import tokenised_by
 
-BASICS = Basics(device="cpu", dtype="float32", attention="padded", world_size=2, packs_per_step=8, learning_rate=1e-3)
-SAID = {"messages": [{"role": "user", "content": "x" * 400}, {"role": "assistant", "content": "y" * 400}]}
-TOKENS = 800 // 4 + 2 * 6
-"""Of the row above: a quarter of its characters, and six for each turn."""
+PLAIN = Basics(device="cpu", dtype="float32", attention="padded", world_size=2, packs_per_step=8, learning_rate=1e-3)
+VOCABULARY = 131_072
+SAID = {"messages": [{"role": "user", "content": "x" * 450}, {"role": "assistant", "content": "y" * 450}]}
+TOKENS = 900 / 4.5 + 2 * 6
+"""Of the row above: characters by 4.5, and six for each turn. One fits into a pack of 256."""
+
+
+def counted(job, basics: Basics = PLAIN):
+    """Steps of a job by its text."""
+    return steps_of(job, replace(basics, data=estimated(job, VOCABULARY)))
 
 
 @pytest.fixture
@@ -41,29 +49,30 @@ training: {{{training}}}
 
 
 def test_what_the_job_says_is_taken(job) -> None:
-    found = steps_of(job(10, "max_steps: 7"), BASICS)
-    assert (found.number, found.source) == (7, EXACT)
+    found = counted(job(10, "max_steps: 7"))
+    assert (found.number, found.source, found.is_exact, found.per_epoch) == (7, EXACT, True, 2)
 
 
 def test_steps_follow_from_the_text(job) -> None:
-    found = steps_of(job(1000), BASICS)
-    assert found.source == ESTIMATED
-    assert found.number == pytest.approx(1000 * TOKENS / (8 * 256 * FILL), abs=1)
-    assert steps_of(job(1000, "num_train_epochs: 3"), BASICS).number == pytest.approx(3 * found.number, abs=3)
-    split = steps_of(job(1000, data="  eval: {split: 0.5}"), BASICS)
-    assert split.number == pytest.approx(found.number / 2, abs=1)
+    found = counted(job(1000))
+    assert "estimated" in found.source and not found.is_exact
+    assert (found.number, found.per_epoch, found.packs, found.warmup) == (125, 125, 1000, 4)
+    assert counted(job(1000, "num_train_epochs: 2.5")).number == 125 * 2 + 63
+    assert counted(job(1000, data="  eval: {split: 0.5}")).number == 63
 
 
 def test_a_large_file_is_read_in_part_and_counted_whole(job) -> None:
-    assert steps_of(job(9000), BASICS).number == pytest.approx(9000 * TOKENS / (8 * 256 * FILL), rel=0.01)
+    assert counted(job(9000)).number == pytest.approx(9000 / 8, rel=0.01)
 
 
 def test_rows_that_are_too_long_count_as_they_are_treated(job) -> None:
     longer = job(1000, data="  overlong: drop")
     changed = longer.model_copy(update={"data": longer.data.model_copy(update={"max_length": 128})})
-    assert steps_of(changed, BASICS).number is None, "all are dropped"
+    assert counted(changed).number is None, "all are dropped"
     cut = changed.model_copy(update={"data": changed.data.model_copy(update={"overlong": "truncate"})})
-    assert steps_of(cut, BASICS).number == pytest.approx(1000 * 128 / (8 * 128 * FILL), abs=1)
+    assert counted(cut).number == 1000 / 8
+    split = changed.model_copy(update={"data": changed.data.model_copy(update={"overlong": "split"})})
+    assert counted(split).number == pytest.approx(2000 / 8, abs=1), "128 and 84 tokens do not share a pack of 128"
 
 
 def test_data_elsewhere_is_not_guessed(job) -> None:
@@ -71,7 +80,16 @@ def test_data_elsewhere_is_not_guessed(job) -> None:
     for path in ("some/dataset-on-the-hub", "/nowhere/rows.jsonl"):
         source = made.data.train[0].model_copy(update={"path": path})
         there = made.model_copy(update={"data": made.data.model_copy(update={"train": [source]})})
-        assert steps_of(there, BASICS).number is None
+        assert counted(there).number is None
+        assert path in counted(there).source
+
+
+def test_a_run_of_few_steps_is_warned_of(job) -> None:
+    assert not list(step_warnings(job(1000), replace(PLAIN, data=estimated(job(1000), VOCABULARY))))
+    made = job(5)
+    larger, few = step_warnings(made, replace(PLAIN, data=estimated(made, VOCABULARY)))
+    assert "larger than an epoch" in larger
+    assert "num_train_epochs: 5" in few
 
 
 def tokenise(job, run: Path, tokens: int) -> Path:
@@ -91,11 +109,21 @@ def test_what_a_run_has_tokenised_is_taken(job, tmp_path: Path) -> None:
     runs = [tokenise(made, tmp_path / f"run-{number}", tokens) for number, tokens in ((1, 5), (2, 400_000))]
     known = tokenised_by(runs, made)
     assert known is not None
-    assert (known.tokens, known.source) == (400_000, "counted when run-2 tokenised the same data")
-    found = steps_of(made, replace(BASICS, tokenised=known))
-    assert (found.number, found.source) == (math.ceil(400_000 / (8 * 256 * FILL)), known.source)
+    assert (known.tokens, known.source) == (200_000, "counted when run-2 tokenised the same data")
+    found = steps_of(made, replace(PLAIN, data=known))
+    assert (found.number, found.source) == (2 * math.ceil(200_000 / (8 * 256 * FILL)), known.source)
     exact = made.model_copy(update={"training": made.training.model_copy(update={"max_steps": 3})})
-    assert steps_of(exact, replace(BASICS, tokenised=known)).source == EXACT
+    assert steps_of(exact, replace(PLAIN, data=known)).source == EXACT
+
+
+def test_lengths_that_a_run_has_counted_are_packed(job, tmp_path: Path) -> None:
+    made = job(1000)
+    run = tokenise(made, tmp_path / "run", 0)
+    (run / "data" / "lengths.json").write_text(json.dumps({"sources": [[[100, 30], [200, 10]]]}))
+    known = tokenised_by([run], made)
+    assert known is not None and known.is_exact
+    assert (known.rows, known.tokens, known.packs(256), known.packs(1024)) == (40, 5000, 25, 5)
+    assert known.packs(256, packing=False) == 40
 
 
 def test_what_was_tokenised_otherwise_is_not_taken(job, tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from launcher_samples import GOOD_JOB, write_model
 
+from launcher.decisions import decide_basics
 from launcher.errors import JobError, MachineError
 from launcher.hardware import Machine
 from launcher.jobfile import JobFile, SettingError, load_job
 from launcher.memory import GIB, PHASES, Layout, LoraLayout, predict
 from launcher.plan import Plan, make_plan
-from launcher.sizing.shape import shape_from_config
+from launcher.sizing.shape import find_model, shape_by_name, shape_from_config
 from trainer.config import DECIDED_WHILE_RUNNING, ENGINES, TrainerConfig, unresolved
 
 LLAMA_8B = {
@@ -120,11 +121,31 @@ def test_what_is_said_is_not_decided(job, cpu_machine) -> None:
     assert (plan.trainer.training.learning_rate, plan.trainer.execution.accumulation) == (0.5, 4)
 
 
-@pytest.mark.parametrize(("kind", "rate"), [("full", 2e-5), ("lora", 2e-4)])
+@pytest.mark.parametrize(("kind", "rate"), [("full", 5e-5), ("lora", 2e-4)])
 def test_learning_rate_by_method(job, cpu_machine, kind: str, rate: float) -> None:
     plan = make_plan(job(method={"kind": kind}), cpu_machine)
     assert plan.trainer.training.learning_rate == rate
-    assert "rule of thumb" in reason(plan, "training.learning_rate")
+    assert "parameters" in reason(plan, "training.learning_rate")
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "rate"),
+    [
+        ("meta-llama/Llama-3.1-70B", "full", 5e-6),
+        ("meta-llama/Llama-3.1-70B", "lora", 1e-4),
+        ("meta-llama/Llama-3.1-8B", "full", 2e-5),
+        ("some/unknown-model", "full", 2e-5),
+    ],
+)
+def test_learning_rate_by_size(model: str, kind: str, rate: float) -> None:
+    """What `auto` takes is what `advise` says, by the model's size."""
+    config = find_model(model)
+    shape = shape_by_name(config) if config else None
+    job = JobFile.model_validate(
+        {"name": "x", "model": {"path": model}, "method": {"kind": kind}, "data": {"train": [{"path": "a"}]}}
+    )
+    machine = Machine(num_cores=2, memory_bytes=2**34)
+    assert decide_basics(job, machine, shape=shape).learning_rate == rate
 
 
 def test_attention_and_type_by_device(job, cpu_machine, gpu_machine) -> None:

@@ -1,0 +1,196 @@
+"""The local files behind a job's data, and a sample of their rows. Needs neither torch nor `datasets`.
+
+JSON, JSON lines and CSV are read with the standard library; Parquet and Arrow where pyarrow is installed.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LINES, TABLES = (".jsonl", ".ndjson"), (".parquet", ".arrow")
+SUFFIXES = (*LINES, ".json", ".csv", *TABLES)
+ROWS_READ = 2_000
+"""Rows of a file that are looked at; the rest is taken to be like them."""
+PLACES = 8
+"""Places of a large file that rows are taken from: files are often sorted."""
+BYTES_READ = 4 << 20
+WHOLE_JSON_BYTES = 16 << 20
+"""A JSON array up to this size is decoded as a whole."""
+
+
+class UnreadableError(Exception):
+    """Why the rows of a file cannot be looked at here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Some rows of a file.
+
+    Attributes:
+        rows: Decoded rows; a line that is no JSON stays text.
+        times: How many times as many the file holds; 1 where they are all.
+    """
+
+    rows: list[Any]
+    times: float
+
+
+def data_files(path: str) -> list[Path]:
+    """The files that a source means: itself, those that match it, or the data files in the folder."""
+    place = Path(path)
+    if place.is_dir():
+        return sorted(p for p in place.rglob("*") if p.suffix in SUFFIXES and not p.name.startswith("."))
+    if place.is_file() or not any(sign in path for sign in "*?["):
+        return [place]
+    return sorted(Path(match) for match in glob.glob(path, recursive=True))  # noqa: PTH207
+
+
+def sample(file: Path) -> Sample:
+    """A sample of a file's rows.
+
+    Raises:
+        UnreadableError: it is not here, of an unknown kind, damaged, or needs pyarrow.
+    """
+    readers = {".json": _json, ".csv": _csv, **dict.fromkeys(LINES, _lines), **dict.fromkeys(TABLES, _table)}
+    if not file.is_file():
+        raise UnreadableError(f"{file} is not on this machine")
+    if file.suffix not in readers:
+        raise UnreadableError(f"{file.name} is of no known kind")
+    try:
+        return readers[file.suffix](file)
+    except ImportError as error:
+        raise UnreadableError(f"{file.name} needs pyarrow, which is not installed") from error
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
+        raise UnreadableError(f"{file.name} cannot be read: {error}") from error
+
+
+def _lines(file: Path) -> Sample:
+    """Lines from several places of a large file, all of a small one."""
+    size = file.stat().st_size
+    rows: list[Any] = []
+    seen = 0
+    places = 1 if size <= BYTES_READ else PLACES
+    with file.open("rb") as stream:
+        for place in range(places):
+            stream.seek(size * place // places)
+            if place:
+                stream.readline()  # the rest of a line that began before
+            for line in _some(stream, BYTES_READ // places, ROWS_READ // places):
+                seen += len(line)
+                rows += [_decoded(line)] if line.strip() else []
+    return Sample(rows=rows, times=max(1.0, size / seen) if seen else 1.0)
+
+
+def _some(lines: Iterable[bytes], most_bytes: int, most_rows: int) -> Iterator[bytes]:
+    size = 0
+    for number, line in enumerate(lines):
+        if number >= most_rows or size >= most_bytes:
+            return
+        size += len(line)
+        yield line
+
+
+def _decoded(line: bytes) -> Any:
+    text = line.decode("utf-8", "replace")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _json(file: Path) -> Sample:
+    """An array of rows; JSON lines are often named so, too."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        text = stream.read(min(size, WHOLE_JSON_BYTES) if size <= WHOLE_JSON_BYTES else BYTES_READ)
+    if not text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+        return _lines(file)
+    if size <= WHOLE_JSON_BYTES:
+        rows = json.loads(text.decode("utf-8-sig", "replace"))
+        return _spread(rows)
+    rows, used = _first_of_array(text.decode("utf-8-sig", "ignore"))
+    return Sample(rows=rows, times=size / used if used else 1.0)
+
+
+def _first_of_array(text: str) -> tuple[list[Any], int]:
+    """The whole rows at the beginning of an array, and how many bytes they take."""
+    decoder, rows, at = json.JSONDecoder(), list[Any](), text.index("[") + 1
+    while len(rows) < ROWS_READ:
+        begin = at + len(text[at : at + 4096]) - len(text[at : at + 4096].lstrip(" \t\r\n,"))
+        try:
+            row, at = decoder.raw_decode(text, begin)
+        except ValueError:
+            break
+        rows.append(row)
+    return rows, len(text[:at].encode())
+
+
+def _spread(rows: list[Any]) -> Sample:
+    """Rows at even distances."""
+    every = max(1, len(rows) // ROWS_READ)
+    taken = rows[::every]
+    return Sample(rows=taken, times=len(rows) / len(taken) if taken else 1.0)
+
+
+def _csv(file: Path) -> Sample:
+    size, seen = file.stat().st_size, 0
+
+    def counted(lines: Iterable[bytes]) -> Iterator[str]:
+        nonlocal seen
+        for line in lines:
+            seen += len(line)
+            yield line.decode("utf-8-sig" if seen == len(line) else "utf-8", "replace")
+
+    with file.open("rb") as stream:
+        rows: list[Any] = []
+        for row in csv.DictReader(counted(stream)):
+            rows.append(row)
+            if len(rows) == ROWS_READ or seen >= BYTES_READ:
+                break
+    return Sample(rows=rows, times=max(1.0, size / seen) if seen else 1.0)
+
+
+def _table(file: Path) -> Sample:
+    """Rows of Parquet's row groups or Arrow's record batches, from several places."""
+    import pyarrow as pa
+
+    try:
+        return _parquet(file) if file.suffix == ".parquet" else _arrow(file)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+
+
+def _parquet(file: Path) -> Sample:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as table:
+        groups = range(table.num_row_groups)
+        taken = groups[:: max(1, len(groups) // PLACES)]
+        rows: list[Any] = []
+        for group in taken:
+            batches = table.iter_batches(batch_size=max(1, ROWS_READ // len(taken)), row_groups=[group])
+            if (first := next(batches, None)) is not None:
+                rows += first.to_pylist()
+        return Sample(rows=rows, times=table.metadata.num_rows / len(rows) if rows else 1.0)
+
+
+def _arrow(file: Path) -> Sample:
+    import pyarrow as pa
+
+    with pa.memory_map(str(file)) as source:
+        try:
+            table = pa.ipc.open_stream(source).read_all()
+        except pa.ArrowInvalid:
+            source.seek(0)
+            table = pa.ipc.open_file(source).read_all()
+        every = max(1, table.num_rows // PLACES)
+        size = max(1, ROWS_READ // PLACES)
+        parts = [table.slice(at, min(size, every)) for at in range(0, table.num_rows, every)]
+        rows = [row for part in parts for row in part.to_pylist()]
+        return Sample(rows=rows, times=table.num_rows / len(rows) if rows else 1.0)

@@ -1,0 +1,41 @@
+"""How many conversations of each length a run's data has, kept beside it: other plans reckon their steps from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from trainer.config import TrainerConfig
+from trainer.data.order import GlobalOrder
+from trainer.data.store import TokenStore
+from trainer.files import write_json_atomic
+from trainer.schedule_rules import FEW_STEPS, refuse_schedule, warmup_count
+
+FILE = "lengths.json"
+
+
+def settle_steps(data_dir: Path, config: TrainerConfig) -> str:
+    """Counts the run's steps now that its lengths are known, and says how many; lengths are kept for other plans.
+
+    Raises:
+        UserError: the schedule cannot be followed in so many steps.
+    """
+    store = TokenStore(data_dir / "train")
+    write_json_atomic(data_dir / FILE, {"sources": _histograms(store, len(config.data.train))})
+    steps = GlobalOrder(store, config).max_steps
+    refuse_schedule(config.training, steps)
+    return _in_words(config, steps)
+
+
+def _histograms(store: TokenStore, sources: int) -> list[list[list[int]]]:
+    """For each source its lengths, each with how many conversations have it."""
+    rows = store.rows
+    counted = (np.unique(rows["length"][rows["source"] == s], return_counts=True) for s in range(sources))
+    return [np.stack(pair, axis=1).tolist() for pair in counted]
+
+
+def _in_words(config: TrainerConfig, steps: int) -> str:
+    warmup = warmup_count(config.training, steps)
+    words = f"{steps} optimizer step{'s' if steps > 1 else ''}, the first {warmup} of them warm-up"
+    return words if steps >= FEW_STEPS else f"warning: only {words}: some {FEW_STEPS} are the least to learn from"
