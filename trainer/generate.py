@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trainer.config import TrainerConfig
-from trainer.data.formats import Conversation, RowError, to_conversation
 from trainer.data.template import load_tokenizer, make_renderer
 from trainer.errors import UserError
 from trainer.files import write_json_atomic
+from trainer.prompts import Prompt, read_prompts
 
 BATCH = 32
 EXAMPLES_PER_TAG = 2  # of each kind: wrong ones, and right ones
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A conversation that ends where the model has to go on, and the answer that is right."""
-
-    conversation: Conversation
-    answer: str
-    tag: str
 
 
 def evaluate_prompts(config: TrainerConfig, *, model_dir: Path, prompts_file: Path, output: Path) -> dict[str, Any]:
@@ -49,35 +38,6 @@ def evaluate_prompts(config: TrainerConfig, *, model_dir: Path, prompts_file: Pa
     result = _scored(answers)
     write_json_atomic(output, result)
     return result
-
-
-def read_prompts(file: Path) -> list[Prompt]:
-    """JSON lines of {"messages", "answer", "tag"}.
-
-    Raises:
-        UserError: the file is absent or empty, or a line is broken.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the prompts cannot be read: {error}", where=str(file)) from None
-    prompts = [_prompt(line, f"{file}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not prompts:
-        raise UserError("there are no prompts in the file", where=str(file))
-    return prompts
-
-
-def _prompt(line: str, place: str) -> Prompt:
-    try:
-        row = json.loads(line)
-        conversation = to_conversation({key: value for key, value in row.items() if key not in ("answer", "tag")})
-        if not conversation.messages or conversation.messages[-1]["role"] == "assistant":
-            raise RowError("the messages must end where the model is to answer")
-        return Prompt(conversation, str(row["answer"]), str(row.get("tag", "all")))
-    except (RowError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"not a prompt: {error}", where=place, remedy='lines of {"messages", "answer", "tag"}'
-        ) from None
 
 
 def _load(config: TrainerConfig, model_dir: Path) -> tuple[Any, Any]:

@@ -20,6 +20,8 @@ from launcher.jobfile.document import Document
 from launcher.jobfile.problems import KeyPath, Problem, dotted, shown
 from launcher.sizing.shape import shape_of_folder
 from launcher.sizing.shape.counted import require_code
+from trainer.errors import UserError
+from trainer.prompts import read_prompts
 
 HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 DATA_SUFFIXES = (
@@ -72,9 +74,19 @@ def _resolve_one(data: dict[str, Any], path: KeyPath, base: Path, document: Docu
         _get(data, path[:-1])[path[-1]] = found
         reasons = [_model_folder_error(Path(found))] if path == ("model", "path") else []
         problems += [Problem(line=line, key=key, message=reason) for reason in reasons if reason]
+        problems += _prompts_problems(Path(found), line, key) if path == ("evaluation", "generate") else []
     elif not _may_be_on_hub(path, value, base) and not _is_in_pods(value, document):
         hint = _hint(value, base)
         problems.append(Problem(line=line, key=key, message="no such file or folder", got=shown(value), remedy=hint))
+
+
+def _prompts_problems(file: Path, line: int, key: str) -> list[Problem]:
+    """Why prompts could not be answered: they are wanted when all is over, and everything was paid for."""
+    try:
+        read_prompts(file)
+    except UserError as error:
+        return [Problem(line=line, key=key, message=f"{error.where}: {error.message}", remedy=f"Write {error.remedy}.")]
+    return []
 
 
 def _get(data: Any, path: KeyPath) -> Any:

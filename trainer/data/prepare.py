@@ -25,8 +25,9 @@ from trainer.data.store import TokenStore
 from trainer.data.template import fitting_advice
 from trainer.data.tokenise import Tokeniser
 from trainer.data.workers import write_shards
-from trainer.errors import UserError
+from trainer.errors import RowError, UserError
 from trainer.files import write_json_atomic
+from trainer.prompts import read_prompts
 
 
 def prepare(run_dir: Path, config: TrainerConfig, report: Callable[[str], None] = print) -> dict[str, Any]:
@@ -43,6 +44,7 @@ def prepare(run_dir: Path, config: TrainerConfig, report: Callable[[str], None] 
         return report_before
     _start_over_if_other(data_dir, key)
     tokeniser = Tokeniser(config.model, config.data)
+    _refuse_prompts(config, tokeniser)
     preflight = {"train": _prepare_split(data_dir / "train", config.data.train, tokeniser, config, report)}
     if config.data.eval.path:
         sources = [SourceConfig(path=config.data.eval.path, columns=config.data.eval.columns)]
@@ -50,6 +52,19 @@ def prepare(run_dir: Path, config: TrainerConfig, report: Callable[[str], None] 
     report(settle_steps(data_dir, config))
     _finish(data_dir, key, preflight)
     return preflight
+
+
+def _refuse_prompts(config: TrainerConfig, tokeniser: Tokeniser) -> None:
+    """Prompts are answered when all is over; that they cannot be is said now.
+
+    Raises:
+        UserError: a line is broken, or the chat template refuses it.
+    """
+    for prompt in read_prompts(Path(config.evaluation.generate)) if config.evaluation.generate else ():
+        try:
+            tokeniser.renderer.prompt(prompt.conversation)
+        except RowError as error:
+            raise UserError(f"not a prompt: {error}", where=prompt.place, remedy="see evaluation.generate") from None
 
 
 def _finish(data_dir: Path, key: dict[str, Any], preflight: dict[str, Any]) -> None:

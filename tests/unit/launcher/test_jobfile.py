@@ -270,3 +270,26 @@ def test_schema_of_the_job_file() -> None:
     assert {"const": "auto", "type": "string"} in rate["anyOf"]
     assert rate["description"]
     assert schema["$defs"]["LossConfig"]["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("", "prompts.jsonl: there are no prompts in the file"),
+        ('{"messages": [{"role": "user", "content": "hi"}], "answer": "x"}\n{broken', "prompts.jsonl:2: not a prompt"),
+        ('{"messages": [{"role": "user", "content": "hi"}]}', "prompts.jsonl:1: not a prompt: `answer` must be text"),
+        ('{"messages": [{"role": "user", "content": "hi"}], "answer": " "}', "prompts.jsonl:1: not a prompt: `answer`"),
+        ('{"messages": [{"role": "assistant", "content": "hi"}], "answer": "x"}', "prompts.jsonl:1: not a prompt"),
+        ('["hi"]', "prompts.jsonl:1: not a prompt: it is no object"),
+    ],
+)
+def test_prompts_that_cannot_be_answered_are_said_before_anything_is_planned(
+    write_job: Callable[[str], Path], lines: str, said: str
+) -> None:
+    job = write_job(HEAD + DATA + "evaluation: {generate: prompts.jsonl}\n")
+    (job.parent / "prompts.jsonl").write_text(lines)
+    with pytest.raises(JobFileError) as caught:
+        load_job(job)
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.key) == (4, "evaluation.generate")
+    assert said in problem.message and "answer" in problem.remedy
