@@ -12,9 +12,11 @@ from typing import Any, TextIO
 
 import torch
 
+from trainer.board import Board
 from trainer.collectives import Ranks
 from trainer.config import TrainerConfig
 from trainer.errors import UserError
+from trainer.observed import memory
 from trainer.progress import say
 
 
@@ -48,15 +50,15 @@ class Meters:
         self._every_seconds = config.logging.every_seconds
         self._waiting: list[tuple[StepFacts, torch.Tensor, torch.Tensor]] = []
         self._flushed = time.monotonic()
+        self._device = torch.device(config.execution.device)
+        self._mfu_per_token = _mfu_per_token(run_dir)
         self._lines: TextIO | None = None
-        self._board: Any = None
+        self._board: Board | None = None
         if ranks.is_first:
             (run_dir / "logs").mkdir(exist_ok=True)
             self._lines = (run_dir / "logs" / "metrics.jsonl").open("a", encoding="utf-8")
             if config.logging.tensorboard:
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step + 1)
+                self._board = Board(run_dir, config, first_step)
 
     def add(self, facts: StepFacts, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
         """Note a step; `loss` is this rank's part of the step's loss, both tensors are not read yet."""
@@ -81,6 +83,7 @@ class Meters:
         norms_now = torch.stack([norm.float() for norm in norms]).tolist()
         seconds = (time.monotonic() - self._flushed) / len(facts)
         self._flushed = time.monotonic()
+        used = self._memory()
         lines = [
             {
                 **vars(fact),
@@ -88,6 +91,8 @@ class Meters:
                 "grad_norm": norm,
                 "seconds": seconds,
                 "tokens_per_second": fact.tokens / seconds,
+                **used,
+                **self._mfu(fact.tokens / seconds),
             }
             for fact, loss, norm in zip(facts, totals, norms_now, strict=True)
         ]
@@ -96,6 +101,15 @@ class Meters:
         _refuse_unfinite(lines)
         return lines[-1]
 
+    def _memory(self) -> dict[str, int]:
+        """The peak that this rank has taken: of the GPU's memory, or of the host's on the CPU."""
+        found = memory(self._device)
+        size = found["process"] if found["reserved"] is None else found["reserved"]
+        return {} if size is None else {"memory_bytes": size}
+
+    def _mfu(self, tokens_per_second: float) -> dict[str, float]:
+        return {} if self._mfu_per_token is None else {"mfu": tokens_per_second * self._mfu_per_token}
+
     def write(self, line: dict[str, Any]) -> None:
         """One line of metrics; numbers also go to TensorBoard."""
         if self._lines is None:
@@ -103,15 +117,10 @@ class Meters:
         try:
             self._lines.write(json.dumps({**line, "attempt": self._attempt, "time": time.time()}) + "\n")
             self._lines.flush()
-            self._write_to_board(line)
+            if self._board is not None:
+                self._board.write(line)
         except OSError as error:  # a full disk loses lines of metrics, not the run
             say(f"metrics of step {line['step']} are lost: {error}")
-
-    def _write_to_board(self, line: dict[str, Any]) -> None:
-        if self._board is not None:
-            for name, value in line.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # reported when the line was written
@@ -119,6 +128,15 @@ class Meters:
                 self._lines.close()
             if self._board is not None:
                 self._board.close()
+
+
+def _mfu_per_token(run_dir: Path) -> float | None:
+    """Share of the GPUs' peak that a token a second is, as the plan counts it; None where it does not know the GPU."""
+    try:
+        prediction = json.loads((run_dir / "plan.json").read_text(encoding="utf-8"))["prediction"]
+        return prediction["mfu"] / prediction["tokens_per_second"]
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None
 
 
 def _refuse_unfinite(lines: list[dict[str, Any]]) -> None:
