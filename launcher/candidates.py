@@ -235,7 +235,7 @@ def _on_gpu(job: JobFile, basics: Basics, ground: Ground, with_speed: bool, sett
         usable=usable,
     )
     laid = replace(plain, shard_packed=setting.sharded)
-    speed, layout = timed(laid, ground.gpu.gpu, basics.ranks_per_node) if with_speed else (None, None)
+    speed, layout = timed(laid, ground.gpu.gpu, basics.ranks_per_node, basics.data.mean) if with_speed else (None, None)
     width = SPREAD["measured" if ground.gpu.gpu.is_measured and not ground.shape.counted else "estimated"]
     learning = _learning(job, basics, ground, setting.engine, predicted(laid), speed, width)
     speed = corrected_speed(speed, learning.speed_correction) if speed else None

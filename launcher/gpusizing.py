@@ -128,7 +128,10 @@ def predicted(job: Job) -> Prediction:
     )
 
 
-def timed(job: Job, gpu: Gpu, per_node: int) -> tuple[Speed, SpeedLayout]:
-    """Seconds of a step of one layout, communication included, and the layout as the speed model has it."""
-    layout = replace(speed_layout(job, gpu), gpus_per_node=per_node)
+def timed(job: Job, gpu: Gpu, per_node: int, document_length: float = 0.0) -> tuple[Speed, SpeedLayout]:
+    """Seconds of a step of one layout, communication included, and the layout as the speed model has it.
+
+    Conversations of a pack do not attend to each other: `document_length` is their mean, 0 takes whole packs.
+    """
+    layout = replace(speed_layout(job, gpu, document_length=document_length), gpus_per_node=per_node)
     return predict_speed(job.shape, layout), layout

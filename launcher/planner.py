@@ -83,11 +83,7 @@ def choose(job: JobFile, basics: list[Basics], ground: Ground) -> Choice:
         SettingError: a setting contradicts the step or the model.
         JobError: nothing fits, or nothing keeps deadline and budget; the message names what would.
     """
-    _check_targets(job, ground)
-    usable = _consistent(job, basics if ground.shape else _safe_side(basics))
-    limit = min(memory_limit_bytes(each, ground) for each in usable)
-    every = [candidate for each in usable for candidate in every_candidate(job, each, ground)]
-    fitting = [candidate for candidate in every if candidate.peak_bytes <= limit]
+    every, fitting, limit = laid_out(job, basics, ground)
     if not fitting:
         raise nothing_fits(job, every, ground, limit)
     hosted = [candidate for candidate in fitting if not _starved(ground, candidate)]
@@ -99,13 +95,31 @@ def choose(job: JobFile, basics: list[Basics], ground: Ground) -> Choice:
     allowed = [candidate for candidate in hosted if not over_limit(job, candidate)]
     if not allowed:
         raise _over_limits(job, fitting)
-    best = best_of(_with_enough_steps(job, allowed), job.resources.objective)
+    best = preferred(job, allowed)
     return Choice(
         candidate=best,
         rejected=_rejections(job, every, best, limit, ground),
-        decisions=_decisions(job, best, every, fitting, len(usable)),
+        decisions=_decisions(job, best, every, fitting, len({id(candidate.basics) for candidate in every})),
         limit_bytes=limit,
     )
+
+
+def laid_out(job: JobFile, basics: list[Basics], ground: Ground) -> tuple[list[Candidate], list[Candidate], int]:
+    """Every layout that a job leaves open, those that fit, and the memory that one rank may take.
+
+    Raises:
+        SettingError: a setting contradicts the step or the model.
+    """
+    _check_targets(job, ground)
+    usable = _consistent(job, basics if ground.shape else _safe_side(basics))
+    limit = min(memory_limit_bytes(each, ground) for each in usable)
+    every = [candidate for each in usable for candidate in every_candidate(job, each, ground)]
+    return every, [candidate for candidate in every if candidate.peak_bytes <= limit], limit
+
+
+def preferred(job: JobFile, candidates: list[Candidate]) -> Candidate:
+    """The candidate that serves the job best: enough steps first, then its objective."""
+    return best_of(_with_enough_steps(job, candidates), job.resources.objective)
 
 
 def _safe_side(basics: list[Basics]) -> list[Basics]:

@@ -31,8 +31,8 @@ def advise(job_file: Path | None, model: str, task: str, rows: str, tokens: str,
     from launcher.cli.output import make_console, print_json
     from launcher.sizing import advice
 
-    job, folder = _job(job_file)
-    situation = _situation(job, folder, model=model, task=task, rows=rows, tokens=tokens, gpus=gpus)
+    job = _job(job_file)
+    situation = _situation(job, model=model, task=task, rows=rows, tokens=tokens, gpus=gpus)
     given = advice.advise(situation)
     found = _warnings(job, given, situation)
     if as_json:
@@ -41,20 +41,19 @@ def advise(job_file: Path | None, model: str, task: str, rows: str, tokens: str,
         _print(given, situation, found, make_console())
 
 
-def _job(job_file: Path | None) -> tuple[JobFile | None, Path]:
+def _job(job_file: Path | None) -> JobFile | None:
     if job_file is None:
-        return None, Path()
+        return None
     from launcher.jobfile import load_job
 
-    return load_job(job_file).job, job_file.parent
+    return load_job(job_file).job
 
 
-def _situation(
-    job: JobFile | None, folder: Path, *, model: str, task: str, rows: str, tokens: str, gpus: str
-) -> Situation:
+def _situation(job: JobFile | None, *, model: str, task: str, rows: str, tokens: str, gpus: str) -> Situation:
+    from launcher.amounts import no_amounts
     from launcher.errors import JobError
     from launcher.sizing import advice
-    from launcher.sizing.advice_job import count_rows, lengths_of, local_files
+    from launcher.sizing.advice_job import data_of
     from launcher.sizing.speed_amounts import MEAN_ROW_TOKENS, number_of
     from launcher.sizing.speed_request import shape_of
 
@@ -64,10 +63,9 @@ def _situation(
             "advise needs a job file or --model", "For example: tuneyard advise --model llama-3.1-8b --rows 20k"
         )
     shape = shape_of(name)
-    files = local_files(job, folder) if job else []
-    lengths = lengths_of(files)
-    num_rows = number_of(rows, "--rows") or count_rows(files)
-    mean = sum(lengths) / len(lengths) if lengths else MEAN_ROW_TOKENS
+    data, lengths = data_of(job, shape.vocab_size) if job else (no_amounts(), [])
+    num_rows = number_of(rows, "--rows") or round(data.rows)
+    mean = data.mean or MEAN_ROW_TOKENS
     num_tokens = number_of(tokens, "--tokens") or int(num_rows * mean)
     return advice.Situation(
         shape=shape,

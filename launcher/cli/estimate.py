@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 @click.option("--micro-batch", type=click.IntRange(0), default=0, help="Packs of one forward pass.")
 @click.option("--accumulation", type=click.IntRange(0), default=0, help="Forward passes in one step.")
 @click.option("--checkpointing", type=click.Choice(["none", "selective", "full"]), default=None)
-@click.option("--offload", type=click.Choice(["optimizer", "all"]), default=None, help="What lies in host memory.")
+@click.option(
+    "--offload", type=click.Choice(["optimizer", "all"]), default=None, help="Other trainers: in host memory."
+)
 @click.option("--preset", default="tuneyard", show_default=True, help="Trainer: trl, axolotl, torchtune, megatron, ...")
 @click.option("--r", "lora_r", type=click.IntRange(1), default=16, show_default=True, help="Rank of adapters.")
 @click.option("--tp", type=click.IntRange(1), default=1, help="Tensor-parallel ranks.")
@@ -72,7 +74,7 @@ def request_of(
 ) -> Any:
     """The request that the options make."""
     from launcher.sizing.gpus import parse_gpus, priced, with_prices
-    from launcher.sizing.speed_amounts import hours_of, total_tokens
+    from launcher.sizing.speed_amounts import hours_of, number_of, total_tokens
     from launcher.sizing.speed_request import Request
 
     counted = parse_gpus(gpus, with_prices(prices))
@@ -83,6 +85,8 @@ def request_of(
         checkpointing=checkpointing or "",
         offload=offload or "",
         tokens=total_tokens(tokens, rows, row_tokens, epochs),
+        rows=number_of(rows, "--rows"),
+        epochs=epochs,
         document_length=row_tokens,
         walltime_hours=hours_of(walltime),
         **same,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from launcher.errors import JobError
 from launcher.sizing import advice_rules as rules
-from launcher.sizing.advice_rules import Rule
+from launcher.sizing.advice_rules import Rule, batch_rows, pick
 from launcher.sizing.shape import ModelShape, lora_parameters
 
 
@@ -97,7 +96,12 @@ def advise(situation: Situation) -> Advice:
     reasons = tuple(_approach(situation))
     approach = reasons[0].value
     method = approach if approach in ("full", "lora", "qlora") else _adapter_method(situation)
-    return Advice(approach=approach, reasons=reasons, method=method, settings=tuple(_settings(situation, method)))
+    return Advice(approach=approach, reasons=reasons, method=method, settings=settings_of(situation, method))
+
+
+def settings_of(situation: Situation, method: str) -> tuple[Item, ...]:
+    """What is advised for a method, whether or not it is the one to take."""
+    return tuple(_settings(situation, method))
 
 
 def _approach(situation: Situation) -> Iterator[Item]:
@@ -155,14 +159,13 @@ def _adapter_method(situation: Situation) -> str:
 def _settings(situation: Situation, method: str) -> Iterator[Item]:
     size, rows = situation.shape.num_parameters, situation.rows
     full = method == "full"
-    rates = rules.FULL_LEARNING_RATE if full else rules.LORA_LEARNING_RATE
-    yield _item("training.learning_rate", pick(rates, size))
+    yield _item("training.learning_rate", rules.learning_rate(method, size))
     epochs = pick(rules.EPOCHS, rows or 10_000)
     yield _item("training.num_train_epochs", epochs)
     length = length_item(situation)
     yield length
     batch = batch_rows(rows, epochs.value)
-    yield _step(situation, batch, length.value)
+    yield _step(situation, epochs.value, length.value)
     steps = rows * epochs.value / batch if rows else rules.ENOUGH_STEPS * 2
     yield _item("training.warmup_steps", rules.WARMUP if steps >= 300 else rules.SHORT_WARMUP)
     yield _item("training.lr_scheduler_type", rules.SCHEDULE)
@@ -171,28 +174,18 @@ def _settings(situation: Situation, method: str) -> Iterator[Item]:
         yield from _adapters(situation)
 
 
-def pick(table: tuple[Rule, ...], value: float) -> Rule:
-    """The first row of a table whose bound holds."""
-    return next(rule for rule in table if value <= rule.upto)
-
-
 def _item(setting: str, rule: Rule) -> Item:
     return Item(setting=setting, value=rule.value, reason=rule.reason, source=rule.source)
 
 
-def batch_rows(rows: int, epochs: float) -> int:
-    """Rows of a step: the largest that leaves enough steps."""
-    return next((b for b in rules.BATCHES if rows * epochs / b >= rules.ENOUGH_STEPS), 8) if rows else 64
-
-
-def _step(situation: Situation, batch: int, length: int) -> Item:
+def _step(situation: Situation, epochs: float, length: int) -> Item:
     """The step in tokens: a batch of mean rows, in a power of two of packs, so that ranks divide it."""
-    wanted = max(1.0, batch * (situation.row_tokens or length / 4) / length)
-    packs = 2 ** round(math.log2(wanted))
+    rows, batch = situation.rows, batch_rows(situation.rows, epochs)
+    wanted = rules.step_tokens(rows, situation.tokens, epochs) if rows else batch * length / 4
     return Item(
         setting="training.tokens_per_step",
-        value=packs * length,
-        reason=f"about {batch} rows: {rules.BATCH_REASON}",
+        value=rules.power_of_two_near(wanted / length) * length,
+        reason=f"about {batch} rows: {rules.batch_reason(rows, epochs)}",
         source=rules.BATCH_SOURCE,
     )
 

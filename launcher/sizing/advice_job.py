@@ -2,85 +2,38 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
+from launcher.amounts import Amounts
 from launcher.jobfile import JobFile
-from launcher.sizing.advice import Advice, Situation, covered
-from launcher.sizing.advice_rules import COVERED_SHARE, ENOUGH_STEPS
+from launcher.sizing.advice import Advice, Situation, covered, settings_of
+from launcher.sizing.advice_rules import COVERED_SHARE
+from launcher.texttokens import estimated
+from launcher.tokenised import tokenised_by
+from trainer.schedule_rules import FEW_STEPS
 
-CHARACTERS_PER_TOKEN = 4.0
-"""English text in vocabularies of 32,000 to 150,000 tokens; code and other languages have fewer."""
-TURN_TOKENS = 6
-"""What a chat template writes around a turn."""
-ROWS_READ = 20_000
 MUCH = 3.0
 """A factor by which a setting has to differ to be worth a warning."""
+ANY_LENGTH = 4_194_304
 
 
-def lengths_of(paths: list[Path]) -> list[int]:
-    """About how many tokens each conversation of some JSONL files has; the first 20,000 rows are read."""
-    found: list[int] = []
-    for path in paths:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.strip():
-                    found.append(row_tokens(line))
-                if len(found) >= ROWS_READ:
-                    return found
-    return found
-
-
-def row_tokens(line: str) -> int:
-    """About how many tokens the conversation in a JSON line has."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return max(1, int(len(line) / CHARACTERS_PER_TOKEN))
-    turns = list(_texts(row))
-    return max(1, int(sum(len(turn) for turn in turns) / CHARACTERS_PER_TOKEN) + TURN_TOKENS * len(turns))
-
-
-def _texts(value: Any, name: str = "") -> Iterator[str]:
-    """Every text of a row but roles and names."""
-    if isinstance(value, str):
-        if name not in ("role", "from", "id", "name", "source"):
-            yield value
-    elif isinstance(value, dict):
-        for key, part in value.items():
-            yield from _texts(part, key)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _texts(part)
-
-
-def local_files(job: JobFile, folder: Path) -> list[Path]:
-    """Training files of a job that are JSONL and lie on this machine."""
-    found: list[Path] = []
-    for source in job.data.train:
-        path = Path(source.path)
-        base = path if path.is_absolute() else folder / path
-        matches = base.parent.glob(base.name) if "*" in base.name else [base]
-        for match in matches:
-            inside = sorted(match.glob("*.jsonl")) if match.is_dir() else [match]
-            found += [entry for entry in inside if entry.is_file() and entry.suffix == ".jsonl"]
-    return found
-
-
-def count_rows(paths: list[Path]) -> int:
-    """Lines of some files that hold something."""
-    total = 0
-    for path in paths:
-        with path.open("rb") as file:
-            total += sum(1 for line in file if line.strip())
-    return total
+def data_of(job: JobFile, vocabulary: int) -> tuple[Amounts, list[int]]:
+    """How much data a job has, as `check` or a run has counted it, else by its text; and its lengths, none left out."""
+    whole = job.model_copy(update={"data": job.data.model_copy(update={"max_length": ANY_LENGTH})})
+    text = estimated(whole, vocabulary)
+    return tokenised_by([], job) or text, list(Counter(text.lengths).elements())
 
 
 def warnings(job: JobFile, advice: Advice, situation: Situation) -> list[str]:
-    """Where a job file departs from the advice, each with what is advised and why."""
-    return [*_of_approach(job, advice), *_of_numbers(job, advice), *_of_data(job, advice, situation)]
+    """Where a job file departs from the advice, each with what is advised and why.
+
+    Numbers are held against what is advised for the job's own method, whichever is advised.
+    """
+    own = replace(advice, method=job.method.kind, settings=settings_of(situation, job.method.kind))
+    return [*_of_approach(job, advice), *_of_numbers(job, own), *_of_data(job, advice, situation)]
 
 
 def _of_approach(job: JobFile, advice: Advice) -> Iterator[str]:
@@ -125,5 +78,5 @@ def _of_data(job: JobFile, advice: Advice, situation: Situation) -> Iterator[str
     step = job.training.tokens_per_step
     if situation.tokens and step != "auto":
         steps = situation.tokens * job.training.num_train_epochs / step
-        if steps < ENOUGH_STEPS / 2:
+        if steps < FEW_STEPS:
             yield f"about {steps:.0f} optimizer steps: training.tokens_per_step {step} is large for this data"

@@ -12,9 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from launcher.sizing.memory.settings import BF16, FP32, Regime
+from trainer.config import LossConfig
 
 OUR_BUCKET = 200_000_000
 """The trainer's `LARGEST_BUCKET`."""
+OUR_CHUNK = LossConfig.model_fields["chunk_tokens"].default
+"""Positions whose logits exist at one time, unless a job file says otherwise."""
 HF_AUTO = -1
 
 
@@ -77,6 +80,7 @@ def tuneyard(s: Situation) -> Regime:
         casts_inputs=not (partitioned or s.is_fsdp),
         foreach=False,
         loss="chunked",
+        chunk_tokens=OUR_CHUNK,
         reduce_bucket=OUR_BUCKET,
         reduce_bytes=FP32,
         quantised_on_every_rank=True,

@@ -55,7 +55,7 @@ class Bill:
         }
 
 
-def bill(speed: Speed, layout: SpeedLayout, tokens: int, walltime_hours: float = 0.0) -> Bill:
+def bill(speed: Speed, layout: SpeedLayout, tokens: int, walltime_hours: float = 0.0, steps: int = 0) -> Bill:
     """Hours and cost of training on so many tokens.
 
     Args:
@@ -63,18 +63,19 @@ def bill(speed: Speed, layout: SpeedLayout, tokens: int, walltime_hours: float =
         layout: The layout, for its GPUs and their price.
         tokens: Tokens without padding, all epochs together.
         walltime_hours: Longest life of one attempt; 0 has no end.
+        steps: Steps of the run where they are known: those of whole epochs, the last of each not full.
 
     Raises:
         JobError: there are no tokens, or a slice is too short to train in.
     """
     if tokens < 1:
         raise JobError(f"{tokens:,} tokens are nothing to train on")
-    hours = tokens / speed.tokens_per_second / 3600
+    hours = (speed.step_seconds * steps if steps else tokens / speed.tokens_per_second) / 3600
     gpu = layout.gpu
     in_step = layout.data_ranks * layout.accumulation * layout.micro_batch * layout.length * layout.fill
     return Bill(
         tokens=tokens,
-        steps=math.ceil(tokens / in_step),
+        steps=steps or math.ceil(tokens / in_step),
         hours=hours,
         hours_interval=(hours * speed.tokens_per_gpu / speed.high, hours * speed.tokens_per_gpu / speed.low),
         gpu_hours=hours * layout.num_gpus,

@@ -1,7 +1,8 @@
 """An estimate without a job file: memory, speed, hours and cost of a model, a method and some GPUs.
 
-What the request leaves open is searched: engines, checkpointing and micro-batches, the quickest that fits. If nothing
-fits, the leanest is shown with the smallest changes that would make it fit.
+Of our own trainer the planner is asked, with the job that the request amounts to: `estimate` and `plan` say the same.
+Of other trainers, and of parallelism that ours does not have, engines, checkpointing and micro-batches are searched
+here, the quickest that fits. If nothing fits, the leanest is shown with the smallest changes that would make it fit.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from launcher.asked import best_candidate, refuse_what_no_job_has
 from launcher.errors import JobError
 from launcher.modelfiles import find_config
 from launcher.sizing import presets
+from launcher.sizing.advice_rules import MOST_STEP_TOKENS
 from launcher.sizing.estimate import FITTING, LONGEST, METHODS, QUANTISED, Estimate, estimate_job, sharded_if_needed
 from launcher.sizing.estimate import shape_of as shape_by_path_or_name
 from launcher.sizing.gpus import MOST_GPUS, GpuCount
@@ -29,7 +32,6 @@ from launcher.sizing.speed_layout import SpeedLayout
 ENGINES = ("zero0", "zero1", "zero2", "fsdp2", "zero3")
 FILLED_FORWARD = 16_384
 """Tokens from which on more of them make no kernel more efficient."""
-STEP_TOKENS = 262_144
 SHORT = 512
 
 
@@ -44,13 +46,15 @@ class Request:
         engine: `zero0` to `zero3`, `fsdp1`, `fsdp2`, `ddp`, `megatron`; empty leaves it open.
         length: Tokens of one pack.
         micro_batch: Packs of one forward pass; 0 leaves it open.
-        accumulation: Forward passes of a rank in a step; 0 takes as many as make a step of 262,144 tokens.
+        accumulation: Forward passes of a rank in a step; 0 leaves it to the plan, or makes a step of 262,144 tokens.
         checkpointing: `none`, `selective` or `full`; empty leaves it open.
         offload: Empty, `optimizer` or `all`.
         preset: The trainer whose habits count.
         lora_r: Rank of adapters.
         targets: Projections with adapters.
         tokens: Tokens to train on, all epochs together; 0 is unknown.
+        rows: Conversations of one pass; 0 is unknown.
+        epochs: Passes that make up `tokens`.
         document_length: Mean length of a conversation inside a pack; 0 takes whole packs.
         walltime_hours: Longest life of one attempt; 0 has no end.
         tp: Tensor-parallel ranks; `pp` and `cp` alike.
@@ -69,11 +73,18 @@ class Request:
     lora_r: int = 16
     targets: str = "all-linear"
     tokens: int = 0
+    rows: int = 0
+    epochs: float = 1.0
     document_length: float = 0.0
     walltime_hours: float = 0.0
     tp: int = 1
     pp: int = 1
     cp: int = 1
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether our own trainer could run it, so that the planner answers."""
+        return self.preset == "tuneyard" and self.tp * self.pp * self.cp == 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +106,13 @@ class Answer:
     speed: Speed
     bill: Bill | None
     nearest: tuple[str, ...] = ()
+    planned: bool | None = None
+    """Whether the planner would run it; `None` where it was not asked."""
 
     @property
     def fits(self) -> bool:
-        """Whether the verdict lets it run."""
-        return self.sizing.verdict in FITTING
+        """Whether it would run: the planner's word, else the verdict."""
+        return self.sizing.verdict in FITTING if self.planned is None else self.planned
 
     @property
     def cautions(self) -> tuple[str, ...]:
@@ -143,6 +156,8 @@ def check_request(request: Request) -> None:
         raise JobError(f"unknown engine {request.engine!r}", f"Known: {', '.join(get_args(Engine))}.")
     if request.preset not in presets.PRESETS:
         raise JobError(f"unknown preset {request.preset!r}", f"Known: {', '.join(presets.PRESETS)}.")
+    if request.is_ours:
+        refuse_what_no_job_has(request)
     if not 8 <= request.length <= LONGEST:
         near = min(max(request.length, 8), LONGEST)
         raise JobError(f"--length {request.length:,}: a pack has 8 to {LONGEST:,} tokens", f"Nearest: {near:,}.")
@@ -175,7 +190,22 @@ def _candidates(request: Request) -> Iterator[tuple[str, str, int]]:
 
 
 def best_of(request: Request, shape: ModelShape) -> Answer:
-    """The quickest candidate that fits, or the leanest when none does."""
+    """The planner's choice, or of other trainers the quickest that fits; the leanest when none does."""
+    return _planned(request, shape) if request.is_ours else _searched(request, shape)
+
+
+def _planned(request: Request, shape: ModelShape) -> Answer:
+    best, steps, fits = best_candidate(request, shape)
+    if best.sized is None or best.layout is None or best.speed is None:
+        raise JobError(f"{request.gpus.gpu.name}: the sizing models do not know it", "Name a GPU of the catalogue.")
+    sizing = estimate_job(best.sized, request.gpus.gpu, method=request.method, data_tokens=request.tokens)
+    cost = None
+    if request.tokens:
+        cost = bill(best.speed, best.layout, request.tokens, request.walltime_hours, steps.number or 0)
+    return Answer(request=request, sizing=sizing, layout=best.layout, speed=best.speed, bill=cost, planned=fits)
+
+
+def _searched(request: Request, shape: ModelShape) -> Answer:
     found = [_sized(request, shape, *candidate) for candidate in _candidates(request)]
     fitting = [entry for entry in found if entry.fits]
     if fitting:
@@ -215,7 +245,7 @@ def _job(request: Request, shape: ModelShape, engine: str, checkpointing: str, m
         cp=request.cp,
         micro_batch=micro_batch,
         length=request.length,
-        accumulation=request.accumulation or max(1, round(STEP_TOKENS / step)),
+        accumulation=request.accumulation or max(1, round(MOST_STEP_TOKENS["cuda"] / step)),
         checkpointing=checkpointing,  # type: ignore[arg-type]
         gpu_gib=request.gpus.gpu.usable_gib,
     )
@@ -241,5 +271,5 @@ def _changes(request: Request) -> Iterator[tuple[str, Request]]:
     for length in (request.length // 2, request.length // 4):
         if length >= SHORT:
             yield f"--length {length}", replace(request, length=length)
-    if request.offload != "all":
+    if request.offload != "all" and not request.is_ours:
         yield "--offload all --engine zero3", replace(request, offload="all", engine="zero3")

@@ -25,7 +25,9 @@ from launcher.hardware import Machine
 from launcher.jobfile import JobFile, SettingError, load_job
 from launcher.layouts import basics_for
 from launcher.plan import Plan, make_plan
+from launcher.sizing.gpus import parse_gpus
 from launcher.sizing.shape import shape_by_name
+from launcher.sizing.speed_request import Request, answer
 from launcher.whatif import compare, imagined
 
 LLAMA_8B = {
@@ -314,9 +316,8 @@ def test_planner_and_estimate_say_the_same(big, job_folder: Path, method: str) -
     write_model(job_folder / "model", **LLAMA_8B)
     job, machine = imagined(big(method), "8xH100-80")
     model = job.model.model_copy(update={"path": str(job_folder / "model")})
-    loss = job.loss.model_copy(update={"chunk_tokens": 2048})
     resources = job.resources.model_copy(update={"engine": "fsdp2", "micro_batch": 2})
-    plan = make_plan(job.model_copy(update={"model": model, "loss": loss, "resources": resources}), machine)
+    plan = make_plan(job.model_copy(update={"model": model, "resources": resources}), machine)
     candidate = plan.choice.candidate
     found = estimate(
         job_folder / "model",
@@ -329,6 +330,43 @@ def test_planner_and_estimate_say_the_same(big, job_folder: Path, method: str) -
         checkpointing="full" if candidate.checkpointing else "none",
     )
     assert candidate.peak_bytes == pytest.approx(found.memory.process * 2**30, abs=10)
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "llama-3.1-70b"])
+@pytest.mark.parametrize("gpus", ["8xH100-80", "1xA100-80", "4xL40S"])
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_the_command_estimate_takes_the_layout_of_a_plan(big, method: str, gpus: str, model: str) -> None:
+    """One question, one answer: engine, micro-batch, accumulation, checkpointing, memory, speed; or both say no."""
+    job, machine = imagined(big({"full": FULL, "lora": LORA, "qlora": QLORA}[method]), gpus)
+    job = job.model_copy(update={"model": job.model.model_copy(update={"path": model})})
+    found = answer(Request(model=model, method=method, gpus=parse_gpus(gpus), length=4096))
+    try:
+        best = make_plan(job, machine).choice.candidate
+    except JobError as error:
+        assert "no plan fits" in error.message
+        assert not found.fits
+        assert not any("offload" in words for words in found.nearest), "no job can have it"
+        return
+    assert found.fits
+    assert (found.sizing.job, found.layout, found.speed) == (best.sized, best.layout, best.speed)
+    assert found.sizing.memory.process * 2**30 == pytest.approx(best.peak_bytes, abs=10)
+    assert found.sizing.job.regime.chunk_tokens == job.loss.chunk_tokens
+
+
+@pytest.mark.parametrize(("flag", "value"), [("offload", "all"), ("checkpointing", "selective"), ("engine", "fsdp1")])
+def test_estimate_refuses_what_no_job_can_have(flag: str, value: str) -> None:
+    with pytest.raises(JobError, match="--preset"):
+        answer(Request(model="llama-3.1-8b", method="full", gpus=parse_gpus("8xH100-80"), **{flag: value}))
+    others = Request(model="llama-3.1-8b", method="full", gpus=parse_gpus("8xH100-80"), preset="trl", **{flag: value})
+    assert answer(others).sizing.memory.process > 0
+
+
+def test_estimate_lays_the_step_over_the_data_as_a_plan_does(big) -> None:
+    few = Request(model="llama-3.1-8b", method="lora", gpus=parse_gpus("8xH100-80"), tokens=500_000, rows=1000)
+    many = replace(few, tokens=500_000_000, rows=1_000_000)
+    assert answer(few).layout.accumulation == 1
+    assert answer(many).layout.accumulation * answer(many).layout.micro_batch > 1
+    assert answer(few).bill is not None and answer(few).bill.steps == 32  # type: ignore[union-attr]
 
 
 def test_adapters_and_what_trains_beside_them_are_counted(big) -> None:

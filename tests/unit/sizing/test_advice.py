@@ -16,7 +16,7 @@ from launcher.errors import JobError
 from launcher.jobfile import JobFile
 from launcher.sizing import advice_rules as rules
 from launcher.sizing.advice import Situation, advise, batch_rows, covered
-from launcher.sizing.advice_job import count_rows, lengths_of, local_files, warnings
+from launcher.sizing.advice_job import data_of, warnings
 from launcher.sizing.shape import config_by_name, shape_by_name
 
 LLAMA = shape_by_name("llama-3.1-8b")
@@ -82,7 +82,9 @@ def test_tables_are_ordered_complete_and_cited() -> None:
     assert rules.LEAST_RANKS.keys() == rules.TASKS.keys()
 
 
-@pytest.mark.parametrize(("rows", "epochs", "batch"), [(50_000, 3, 128), (2000, 4, 32), (300, 5, 8), (0, 3, 64)])
+@pytest.mark.parametrize(
+    ("rows", "epochs", "batch"), [(50_000, 3, 128), (2000, 4, 32), (300, 5, 8), (300, 1, 2), (60, 1, 1), (0, 3, 64)]
+)
 def test_batches_leave_enough_steps(rows: int, epochs: float, batch: int) -> None:
     assert batch_rows(rows, epochs) == batch
 
@@ -122,9 +124,10 @@ def job(tmp_path: Path) -> Callable[..., JobFile]:
 
 
 def test_data_of_a_job(job: Callable[..., JobFile], tmp_path: Path) -> None:
-    files = local_files(job(), tmp_path)
-    assert count_rows(files) == 50
-    assert lengths_of(files) == [1012] * 50
+    made = job(data={"train": [{"path": str(tmp_path / "train.jsonl")}], "max_length": 512})
+    _, lengths = data_of(made, LLAMA.vocab_size)
+    assert len(lengths) == 50
+    assert lengths == pytest.approx([4002 / 4.5 + 12] * 50, rel=0.01), "also what is longer than max_length"
 
 
 @pytest.mark.parametrize(
@@ -145,6 +148,16 @@ def test_warnings(job: Callable[..., JobFile], sections: dict[str, Any], words: 
     situation = replace(CHAT, lengths=[1012] * 50)
     found = warnings(job(**sections), advise(situation), situation)
     assert any(words in warning for warning in found), found
+
+
+def test_adapters_are_not_held_against_the_rate_of_a_full_fine_tune(job: Callable[..., JobFile]) -> None:
+    """Where all weights should train, a job with adapters still is told what adapters take."""
+    situation = replace(CHAT, tokens=900_000_000, rows=1_000_000)
+    assert advise(situation).method == "full"
+    lora = job(method={"kind": "lora"}, training={"learning_rate": 2e-4})
+    assert not [words for words in warnings(lora, advise(situation), situation) if "learning_rate" in words]
+    full = job(method={"kind": "full"}, training={"learning_rate": 2e-4})
+    assert [words for words in warnings(full, advise(situation), situation) if "learning_rate" in words]
 
 
 def test_a_job_as_advised_has_no_warnings(job: Callable[..., JobFile]) -> None:
