@@ -28,6 +28,7 @@ def launch_json(job: JobFile, choice: Choice, ground: Ground, threads: int, grac
         "phases": ["prepare", "train", "export"] + (["evaluate"] if job.evaluation.generate else []),
         **_watching(job),
         "health": _health(job, choice),
+        "afterwards": ["-m", "launcher.cli", "report"],
         "remedies": {"out_of_memory": out_of_memory(job, choice, ground)},
     }
     if job.resources.walltime:

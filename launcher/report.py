@@ -244,7 +244,7 @@ def attempt_row(record: dict[str, Any]) -> dict[str, Any]:
         "outcome": outcome.replace("_", " "),
         "tone": TONES.get(outcome, WAITING),
         "cause": goodput.short_cause(record),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(started)) if started else "",
+        "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(started)) if started else "",
         "steps": f"{record.get('first_step', '')} to {record.get('last_step', '')}",
         "nodes": ", ".join(map(str, record.get("nodes") or [])),
         "phases": ", ".join(f"{name} {seconds:.0f} s" for name, seconds in goodput.attempt_phases(record)),

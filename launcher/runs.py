@@ -6,11 +6,13 @@ import contextlib
 import secrets
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from cluster.rundir import PLAN, write_json_atomic
 from launcher.errors import JobError, MachineError
 from launcher.plan import Plan
+from launcher.registry import register, registered
 
 BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
 ID_CHARACTERS = 4
@@ -45,7 +47,9 @@ def fresh_path(root: Path, name: str) -> Path:
 
 
 def link_run(runs_dir: Path, run_dir: Path) -> None:
-    """Lets a run that lies elsewhere be found by its name in `runs_dir`. A link that cannot be made does no harm."""
+    """Lets a run be found by its name, in `runs_dir` and from anywhere. A link that cannot be made does no harm."""
+    if (run_dir / PLAN).is_file():  # not a sweep's folder
+        register(run_dir)
     if run_dir.parent.resolve() == runs_dir.resolve():
         return
     with contextlib.suppress(OSError):
@@ -76,16 +80,21 @@ def list_runs(root: Path) -> list[Path]:
     """The run directories below `root`, oldest first."""
     if not root.is_dir():
         return []
-    found = [path for path in root.iterdir() if (path / PLAN).is_file()]
-    return sorted(found, key=lambda path: (path.name.rsplit("-", ID_PARTS)[1:], path.name))
+    return oldest_first(path for path in root.iterdir() if (path / PLAN).is_file())
 
 
-def find_run(text: str, root: Path) -> Path:
+def oldest_first(runs: Iterable[Path]) -> list[Path]:
+    """Runs by the time in their names."""
+    return sorted(runs, key=lambda path: (path.name.rsplit("-", ID_PARTS)[1:], path.name))
+
+
+def find_run(text: str, root: Path, *, anywhere: bool = False) -> Path:
     """The run directory that a person means.
 
     Args:
         text: A path, `last`, or how the name or the id of a run under `root` begins.
         root: The folder of run directories.
+        anywhere: Whether runs that lie elsewhere are meant, too, when none in the folder is.
 
     Raises:
         JobError: nothing matches, or more than one run does.
@@ -93,12 +102,18 @@ def find_run(text: str, root: Path) -> Path:
     if (Path(text) / PLAN).is_file():
         return Path(text).absolute()
     runs = [run.absolute() for run in list_runs(root)]
-    if text == LAST and runs:
-        return runs[-1]
-    matching = [run for run in runs if run.name.startswith(text) or run_id(run).startswith(text)]
-    if len(matching) == 1:
-        return matching[0]
-    raise _not_one(text, root, runs, matching)
+    elsewhere = oldest_first(registered()) if anywhere else []
+    for known in (runs, elsewhere):
+        matching = known[-1:] if text == LAST else [run for run in known if _is_meant(run, text)]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            raise _not_one(text, root, runs, matching)
+    raise _not_one(text, root, runs or elsewhere, [])
+
+
+def _is_meant(run: Path, text: str) -> bool:
+    return run.name.startswith(text) or run_id(run).startswith(text)
 
 
 def run_id(run_dir: Path) -> str:
@@ -112,5 +127,6 @@ def _not_one(text: str, root: Path, runs: list[Path], matching: list[Path]) -> J
         return JobError(f"{text!r} names {len(matching)} runs: {names}", "Give more of the name, or `last`.")
     if runs:
         known = ", ".join(run.name for run in runs[-5:])
-        return JobError(f"no run {text!r} in {root}", f"There is: {known}. `tuneyard list` shows all.")
+        where = root if runs[0].parent == root.absolute() else "any folder"
+        return JobError(f"no run {text!r} in {where}", f"There is: {known}. `tuneyard list` shows all.")
     return JobError(f"no run {text!r}: {root} holds no runs", "Name the folder of runs with `--runs DIR`.")

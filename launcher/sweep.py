@@ -6,7 +6,7 @@ import copy
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from cluster.rundir import read_json, read_progress, write_json_atomic
+from cluster.rundir import read_json, read_json_loosely, read_progress, write_json_atomic
 from launcher.errors import JobError
 from launcher.jobfile.document import Document
 from launcher.rundata import last_of_each_step, metric_lines
@@ -70,6 +70,14 @@ def find_sweep(text: str, root: Path) -> Path:
         return matching[0]
     names = ", ".join(folder.name for folder in (matching or known)[-5:]) or "none"
     raise JobError(f"{text!r} names {len(matching)} sweeps in {root}", f"There is: {names}.")
+
+
+def list_sweeps(roots: Iterable[Path]) -> Iterator[tuple[Path, set[str]]]:
+    """Every sweep in some folders, with the names of its runs."""
+    for root in roots:
+        for file in sorted(root.glob(f"*/{FILE}")):
+            runs = read_json_loosely(file).get("runs") or []
+            yield file.parent, {Path(one["run"]).name for one in runs if isinstance(one, dict) and "run" in one}
 
 
 def combinations_of(given: Sequence[str]) -> list[Combination]:
@@ -135,12 +143,16 @@ def short_names(settings: Sequence[str]) -> dict[str, str]:
 
 
 def results(sweep: Sweep) -> list[dict[str, Any]]:
-    """What each run has reached, as its own directory tells: step, last loss, best held-out loss, exact answers."""
+    """What each run has reached, as its own directory tells.
+
+    `eval_loss` is that of the checkpoint that an export takes, the newest one: not the lowest of the run, which is
+    `lowest_eval_loss`, at `lowest_eval_step`.
+    """
     return [_result(run, settings) for run, settings in zip(sweep.runs, sweep.combinations, strict=True)]
 
 
 def best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The run that answers best, where prompts were answered; else the one with the least held-out loss."""
+    """The run whose model answers best, where prompts were answered; else the one whose model has the least loss."""
     scored = [row for row in rows if row["exact_match"] is not None]
     if scored:
         return max(scored, key=lambda row: row["exact_match"])
@@ -151,13 +163,20 @@ def best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 def _result(run: Path, settings: Combination) -> dict[str, Any]:
     progress, evaluation = read_progress(run) or {}, read_json(run / "evaluation.json") or {}
     lines = last_of_each_step(line for line in metric_lines(run / "logs" / "metrics.jsonl") if "eval_loss" in line)
+    saved = (progress.get("last_checkpoint") or {}).get("step")
+    of_model = [line for line in lines if saved is not None and line["step"] <= saved]
+    lowest = min(lines, key=lambda line: line["eval_loss"], default={})
     return {
         "run": run.name,
         "settings": settings,
         "step": progress.get("step"),
         "max_steps": progress.get("max_steps"),
         "loss": progress.get("loss"),
-        "eval_loss": min((line["eval_loss"] for line in lines), default=None),
+        "eval_loss": of_model[-1]["eval_loss"] if of_model else None,
+        "eval_step": of_model[-1]["step"] if of_model else None,
+        "lowest_eval_loss": lowest.get("eval_loss"),
+        "lowest_eval_step": lowest.get("step"),
+        "lowest_is_kept": bool(lowest) and (run / "checkpoints" / f"step-{lowest['step']:08d}").is_dir(),
         "exact_match": evaluation.get("exact_match"),
     }
 

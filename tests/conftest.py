@@ -44,6 +44,7 @@ def measurements(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _own_measurements(measurements: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
+    monkeypatch.setenv("XDG_STATE_HOME", str(measurements / name))  # runs that are found from anywhere
     monkeypatch.setenv("TUNEYARD_MEASURED", str(measurements / f"{name}.jsonl"))
     monkeypatch.setenv("TUNEYARD_COUNTED", str(measurements / f"{name}-counted"))
 

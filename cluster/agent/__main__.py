@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from cluster.agent.afterwards import run_afterwards
 from cluster.agent.attempt import Attempt, close_abandoned
 from cluster.agent.crew import Crew
 from cluster.agent.follower import follow
@@ -21,7 +22,7 @@ from cluster.agent.restarts import node_must_change, stopped_already, submission
 from cluster.agent.stopping import StopWishes
 from cluster.agent.takeover import taken_over
 from cluster.contract import ClusterError
-from cluster.policy import RESTART
+from cluster.policy import RESTART, STOP
 
 
 def main(arguments: list[str]) -> int:
@@ -65,6 +66,8 @@ def live(run_dir: Path, wishes: StopWishes, crew: Crew) -> int:
     while True:
         attempt = Attempt(run_dir, submitted)
         outcome, decision = carry(attempt, wishes, crew)
+        if decision.action == STOP:
+            run_afterwards(run_dir, attempt.say)
         if decision.action != RESTART or node_must_change(decision, os.environ, crew):
             return exit_code(outcome, decision.action)
         if not wait_for_restart(attempt, decision, wishes, crew):

@@ -60,7 +60,7 @@ class Attempt:
 
     def say(self, words: str) -> None:
         """One line in agent.log and on stderr. Trouble with either must not end a run."""
-        line = f"{datetime.now().isoformat(sep=' ', timespec='milliseconds')} {words}\n"
+        line = f"{datetime.now().astimezone().isoformat(sep=' ', timespec='milliseconds')} {words}\n"
         try:
             with open(self.log_dir / "agent.log", "a", encoding="utf-8") as log:
                 log.write(line)

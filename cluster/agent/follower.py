@@ -84,7 +84,7 @@ class Follower:
 
     def say(self, words: str) -> None:
         """One line on stderr, and in a log of this node's own once there is an attempt."""
-        line = f"{datetime.now().isoformat(sep=' ', timespec='milliseconds')} {words}\n"
+        line = f"{datetime.now().astimezone().isoformat(sep=' ', timespec='milliseconds')} {words}\n"
         try:
             if self._report is not None:
                 log = attempt_log_dir(self._run_dir, self._report.attempt) / f"agent-node-{self._node.rank:02d}.log"

@@ -153,7 +153,9 @@ def check_storage(place: Place) -> Check:
 def check_clock(place: Place) -> Check:
     """A year that can be: certificates, logs and back-off depend on it."""
     now = time.time()
-    return Check("clock", _SANE_YEARS[0] < now < _SANE_YEARS[1], time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now)))
+    return Check(
+        "clock", _SANE_YEARS[0] < now < _SANE_YEARS[1], time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
+    )
 
 
 def check_network(place: Place) -> Check:

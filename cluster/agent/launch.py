@@ -16,7 +16,7 @@ from cluster.policy import Limits
 PHASES = ("prepare", "train", "export", "evaluate")
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 _MAY_BE_NULL = ("hang_seconds", "start_seconds")
-_CODE = Path(__file__).parents[2]
+CODE = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Launch:
     restart: Limits = field(default_factory=Limits)
     health: Mapping[str, Any] = field(default_factory=dict)
     remedies: Mapping[str, str] = field(default_factory=dict)
+    afterwards: tuple[str, ...] = ()
 
     @classmethod
     def from_plan(cls, plan: Mapping[str, Any]) -> Launch:
@@ -91,7 +92,7 @@ def phase_environment(launch: Launch, attempt: int, log_dir: Path, base: Mapping
     paths = [path for path in base.get("PYTHONPATH", "").split(os.pathsep) if path]
     environment = {
         **base,
-        "PYTHONPATH": os.pathsep.join([*paths, str(_CODE)]),  # `trainer` is found in a checkout, too
+        "PYTHONPATH": os.pathsep.join([*paths, str(CODE)]),  # `trainer` is found in a checkout, too
         "PYTHONSAFEPATH": "1",  # a folder called trainer where the user stands is not ours
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from cluster import Status, backend
 from cluster.rundir import read_attempts, read_progress
+from launcher.cli.meter import duration_in_words
 from launcher.cli.options import quoted
 from launcher.cli.output import make_console, print_json
 from launcher.errors import EXIT_CLUSTER, EXIT_OK, EXIT_RUN_FAILED, EXIT_SAVED
@@ -186,16 +187,9 @@ def seconds_left(progress: dict[str, Any]) -> float | None:
     return (steps - step) * tokens / step / speed if step and steps and tokens and speed else None
 
 
-def left_in_words(seconds: float) -> str:
-    """`2.4 h`, `12.5 min` or `40 s`."""
-    if seconds >= 5400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
-
-
 def _time_left(progress: dict[str, Any]) -> str:
     seconds = seconds_left(progress)
-    return "" if seconds is None else f"  {left_in_words(seconds)} left"
+    return "" if seconds is None else f"  {duration_in_words(seconds)} left"
 
 
 def _end(run_dir: Path, status: Status, as_json: bool) -> int:

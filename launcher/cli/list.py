@@ -1,4 +1,4 @@
-"""`tuneyard list`: the runs in a folder."""
+"""`tuneyard list`: the runs in a folder, or all that this user has submitted."""
 
 from __future__ import annotations
 
@@ -9,25 +9,38 @@ import click
 from rich.table import Table
 
 from cluster import ClusterError, backend
-from cluster.rundir import read_progress
-from launcher.cli.options import json_option, runs_option
+from launcher.cli.meter import duration_in_words
+from launcher.cli.options import json_option, runs_dir_is_given, runs_option
 from launcher.cli.output import make_console, print_json
+from launcher.overview import overview
+from launcher.registry import registered
 from launcher.rundata import backend_name
-from launcher.runs import list_runs
+from launcher.runs import list_runs, oldest_first
+from launcher.sweep import list_sweeps
 
-COLUMNS = ("run", "state", "outcome", "attempts", "step", "loss")
+FACTS = ("run", "begun", "took", "model", "method", "state", "outcome", "attempts", "step", "loss", "eval_loss")
+COLUMNS = ("run", "begun", "took", "model", "state", "attempts", "step", "loss", "eval_loss")
+"""What the table shows; those in which no run has anything to tell are left out."""
+PIPED_WIDTH = 180
 
 
 @click.command(name="list")
+@click.option("--anywhere", is_flag=True, help="All runs that you have submitted and that are still there.")
 @runs_option
 @json_option
-def list_(runs_dir: Path, as_json: bool) -> None:
-    """List the runs in a folder, oldest first."""
-    rows = [_row_or_damage(run_dir) for run_dir in list_runs(runs_dir)]
+def list_(anywhere: bool, runs_dir: Path, as_json: bool) -> None:
+    """List the runs in a folder, oldest first, sweeps together. Where it holds none, those in any folder."""
+    runs = [] if anywhere else list_runs(runs_dir)
+    known = registered() if not runs and not runs_dir_is_given() else []
+    rows = [_row_or_damage(run_dir) for run_dir in runs or oldest_first(known)]
+    for folder, members in list_sweeps({run.parent for run in runs or known}):
+        for row in rows:
+            if row["run"] in members:
+                row["sweep"] = folder.name
     if as_json:
         print_json(rows)
     elif rows:
-        _print_table(rows)
+        _print_table(rows, whole_paths=not runs)
         click.echo("Next: tuneyard status RUN, for one of them")
     else:
         click.echo(f"no runs in {runs_dir}\nNext: tuneyard submit JOB")
@@ -35,22 +48,29 @@ def list_(runs_dir: Path, as_json: bool) -> None:
 
 def _row_or_damage(run_dir: Path) -> dict[str, Any]:
     """One damaged run must not hide the others."""
+    nothing = dict.fromkeys((*FACTS, "max_steps", "seconds", "sweep"))
+    named = {"run": run_dir.name, "folder": str(run_dir.parent)}
     try:
-        return _row(run_dir)
+        return nothing | named | _row(run_dir)
     except ClusterError:
-        return dict.fromkeys((*COLUMNS, "max_steps")) | {"run": run_dir.name, "state": "damaged"}
+        return nothing | named | {"state": "damaged"}
 
 
 def _row(run_dir: Path) -> dict[str, Any]:
-    found, progress = backend(backend_name(run_dir)).status(run_dir), read_progress(run_dir) or {}
+    found, glance = backend(backend_name(run_dir)).status(run_dir), overview(run_dir)
     return {
-        "run": run_dir.name,
+        "begun": glance.date(),
+        "took": None if glance.seconds is None else duration_in_words(glance.seconds),
+        "seconds": glance.seconds,
+        "model": glance.model,
+        "method": glance.method,
         "state": found.state,
         "outcome": found.outcome,
         "attempts": 0 if found.attempt is None else found.attempt + 1,
-        "step": progress.get("step"),
-        "max_steps": progress.get("max_steps"),
-        "loss": progress.get("loss"),
+        "step": glance.step,
+        "max_steps": glance.max_steps,
+        "loss": glance.loss,
+        "eval_loss": glance.eval_loss,
     }
 
 
@@ -58,10 +78,34 @@ def _text(value: Any) -> str:
     return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in COLUMNS:
-        table.add_column(column, overflow="fold")
+def _print_table(rows: list[dict[str, Any]], *, whole_paths: bool) -> None:
+    """Runs of a sweep stand together, below its name, where its first run would stand."""
+    lines: list[dict[str, str]] = []
+    told: set[str] = set()
     for row in rows:
-        table.add_row(*(_text(row[column]) for column in COLUMNS))
-    make_console().print(table, highlight=False)
+        if row["sweep"] is None:
+            lines.append(_cells(row, whole_paths))
+        elif row["sweep"] not in told:
+            told.add(row["sweep"])
+            members = [one for one in rows if one["sweep"] == row["sweep"]]
+            lines.append({"run": f"{row['sweep']}: {len(members)} runs"})
+            lines += [one | {"run": f"  {one['run']}"} for one in (_cells(member, whole_paths) for member in members)]
+    columns = [column for column in COLUMNS if any(line.get(column) for line in lines)]
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for line in lines:
+        table.add_row(*(line.get(column, "") for column in columns))
+    make_console(piped_width=PIPED_WIDTH).print(table, highlight=False)
+
+
+def _cells(row: dict[str, Any], whole_paths: bool) -> dict[str, str]:
+    step = None if row["step"] is None else f"{row['step']}/{row['max_steps']}" if row["max_steps"] else row["step"]
+    shown = {
+        "run": str(Path(row["folder"]) / row["run"]) if whole_paths else row["run"],
+        "model": " ".join(filter(None, (row["model"], row["method"]))),
+        "state": row["outcome"] or row["state"],
+        "attempts": row["attempts"] if (row["attempts"] or 0) > 1 else None,
+        "step": step,
+    }
+    return {column: _text(shown.get(column, row[column])) for column in COLUMNS}

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from launcher.runs import find_run
+from launcher.runs import LAST, find_run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -42,6 +42,18 @@ def run_argument(command: Command) -> Command:
     return runs_option(command)
 
 
+def last_run_argument(command: Command) -> Command:
+    """The same for verbs that only look: without RUN they take the last one."""
+    command = click.argument("run_name", metavar="[RUN]", default=LAST)(command)
+    return runs_option(command)
+
+
+def runs_dir_is_given() -> bool:
+    """Whether the user says where runs lie, by `--runs` or TUNEYARD_RUNS; otherwise they are looked for anywhere."""
+    source = click.get_current_context().get_parameter_source("runs_dir")
+    return source is not None and source.name != "DEFAULT"
+
+
 def run_dir_of(run_name: str, runs_dir: Path) -> Path:
     """The run directory that RUN names: a path, `last`, or the beginning of a name or id."""
-    return find_run(run_name, runs_dir)
+    return find_run(run_name, runs_dir, anywhere=not runs_dir_is_given())

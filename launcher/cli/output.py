@@ -18,10 +18,10 @@ BAR_WIDTH = 44
 PIPED_WIDTH = 110
 
 
-def make_console(*, stderr: bool = False) -> Console:
+def make_console(*, stderr: bool = False, piped_width: int = PIPED_WIDTH) -> Console:
     """A console that does not fold tables to 80 columns in a file, and takes `[/x]` in a value for what it is."""
     console = Console(stderr=stderr, markup=False)
-    return console if console.is_terminal else Console(stderr=stderr, width=PIPED_WIDTH, markup=False)
+    return console if console.is_terminal else Console(stderr=stderr, width=piped_width, markup=False)
 
 
 def make_echo(*, stderr: bool) -> Callable[[str], None]:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from launcher.cli.options import json_option, run_argument, run_dir_of
+from launcher.cli.options import json_option, last_run_argument, run_dir_of
 from launcher.cli.output import print_json
 from launcher.learning.observed import record_run
 from launcher.report import write_report
 
 
 @click.command()
-@run_argument
+@last_run_argument
 @json_option
 def report(run_name: str, runs_dir: Path, as_json: bool) -> None:
     """Write a run's report as one HTML file that needs no network."""

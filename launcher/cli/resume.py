@@ -23,6 +23,7 @@ from launcher.grace import adjust
 from launcher.hub import require_hub_files
 from launcher.jobfile import SettingError
 from launcher.places import require_folder
+from launcher.registry import register
 from launcher.revise import Revision, lengthened, replanned, saved_step
 from launcher.rundata import DEFAULT_BACKEND, backend_name, lies_elsewhere
 from launcher.trainer_process import require_trainer
@@ -69,6 +70,7 @@ def resume(
     if revision and revision.changes:
         revision.write(_command(job_file, max_steps, epochs))
     _adjust_grace(run_dir, as_json)
+    register(run_dir)
     return _start(run_dir, where, detach, as_json)
 
 

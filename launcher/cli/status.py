@@ -13,18 +13,20 @@ from cluster import Status, backend
 from cluster.goodput import has_trained
 from cluster.rundir import read_attempts, read_progress
 from launcher import goodput
-from launcher.cli.follow import left_in_words, next_step, seconds_left
-from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
+from launcher.cli.follow import next_step, seconds_left
+from launcher.cli.meter import duration_in_words
+from launcher.cli.options import json_option, last_run_argument, quoted, run_dir_of
 from launcher.cli.output import facts, make_console, print_json
 from launcher.finishing import failed_parts
 from launcher.learning.observed import record_run
+from launcher.overview import overview
 from launcher.rundata import backend_name
 
 ALIVE = ("queued", "running")
 
 
 @click.command()
-@run_argument
+@last_run_argument
 @json_option
 def status(run_name: str, runs_dir: Path, as_json: bool) -> None:
     """Where a run is: its state, step, loss, last checkpoint and attempts."""
@@ -37,8 +39,10 @@ def status(run_name: str, runs_dir: Path, as_json: bool) -> None:
         fields = dataclasses.asdict(found)
         account = goodput.account(attempts, progress)
         life = {"attempts": attempts, "goodput": dataclasses.asdict(account) if account else None}
-        left = seconds_left(progress) if found.state in ALIVE else None
-        print_json({"run": str(run_dir), **fields, "seconds_left": left, "progress": progress, **life})
+        left = seconds_left(progress) if is_current(found, progress) else None
+        glance = dataclasses.asdict(overview(run_dir)) | {"run_dir": str(run_dir)}
+        facts_of_run = {"run": str(run_dir), **fields, "seconds_left": left, "progress": progress, **life}
+        print_json({**facts_of_run, "overview": glance})
         return
     make_console().print(facts(_rows(run_dir, found, progress, attempts)), highlight=False)
     alive = found.state in ALIVE
@@ -47,7 +51,12 @@ def status(run_name: str, runs_dir: Path, as_json: bool) -> None:
 
 
 def _rows(run_dir: Path, found: Status, progress: dict[str, Any], attempts: list[dict[str, Any]]) -> dict[str, Any]:
-    rows: dict[str, Any] = {"run": run_dir, "state": found.state}
+    glance = overview(run_dir)
+    rows: dict[str, Any] = {"run": run_dir, "model": " ".join(filter(None, (glance.model, glance.method)))}
+    if glance.begun is not None:
+        took = duration_in_words(glance.seconds or 0.0)
+        rows["begun"] = f"{glance.date()}, {took} {'ago' if found.state in ALIVE else 'in all'}"
+    rows["state"] = found.state
     if found.outcome:
         rows["outcome"] = found.outcome
     if found.reason:
@@ -55,7 +64,15 @@ def _rows(run_dir: Path, found: Status, progress: dict[str, Any], attempts: list
     rows |= {part.title: f"FAILED: {part.message}" for part in failed_parts(run_dir, found.outcome)}
     rows["attempts"] = len(attempts)
     rows |= _life_rows(attempts, progress)
-    return rows | _progress_rows(progress, alive=found.state in ALIVE)
+    rows |= _progress_rows(progress, alive=found.state in ALIVE, current=is_current(found, progress))
+    if glance.eval_loss is not None:
+        rows["held-out loss"] = f"{glance.eval_loss:.4f}"
+    return rows
+
+
+def is_current(found: Status, progress: dict[str, Any]) -> bool:
+    """Whether the trainer's word is of the attempt that is alive: during a restart it is of the one before."""
+    return found.state in ALIVE and found.attempt is not None and progress.get("attempt") == found.attempt
 
 
 def _life_rows(attempts: list[dict[str, Any]], progress: dict[str, Any]) -> dict[str, Any]:
@@ -69,17 +86,20 @@ def _life_rows(attempts: list[dict[str, Any]], progress: dict[str, Any]) -> dict
     return {name: value for name, value in rows.items() if value is not None}
 
 
-def _progress_rows(progress: dict[str, Any], *, alive: bool) -> dict[str, Any]:
+def _progress_rows(progress: dict[str, Any], *, alive: bool, current: bool) -> dict[str, Any]:
     if not progress:
         return {}
     checkpoint, failure = progress.get("last_checkpoint") or {}, progress.get("failure") or {}
     age_seconds = max(0.0, time.time() - (progress.get("heartbeat") or time.time()))
+    heard = "heard" if current else "last heard"
+    if alive and not current:
+        heard = f"the word of attempt {progress.get('attempt')}, {heard}"
     rows = {
-        "trainer": f"{progress.get('state')}, {'heard' if alive else 'last heard'} {age_seconds:.0f} s ago",
+        "trainer": f"{progress.get('state')}, {heard} {duration_in_words(age_seconds)} ago",
         "step": _step(progress),
         "loss": _rounded(progress.get("loss"), ".4f"),
-        "tokens/s": _rounded(progress.get("tokens_per_second"), ",.0f"),
-        "left": left_in_words(left) + " of training" if alive and (left := seconds_left(progress)) else None,
+        "tokens/s": _rounded(progress.get("tokens_per_second") if current or not alive else None, ",.0f"),
+        "left": duration_in_words(left) + " of training" if current and (left := seconds_left(progress)) else None,
         "last checkpoint": checkpoint.get("path"),
         "resumed": progress.get("exactness"),
         "failure": failure.get("message"),

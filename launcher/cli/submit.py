@@ -10,7 +10,15 @@ from rich.console import Console
 
 from cluster import ClusterError, Handle, backend
 from launcher.cli.follow import follow
-from launcher.cli.options import detach_option, job_argument, json_option, no_correction_option, quoted, runs_option
+from launcher.cli.options import (
+    detach_option,
+    job_argument,
+    json_option,
+    no_correction_option,
+    quoted,
+    runs_dir_is_given,
+    runs_option,
+)
 from launcher.cli.output import make_console, print_json
 from launcher.cli.planning import load_and_plan
 from launcher.cli.preparing import prepare, settle
@@ -67,9 +75,7 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, no_correction: bool, d
 
 def root_of(plan: Plan, runs_dir: Path) -> Path:
     """Where the run goes: what `--runs` or TUNEYARD_RUNS says, else what the site profile says."""
-    source = click.get_current_context().get_parameter_source("runs_dir")
-    said = source is not None and source.name != "DEFAULT"
-    return runs_dir if said else Path(plan.launch.get("run_root") or runs_dir)
+    return runs_dir if runs_dir_is_given() else Path(plan.launch.get("run_root") or runs_dir)
 
 
 def ready_to_submit(plan: Plan, root: Path, console: Console, loaded: LoadedJob | None = None) -> None:

@@ -206,11 +206,29 @@ def _show(made: Sweep, as_json: bool) -> int:
         print_json({"sweep": str(made.folder), "best": winner["run"] if winner else None, "runs": rows})
     else:
         _print_table(rows, winner)
+        for words in _why(rows, winner):
+            click.echo(words)
         click.echo(
             "Next: " + (f"tuneyard export {winner['run']}" if winner else "tuneyard status RUN, for one of them")
         )
     failed = [row for row in rows if row["state"] == "ended" and row["outcome"] not in ("finished", "stopped")]
     return EXIT_RUN_FAILED if failed else EXIT_OK
+
+
+def _why(rows: list[dict[str, Any]], winner: dict[str, Any] | None) -> Iterator[str]:
+    """What the star means, and which run was better once than the model that it leaves."""
+    if winner is None:
+        return
+    if winner["exact_match"] is not None:
+        yield "* the model with the most exact answers"
+        return
+    loss, step = winner["eval_loss"], winner["eval_step"]
+    yield f"* the model with the least held-out loss: {loss:.4f} at step {step}, of the checkpoint that is exported"
+    lowest = min((row for row in rows if row["lowest_eval_loss"] is not None), key=lambda row: row["lowest_eval_loss"])
+    if lowest["lowest_eval_loss"] < loss:
+        step = lowest["lowest_eval_step"]
+        kept = f"tuneyard export {lowest['run']} --step {step}" if lowest["lowest_is_kept"] else "that was not kept"
+        yield f"  {lowest['run']} had {lowest['lowest_eval_loss']:.4f} at step {step}: {kept}"
 
 
 def _print_table(rows: list[dict[str, Any]], winner: dict[str, Any] | None) -> None:

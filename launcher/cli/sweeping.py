@@ -29,18 +29,29 @@ def plan_all(job_file: Path, combinations: list[Combination]) -> list[Planned]:
     """A plan for every combination.
 
     Raises:
-        JobError: a combination is wrong; the message names it, and the lines are those of the job file.
+        JobError: combinations are wrong; the message names each, and the lines are those of the job file.
     """
     document = read_document(job_file)
     base, text = str(document.data.get("name", "")), job_file.read_text(encoding="utf-8-sig")
     width, found = len(str(len(combinations) - 1)), []
+    wrong: dict[str, list[str]] = {}
     for number, settings in enumerate(combinations):
         name = f"{base}-{number:0{width}d}"
         try:
             loaded = checked(derived(document, settings, name), job_file)
             plan = planned_from(loaded)
         except TuneyardError as error:
-            raise JobError(f"with {in_words(settings)}:\n{error.message}", error.remedy) from None
+            said = "\n".join(filter(None, (error.message, error.remedy)))
+            wrong.setdefault(said, []).append(in_words(settings))
+            continue
         written = job_text(text, settings, name)
         found.append(Planned(base_name=base, name=name, settings=settings, text=written, plan=plan, loaded=loaded))
+    if wrong:
+        raise JobError("\n".join(f"with {_some(which)}:\n{said}" for said, which in wrong.items()))
     return found
+
+
+def _some(which: list[str]) -> str:
+    """The combinations of which the same is said."""
+    more = f", and {len(which) - 3} more" if len(which) > 3 else ""
+    return ", or ".join(which[:3]) + more

@@ -58,7 +58,7 @@ def drill_plan(plan: dict[str, Any], fault: Fault, steps: int, hang_seconds: flo
     trainer["evaluation"] |= {"every_steps": None, "generate": None}
     trainer["data"]["eval"] = {"split": 0.0, "path": None}
     trainer["logging"] = {"every_seconds": 0, "tensorboard": False}
-    launch |= {"phases": ["prepare", "train"], "hang_seconds": hang_seconds}
+    launch |= {"phases": ["prepare", "train"], "hang_seconds": hang_seconds, "afterwards": []}
     launch["restart"] = launch["restart"] | {"auto": True, "max_crashes": 1, "backoff_seconds": BACKOFF_SECONDS}
     launch.pop("walltime_seconds", None)
     return short

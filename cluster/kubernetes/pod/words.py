@@ -20,7 +20,7 @@ class Words:
 
     def say(self, words: str) -> None:
         """One line on stdout. A log that cannot be written must not end a run."""
-        line = f"{datetime.now().isoformat(sep=' ', timespec='milliseconds')} {self._who}: {words}\n"
+        line = f"{datetime.now().astimezone().isoformat(sep=' ', timespec='milliseconds')} {self._who}: {words}\n"
         try:
             sys.stdout.write(line)
             sys.stdout.flush()

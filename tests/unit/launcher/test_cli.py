@@ -81,7 +81,7 @@ def test_unwritable_folder_of_runs(write_job, job_folder: Path, capsys: pytest.C
     assert run(["submit", str(write_job()), "--runs", str(blocked)]) == 3
     shown = capsys.readouterr().err
     assert "cannot be written: Not a directory" in shown
-    assert "--runs DIR" in shown
+    assert "--runs" in shown
 
 
 def test_what_prepare_refuses_is_one_message_and_leaves_no_run_directory(

@@ -14,12 +14,12 @@ from launcher.cli.follow import (
     ENDINGS,
     EXIT_BY_OUTCOME,
     follow,
-    left_in_words,
     next_step,
     restart_words,
     seconds_left,
     unsaid_restarts,
 )
+from launcher.cli.meter import duration_in_words
 from launcher.errors import EXIT_RUN_FAILED
 from launcher.jobfile import load_job
 from launcher.plan import make_plan
@@ -94,7 +94,7 @@ def test_after_a_fatal_end_one_may_go_on_with_a_changed_job(tmp_path: Path) -> N
 def test_what_is_left_follows_from_steps_and_speed(facts: dict[str, float], seconds: float, words: str) -> None:
     left = seconds_left(facts)
     assert left == seconds
-    assert left_in_words(left) == words
+    assert duration_in_words(left) == words
 
 
 def test_nothing_is_said_to_be_left_before_there_is_a_speed() -> None:

@@ -1,14 +1,15 @@
 """Settings of a sweep taken apart, combined, and put into job files."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from launcher.cli.sweep import _print_table
+from launcher.cli.sweep import _print_table, _why
 from launcher.cli.sweeping import plan_all
 from launcher.errors import JobError
 from launcher.jobfile.document import parse_document
-from launcher.sweep import Sweep, best, combinations_of, derived, find_sweep, job_text, read_sweep, short_names
+from launcher.sweep import Sweep, best, combinations_of, derived, find_sweep, job_text, read_sweep, results, short_names
 
 JOB = """\
 name: tiny            # of the run
@@ -68,6 +69,9 @@ def test_every_combination_is_planned_and_a_wrong_one_is_named_with_its_line(wri
     with pytest.raises(JobError, match=r"(?s)with training.max_steps=-1:.*max_steps") as refused:
         plan_all(path, combinations_of(["training.max_steps=3,-1"]))
     assert str(path) in str(refused.value)
+    with pytest.raises(JobError) as refused:
+        plan_all(path, combinations_of(["training.max_steps=-2,-1"]))
+    assert all(f"with training.max_steps={value}:" in str(refused.value) for value in (-2, -1)), "all at once"
 
 
 def test_a_sweep_is_found_again_by_its_folder_its_name_or_as_the_last(tmp_path: Path) -> None:
@@ -83,6 +87,30 @@ def test_a_sweep_is_found_again_by_its_folder_its_name_or_as_the_last(tmp_path: 
         find_sweep("c", tmp_path)
     with pytest.raises(JobError, match="holds no sweep"):
         read_sweep(tmp_path)
+
+
+def test_runs_are_ranked_by_the_loss_of_the_checkpoint_that_is_exported(tmp_path: Path, capsys) -> None:
+    """The lowest loss of any step says nothing of the newest checkpoint, and that is the one that is exported."""
+    losses = {"spoilt": [(10, 0.5), (20, 0.4), (30, 0.9)], "steady": [(10, 0.8), (20, 0.7), (30, 0.6)]}
+    for name, told in losses.items():
+        run = tmp_path / name
+        (run / "logs").mkdir(parents=True)
+        lines = [json.dumps({"step": step, "eval_loss": loss}) for step, loss in told]
+        (run / "logs" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        progress = {"step": 30, "max_steps": 30, "last_checkpoint": {"step": 30, "path": "checkpoints/step-00000030"}}
+        (run / "progress.json").write_text(json.dumps(progress))
+    (tmp_path / "spoilt" / "checkpoints" / "step-00000020").mkdir(parents=True)
+    runs = [tmp_path / name for name in losses]
+    made = Sweep(folder=tmp_path, backend="local", runs=runs, combinations=[{"a.b": 1}, {"a.b": 2}])
+    rows = results(made)
+    assert [(row["eval_loss"], row["eval_step"], row["lowest_eval_loss"]) for row in rows] == [
+        (0.9, 30, 0.4),
+        (0.6, 30, 0.6),
+    ]
+    winner = best(rows)
+    assert winner["run"] == "steady"
+    said = "\n".join(_why(rows, winner))
+    assert "0.6000 at step 30" in said and "tuneyard export spoilt --step 20" in said
 
 
 def test_answers_count_before_losses() -> None:
