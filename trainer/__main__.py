@@ -181,6 +181,7 @@ def _answer_prompts(arguments: Any, config: TrainerConfig) -> int:
         model_dir=arguments.model or arguments.run_dir / "model",
         prompts_file=prompts,
         output=arguments.output or arguments.run_dir / "evaluation.json",
+        counted_in=arguments.run_dir,
     )
     print(f"exact_match {result['exact_match']:.4f} over {result['prompts']} prompts")
     return EXIT_DONE

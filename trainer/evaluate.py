@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from trainer.collectives import Ranks
+from trainer.counting import counting
 from trainer.data.batch import Reduction, collate
 from trainer.data.order import EVAL_EPOCH, GlobalOrder, pack_members
 from trainer.data.store import TokenStore
@@ -48,11 +49,13 @@ def held_out_loss(
         )
     packs = pack_members(store, members, order.config, EVAL_EPOCH)
     loss = torch.zeros((), device=engine.device)
-    for first in range(0, len(packs), ranks.size):  # every rank takes part in every round
-        own = first + ranks.rank
-        numbers = [int(n) for n in packs[own]] if own < len(packs) else []
-        loss += engine.evaluate(collate(store, numbers, reduction).to(engine.device))
-        pulse()
+    with counting(run_dir if ranks.rank == 0 else None, "evaluating", len(packs), "packs") as counter:
+        for first in range(0, len(packs), ranks.size):  # every rank takes part in every round
+            own = first + ranks.rank
+            numbers = [int(n) for n in packs[own]] if own < len(packs) else []
+            loss += engine.evaluate(collate(store, numbers, reduction).to(engine.device))
+            pulse()
+            counter.at(min(first + ranks.size, len(packs)))
     mean = float(ranks.sum(loss[None])[0]) / targets
     return {"eval_loss": mean, "eval_perplexity": math.exp(min(mean, 700.0)), "eval_tokens": int(targets)}
 

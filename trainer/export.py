@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trainer.checkpoint.manifest import (
 )
 from trainer.checkpoint.read import RangeReader
 from trainer.config import TrainerConfig
+from trainer.counting import counting, folder_bytes, measuring
 from trainer.data.template import load_tokenizer, make_renderer
 from trainer.errors import UserError
 from trainer.progress import say
@@ -40,7 +42,7 @@ def export(
     target = output or run_dir / "model"
     if target.exists() and not (target / "config.json").exists() and not (target / "adapter_config.json").exists():
         raise UserError(f"{target} exists and is no exported model", remedy="move it away, or choose another --output")
-    model, dtypes = _loaded(config, RangeReader(folder, manifest), manifest)
+    model, dtypes = _loaded(config, RangeReader(folder, manifest), manifest, run_dir)
     if config.method.quantization:
         say(_about_precision(config, merge))
     if merge and config.method.kind == "lora":
@@ -48,7 +50,8 @@ def export(
     staging = target.with_name(f".{target.name}-staging")
     try:
         shutil.rmtree(staging, ignore_errors=True)
-        model.save_pretrained(staging, max_shard_size="5GB")
+        with measuring(run_dir, "writing", lambda: folder_bytes(staging) / 1e6, _num_megabytes(model), "MB"):
+            model.save_pretrained(staging, max_shard_size="5GB")
         _save_chat(config, model, staging)
         _swap(staging, target)
     except (OSError, SafetensorError) as error:
@@ -59,6 +62,13 @@ def export(
             remedy="free space there and export again, or name another folder with --output; the checkpoints are kept",
         ) from error
     return target
+
+
+def _num_megabytes(model: Any) -> float | None:
+    """How much will be written; of an adapter too little to be counted."""
+    if hasattr(model, "peft_config"):
+        return None
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e6
 
 
 def _save_chat(config: TrainerConfig, model: Any, folder: Path) -> None:
@@ -109,7 +119,9 @@ def _merged(model: Any, dtypes: dict[str, torch.dtype]) -> Any:
     return merged
 
 
-def _loaded(config: TrainerConfig, reader: RangeReader, manifest: Manifest) -> tuple[Any, dict[str, torch.dtype]]:
+def _loaded(
+    config: TrainerConfig, reader: RangeReader, manifest: Manifest, run_dir: Path
+) -> tuple[Any, dict[str, torch.dtype]]:
     """The trained model, never quantised, and the types in which its own tensors are stored."""
     from trainer.model.weights import load_complete
 
@@ -124,13 +136,16 @@ def _loaded(config: TrainerConfig, reader: RangeReader, manifest: Manifest) -> t
         from trainer.model.lora import add_adapters
 
         model = add_adapters(model, config.method)
-    fill(model, reader, manifest)
+    with counting(run_dir, "exporting", len(manifest.shapes), "tensors") as counter:
+        fill(model, reader, manifest, counter.at)
     return model, dtypes
 
 
 @torch.no_grad()
-def fill(model: nn.Module, reader: RangeReader, manifest: Manifest) -> None:
-    """Copy a checkpoint's parameters into a model as Transformers or PEFT names them.
+def fill(
+    model: nn.Module, reader: RangeReader, manifest: Manifest, tell: Callable[[int], None] = lambda done: None
+) -> None:
+    """Copy a checkpoint's parameters into a model as Transformers or PEFT names them; `tell` hears how many are done.
 
     Raises:
         UserError: the model lacks one of them.
@@ -139,8 +154,9 @@ def fill(model: nn.Module, reader: RangeReader, manifest: Manifest) -> None:
     missing = [name for name in manifest.shapes if name not in parameters]
     if missing:
         raise UserError(f"the checkpoint holds tensors that the model does not have: {', '.join(missing[:5])}")
-    for name in manifest.shapes:
+    for done, name in enumerate(manifest.shapes):
         parameters[name].copy_(reader.whole(name))
+        tell(done + 1)
 
 
 def _swap(staging: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from trainer.config import TrainerConfig
+from trainer.counting import counting
 from trainer.data.template import load_tokenizer, make_renderer
 from trainer.errors import UserError
 from trainer.files import write_json_atomic
@@ -19,8 +20,10 @@ BATCH = 32
 EXAMPLES_PER_TAG = 2  # of each kind: wrong ones, and right ones
 
 
-def evaluate_prompts(config: TrainerConfig, *, model_dir: Path, prompts_file: Path, output: Path) -> dict[str, Any]:
-    """Answer every prompt greedily, score, and write the result to `output`.
+def evaluate_prompts(
+    config: TrainerConfig, *, model_dir: Path, prompts_file: Path, output: Path, counted_in: Path | None = None
+) -> dict[str, Any]:
+    """Answer every prompt greedily, score, and write the result to `output`; `counted_in` is told how many are done.
 
     Raises:
         UserError: the model or the prompts cannot be read.
@@ -30,11 +33,13 @@ def evaluate_prompts(config: TrainerConfig, *, model_dir: Path, prompts_file: Pa
     renderer = make_renderer(tokenizer, config.model, config.data)
     longest_first = sorted(prompts, key=lambda p: -len(str(p.conversation.messages)))
     answers: list[tuple[Prompt, str]] = []
-    for start in range(0, len(prompts), BATCH):
-        batch = longest_first[start : start + BATCH]
-        texts = [renderer.prompt(prompt.conversation) for prompt in batch]
-        written = _answers(model, tokenizer, texts, renderer.ends.ids, config.evaluation.max_new_tokens)
-        answers += zip(batch, written, strict=True)
+    with counting(counted_in, "answering", len(prompts), "prompts") as counter:
+        for start in range(0, len(prompts), BATCH):
+            batch = longest_first[start : start + BATCH]
+            texts = [renderer.prompt(prompt.conversation) for prompt in batch]
+            written = _answers(model, tokenizer, texts, renderer.ends.ids, config.evaluation.max_new_tokens)
+            answers += zip(batch, written, strict=True)
+            counter.at(len(answers))
     result = _scored(answers)
     write_json_atomic(output, result)
     return result

@@ -9,7 +9,8 @@ import click
 
 from cluster.rundir import read_json
 from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
-from launcher.cli.output import make_echo, print_json
+from launcher.cli.output import make_console, print_json
+from launcher.cli.phases import watched
 from launcher.errors import JobError
 from launcher.trainer_process import require_trainer, run_trainer
 
@@ -38,7 +39,8 @@ def evaluate(
         return
     options = {"--model": model, "--prompts": prompts, "--output": output}
     given = [part for name, value in options.items() if value for part in (name, str(value.absolute()))]
-    run_trainer("evaluate", run_dir, *given, on_line=make_echo(stderr=as_json))
+    with watched(run_dir, make_console(stderr=True), "loading") as meter:
+        run_trainer("evaluate", run_dir, *given, on_line=meter.say)
     written = output or run_dir / "evaluation.json"
     result = read_json(written) or {}
     if as_json:
@@ -51,7 +53,8 @@ def evaluate(
 def _held_out(run_dir: Path, others: list[Path | None], as_json: bool) -> None:
     if any(others):
         raise JobError("--held-out evaluates the run's own checkpoint and rows", "Leave the other options out.")
-    run_trainer("held_out", run_dir, on_line=make_echo(stderr=as_json))
+    with watched(run_dir, make_console(stderr=True), "loading") as meter:
+        run_trainer("held_out", run_dir, on_line=meter.say)
     lines = (run_dir / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     result = json.loads(next(line for line in reversed(lines) if '"eval_loss"' in line))
     if as_json:

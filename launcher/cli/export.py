@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
-from launcher.cli.output import make_echo, print_json
+from launcher.cli.output import make_console, print_json
+from launcher.cli.phases import watched
 from launcher.trainer_process import require_trainer, run_trainer
 
 
@@ -24,7 +25,8 @@ def export(run_name: str, runs_dir: Path, step: int | None, merge: bool, output:
     arguments = ["--merge"] if merge else []
     arguments += ["--step", str(step)] if step is not None else []
     arguments += ["--output", str(output)] if output else []
-    run_trainer("export", run_dir, *arguments, on_line=make_echo(stderr=as_json))
+    with watched(run_dir, make_console(stderr=True), "exporting") as meter:
+        run_trainer("export", run_dir, *arguments, on_line=meter.say)
     model = output or run_dir / "model"
     if as_json:
         print_json({"run": str(run_dir), "model": str(model)})

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cluster import Status, backend
 from cluster.rundir import read_attempts, read_progress
-from launcher.cli.meter import duration_in_words
+from launcher.cli.meter import Meter
 from launcher.cli.options import quoted
 from launcher.cli.output import make_console, print_json
+from launcher.cli.phases import read_phase, show_phase
 from launcher.errors import EXIT_CLUSTER, EXIT_OK, EXIT_RUN_FAILED, EXIT_SAVED
 from launcher.finishing import failed_parts
 from launcher.interrupts import exit_code_of
@@ -25,8 +23,15 @@ from launcher.report import write_report
 from launcher.rundata import backend_name, lies_elsewhere
 
 POLL_SECONDS = 0.5
-LINE_SECONDS = 5.0
-START_SECONDS = 60.0
+AROUND_TRAINING = {
+    "starting": "starting",
+    "preparing": "tokenising",
+    "loading": "loading",
+    "finished": "exporting",
+    "failed": "ending",
+    "stopped": "ending",
+}
+"""States of the trainer in which no steps are made, and what goes on then."""
 EXIT_BY_OUTCOME = {
     "finished": EXIT_OK,
     "stopped": EXIT_SAVED,
@@ -57,7 +62,8 @@ def follow(run_dir: Path, *, as_json: bool = False) -> int:
     """
     console = make_console(stderr=as_json)
     try:
-        status = _watch_with_bar(run_dir, console) if console.is_terminal else _watch_with_lines(run_dir, console)
+        with Meter(console) as meter:
+            status = _watch(run_dir, meter)
     except KeyboardInterrupt as error:
         with suppress(OSError):  # the terminal may be gone
             click.echo(
@@ -68,24 +74,22 @@ def follow(run_dir: Path, *, as_json: bool = False) -> int:
     return _end(run_dir, status, as_json)
 
 
-def _watch(run_dir: Path, show: Callable[[dict[str, Any]], None], say: Callable[[str], None]) -> Status:
-    """Calls `show` with each new progress, `say` with each restart, until the run is neither queued nor running."""
+def _watch(run_dir: Path, meter: Meter) -> Status:
+    """Shows where the run is, and says each restart, until it is neither queued nor running."""
     where = backend(backend_name(run_dir))
-    shown: dict[str, Any] = {}
-    waits: set[str] = set()
     told = {record["attempt"] for record in read_attempts(run_dir) if record.get("outcome")}
     while True:
         status = where.status(run_dir)
         if status.state in ("queued", "running"):
             for record in unsaid_restarts(read_attempts(run_dir), told):
-                say(restart_words(record))
+                meter.say(restart_words(record))
         progress = read_progress(run_dir) or {}
-        if progress and progress != shown and progress.get("attempt") == status.attempt:
-            show(progress)
-            shown = progress
-        if status.state == "queued" and status.reason not in waits:
-            waits.add(status.reason)
-            say(f"queued: {status.reason}")
+        if status.state == "queued":
+            meter.show("queued", facts=status.reason)
+        elif progress and progress.get("attempt") == status.attempt:
+            show_progress(meter, progress, read_phase(run_dir))
+        elif status.state == "running":
+            meter.show("starting" if status.attempt is not None else "waiting", facts=status.reason)
         if status.state not in ("queued", "running", "unknown"):
             return status
         time.sleep(POLL_SECONDS)
@@ -117,38 +121,21 @@ def restart_words(record: dict[str, Any]) -> str:
     return f"attempt {record['attempt']} {ENDINGS[record['outcome']]}{at}{why}; attempt {record['attempt'] + 1} {when}"
 
 
-def _speaker(console: Console) -> Callable[[str], None]:
-    return lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _watch_with_bar(run_dir: Path, console: Console) -> Status:
-    columns = (
-        TextColumn("{task.fields[state]:<10}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.fields[steps]}  {task.fields[facts]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=None, state="starting", steps="?", facts="")
-        return _watch(run_dir, lambda progress: _advance(bar, task, progress), _speaker(console))
-
-
-def _advance(bar: Progress, task: TaskID, progress: dict[str, Any]) -> None:
-    steps = progress.get("max_steps")
-    bar.update(
-        task,
-        completed=progress.get("step") or 0,
-        total=steps,
-        state=progress.get("state", ""),
-        steps=steps or "?",
-        facts=_facts(progress),
-    )
+def show_progress(meter: Meter, progress: dict[str, Any], phase: dict[str, Any]) -> None:
+    """Where the trainer is: what is being counted, else its steps, else only what it does and for how long."""
+    state, steps = str(progress.get("state") or "starting"), progress.get("max_steps")
+    counted = phase.get("phase") == "evaluating" or state in AROUND_TRAINING
+    if phase and counted:
+        show_phase(meter, phase)
+    elif steps and state not in AROUND_TRAINING:
+        facts, left = _facts(progress), seconds_left(progress)
+        meter.show("training", progress.get("step") or 0, steps, unit="steps", facts=facts, left_seconds=left)
+    else:
+        meter.show(AROUND_TRAINING.get(state, state))
 
 
 def _facts(progress: dict[str, Any]) -> str:
-    parts = []
+    parts = [str(progress["state"])] if progress.get("state") in ("saving", "evaluating") else []
     if progress.get("loss") is not None:
         parts.append(f"loss {progress['loss']:.4f}")
     if progress.get("tokens_per_second"):
@@ -156,40 +143,11 @@ def _facts(progress: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def _watch_with_lines(run_dir: Path, console: Console) -> Status:
-    last: dict[str, Any] = {"time": 0.0, "state": ("", None), "text": ""}
-    speak = _speaker(console)
-
-    def show(progress: dict[str, Any]) -> None:
-        now, state = time.monotonic(), (progress.get("state"), progress.get("attempt"))
-        if now - last["time"] < LINE_SECONDS and state == last["state"]:
-            return
-        text = _line(progress)
-        if text != last["text"]:
-            last.update(time=now, state=state, text=text)
-            speak(text)
-
-    return _watch(run_dir, show, speak)
-
-
-def _line(progress: dict[str, Any]) -> str:
-    state, steps = progress.get("state", ""), progress.get("max_steps")
-    if not steps:
-        return str(state)
-    step = f"step {progress.get('step') or 0}/{steps}"
-    return f"{state:<10} {step}  {_facts(progress)}{_time_left(progress)}".rstrip()
-
-
 def seconds_left(progress: dict[str, Any]) -> float | None:
     """What the remaining steps take at the present speed; None before there is one."""
     step, steps, tokens = progress.get("step"), progress.get("max_steps"), progress.get("tokens")
     speed = progress.get("tokens_per_second")
     return (steps - step) * tokens / step / speed if step and steps and tokens and speed else None
-
-
-def _time_left(progress: dict[str, Any]) -> str:
-    seconds = seconds_left(progress)
-    return "" if seconds is None else f"  {duration_in_words(seconds)} left"
 
 
 def _end(run_dir: Path, status: Status, as_json: bool) -> int:

@@ -13,6 +13,7 @@ from rich.console import Console
 from cluster.rundir import read_json
 from launcher.cli.options import job_argument, json_option
 from launcher.cli.output import facts, gib, make_console, print_json
+from launcher.cli.phases import watched
 from launcher.cli.planning import learned_on, machine_for
 from launcher.errors import JobError, MachineError, RunFailedError
 from launcher.hardware import this_machine
@@ -100,7 +101,8 @@ def _measured(loaded: LoadedJob, plan: Plan, rank: int, *, counted: bool) -> dic
     with tempfile.TemporaryDirectory(prefix="tuneyard-measure-") as folder:
         run_dir = Path(folder)
         write_run(run_dir, loaded.path.read_bytes(), plan)
-        run_trainer("measure", run_dir, "--rank", str(rank), *(["--counted"] * counted), on_line=lambda line: None)
+        with watched(run_dir, make_console(stderr=True), "measuring"):
+            run_trainer("measure", run_dir, "--rank", str(rank), *(["--counted"] * counted), on_line=lambda line: None)
         found = read_json(run_dir / "measured.json")
     if found is None:
         raise RunFailedError("the trainer left no measurement")

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 LINE_SECONDS = 10.0
+WAITING_LINE_SECONDS = 60.0
+"""The same of a phase in which nothing can be counted: a run may wait for hours."""
 RATE_AFTER_SECONDS = 1.0
 """A rate needs that long: the first parts of a phase come in bursts."""
 
@@ -34,9 +36,10 @@ class Meter:
 
     def __init__(self, console: Console, line_seconds: float = LINE_SECONDS) -> None:
         self._console, self._line_seconds = console, line_seconds
+        self._waiting_seconds = line_seconds * WAITING_LINE_SECONDS / LINE_SECONDS
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._phase = self._text = ""
+        self._phase = ""
         self._began = self._told = 0.0
         self._first_done: float | None = None
 
@@ -66,6 +69,7 @@ class Meter:
         *,
         unit: str = "",
         facts: str = "",
+        note: str = "",
         left_seconds: float | None = None,
         begun_seconds: float = 0.0,
     ) -> None:
@@ -76,7 +80,8 @@ class Meter:
             done: How much is done.
             total: How much there is in all; unknown when None.
             unit: What is counted.
-            facts: What else is told, such as the loss.
+            facts: What is told in place of the rate, such as loss and tokens per second.
+            note: What else is told.
             left_seconds: What is left, where the caller knows better than by the rate since the phase began.
             begun_seconds: How long the phase had lasted when it was seen first.
         """
@@ -84,11 +89,11 @@ class Meter:
         if phase != self._phase:
             self._finish_task()
             self._phase, self._began, self._told, self._first_done = phase, now - begun_seconds, 0.0, done
-        text = self._words(now, done, total, unit, facts, left_seconds)
+        text = "  ".join(filter(None, (self._words(now, done, total, unit, facts, left_seconds), note)))
         if self._bar is not None:
             self._show_bar(text, done, total)
-        elif text != self._text and (not self._told or now - self._told >= self._line_seconds):
-            self._told, self._text = now, text
+        elif not self._told or now - self._told >= (self._waiting_seconds if done is None else self._line_seconds):
+            self._told = now
             self.say(f"{phase:<11} {text}".rstrip())
 
     def _words(

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cluster.rundir import PLAN, read_json, write_json_atomic
 from launcher.cli.output import print_preflight
+from launcher.cli.phases import watched
 from launcher.cli.planning import recounted
 from launcher.cli.showplan import print_warnings, steps_in_words
 from launcher.jobfile import LoadedJob
@@ -25,11 +26,7 @@ def prepare(run_dir: Path, console: Console) -> dict[str, Any]:
         JobError: the data is wrong; the trainer has said how.
         RunFailedError: it broke.
     """
-    if console.is_terminal:
-        with console.status("tokenising") as status:
-            run_trainer("prepare", run_dir, on_line=lambda line: status.update(_short(line)))
-    else:
-        console.print("tokenising")
+    with watched(run_dir, console, "tokenising"):
         run_trainer("prepare", run_dir, on_line=lambda line: None)
     preflight = read_json(run_dir / "data" / "preflight.json") or {}
     remember(run_dir)
@@ -74,8 +71,3 @@ def changed(before: Plan, after: Plan) -> Iterator[tuple[str, Any, Any]]:
         )
         if one != other
     )
-
-
-def _short(line: str) -> str:
-    """The line if it says something; brackets of a JSON report do not."""
-    return line if line.strip("{}[], ") and not line.startswith(" ") else "tokenising"

@@ -12,8 +12,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from cluster import ClusterError, Status, backend
-from cluster.rundir import PLAN, write_stop
+from cluster import ClusterError, backend
+from cluster.rundir import PLAN, read_progress, write_stop
+from launcher.cli.meter import Meter
 from launcher.cli.options import detach_option, json_option, quoted, runs_option
 from launcher.cli.output import make_console, print_json
 from launcher.cli.submit import prepare_here, ready_to_submit, root_of
@@ -140,9 +141,8 @@ def _undo(made: Sweep) -> None:
 def _follow(made: Sweep, max_parallel: int, console: Console) -> int:
     """Until no run is alive. Ctrl-C stops following only: what runs goes on, and what waits here does not start."""
     try:
-        if made.backend == DEFAULT_BACKEND:
-            _run_here(made, max_parallel, console)
-        _wait(made, console)
+        with Meter(console) as meter:
+            _until_over(made, max_parallel, meter)
     except KeyboardInterrupt as error:
         click.echo(_left_behind(made), err=True)
         return exit_code_of(error)
@@ -162,37 +162,34 @@ def _left_behind(made: Sweep) -> str:
     return "\n".join([*words, f"Next: tuneyard sweep --status {quoted(made.folder)}{end}"])
 
 
-def _run_here(made: Sweep, max_parallel: int, console: Console) -> None:
-    """So many at a time, in order."""
-    where, waiting = backend(made.backend), list(made.runs)
-    living: list[Path] = []
-    while waiting or living:
-        for run in [run for run in living if where.status(run).state not in ALIVE]:
-            console.print(f"{run.name}: {where.status(run).outcome}", highlight=False)
-            living.remove(run)
-        while waiting and len(living) < max_parallel:
-            run = waiting.pop(0)
-            where.submit(run)
-            living.append(run)
+def _until_over(made: Sweep, max_parallel: int, meter: Meter) -> None:
+    """Until no run is alive; each end is told. On this machine so many at a time are started, in order."""
+    where, ended = backend(made.backend), set[Path]()
+    waiting = list(made.runs) if made.backend == DEFAULT_BACKEND else []
+    while True:
+        living = 0
+        for run in [run for run in made.runs if run not in ended and run not in waiting]:
+            if (status := where.status(run)).state in ALIVE:
+                living += 1
+            else:
+                ended.add(run)
+                meter.say(f"{run.name}: {status.outcome or status.state}")
+        while waiting and living < max_parallel:
+            where.submit(waiting.pop(0))
+            living += 1
+        if not living and not waiting:
+            return
+        _show_steps(made, len(ended), meter)
         time.sleep(POLL_SECONDS / 2)
 
 
-def _wait(made: Sweep, console: Console) -> None:
-    """Until no run is alive; each end is told."""
-    told: set[Path] = set()
-    while len(told) < len(made.runs):
-        for run, status in _ended(made):
-            if run not in told:
-                told.add(run)
-                console.print(f"{run.name}: {status.outcome or status.state}", highlight=False)
-        time.sleep(POLL_SECONDS)
-
-
-def _ended(made: Sweep) -> Iterator[tuple[Path, Status]]:
-    where = backend(made.backend)
-    for run in made.runs:
-        if (status := where.status(run)).state not in ALIVE:
-            yield run, status
+def _show_steps(made: Sweep, num_ended: int, meter: Meter) -> None:
+    """Steps of all runs, as far as each has told how many it makes; a run that waits makes as many as the others."""
+    told = [read_progress(run) or {} for run in made.runs]
+    known = [progress["max_steps"] for progress in told if progress.get("max_steps")]
+    total = round(sum(known) / len(known) * len(told)) if known else None
+    done = sum(progress.get("step") or 0 for progress in told)
+    meter.show("sweep", done if known else None, total, unit="steps", note=f"{num_ended} of {len(told)} runs ended")
 
 
 def _show(made: Sweep, as_json: bool) -> int:

@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trainer.config import SourceConfig, TrainerConfig
+from trainer.counting import counting
+from trainer.data.extent import Extent
 from trainer.data.findings import Findings
 from trainer.data.fingerprint import cache_key, prepared_report
 from trainer.data.lengths import settle_steps
-from trainer.data.sources import read_chunks
+from trainer.data.sources import Chunk, read_chunks
 from trainer.data.store import TokenStore
 from trainer.data.template import fitting_advice
 from trainer.data.tokenise import Tokeniser
@@ -92,13 +94,26 @@ def _prepare_split(
     report: Callable[[str], None],
 ) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    chunks = ((chunk, folder / f"shard-{chunk.number:05d}") for chunk in read_chunks(sources))
-    missing = ((chunk, shard) for chunk, shard in chunks if not shard.exists())
-    for done in write_shards(missing, tokeniser, config):
-        report(f"tokenised {done} chunk{'s' if done > 1 else ''} of {folder.name}")
+    extent = Extent(sources)
+    missing = _missing(folder, sources, extent)
+    with counting(folder.parents[1], "tokenising", extent.total_megabytes, "MB") as counter:
+        for done in write_shards(missing, tokeniser, config):
+            megabytes, rows = extent.at(done)
+            counter.at(megabytes, f"{rows:,} rows of {folder.name}")
+            report(f"tokenised {done} chunk{'s' if done > 1 else ''} of {folder.name}, {rows:,} rows")
     summary = _summary(folder)
     _refuse_useless(summary, folder.name, tokeniser)
     return summary
+
+
+def _missing(folder: Path, sources: list[SourceConfig], extent: Extent) -> Iterator[tuple[Chunk, Path]]:
+    """The chunks that have no shard yet, each with the place of its shard."""
+    for chunk in read_chunks(sources):
+        shard = folder / f"shard-{chunk.number:05d}"
+        missing = not shard.exists()
+        extent.passed(chunk, counted=missing)
+        if missing:
+            yield chunk, shard
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def test_following_goes_on_into_the_next_attempt(write_job: Callable[..., Path],
     assert follow(run_dir) == 0
     shown = capsys.readouterr().out
     assert "attempt 0 crashed at step 12 (rank 1 died); attempt 1 starts in 2 s\n" in shown
-    assert shown.index("attempt 1 starts") < shown.index("step 13/20")
+    assert shown.index("attempt 1 starts") < shown.index("13/20 steps")
     assert "outcome: finished" in shown
 
 
