@@ -180,6 +180,24 @@ def test_a_finished_run_goes_on_to_a_later_end(runs: Runs) -> None:
     assert end_state(extended) == end_state(straight)
 
 
+def test_a_run_that_an_older_version_began_keeps_its_learning_rates(runs: Runs) -> None:
+    run = runs.make("older", training={"warmup_steps": 20, "max_steps": STEPS})
+    assert run_on_ranks(train, 2, str(run), 0, "stop file", 3) == ["stopped"] * 2
+    (run / "stop").unlink()
+    step = json.loads((run / "progress.json").read_text())["step"]
+    for file in (run / "checkpoints").glob("step-*/manifest.json"):
+        signed = json.loads(file.read_text())
+        del signed["manifest"]["schedule"]  # which that version did not write
+        signed["sha256"] = hashlib.sha256(json.dumps(signed["manifest"]).encode()).hexdigest()
+        file.write_text(json.dumps(signed))
+    assert run_on_ranks(train, 2, str(run), 1) == ["finished"] * 2
+    lines = [json.loads(line) for line in (run / "logs" / "metrics.jsonl").read_text().splitlines()]
+    rates = {line["step"]: line["learning_rate"] for line in lines if "loss" in line}
+    assert [rates[at] for at in (1, step, step + 1, 20)] == pytest.approx([at * 5e-5 for at in (1, step, step, 19)])
+    last = json.loads((run / "checkpoints" / f"step-{STEPS:08d}" / "manifest.json").read_text())["manifest"]
+    assert last["schedule"] == 1, "and keeps them for good"
+
+
 CHANGES: dict[str, dict[str, Any]] = {
     r"loss\.reduction: was 'token', is 'sequence'": {"loss": {"reduction": "sequence"}},
     r"method\.r: was 4, is 8": {"method": {"kind": "lora", "r": 8}},
