@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from cluster import Status, backend
+from cluster import ClusterError, Status, backend
 from cluster.rundir import read_attempts, read_progress
 from launcher.cli.meter import Meter
 from launcher.cli.options import quoted
 from launcher.cli.output import make_console, print_json
 from launcher.cli.phases import read_phase, show_phase
-from launcher.errors import EXIT_CLUSTER, EXIT_OK, EXIT_RUN_FAILED, EXIT_SAVED
+from launcher.errors import EXIT_CLUSTER, EXIT_OK, EXIT_RUN_FAILED, EXIT_SAVED, TuneyardError
 from launcher.finishing import failed_parts
 from launcher.interrupts import exit_code_of
 from launcher.learning.observed import record_run
@@ -153,21 +153,31 @@ def seconds_left(progress: dict[str, Any]) -> float | None:
 def _end(run_dir: Path, status: Status, as_json: bool) -> int:
     outcome = status.outcome or "unknown"
     record_run(run_dir)
-    report = write_report(run_dir)
+    report = _report(run_dir)
     failed = failed_parts(run_dir, outcome)
     if as_json:
-        facts = {"run": str(run_dir), "attempt": status.attempt, "outcome": outcome, "report": str(report)}
+        facts = {"run": str(run_dir), "attempt": status.attempt, "outcome": outcome, "report": report}
         print_json(facts | {"failed_parts": [part.as_json() for part in failed]})
     else:
         _say(run_dir, outcome, status.reason, report)
     return EXIT_RUN_FAILED if failed else EXIT_BY_OUTCOME.get(outcome, EXIT_CLUSTER)
 
 
-def _say(run_dir: Path, outcome: str, reason: str, report: Path) -> None:
+def _report(run_dir: Path) -> str | None:
+    """Where the report is; that it cannot be written is said, and hides no outcome."""
+    try:
+        return str(write_report(run_dir))
+    except (TuneyardError, ClusterError) as error:
+        click.echo(f"no report: {error}", err=True)
+        return None
+
+
+def _say(run_dir: Path, outcome: str, reason: str, report: str | None) -> None:
     click.echo(f"outcome: {outcome}" + (f" ({reason})" if reason and reason != outcome else ""))
     for words in _last_words(run_dir, outcome):
         click.echo(words)
-    click.echo(f"report: {report}")
+    if report is not None:
+        click.echo(f"report: {report}")
     click.echo(next_step(run_dir, outcome))
 
 

@@ -124,5 +124,9 @@ def test_a_part_that_failed_after_training_is_said_until_it_is_done(
     assert "evaluate" not in next_step(run_dir, "crashed"), "what an earlier attempt noted is not asked for"
 
     (run_dir / "finishing.json").write_text(json.dumps({"export": bad | {"ok": True}}))
+    (run_dir / "report.html").unlink()
+    (run_dir / "report.html").mkdir()  # which no report can replace
     assert follow(run_dir) == 0
-    assert "the model is in" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "outcome: finished" in told.out and "the model is in" in told.out
+    assert "no report: " in told.err and "report.html: cannot be written" in told.err
