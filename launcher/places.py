@@ -41,4 +41,4 @@ def require_folder(launch: Mapping[str, Any], root: Path) -> None:
 
 def _other_folder(launch: Mapping[str, Any]) -> str:
     profile = launch.get("profile")
-    return "Name another folder with --runs" + (f", or correct run_root in profile {profile}." if profile else ".")
+    return "Name another folder with --runs DIR" + (f", or correct run_root in profile {profile}." if profile else ".")
