@@ -5,6 +5,8 @@ On one node there is nobody to invite: every call returns at once, and no file i
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -30,6 +32,9 @@ from cluster.agent.outcome import PhaseEnd
 from cluster.agent.stopping import StopWishes
 from cluster.contract import ClusterError
 
+RELEASED = "TUNEYARD_RELEASED"
+"""A file by which whoever started the agents hears that the other nodes are done: `trained`, then `left`."""
+TRAINED, LEFT = "trained", "left"
 REPORT_SECONDS = 30.0
 """How long followers have to say how training ended, after it has ended here."""
 _HURRIED_SECONDS = 8.0
@@ -53,6 +58,7 @@ class Crew:
     def __init__(self, run_dir: Path, node: Node, say: Callable[[str], None] = lambda words: None) -> None:
         self.lost: dict[str, str] = {}
         self.left: set[str] = set()
+        self.released = False
         self.node = node
         self.say = say
         self._run_dir = run_dir
@@ -133,12 +139,29 @@ class Crew:
         self.invite(REST)
         return joint_end(own, reports, self.lost, self.left)
 
+    def release(self) -> None:
+        """Gives the other nodes back, where somebody can: export and evaluation need the first one alone.
+
+        Their agents leave, so that no attempt can begin in this life of the job any more.
+        """
+        if self.node.alone or RELEASED not in os.environ:
+            return
+        self.say(f"training is done: {len(self.node.names) - 1} of {len(self.node.names)} nodes are given back")
+        self.released = True
+        self._send_away(TRAINED)
+
     def dismiss(self) -> None:
         """Sends the followers away. They leave by themselves, later, when this cannot be written."""
+        self._send_away(LEFT)
+
+    def _send_away(self, word: str) -> None:
         try:
             self.invite(LEAVE)
         except ClusterError as error:
             self.say(str(error))
+        if (path := os.environ.get(RELEASED)) and not self.node.alone:
+            with contextlib.suppress(OSError):  # a full disk: the nodes stay until the job ends
+                Path(path).write_text(word, encoding="ascii")
 
     def _followers(self) -> range:
         return range(1, len(self.node.names))

@@ -59,6 +59,8 @@ def run_phases(attempt: Attempt, launch: Launch, wishes: StopWishes, crew: Crew)
             end = run_one(name, attempt, launch, children, wishes, crew)
             if not went_well(end, read_progress(attempt.run_dir), attempt.number):
                 break
+            if name == "train" and name != launch.phases[-1]:
+                crew.release()
     note_untried(attempt.run_dir, attempt.ends, launch.phases)
     progress, stop = read_progress(attempt.run_dir), wishes.poll()
     found = gather(attempt, launch, crew.node, kills_before)

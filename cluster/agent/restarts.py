@@ -51,8 +51,8 @@ def stopped_already(run_dir: Path, submitted: float | None) -> int | None:
 
 def node_must_change(decision: Decision, environment: Mapping[str, str], crew: Crew) -> bool:
     """Whether the next attempt belongs on other nodes, and there is somebody who can take it there."""
-    ours = crew.node.names
-    return SCHEDULER in environment and (bool(crew.lost) or any(node.node in ours for node in decision.exclude))
+    ours, gone = crew.node.names, crew.released or bool(crew.lost)
+    return SCHEDULER in environment and (gone or any(node.node in ours for node in decision.exclude))
 
 
 def wait_for_restart(attempt: Attempt, decision: Decision, wishes: StopWishes, crew: Crew) -> bool:

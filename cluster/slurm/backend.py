@@ -118,6 +118,7 @@ class SlurmBackend(Backend):
             walltime_seconds=given.get("walltime_seconds"),
             lead_seconds=given.get("lead_seconds"),
             exclude=[node.node for node in known],
+            goes_on_alone=launch.phases[-1] != "train",
         )
         return render(wanted, Site.from_plan(given.get("slurm") or {}))
 

@@ -54,6 +54,7 @@ once() {
   @once@${container[@]+"${container[@]}"} "$python" -m "$@"
 }
 
+@release@
 warning="" srun_pid="" status=0 limit=@limit@
 trap warned USR1 USR2
 trap ending TERM
@@ -66,6 +67,7 @@ if [ -n "$code" ]; then export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$code"; fi
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
 
 note_down_nodes
+@watch@
 if [ -z "$warning" ] && grep -qs '"by": "warned by SLURM"' "$run_dir/stop"; then rm -f "$run_dir/stop"; fi # the last life's
 echo "$job ${SLURM_RESTART_COUNT:-0} $(date +%s)" >>"$run_dir/logs/slurm-jobs"
 @presubmit@
@@ -78,6 +80,7 @@ if [ -z "$warning" ]; then
     status=$?
   done
 fi
+@unwatch@
 
 # A job that SLURM is ending is no longer RUNNING: then SLURM has decided, and a cancelled job stays cancelled.
 state=$(patiently squeue --noheader --jobs="$job" --format=%T)

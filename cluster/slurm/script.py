@@ -69,6 +69,38 @@ if [ -n "$next" ] && [ "$action" = again ] && [ -n "$exclude" ]; then
 fi"""
 
 
+_RELEASE = """
+# What the first node's agent says of the others: they have trained, and it exports without them; or it has left, and
+# who has not followed it by now hangs.
+watch_nodes() {
+  local given=""
+  while sleep 2; do
+    case "$(cat "$TUNEYARD_RELEASED" 2>/dev/null)" in
+      trained)
+        if [ -n "$given" ]; then continue; fi
+        given=1
+        sleep 5 # their agents are leaving
+        (cd "$run_dir/logs" && scontrol update JobId="$job" NumNodes=1 && rm -f slurm_job_*_resize.*) >&2
+        ;;
+      left)
+        sleep @wait@
+        scancel "$SLURM_JOB_ID.0"
+        return
+        ;;
+    esac
+  done
+}
+"""
+_WATCH = """\
+export TUNEYARD_RELEASED="$run_dir/logs/.released-$job"
+rm -f "$TUNEYARD_RELEASED"
+watch_nodes &
+watcher=$!"""
+_UNWATCH = """\
+kill "$watcher" 2>/dev/null
+rm -f "$TUNEYARD_RELEASED\""""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Site:
     """What the cluster wants to be told, from its profile."""
@@ -121,10 +153,14 @@ class Job:
     walltime_seconds: int | None = None
     lead_seconds: int | None = None
     exclude: Sequence[str] = ()
+    goes_on_alone: bool = False
+    """Whether the first node has something to do when training is over."""
 
 
 def render(job: Job, site: Site) -> str:
     """The whole script; ClusterError names a value that no script can carry."""
+    releases = job.nodes > 1 and job.goes_on_alone
+    wait = round(job.grace_seconds) + _WAIT_FOR_OTHERS_SECONDS
     directives = "".join(f"#SBATCH --{line}\n" for line in _directives(job, site))
     parts = {
         "directives": directives.rstrip("\n"),
@@ -136,7 +172,11 @@ def render(job: Job, site: Site) -> str:
         "early": str(_early_seconds(job)),
         "overrun": 'scontrol requeue "$job"' if site.requeue else ":",
         "limit": str(job.walltime_seconds or 0),
-        "wait": str(round(job.grace_seconds) + _WAIT_FOR_OTHERS_SECONDS),
+        # srun's own clock would end the first node's work when the others have left
+        "wait": "0" if releases else str(wait),
+        "release": _RELEASE.replace("@wait@", str(wait)) if releases else "",
+        "watch": _WATCH if releases else "",
+        "unwatch": _UNWATCH if releases else "",
         "setup": "\n".join(_setup(site)),
         "container": _container(job, site),
         "once": "srun --export=ALL --overlap --nodes=1 --ntasks=1 " if site.container == "pyxis" else "",
