@@ -26,6 +26,7 @@ DOWN_NODES = "down-nodes"
 OBSERVED = "observed.json"
 EVALUATION = "evaluation.json"
 PREFLIGHT = "data/preflight.json"
+FINGERPRINT = "data/fingerprint.json"
 METRICS = "logs/metrics.jsonl"
 MIRRORED = (ATTEMPTS, PROGRESS, FAILURE, FINISHING, OBSERVED, EVALUATION, PREFLIGHT)
 """What only the run writes and the command line reads, replaced as a whole: a copy of a run directory carries it."""

@@ -61,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         if name == "export":
             command.add_argument("--merge", action="store_true")
             command.add_argument("--output", type=Path)
+        if name == "prepare":
+            command.add_argument("--num-proc", type=int, help="Processes that tokenise, in place of the plan's.")
         if name == "checkpoints":
             command.add_argument("--verify", action="store_true")
             command.add_argument("--prune", type=int, metavar="KEEP")
@@ -88,6 +90,9 @@ def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     from trainer.model.inspection import inspected
 
     run_dir = arguments.run_dir
+    if arguments.num_proc:
+        execution = config.execution.model_copy(update={"num_proc": arguments.num_proc})
+        config = config.model_copy(update={"execution": execution})
     progress = Progress(run_dir, attempt)
     progress.update(state="preparing")
 

@@ -34,16 +34,22 @@ _SPEAK_FOR_THEMSELVES = (Outcome.FINISHED, Outcome.STOPPED, Outcome.FATAL)
 
 
 class Attempt:
-    """The attempt that this agent carries. Opening it writes its record, with no outcome yet."""
+    """The attempt that this agent carries. Opening it writes its record, with no outcome yet.
 
-    def __init__(self, run_dir: Path, submitted: float) -> None:
+    Args:
+        run_dir: The run directory.
+        submitted: When its scheduler was given the run.
+        started: When it began, where that is not now.
+    """
+
+    def __init__(self, run_dir: Path, submitted: float, started: float | None = None) -> None:
         self.run_dir = run_dir
         self.number = next_attempt(run_dir)
         self.log_dir = attempt_log_dir(run_dir, self.number)
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self.ends: list[PhaseEnd] = []
         read_json_of_others(run_dir / FAILURE)  # a rank on another node may write it: then it is to be seen at once
-        started, earlier, node = time.time(), read_attempts(run_dir), this_node()
+        started, earlier, node = started or time.time(), read_attempts(run_dir), this_node()
         self.mtbf_seconds = mean_time_between_failures_seconds(earlier)
         self._record: dict[str, Any] = {
             "attempt": self.number,

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cluster.contract import Backend, ClusterError, Handle, Outcome, Status
 from cluster.logs import read_logs
 from cluster.policy import exclusions
 from cluster.processes import boot_id
-from cluster.slurm import submission
+from cluster.slurm import preparing, submission
 from cluster.slurm.array import render_array
 from cluster.slurm.cancelled import note_cancelled
 from cluster.slurm.explain import explain
@@ -57,18 +58,26 @@ class SlurmBackend(Backend):
 
     def rendered(self, run_dir: Path, plan: dict[str, Any], job_text: str) -> str:
         """The batch script."""
-        return self.script(run_dir, plan, time.time())
+        now = time.time()
+        first = self.prepare_script(run_dir, plan, now)
+        return f"{first}\n# And when that has succeeded:\n\n" * bool(first) + self.script(run_dir, plan, now)
 
     def submit(self, run_dir: Path) -> Handle:
         """Gives the run's script to SLURM."""
         run_dir = run_dir.resolve()
         self._refuse_living(run_dir)
         self._note_cancelled(run_dir)
-        submitted = time.time()
-        script = self.script(run_dir, rundir.read_plan(run_dir), submitted)
+        submitted, plan = time.time(), rundir.read_plan(run_dir)
+        script, first = self.script(run_dir, plan, submitted), self.prepare_script(run_dir, plan, submitted)
         (run_dir / "logs").mkdir(exist_ok=True)
-        job_id = str(submission.submit(run_dir, script).job_id)
-        write_submission(run_dir, Submission(job_id, submitted))
+        prepare_id = str(submission.submit(run_dir, first, name=preparing.SCRIPT).job_id) if first else ""
+        try:
+            job_id = str(submission.submit(run_dir, script, _after(prepare_id)).job_id)
+        except ClusterError:
+            if prepare_id:
+                self._scheduler.cancel(prepare_id)
+            raise
+        write_submission(run_dir, Submission(job_id, submitted, prepare_id))
         self._answers.clear()
         return Handle(self.name, job_id, run_dir)
 
@@ -104,9 +113,20 @@ class SlurmBackend(Backend):
 
     def script(self, run_dir: Path, plan: Mapping[str, Any], submitted: float) -> str:
         """The batch script of a planned run, exactly as it would be submitted."""
+        return render(self._wanted(run_dir, plan, submitted), Site.from_plan(plan["launch"].get("slurm") or {}))
+
+    def prepare_script(self, run_dir: Path, plan: Mapping[str, Any], submitted: float) -> str:
+        """The script of the job that tokenises first; empty where there is none, or the data are there already."""
+        site = Site.from_plan(plan["launch"].get("slurm") or {})
+        if site.prepare.get("where") != preparing.JOB or (run_dir / rundir.FINGERPRINT).is_file():
+            return ""
+        wanted = replace(self._wanted(run_dir, plan, submitted), gpus_per_node=0)
+        return preparing.render_prepare(wanted, site)
+
+    def _wanted(self, run_dir: Path, plan: Mapping[str, Any], submitted: float) -> Wanted:
         launch, given = Launch.from_plan(plan), plan["launch"]
         known = exclusions(rundir.read_attempts(run_dir), submitted)
-        wanted = Wanted(
+        return Wanted(
             run_dir=run_dir,
             nodes=launch.nodes,
             grace_seconds=launch.grace_seconds,
@@ -120,7 +140,6 @@ class SlurmBackend(Backend):
             exclude=[node.node for node in known],
             goes_on_alone=launch.phases[-1] != "train",
         )
-        return render(wanted, Site.from_plan(given.get("slurm") or {}))
 
     def status(self, run_dir: Path) -> Status:
         """From the scheduler, which knows whether the run lives, and the newest record."""
@@ -129,12 +148,14 @@ class SlurmBackend(Backend):
         if read_submission(run_dir) is None:
             return Status("none", "not submitted yet")
         try:
-            job = self._recent(run_dir)
+            job, first = self._recent(run_dir), self._preparing(run_dir)
         except SlurmError as error:
             return _as_far_as_known(run_dir, error)
         if job is not None and job.is_alive:
+            if first is not None and first.is_alive and job.state in _BEFORE_IT_RUNS:
+                return self._before(job, first, record)
             return self._alive(run_dir, job, record)
-        return _ended(run_dir, job, record)
+        return _ended(run_dir, job, record, first)
 
     def logs(
         self, run_dir: Path, *, rank: int | None = None, attempt: int | None = None, follow: bool = False
@@ -151,7 +172,8 @@ class SlurmBackend(Backend):
         rundir.write_stop(run_dir, "stopped", "tuneyard cancel", urgent=True)
         if job.state not in _BEFORE_IT_RUNS:
             self._wait_for_leaving(run_dir)
-        for job_id in job_ids(run_dir):
+        given = read_submission(run_dir)
+        for job_id in [*job_ids(run_dir), *([given.prepare] if given and given.prepare else [])]:
             self._cancel_job(run_dir, job_id)
         self._answers.clear()
         if not self._gone(run_dir, _CLOSING_SECONDS):
@@ -196,6 +218,15 @@ class SlurmBackend(Backend):
         running = [job for job in living if job.state not in _BEFORE_IT_RUNS]
         return next((job for job in [*running, *living, *known]), None)
 
+    def _preparing(self, run_dir: Path) -> Job | None:
+        """The job that tokenises the run's data first, as long as the scheduler remembers it."""
+        given, key = read_submission(run_dir), run_dir / preparing.SCRIPT
+        asked, job = self._answers.get(key, (float("-inf"), None))
+        if given is not None and given.prepare and time.monotonic() - asked > _FRESH_SECONDS:
+            job = self._scheduler.job(given.prepare)
+            self._answers[key] = (time.monotonic(), job)
+        return job
+
     def _living(self, run_dir: Path) -> Job | None:
         job = self._newest(run_dir)
         return job if job is not None and job.is_alive else None
@@ -209,6 +240,14 @@ class SlurmBackend(Backend):
         progress = rundir.read_progress(run_dir) or {}
         mine = progress.get("attempt") == record["attempt"]
         return Status("running", str(progress.get("state", "")) if mine else "no sign of the trainer yet", number)
+
+    def _before(self, job: Job, first: Job, record: Mapping[str, Any] | None) -> Status:
+        """The job with the GPUs waits for the one that tokenises."""
+        number = record["attempt"] if record else None
+        waits = f"job {job.id} waits for its data"
+        if first.state in _BEFORE_IT_RUNS:
+            return Status("queued", f"{waits}; {self._why_pending(first)}", number)
+        return Status("running", f"{waits}: job {first.id} tokenises them on {first.nodes}", number)
 
     def _why_pending(self, job: Job) -> str:
         """SLURM's reason in words. The controller is asked for what explains it no more often than people look."""
@@ -247,8 +286,17 @@ def _as_far_as_known(run_dir: Path, error: SlurmError) -> Status:
     return Status("unknown", f"SLURM does not answer: {error.message}", number)
 
 
-def _ended(run_dir: Path, job: Job | None, record: Mapping[str, Any] | None) -> Status:
-    """No job of the run lives any more."""
+def _after(prepare_id: str) -> list[str]:
+    """What makes a job wait for another one, and go when that fails."""
+    return [f"--dependency=afterok:{prepare_id}", "--kill-on-invalid-dep=yes"] if prepare_id else []
+
+
+def _ended(run_dir: Path, job: Job | None, record: Mapping[str, Any] | None, first: Job | None = None) -> Status:
+    """No job of the run lives any more. `first` is the one that tokenised, of whose failure SLURM cancels the other."""
+    failed = first is not None and first.state != "COMPLETED"
+    if failed and first is not None and (record is None or not _of_last_submission(run_dir, record)):
+        words = f"its data were not prepared: job {first.id} ended {first.state}"
+        return Status("ended", words, record["attempt"] if record else None, _no_attempt(first))
     if record is None or not _of_last_submission(run_dir, record):
         words = f"job {job.id} ended {job.state} before its agent began" if job else "its job is gone, without a word"
         return Status("ended", words + _last_words(run_dir), record["attempt"] if record else None, _no_attempt(job))
@@ -258,7 +306,7 @@ def _ended(run_dir: Path, job: Job | None, record: Mapping[str, Any] | None) -> 
         verdict = abandoned(record, rundir.read_stop(run_dir), lock.last_holder(run_dir), boot_id(), "another life")
         verdict = with_down_nodes(verdict, record.get("nodes") or [], down)
         outcome, cause = verdict.outcome.value, verdict.cause
-    if job is not None and job.state == "CANCELLED" and outcome not in (Outcome.FINISHED, Outcome.FATAL):
+    if job is not None and job.state == "CANCELLED" and not failed and outcome not in (Outcome.FINISHED, Outcome.FATAL):
         outcome, cause = Outcome.STOPPED.value, f"job {job.id} was cancelled; {cause}".rstrip("; ")
     return Status("ended", cause, record["attempt"], outcome)
 

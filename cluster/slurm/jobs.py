@@ -21,17 +21,22 @@ class Submission:
 
     job: str
     submitted: float
+    prepare: str = ""
+    """The job that tokenises first, where there is one."""
 
 
 def write_submission(run_dir: Path, submission: Submission) -> None:
     """Remembers the job that carries the run from now on."""
-    write_json_atomic(run_dir / STATE, {"job": submission.job, "submitted": submission.submitted})
+    first = {"prepare": submission.prepare} if submission.prepare else {}
+    write_json_atomic(run_dir / STATE, {"job": submission.job, "submitted": submission.submitted, **first})
 
 
 def read_submission(run_dir: Path) -> Submission | None:
     """The last submission; None before the first."""
     found = read_json(run_dir / STATE) or {}
-    return Submission(str(found["job"]), float(found["submitted"])) if {"job", "submitted"} <= found.keys() else None
+    if not {"job", "submitted"} <= found.keys():
+        return None
+    return Submission(str(found["job"]), float(found["submitted"]), str(found.get("prepare") or ""))
 
 
 def job_ids(run_dir: Path) -> list[str]:

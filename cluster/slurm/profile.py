@@ -14,6 +14,9 @@ from typing import Any
 from cluster.profiles import Finding, Key, given, like, one_of, require_sound, settings, text, variable, variables
 
 GPU_REQUESTS = ("auto", "gpus-per-node", "gres", "gpus-per-task", "none")
+JOB, SUBMIT, INSIDE = "job", "submit", "inside"
+PREPARE = (JOB, SUBMIT, INSIDE)
+"""Where data are tokenised: in a CPU job before the run's, on the submitting machine, in the run's own job."""
 CONTAINERS = ("apptainer", "pyxis")
 SIGNALS = ("USR1", "TERM")
 # fmt: off
@@ -28,6 +31,8 @@ DIRECTIVES = frozenset({
 _FIRST_WITH_GPUS_PER_NODE = (19, 5)
 _TYPE = re.compile(r"[\w.+-]+")
 _MEMORY = re.compile(r"\d+[KMGT]?")
+_WALLTIME = re.compile(r"[1-9]\d*[mhd]")
+_SECONDS = {"m": 60, "h": 3600, "d": 86400}
 _ABSOLUTE = re.compile(r"[/~$]")
 _UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4, "": 1024**2}
 _TEXTS = ("partition", "account", "qos", "constraint", "reservation", "comment", "python")
@@ -63,6 +68,25 @@ class Preemption:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Where the data of runs are tokenised, and what the job that does it asks for."""
+
+    where: str = ""
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    cpus: int = 8
+    memory: str = ""
+    walltime: str = ""
+
+    @property
+    def place(self) -> str:
+        """In a job of its own where the profile names a partition for it; else in the run's own job."""
+        return self.where or (JOB if self.partition else INSIDE)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """One cluster, or one way of using it."""
 
@@ -94,6 +118,7 @@ class Profile:
     max_walltime: str = ""
     requeue: bool = True
     preemption: Preemption = field(default_factory=Preemption)
+    prepare: Prepare = field(default_factory=Prepare)
     python: str = ""
 
     @classmethod
@@ -108,7 +133,8 @@ class Profile:
         if setup.get("container"):
             setup["container"] = Container(**setup["container"])
         preemption = Preemption(**given(values.pop("preemption", None)))
-        made = cls(name=name, setup=Setup(**setup), preemption=preemption, **values)
+        prepare = Prepare(**given(values.pop("prepare", None)))
+        made = cls(name=name, setup=Setup(**setup), preemption=preemption, prepare=prepare, **values)
         require_sound(made)
         return made
 
@@ -132,6 +158,7 @@ class Profile:
                 ("scratch",), "must be a plain path: values are quoted, and no variable is expanded", self.scratch
             )
         yield from one_of(("preemption", "signal"), self.preemption.signal, ("", *SIGNALS))
+        yield from self._prepare_findings()
 
     def gpu_style(self, version: Sequence[int] = ()) -> str:
         """How GPUs are asked for; `auto` follows the version of SLURM, and takes an unknown one for a new one."""
@@ -162,6 +189,8 @@ class Profile:
         found |= {"environment": self.variables(), "forward": list(self.forward)}
         if container:
             found |= {"container": container.kind, "image": container.image, "mounts": list(container.mounts)}
+        if self.prepare.place != INSIDE:
+            found["prepare"] = self._prepare_job()
         if self.directives:
             found["directives"] = {name: _directive_value(value) for name, value in self.directives.items()}
         return found
@@ -191,11 +220,30 @@ class Profile:
             yield 'eval "$(conda shell.bash hook)"'
             yield f"conda activate {self.setup.conda}"
 
+    def _prepare_job(self) -> dict[str, Any]:
+        """What is asked for to tokenise; account and QOS are the run's unless others are named."""
+        asked, found = self.prepare, {"where": self.prepare.place, "cpus": self.prepare.cpus}
+        found |= {"partition": asked.partition, "constraint": asked.constraint, "memory": asked.memory}
+        found |= {"account": asked.account or self.account, "qos": asked.qos or self.qos}
+        if asked.walltime:
+            found["walltime_seconds"] = int(asked.walltime[:-1]) * _SECONDS[asked.walltime[-1]]
+        return {name: value for name, value in found.items() if value}
+
     def _own_python(self) -> str:
         """The Python of what the job is set up with; empty for the one that submits."""
         if self.setup.venv:
             return f"{self.setup.venv}/bin/python"
         return "python" if self.setup.conda or self.setup.container else ""
+
+    def _prepare_findings(self) -> Iterator[Finding]:
+        asked = self.prepare
+        for name in ("partition", "account", "qos", "constraint"):
+            yield from text(("prepare", name), getattr(asked, name))
+        yield from one_of(("prepare", "where"), asked.where, ("", *PREPARE))
+        yield from like(("prepare", "memory"), asked.memory, _MEMORY, "a size such as 64G, or 0 for all of a node")
+        yield from like(("prepare", "walltime"), asked.walltime, _WALLTIME, "a time such as 90m, 4h or 2d")
+        if asked.where in (SUBMIT, INSIDE) and asked.partition:
+            yield Finding(("prepare", "partition"), f"says nothing with `where: {asked.where}`", asked.partition)
 
     def _directive_findings(self) -> Iterator[Finding]:
         for name, value in self.directives.items():

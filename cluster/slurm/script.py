@@ -79,7 +79,7 @@ watch_nodes() {
       trained)
         if [ -n "$given" ]; then continue; fi
         given=1
-        sleep 5 # their agents are leaving
+        sleep 2 # their agents are leaving
         (cd "$run_dir/logs" && scontrol update JobId="$job" NumNodes=1 && rm -f slurm_job_*_resize.*) >&2
         ;;
       left)
@@ -129,6 +129,8 @@ class Site:
     """Names of variables that the job takes over from the environment of whoever submits."""
     directives: Mapping[str, str | bool] = field(default_factory=dict)
     """Further ones, whose names the profile has checked."""
+    prepare: Mapping[str, Any] = field(default_factory=dict)
+    """Where the data are tokenised, and what that job asks for; empty: in the run's own job."""
 
     @classmethod
     def from_plan(cls, given: Mapping[str, Any]) -> Site:
@@ -166,7 +168,7 @@ def render(job: Job, site: Site) -> str:
         "directives": directives.rstrip("\n"),
         "run_dir": quoted(job.run_dir, "the run directory"),
         "python": quoted(site.python or job.python, "python"),
-        "code": quoted(_code(job, site), "the code's folder"),
+        "code": quoted(code_folder(job, site), "the code's folder"),
         "submitted": f"{job.submitted:.3f}",
         "nodes": str(job.nodes),
         "early": str(_early_seconds(job)),
@@ -177,8 +179,8 @@ def render(job: Job, site: Site) -> str:
         "release": _RELEASE.replace("@wait@", str(wait)) if releases else "",
         "watch": _WATCH if releases else "",
         "unwatch": _UNWATCH if releases else "",
-        "setup": "\n".join(_setup(site)),
-        "container": _container(job, site),
+        "setup": "\n".join(setup_lines(site)),
+        "container": container_words(job, site),
         "once": "srun --export=ALL --overlap --nodes=1 --ntasks=1 " if site.container == "pyxis" else "",
         "presubmit": "" if site.requeue else _PRESUBMIT,
         "decide": _REQUEUE if site.requeue else _CHAIN,
@@ -233,7 +235,7 @@ def _directives(job: Job, site: Site) -> Iterator[str]:
         yield f"cpus-per-task={job.cpus_per_node}"
     yield from _gpu_request(job, site)
     if job.walltime_seconds is not None:
-        yield f"time={_clock(job.walltime_seconds)}"
+        yield f"time={clock(job.walltime_seconds)}"
     yield f"signal=B:USR1@{lead_seconds(job)}"
     yield "requeue" if site.requeue else "no-requeue"
     for name in ("partition", "account", "qos", "constraint", "reservation", "comment"):
@@ -250,7 +252,7 @@ def _directives(job: Job, site: Site) -> Iterator[str]:
             yield name if value is True else option(name, str(value))
     if job.exclude:
         yield option("exclude", ",".join(job.exclude))
-    yield option("export", ",".join(_names(site.forward)) or "NONE")
+    yield option("export", ",".join(variable_names(site.forward)) or "NONE")
 
 
 def _gpu_request(job: Job, site: Site) -> Iterator[str]:
@@ -263,14 +265,16 @@ def _gpu_request(job: Job, site: Site) -> Iterator[str]:
     yield option(site.gpu_style, f"{prefix}{kind}{job.gpus_per_node}")
 
 
-def _names(names: Sequence[str]) -> list[str]:
+def variable_names(names: Sequence[str]) -> list[str]:
+    """Names of variables, refused where they are none."""
     for name in names:
         if not _NAME.fullmatch(name):
             raise ClusterError(f"{name!r} is no name of an environment variable", "forward names, never values")
     return list(names)
 
 
-def _clock(seconds: int) -> str:
+def clock(seconds: int) -> str:
+    """A time as SLURM writes it, `1-02:03:04`."""
     days, rest = divmod(seconds, 86400)
     return f"{days}-{rest // 3600:02d}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
 
@@ -282,23 +286,24 @@ def _early_seconds(job: Job) -> int:
     return max(0, job.walltime_seconds - lead_seconds(job) - 2 * WARNING_SLOP_SECONDS)
 
 
-def _code(job: Job, site: Site) -> str:
+def code_folder(job: Job, site: Site) -> str:
     """What is put on the path. An installed Tuneyard lies among packages that another Python must not find."""
     return "" if site.python and job.code.name == "site-packages" else str(job.code)
 
 
-def _setup(site: Site) -> Iterator[str]:
+def setup_lines(site: Site) -> Iterator[str]:
+    """The lines by which a job comes to its Python and its variables."""
     for module in site.modules:
         yield f"module load {quoted(module, 'a module')}"
     yield from site.setup
     if site.venv:
         yield f". {quoted(Path(site.venv) / 'bin' / 'activate', 'the venv')}"
     # last, so that no module takes a setting of the profile back
-    for name, value in zip(_names(list(site.environment)), site.environment.values(), strict=True):
+    for name, value in zip(variable_names(list(site.environment)), site.environment.values(), strict=True):
         yield f"export {name}={quoted(value, name)}"
 
 
-def _container(job: Job, site: Site) -> str:
+def container_words(job: Job, site: Site) -> str:
     """The words that stand before `python` on every node: srun's options for Pyxis, a command for Apptainer."""
     if site.container not in _CONTAINERS:
         raise ClusterError(f"container is {site.container!r}", f"use one of: {', '.join(filter(None, _CONTAINERS))}")

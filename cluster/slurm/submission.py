@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,16 @@ if TYPE_CHECKING:
 SCRIPT = "slurm.sh"
 
 
-def submit(run_dir: Path, script: str) -> SlurmJob[Any]:
+def submit(run_dir: Path, script: str, options: Sequence[str] = (), name: str = SCRIPT) -> SlurmJob[Any]:
     """Submits a script, which stays in the directory for the lives to come; gives submitit's handle of the job.
 
     The directory is a run's, or a sweep's, whose script is a job array's.
+
+    Args:
+        run_dir: Where the script stays.
+        script: Its text.
+        options: Of `sbatch`, for this submission alone.
+        name: What the script is called.
 
     Raises:
         SlurmError: SLURM refused, or is not here.
@@ -35,13 +42,13 @@ def submit(run_dir: Path, script: str) -> SlurmJob[Any]:
     executor_class, errors = _submitit()
     folder = run_dir / "logs"
     try:
-        (run_dir / SCRIPT).write_text(script, encoding="utf-8")
+        (run_dir / name).write_text(script, encoding="utf-8")
         executor = executor_class(folder)
     except OSError as error:
         raise ClusterError(f"{run_dir}: cannot be written: {error.strerror}") from error
     except RuntimeError:
         raise absent("sbatch") from None
-    executor.script = script
+    executor.script, executor.words = script, [*options, str(run_dir / name)]
     try:
         return executor._submit_command("")
     except errors as error:
@@ -71,6 +78,8 @@ def _submitit() -> tuple[Any, tuple[type[Exception], ...]]:
         """submitit's SLURM executor with a script that is ready."""
 
         script = ""
+        words: Sequence[str] = ()
+        """Of `sbatch`: options, and the script's name."""
 
         def _make_submission_file_text(self, command: str, uid: str) -> str:
             return self.script
@@ -79,7 +88,7 @@ def _submitit() -> tuple[Any, tuple[type[Exception], ...]]:
             inherited = sorted(os.environ.keys() - clean_environment().keys())
             unset = [word for name in inherited for word in ("-u", name)]
             # not the file that submitit has just written: this one stays, and has a name that one can find
-            return ["env", *unset, "sbatch", str(self.folder.parent / SCRIPT)]
+            return ["env", *unset, "sbatch", *self.words]
 
     return ScriptExecutor, (FailedJobError, FailedSubmissionError)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -59,7 +60,7 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, no_correction: bool, d
         return _dry_run(plan, name, fresh_path(root, loaded.job.name), job_file, as_json)
     run_dir = new_run_dir(root, loaded.job.name)
     write_run(run_dir, job_file.read_bytes(), plan)
-    if name == LOCAL:  # elsewhere the first phase of the run does it: a login node has neither torch nor time
+    if prepares_here(plan.launch):  # elsewhere the run does it: a login node has neither torch nor time
         prepare_here(loaded, plan, run_dir, console, runs_dir=runs_dir, corrected=not no_correction)
     handle = _submitted(name, run_dir)
     link_run(runs_dir, run_dir)
@@ -73,6 +74,12 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, no_correction: bool, d
     return EXIT_OK
 
 
+def prepares_here(launch: dict[str, Any]) -> bool:
+    """Whether this machine tokenises: it trains, too, or the site profile says so."""
+    name = launch.get("backend", LOCAL)
+    return name == LOCAL or ((launch.get(name) or {}).get("prepare") or {}).get("where") == "submit"
+
+
 def root_of(plan: Plan, runs_dir: Path) -> Path:
     """Where the run goes: what `--runs` or TUNEYARD_RUNS says, else what the site profile says."""
     return runs_dir if runs_dir_is_given() else Path(plan.launch.get("run_root") or runs_dir)
@@ -81,7 +88,7 @@ def root_of(plan: Plan, runs_dir: Path) -> Path:
 def ready_to_submit(plan: Plan, root: Path, console: Console, loaded: LoadedJob | None = None) -> None:
     """Refuses early where nothing can run, nothing can be submitted from, or the model cannot be had."""
     name = plan.launch.get("backend", LOCAL)
-    if name == LOCAL:
+    if prepares_here(plan.launch):
         require_trainer()
     require_folder(plan.launch, root)
     require_hub_model(plan, loaded)

@@ -35,6 +35,23 @@ class PreemptionFile(Section):
     signal: Literal["USR1", "TERM"] | None = Field(None, description="The warning: the job's own USR1, or SIGTERM.")
 
 
+class PrepareFile(Section):
+    """Where the data of runs are tokenised, so that no GPU waits for it."""
+
+    where: Literal["job", "submit", "inside"] | None = Field(
+        None,
+        description="In a CPU job that the run's job waits for, on the submitting machine, or in the run's own job; "
+        "default: a job where `partition` is given, else inside.",
+    )
+    partition: Text | None = Field(None, description="--partition of that job: one without GPUs.")
+    account: Text | None = Field(None, description="Its --account; default: the run's.")
+    qos: Text | None = Field(None, description="Its --qos; default: the run's.")
+    constraint: Text | None = Field(None, description="Its --constraint.")
+    cpus: PositiveInt = Field(8, description="CPU cores, each with a process that tokenises.")
+    memory: Text | None = Field(None, description="Its --mem, such as 64G.")
+    walltime: Walltime | None = Field(None, description="Its longest time, such as 4h; default: the partition's.")
+
+
 class ProfileFile(Section):
     """One cluster, or one way of using it."""
 
@@ -65,6 +82,7 @@ class ProfileFile(Section):
     max_walltime: Walltime | None = Field(None, description="The longest a job may run here, such as 24h.")
     requeue: bool = Field(True, description="Whether the site lets jobs go back into the queue.")
     preemption: PreemptionFile = PreemptionFile()
+    prepare: PrepareFile = PrepareFile()
     python: Text | None = Field(None, description="Python on the nodes, where it is not the submitting one.")
 
 
@@ -73,4 +91,5 @@ SECTIONS: dict[str, type[Section]] = {
     "setup": SetupFile,
     "container": ContainerFile,
     "preemption": PreemptionFile,
+    "prepare": PrepareFile,
 }

@@ -1,0 +1,85 @@
+"""Tokenising the data of a run by itself, before the machines with the GPUs are taken.
+
+Where it fails, the run has an attempt that says so, and nothing else is started.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from cluster.agent.attempt import Attempt, close_abandoned
+from cluster.agent.cgroup import oom_kills
+from cluster.agent.children import Children
+from cluster.agent.crew import Crew
+from cluster.agent.launch import Launch, phase_command, phase_environment
+from cluster.agent.life import facts, gather
+from cluster.agent.node import Node, this_node
+from cluster.agent.outcome import PhaseEnd, exit_code, judge
+from cluster.agent.phases import Phase, run_phase
+from cluster.agent.restarts import stopped_already, submission, wait_for_restart
+from cluster.agent.stopping import StopWishes
+from cluster.agent.takeover import taken_over
+from cluster.contract import Outcome
+from cluster.policy import RESTART, Decision
+from cluster.rundir import attempt_log_dir, next_attempt, read_plan, read_progress
+
+PREPARE = "prepare"
+_DONE = 0
+
+
+def prepare(run_dir: Path, num_proc: int) -> int:
+    """Runs the phase, again as long as the restart policy says so; the exit code is 0 when the data are there.
+
+    Args:
+        run_dir: The planned run.
+        num_proc: Processes that tokenise.
+    """
+    wishes = StopWishes(run_dir, _say)
+    wishes.listen()
+    node, given = this_node(), submission(os.environ)
+    with taken_over(run_dir, node.generation, given) as lock:
+        close_abandoned(run_dir, lock.previous)
+        wishes.clear_stale(given)
+        if (code := stopped_already(run_dir, given)) is not None:
+            return code
+        launch, crew = Launch.from_plan(read_plan(run_dir)), Crew(run_dir, node)
+        while True:
+            started, kills_before = time.time(), oom_kills()
+            end = _run(run_dir, launch, num_proc, wishes)
+            if end.exit_code == _DONE:
+                return _DONE
+            attempt = Attempt(run_dir, given or started, started=started)
+            attempt.add(end)
+            outcome, decision = _close(attempt, launch, node, wishes, kills_before)
+            if decision.action != RESTART or not wait_for_restart(attempt, decision, wishes, crew):
+                return exit_code(outcome, decision.action) or 1
+
+
+def _run(run_dir: Path, launch: Launch, num_proc: int, wishes: StopWishes) -> PhaseEnd:
+    """The phase, with its log where the attempt to come has its own."""
+    number = next_attempt(run_dir)
+    log_dir = attempt_log_dir(run_dir, number)
+    log_dir.mkdir(parents=True, exist_ok=True)
+    command = [*phase_command(launch, PREPARE, run_dir, number), "--num-proc", str(num_proc)]
+    environment = phase_environment(launch, number, log_dir, os.environ) | facts(0.0)
+    _say(f"{PREPARE}: started with {num_proc} processes")
+    with Children(_say) as children:
+        end = run_phase(Phase(PREPARE, command, environment, log_dir / f"{PREPARE}.log", 0.0), children, wishes)
+    _say(f"{PREPARE}: exit code {end.exit_code} after {end.seconds:.1f} s")
+    return end
+
+
+def _close(
+    attempt: Attempt, launch: Launch, node: Node, wishes: StopWishes, kills_before: int | None
+) -> tuple[Outcome, Decision]:
+    found = gather(attempt, launch, node, kills_before)
+    progress = read_progress(attempt.run_dir)
+    verdict = judge(attempt.number, attempt.ends, launch.phases, progress, wishes.poll(), found)
+    return verdict.outcome, attempt.close(verdict, launch.restart)
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
