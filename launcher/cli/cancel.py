@@ -9,7 +9,8 @@ import click
 from cluster import backend
 from launcher.cli.follow import next_step
 from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
-from launcher.cli.output import print_json
+from launcher.cli.output import make_console, print_json
+from launcher.cli.phases import watched
 from launcher.errors import JobError
 from launcher.rundata import backend_name
 
@@ -23,7 +24,12 @@ def cancel(run_name: str, runs_dir: Path, as_json: bool) -> None:
     where = backend(backend_name(run_dir))
     if where.status(run_dir).state not in ("queued", "running"):
         raise JobError(f"{run_dir} is not running", f"See tuneyard status {quoted(run_dir)}")
-    where.cancel(run_dir)
+    try:
+        with watched(run_dir, make_console(stderr=True), "ending"):
+            where.cancel(run_dir)
+    except KeyboardInterrupt:
+        click.echo(f"\nIt may end all the same. Next: tuneyard status {quoted(run_dir)}", err=True)
+        raise
     outcome = where.status(run_dir).outcome
     if as_json:
         print_json({"run": str(run_dir), "outcome": outcome})

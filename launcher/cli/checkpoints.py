@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from cluster import backend
 from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli.output import gib, make_console, print_json
+from launcher.cli.phases import watched
 from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError
 from launcher.rundata import backend_name
 from launcher.trainer_process import ask_trainer
@@ -37,7 +39,8 @@ def checkpoints(run_name: str, runs_dir: Path, verify: bool, prune: int | None, 
         if not yes:
             _ask(run_dir, prune)
         arguments += ["--prune", str(prune)]
-    found = ask_trainer("checkpoints", run_dir, *arguments)
+    with watched(run_dir, make_console(stderr=True), "verifying") if verify else nullcontext():
+        found = ask_trainer("checkpoints", run_dir, *arguments)
     if as_json:
         print_json({"run": str(run_dir), **found})
     else:

@@ -14,6 +14,7 @@ from cluster import Backend, backend
 from cluster.rundir import PLAN, read_progress, write_json_atomic
 from launcher.cli.options import job_argument, json_option, quoted, runs_option
 from launcher.cli.output import make_console, print_json
+from launcher.cli.phases import watched
 from launcher.cli.planning import load_and_plan
 from launcher.cli.preparing import prepare
 from launcher.cli.submit import require_hub_model
@@ -104,7 +105,8 @@ class _Company:
 
     def _played(self, fault: Fault, run_dir: Path, steps: int) -> Verdict:
         try:
-            return judge(fault, rehearse(fault, run_dir, self._where), steps)
+            with watched(run_dir, self._console, "drill"):
+                return judge(fault, rehearse(fault, run_dir, self._where), steps)
         except RunFailedError as error:
             failure = ((read_progress(run_dir) or {}).get("failure") or {}).get("message")
             return _unplayed(fault, error.message + (f"; {failure}" if failure else ""))

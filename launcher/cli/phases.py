@@ -17,6 +17,8 @@ from launcher.cli.meter import Meter
 FILE = "phase.json"
 STALE_SECONDS = 120.0
 LOOK_SECONDS = 0.5
+QUIET_SECONDS = 1.0
+"""What takes less needs no word."""
 
 
 def read_phase(run_dir: Path) -> dict[str, Any]:
@@ -40,15 +42,15 @@ def watched(run_dir: Path, console: Console, phase: str) -> Iterator[Meter]:
     """Shows what is counted in a run directory while something works on it in here; `phase` where nothing is."""
     over = threading.Event()
     with Meter(console) as meter:
+        began = time.monotonic()
 
         def look() -> None:
-            while True:
+            while not over.wait(LOOK_SECONDS):
+                taken = time.monotonic() - began
                 if found := read_phase(run_dir):
                     show_phase(meter, found)
-                else:
-                    meter.show(phase)
-                if over.wait(LOOK_SECONDS):
-                    return
+                elif taken >= QUIET_SECONDS:
+                    meter.show(phase, begun_seconds=taken)
 
         thread = threading.Thread(target=look, daemon=True)
         thread.start()

@@ -110,7 +110,9 @@ def test_what_the_trainer_counts_is_read_while_it_lasts(tmp_path: Path, monkeypa
         assert (found["phase"], found["done"], found["total"], found["unit"]) == ("exporting", 2, 4, "tensors")
         out = console()
         with watched(tmp_path, out, "loading"):
-            pass
+            until = time.time() + 10
+            while not shown(out) and time.time() < until:
+                time.sleep(0.02)
         assert shown(out).startswith("exporting   2/4 tensors") and "two of them" in shown(out)
     assert list(tmp_path.iterdir()) == []
     Counter(None, "nowhere").at(1)
