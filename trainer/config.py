@@ -196,7 +196,7 @@ class DataConfig(Section):
     packing: bool = Field(True, description="Lay whole conversations end to end, without padding.")
     assistant_only_loss: bool = Field(True, description="Supervise assistant turns only, or every token.")
     chat_template: str | None = Field(
-        None, description="chatml, llama3, alpaca, or a .jinja file; default: the tokenizer's own."
+        None, description="A built-in one (see docs/chat-templates.md), a name of the tokenizer's, or a .jinja file."
     )
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="Variables for the chat template, such as `enable_thinking: false`."

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from tests.support import tiny
-from tests.support.stock_templates import STOCK, stock_tokenizer
+from tests.support.stock_templates import STOCK, Stock, stock_tokenizer
 from trainer.config import TrainerConfig
+from trainer.data import template
 from trainer.data.batch import Reduction
-from trainer.data.formats import Conversation
+from trainer.data.formats import Conversation, to_conversation
 from trainer.data.prepare import prepare
 from trainer.data.render import Renderer, TemplateRefusalError
 from trainer.data.store import TokenStore
+from trainer.errors import UserError
 
 USER = {"role": "user", "content": "Q1"}
 ANSWER = {"role": "assistant", "content": "ANSWER1"}
@@ -195,12 +197,117 @@ def test_plain_text_is_learnt_whole_with_an_end(tmp_path: Path) -> None:
     assert stock_tokenizer(STOCK["turns_stay"]).decode(ids[mask > 0]) == "once upon a time<|im_end|>"
 
 
-@pytest.mark.parametrize("template", [tiny.CHATML, STOCK["turns_stay"].template])
-def test_a_message_that_is_context_only_is_not_trained(tmp_path: Path, template: str) -> None:
+@pytest.mark.parametrize("chat_template", [tiny.CHATML, STOCK["turns_stay"].template])
+def test_a_message_that_is_context_only_is_not_trained(tmp_path: Path, chat_template: str) -> None:
     tokenizer = stock_tokenizer(STOCK["turns_stay"])
-    tokenizer.chat_template = template
+    tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(tmp_path / "model")
     messages = [USER, {**ANSWER, "weight": 0}, *MORE]
     _, store = prepared(tmp_path, tmp_path / "model", [{"messages": messages}])
     ids, mask = store.conversation(0)
     assert tokenizer.decode(ids[mask > 0]).strip() == "ANSWER2<|im_end|>" and "ANSWER1" in tokenizer.decode(ids)
+
+
+GOLDEN = {
+    "alpaca": "SYS\n\n### Instruction:\nQ1\n\n### Response:[ANSWER1</s>]\n\n"
+    "### Instruction:\nQ2\n\n### Response:[ANSWER2</s>]\n\n",
+    "chatml": "<|im_start|>system\nSYS<|im_end|>\n<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\n"
+    "[ANSWER1<|im_end|>]\n<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n[ANSWER2<|im_end|>]\n",
+    "command": "<bos><|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>SYS<|END_OF_TURN_TOKEN|>"
+    "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>Q1<|END_OF_TURN_TOKEN|>"
+    "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>[ANSWER1<|END_OF_TURN_TOKEN|>]"
+    "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>Q2<|END_OF_TURN_TOKEN|>"
+    "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>[ANSWER2<|END_OF_TURN_TOKEN|>]",
+    "gemma": "<bos><start_of_turn>user\nSYS\n\nQ1<end_of_turn>\n<start_of_turn>model\n[ANSWER1<end_of_turn>]\n"
+    "<start_of_turn>user\nQ2<end_of_turn>\n<start_of_turn>model\n[ANSWER2<end_of_turn>]\n",
+    "llama2": "<bos>[INST] <<SYS>>\nSYS\n<</SYS>>\n\nQ1 [/INST][ ANSWER1 </s>]<bos>[INST] Q2 [/INST][ ANSWER2 </s>]",
+    "llama3": "<bos><|start_header_id|>system<|end_header_id|>\n\nSYS<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nQ1<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n[ANSWER1<|eot_id|>]"
+    "<|start_header_id|>user<|end_header_id|>\n\nQ2<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n[ANSWER2<|eot_id|>]",
+    "mistral": "<bos>[INST] SYS\n\nQ1[/INST][ ANSWER1</s>][INST] Q2[/INST][ ANSWER2</s>]",
+    "phi3": "<|system|>\nSYS<|end|>\n<|user|>\nQ1<|end|>\n<|assistant|>\n[ANSWER1<|end|>]\n"
+    "<|user|>\nQ2<|end|>\n<|assistant|>\n[ANSWER2<|end|>]\n",
+    "phi4": "<|im_start|>system<|im_sep|>SYS<|im_end|><|im_start|>user<|im_sep|>Q1<|im_end|>"
+    "<|im_start|>assistant<|im_sep|>[ANSWER1<|im_end|>]<|im_start|>user<|im_sep|>Q2<|im_end|>"
+    "<|im_start|>assistant<|im_sep|>[ANSWER2<|im_end|>]",
+    "phi4-mini": "<|system|>SYS<|end|><|user|>Q1<|end|><|assistant|>[ANSWER1<|end|>]"
+    "<|user|>Q2<|end|><|assistant|>[ANSWER2<|end|>]",
+    "qwen": "<|im_start|>system\nSYS<|im_end|>\n<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\n"
+    "[ANSWER1<|im_end|>]\n<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n[ANSWER2<|im_end|>]\n",
+    "vicuna": "<bos>SYS USER: Q1 ASSISTANT:[ ANSWER1</s>]USER: Q2 ASSISTANT:[ ANSWER2</s>]",
+    "zephyr": "<|system|>\nSYS</s>\n<|user|>\nQ1</s>\n<|assistant|>\n[ANSWER1</s>]\n"
+    "<|user|>\nQ2</s>\n<|assistant|>\n[ANSWER2</s>]\n",
+}
+"""The documented text of each built-in template; in brackets what is trained."""
+
+
+def built_in_renderer(name: str) -> Renderer:
+    """With the tokenizer of a base model that has the template's control tokens, and another end of sequence."""
+    tokens = tuple(template.needed_tokens(name))
+    tokenizer = stock_tokenizer(Stock("", "</s>", tokens=tokens))
+    texts = template.chat_templates(tokenizer, name)
+    return Renderer(tokenizer, texts, [tokenizer.eos_token_id], {})
+
+
+def test_every_built_in_template_has_its_golden_text() -> None:
+    assert sorted(GOLDEN) == template.built_in()
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_built_in_templates_write_the_documented_text(name: str) -> None:
+    system = {"role": "system", "content": "SYS"}
+    (rendering,) = built_in_renderer(name).render(Conversation([system, USER, ANSWER, *MORE])).renderings
+    text, at = "", 0
+    for start, end in rendering.spans:
+        text += rendering.text[at:start] + "[" + rendering.text[start:end] + "]"
+        at = end
+    assert text + rendering.text[at:] == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_built_in_templates_write_tools_calls_results_and_reasoning(name: str) -> None:
+    own = built_in_renderer(name)
+    thoughtful = {**CALL, "reasoning_content": "REASON", "tool_calls": [{"type": "function", **CALL["tool_calls"][0]}]}
+    messages = [USER, thoughtful, {"role": "tool", "content": "RESULT"}, ANSWER]
+    (rendering,) = own.render(Conversation(messages, [WIND])).renderings
+    (first, second) = [rendering.text[start:end] for start, end in rendering.spans]
+    asked, between = (
+        rendering.text[: rendering.spans[0][0]],
+        rendering.text[rendering.spans[0][1] : rendering.spans[1][0]],
+    )
+    assert '"wind"' in asked and "RESULT" in between and "ANSWER1" in second
+    assert "REASON" in first and '"wind"' in first and '{"city": "x"}' in first
+    assert all(any(written.rstrip().endswith(stop) for stop in own.ends.texts) for written in (first, second))
+    for at, (start, _) in ((1, rendering.spans[0]), (3, rendering.spans[1])):
+        assert own.prompt(Conversation(messages[:at], [WIND])) == rendering.text[:start]
+
+
+STANFORD = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
+    "response that appropriately completes the request.\n\n### Instruction:\nAdd.\n\n### Input:\n2 3\n\n### Response:"
+)
+
+
+def test_alpaca_rows_come_out_as_stanford_wrote_them() -> None:
+    own = built_in_renderer("alpaca")
+    row = {"instruction": "Add.", "input": "2 3", "output": "5"}
+    (rendering,) = own.render(to_conversation(row)).renderings
+    assert rendering.text.startswith(STANFORD + "5</s>") and rendering.spans == [(len(STANFORD), len(STANFORD) + 5)]
+    plain = own.render(to_conversation({**row, "input": ""})).renderings[0].text
+    assert (
+        plain.startswith("Below is an instruction that describes a task. Write a response that")
+        and "Input" not in plain
+    )
+    other = built_in_renderer("chatml").render(to_conversation(row)).renderings[0].text
+    assert "Add.\n\n2 3<|im_end|>" in other
+
+
+def test_a_base_model_is_told_which_templates_fit_its_tokenizer() -> None:
+    base = stock_tokenizer(Stock("", "</s>"))
+    base.chat_template = None
+    with pytest.raises(UserError, match=r"no chat template(.|\n)*fits this tokenizer: alpaca, llama2, vicuna, zephyr"):
+        template.chat_templates(base, None)
+    with pytest.raises(UserError, match=r"writes <.im_start.>, <.im_end.>(.|\n)*model.added_tokens"):
+        template.chat_templates(base, "chatml")

@@ -176,7 +176,7 @@ def _from_prompt(
     """A question with its answer, each text or messages, after earlier exchanges if there are any."""
     prompt, answer, more = (_first_filled(row, names) for names in (prompts, answers, inputs))
     if more and isinstance(prompt, str):
-        prompt = f"{prompt}\n\n{more}"
+        prompt = [{"role": "user", "content": f"{prompt}\n\n{more}", "alpaca_input": more}]
     return _history(row.get("history")) + _said(prompt, "user") + _said(answer, "assistant")
 
 

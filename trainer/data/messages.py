@@ -36,7 +36,19 @@ UNCLEAR = {
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 TEXT_PARTS = ("text", "input_text", "output_text")
 UNDERSTOOD = {
-    *("role", "from", "content", "value", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "train"),
+    *(
+        "role",
+        "from",
+        "content",
+        "value",
+        "name",
+        "tool_calls",
+        "tool_call_id",
+        "function_call",
+        "refusal",
+        "train",
+        "alpaca_input",
+    ),
     *REASONING_KEYS,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -16,9 +17,7 @@ from trainer.data.stops import declared_stops
 from trainer.errors import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
-CONTROL_TOKEN = re.compile(
-    r"<\|[^|<>\s]+\|>|<(?:start|end)_of_turn>|\[/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
-)
+NEEDED = re.compile(r"\{#- tokens: (.*?)-#\}")
 
 
 def load_tokenizer(model: ModelConfig) -> Any:
@@ -69,12 +68,13 @@ def chat_templates(tokenizer: Any, name: str | None) -> dict[str, str]:
     if not path.is_file():
         remedy = f"known: {', '.join(built_in())}, or the path of a .jinja file"
         raise UserError(f"unknown chat template {name!r}", remedy=remedy)
-    missing = missing_tokens(tokenizer, path) if path.parent == TEMPLATES else []
+    missing = [] if name.endswith(".jinja") else missing_tokens(tokenizer, name)
     if missing:
+        more = f"or give the model new tokens: model.added_tokens: {json.dumps(missing)}"
         raise UserError(
             f"the chat template {name} writes {', '.join(missing)}, which the tokenizer does not have as tokens: "
             "they would be taken apart into pieces of text",
-            remedy=fitting_advice(tokenizer),
+            remedy=f"{fitting_advice(tokenizer)}; {more}",
         )
     return {"default": path.read_text(encoding="utf-8")}
 
@@ -100,19 +100,21 @@ def built_in() -> list[str]:
 
 def fitting(tokenizer: Any) -> list[str]:
     """Built-in templates whose control tokens the tokenizer has, those with most of them first."""
-    fits = [name for name in built_in() if not missing_tokens(tokenizer, TEMPLATES / f"{name}.jinja")]
-    return sorted(fits, key=lambda name: -len(_control_tokens(TEMPLATES / f"{name}.jinja")))
+    fits = [name for name in built_in() if not missing_tokens(tokenizer, name)]
+    return sorted(fits, key=lambda name: -len(needed_tokens(name)))
 
 
-def missing_tokens(tokenizer: Any, template: Path) -> list[str]:
+def missing_tokens(tokenizer: Any, name: str) -> list[str]:
     """Control tokens of a built-in template that are no single tokens in the vocabulary."""
     vocabulary = tokenizer.get_vocab()
-    return [token for token in _control_tokens(template) if token not in vocabulary]
+    return [token for token in needed_tokens(name) if token not in vocabulary]
 
 
 @cache
-def _control_tokens(template: Path) -> list[str]:
-    return list(dict.fromkeys(CONTROL_TOKEN.findall(template.read_text(encoding="utf-8"))))
+def needed_tokens(name: str) -> list[str]:
+    """What the first line of a built-in template says: tokens that have to be whole in the vocabulary."""
+    needed = NEEDED.match((TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8"))
+    return needed.group(1).split() if needed else []
 
 
 def fitting_advice(tokenizer: Any) -> str:
