@@ -85,7 +85,7 @@ def _key(config: JobFile | TrainerConfig) -> str:
 def _ways(dumped: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide what tokenising leaves."""
     data = {name: value for name, value in dumped["data"].items() if name not in ANY}
-    return data | {name: dumped["model"].get(name) for name in ("path", "revision")}
+    return data | {name: dumped["model"].get(name) for name in ("path", "revision", "eos_token", "added_tokens")}
 
 
 def _tokenizer(config: JobFile | TrainerConfig) -> list[Path]:

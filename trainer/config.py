@@ -100,6 +100,14 @@ class ModelConfig(Section):
         "auto", description="Compute type of the forward pass; master weights stay in float32."
     )
 
+    eos_token: str | None = Field(
+        None, min_length=1, description="Token that ends a turn and stops generation; default: the tokenizer's own."
+    )
+    added_tokens: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list,
+        description="Control tokens to add to the vocabulary, each a new row of the embedding and of the output layer.",
+    )
+
     @model_validator(mode="after")
     def _pinned(self) -> ModelConfig:
         if self.trust_remote_code and not self.revision:

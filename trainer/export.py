@@ -52,7 +52,7 @@ def export(
         shutil.rmtree(staging, ignore_errors=True)
         with measuring(run_dir, "writing", lambda: folder_bytes(staging) / 1e6, _num_megabytes(model), "MB"):
             model.save_pretrained(staging, max_shard_size="5GB")
-        _save_chat(config, model, staging)
+        save_chat(config, model, staging)
         _swap(staging, target)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)  # a half-written model fills the disk and is of no use
@@ -71,15 +71,20 @@ def _num_megabytes(model: Any) -> float | None:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e6
 
 
-def _save_chat(config: TrainerConfig, model: Any, folder: Path) -> None:
+def save_chat(config: TrainerConfig, model: Any, folder: Path) -> None:
     """What a server needs to talk to the model: tokenizer, chat template, the tokens that end a turn."""
     tokenizer = load_tokenizer(config.model)
     renderer = make_renderer(tokenizer, config.model, config.data)
     if config.data.chat_template is not None:
         tokenizer.chat_template = renderer.templates["default"]
     tokenizer.save_pretrained(folder)
+    if (model.generation_config.eos_token_id or []) == renderer.ends.ids:
+        return
     model.generation_config.eos_token_id = renderer.ends.ids
-    model.generation_config.save_pretrained(folder)
+    try:
+        model.generation_config.save_pretrained(folder)
+    except ValueError as error:  # Transformers refuses some that base models were published with
+        say(f"generation_config.json cannot be written ({error}): turns end with {', '.join(renderer.ends.texts)}")
 
 
 def chosen(checkpoints: Path, step: int | None) -> tuple[Path, Manifest]:
@@ -123,6 +128,7 @@ def _loaded(
     config: TrainerConfig, reader: RangeReader, manifest: Manifest, run_dir: Path
 ) -> tuple[Any, dict[str, torch.dtype]]:
     """The trained model, never quantised, and the types in which its own tensors are stored."""
+    from trainer.model.vocabulary import fit_vocabulary
     from trainer.model.weights import load_complete
 
     model: Any = load_complete(
@@ -131,6 +137,7 @@ def _loaded(
         trust_remote_code=config.model.trust_remote_code,
         dtype="auto",
     )
+    fit_vocabulary(model, config.model)
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     if config.method.kind == "lora":
         from trainer.model.lora import add_adapters

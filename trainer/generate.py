@@ -29,7 +29,7 @@ def evaluate_prompts(
         UserError: the model or the prompts cannot be read.
     """
     prompts = read_prompts(prompts_file)
-    model, tokenizer = _load(config, model_dir)
+    model, tokenizer = load_exported(config, model_dir)
     renderer = make_renderer(tokenizer, config.model, config.data)
     longest_first = sorted(prompts, key=lambda p: -len(str(p.conversation.messages)))
     answers: list[tuple[Prompt, str]] = []
@@ -45,18 +45,34 @@ def evaluate_prompts(
     return result
 
 
-def _load(config: TrainerConfig, model_dir: Path) -> tuple[Any, Any]:
+def load_exported(config: TrainerConfig, model_dir: Path) -> tuple[Any, Any]:
+    """An exported model, or an adapter with its base, and the tokenizer beside it, ready to answer."""
     from trainer.model.weights import load_complete
 
     if not (model_dir / "config.json").exists() and not (model_dir / "adapter_config.json").exists():
         raise UserError(f"no exported model in {model_dir}", remedy="run `tuneyard export` first")
     # an adapter brings its base along
-    model: Any = load_complete(str(model_dir), dtype="auto")
+    if config.model.added_tokens and (model_dir / "adapter_config.json").exists():
+        model: Any = _with_adapter(config, model_dir)  # Transformers does not give the base the adapter's rows
+    else:
+        model = load_complete(str(model_dir), dtype="auto")
     tokenizer = load_tokenizer(config.model.model_copy(update={"path": str(model_dir), "revision": None}))
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.to(config.execution.device).eval(), tokenizer
+
+
+def _with_adapter(config: TrainerConfig, folder: Path) -> Any:
+    from peft import PeftModel
+
+    from trainer.model.vocabulary import fit_vocabulary
+    from trainer.model.weights import load_complete
+
+    model = config.model
+    base = load_complete(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, dtype="auto")
+    fit_vocabulary(base, model)
+    return PeftModel.from_pretrained(base, folder)
 
 
 @torch.inference_mode()

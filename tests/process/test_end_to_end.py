@@ -21,10 +21,11 @@ from tests.support.ranks import run_on_ranks
 
 JOB = """
 name: tiny
-model: {{path: ./model}}
+model: {{path: ./model{tokens}}}
 method: {method}
 data:
   train: [{{path: ./{data}}}]
+  chat_template: {template}
   eval: {{split: 0.1}}
   max_length: 512
 training: {{max_steps: 60, learning_rate: 0.01, tokens_per_step: 2048, full_determinism: true}}
@@ -32,6 +33,11 @@ checkpoint: {{every_steps: 15}}
 logging: {{every_seconds: 0}}
 resources: {{gpu: none, cpu_ranks: 2, engine: {engine}}}
 """
+
+
+def job(method: str, data: str, engine: str, tokens: str = "") -> str:
+    template = "alpaca" if tokens else "chatml"  # Alpaca's turns end with the tokenizer's eos_token
+    return JOB.format(method=method, tokens=tokens, template=template, data=data, engine=engine)
 
 
 def tuneyard(*arguments: Any, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -82,18 +88,22 @@ def loss_of_export(run_dir: str) -> dict[str, Any]:
     return result
 
 
+NEW_TOKENS = "eos_token: <|end_of_answer|>, added_tokens: [<|end_of_answer|>, <|spare|>]"
+WHOLE = "{kind: lora, r: 4, target_modules: all-linear, modules_to_save: [embed_tokens, lm_head]}"
 CASES = [
-    ("{kind: full}", "tools.json", "zero2", 0.8),
-    ("{kind: lora, r: 4, target_modules: all-linear}", "alpaca.json", "fsdp2", 0.98),  # adapters on a random base
+    ("{kind: full}", "", "tools.json", "zero2", 0.8),
+    (WHOLE, f", {NEW_TOKENS}", "alpaca.json", "fsdp2", 0.98),  # adapters on a random base, new tokens
 ]
 
 
-@pytest.mark.parametrize(("method", "data", "engine", "learns"), CASES)
-def test_submit_preempt_resume_export(tmp_path: Path, method: str, data: str, engine: str, learns: float) -> None:
+@pytest.mark.parametrize(("method", "tokens", "data", "engine", "learns"), CASES)
+def test_submit_preempt_resume_export(
+    tmp_path: Path, method: str, tokens: str, data: str, engine: str, learns: float
+) -> None:
     tiny.make_model(tmp_path / "model")
     (tmp_path / "tools.json").write_text(json.dumps(tool_rows(random.Random(0))))
     (tmp_path / "alpaca.json").write_text(json.dumps(alpaca_rows(random.Random(0))))
-    (tmp_path / "job.yaml").write_text(JOB.format(method=method, data=data, engine=engine))
+    (tmp_path / "job.yaml").write_text(job(method, data, engine, tokens))
 
     submitted = tuneyard("submit", "job.yaml", "--detach", "--json", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
     assert submitted.returncode == 0, submitted.stderr
@@ -219,7 +229,7 @@ WRONG = [
 def test_wrong_input_ends_with_one_clear_message(tmp_path: Path, what: str, code: int, words: str) -> None:
     tiny.make_model(tmp_path / "model")
     (tmp_path / "alpaca.json").write_text(json.dumps(alpaca_rows(random.Random(0))))
-    (tmp_path / "job.yaml").write_text(JOB.format(method="{kind: full}", data="alpaca.json", engine="auto"))
+    (tmp_path / "job.yaml").write_text(job("{kind: full}", "alpaca.json", "auto"))
     answer = tuneyard(*spoil(tmp_path, what), cwd=tmp_path)
     assert answer.returncode == code, answer.stderr
     assert re.search(words, answer.stderr, re.DOTALL), answer.stderr
@@ -230,7 +240,7 @@ def test_wrong_input_ends_with_one_clear_message(tmp_path: Path, what: str, code
 def test_ctrl_c_while_preparing_leaves_nothing_behind(tmp_path: Path) -> None:
     tiny.make_model(tmp_path / "model")
     (tmp_path / "alpaca.json").write_text(json.dumps(alpaca_rows(random.Random(0))))
-    (tmp_path / "job.yaml").write_text(JOB.format(method="{kind: full}", data="alpaca.json", engine="auto"))
+    (tmp_path / "job.yaml").write_text(job("{kind: full}", "alpaca.json", "auto"))
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "DS_ACCELERATOR": "cpu"}
     command = [sys.executable, "-c", "from launcher.cli import main; main()", "submit", "job.yaml"]
     submit = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)

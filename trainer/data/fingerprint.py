@@ -109,6 +109,11 @@ def _digest_source(path: str, files: list[Path]) -> str:
 
 
 def _digest_tokenizer(config: TrainerConfig) -> str:
+    changed = [config.model.eos_token, config.model.added_tokens]
+    return _digest_files(config) + (f" with {json.dumps(changed)}" if any(changed) else "")
+
+
+def _digest_files(config: TrainerConfig) -> str:
     folder = Path(config.model.path)
     if not folder.is_dir():
         return f"{config.model.path}@{config.model.revision}"

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from trainer.config import DataConfig, ModelConfig
@@ -37,7 +38,31 @@ def load_tokenizer(model: ModelConfig) -> Any:
         ) from error
     if not tokenizer.is_fast:
         raise UserError(f"{model.path} has no fast tokenizer", remedy="convert it: masks need character offsets")
+    _add_tokens(tokenizer, model)
     return tokenizer
+
+
+def _add_tokens(tokenizer: Any, model: ModelConfig) -> None:
+    vocabulary = tokenizer.get_vocab()
+    new = [token for token in model.added_tokens if token not in vocabulary]
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in new], special_tokens=True)
+    if model.eos_token is None:
+        return
+    if model.eos_token not in tokenizer.get_vocab():
+        raise UserError(
+            f"model.eos_token is {model.eos_token!r}, which the vocabulary does not have",
+            remedy=f"add it: model.added_tokens: {json.dumps([*model.added_tokens, model.eos_token])}",
+        )
+    tokenizer.eos_token = model.eos_token
+
+
+def added_ids(model: ModelConfig) -> list[int]:
+    """Ids of `model.added_tokens` that the model's own vocabulary does not have."""
+    if not model.added_tokens:
+        return []
+    before = load_tokenizer(model.model_copy(update={"added_tokens": [], "eos_token": None})).get_vocab()
+    now = load_tokenizer(model).get_vocab()
+    return sorted(now[token] for token in model.added_tokens if token not in before)
 
 
 def make_renderer(tokenizer: Any, model: ModelConfig, data: DataConfig) -> Renderer:

@@ -18,6 +18,7 @@ from trainer.model import attention
 from trainer.model.loss import HeadSettings, install_loss_head
 from trainer.model.quantise import hide_quantised_weights, loading_options, refuse_quantised_checkpoint
 from trainer.model.shards import Shards, sharded_while_loading
+from trainer.model.vocabulary import fit_vocabulary, refuse_untrained_rows
 from trainer.model.weights import load_complete
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -80,6 +81,7 @@ def build_model(config: TrainerConfig, weights: bool = True) -> SupervisedModel:
     shards = Shards() if config.execution.shard_quantized else None
     load = partial(load_causal_lm, shards=shards) if weights else empty_causal_lm
     causal_lm = load(config, attn_implementation=attention.NAME)
+    fit_vocabulary(causal_lm, config.model)
     settings = HeadSettings(
         config.loss.chunk_tokens,
         config.loss.label_smoothing,
@@ -95,6 +97,7 @@ def build_model(config: TrainerConfig, weights: bool = True) -> SupervisedModel:
         hide_quantised_weights(causal_lm, config.method)
     else:
         causal_lm.requires_grad_(True)
+    refuse_untrained_rows(causal_lm, config.model)
     return SupervisedModel(causal_lm, str(config.model.attention), settings, shards)
 
 

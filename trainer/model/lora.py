@@ -29,6 +29,7 @@ def add_adapters(causal_lm: nn.Module, method: MethodConfig) -> Any:
         use_rslora=method.use_rslora,
         use_dora=method.use_dora,
         modules_to_save=method.modules_to_save,
+        ensure_weight_tying=_saves_tied(causal_lm, method),
     )
     try:
         model = get_peft_model(causal_lm, config)
@@ -39,6 +40,14 @@ def add_adapters(causal_lm: nn.Module, method: MethodConfig) -> Any:
         if parameter.requires_grad:  # PEFT does so with its own, but not with biases and whole modules
             parameter.data = parameter.data.float()
     return model
+
+
+def _saves_tied(model: nn.Module, method: MethodConfig) -> bool:
+    """Whether an embedding that is the output layer, too, trains whole: PEFT else makes a copy of one of the two."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
+    tied = head is not None and embedding.weight is head.weight
+    names = [name for name, module in model.named_modules() if module is embedding or module is head]
+    return tied and any(name.endswith(saved) for name in names for saved in method.modules_to_save or [])
 
 
 def _check_can_train(model: nn.Module, method: MethodConfig) -> None:
