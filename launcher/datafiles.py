@@ -1,25 +1,37 @@
 """The local files behind a job's data, and a sample of their rows. Needs neither torch nor `datasets`.
 
-JSON, JSON lines and CSV are read with the standard library; Parquet and Arrow where pyarrow is installed.
+JSON, JSON lines and text tables are read with the standard library, packed or not; Parquet and Arrow where pyarrow is
+installed. What the trainer's readers know is known here, and what the two understand differently is only an estimate.
 """
 
 from __future__ import annotations
 
+import bz2
 import csv
 import glob
+import gzip
 import json
+import lzma
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LINES, TABLES = (".jsonl", ".ndjson"), (".parquet", ".arrow")
-SUFFIXES = (*LINES, ".json", ".csv", *TABLES)
+LINES, TABLES, TEXT_TABLES = (".jsonl", ".ndjson"), (".parquet", ".arrow"), {".csv": ",", ".tsv": "\t"}
+KINDS = (*LINES, ".json", *TEXT_TABLES, *TABLES)
+PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+WRAPPERS = ("data", "rows", "train", "examples", "instances")
+"""Keys under which a JSON file that is one object holds its rows."""
+ABOUT_DATASETS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""Files of the `datasets` library that hold no rows."""
+MOST_FILES = 32
+"""Files of a source that are looked at; the rest is taken to be like them."""
 ROWS_READ = 2_000
 """Rows of a file that are looked at; the rest is taken to be like them."""
 PLACES = 8
 """Places of a large file that rows are taken from: files are often sorted."""
 BYTES_READ = 4 << 20
+BLANK = b"\xef\xbb\xbf \t\r\n"
 WHOLE_JSON_BYTES = 16 << 20
 """A JSON array up to this size is decoded as a whole."""
 
@@ -45,10 +57,28 @@ def data_files(path: str) -> list[Path]:
     """The files that a source means: itself, those that match it, or the data files in the folder."""
     place = Path(path)
     if place.is_dir():
-        return sorted(p for p in place.rglob("*") if p.suffix in SUFFIXES and not p.name.startswith("."))
+        inside = place / "train" if (place / "dataset_dict.json").is_file() else place
+        found = (p for p in inside.rglob("*") if not p.name.startswith(".") and p.name not in ABOUT_DATASETS)
+        return sorted(p for p in found if kind_of(p))
     if place.is_file() or not any(sign in path for sign in "*?["):
         return [place]
     return sorted(Path(match) for match in glob.glob(path, recursive=True))  # noqa: PTH207
+
+
+def kind_of(file: Path) -> str:
+    """The ending that says how a file is written, without that of its packing; empty when it is not known."""
+    suffix = Path(file.stem).suffix if file.suffix in PACKED else file.suffix
+    return suffix if suffix in KINDS and not (file.suffix in PACKED and suffix in TABLES) else ""
+
+
+def looked_at(files: list[Path]) -> tuple[list[Path], float]:
+    """Some files of many, and how many times as much there is in all, by bytes."""
+    some = files[:: -(-len(files) // MOST_FILES)] if files else []
+    try:
+        every, taken = (sum(file.stat().st_size for file in group) for group in (files, some))
+    except OSError:
+        return files, 1.0
+    return some, every / taken if taken else 1.0
 
 
 def sample(file: Path) -> Sample:
@@ -57,17 +87,37 @@ def sample(file: Path) -> Sample:
     Raises:
         UnreadableError: it is not here, of an unknown kind, damaged, or needs pyarrow.
     """
-    readers = {".json": _json, ".csv": _csv, **dict.fromkeys(LINES, _lines), **dict.fromkeys(TABLES, _table)}
+    kind = kind_of(file)
     if not file.is_file():
         raise UnreadableError(f"{file} is not on this machine")
-    if file.suffix not in readers:
+    if not kind:
         raise UnreadableError(f"{file.name} is of no known kind")
     try:
-        return readers[file.suffix](file)
+        if file.suffix in PACKED:
+            return _packed(file, kind)
+        if kind in TEXT_TABLES:
+            return _text_table(file, TEXT_TABLES[kind])
+        return _table(file) if kind in TABLES else _lines(file) if kind in LINES else _json(file)
     except ImportError as error:
         raise UnreadableError(f"{file.name} needs pyarrow, which is not installed") from error
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, RecursionError, csv.Error, lzma.LZMAError) as error:
         raise UnreadableError(f"{file.name} cannot be read: {error}") from error
+
+
+def _packed(file: Path, kind: str) -> Sample:
+    """The beginning of a packed file; how much there is tells the share of its bytes that were unpacked."""
+    with file.open("rb") as raw, PACKED[file.suffix](raw, "rb") as stream:
+        text = stream.read(BYTES_READ)
+        times = max(1.0, file.stat().st_size / raw.tell()) if len(text) == BYTES_READ else 1.0
+    lines = text.splitlines(keepends=True)
+    if kind in TEXT_TABLES:
+        rows: list[Any] = list(csv.DictReader(_text(lines), delimiter=TEXT_TABLES[kind]))
+    elif kind == ".json" and text.lstrip(BLANK).startswith(b"["):
+        rows = _first_of_array(text.decode("utf-8-sig", "ignore"))[0]
+    else:
+        rows = [_decoded(line) for line in lines if line.strip()]
+    taken = _spread(rows)
+    return Sample(rows=taken.rows, times=times * taken.times)
 
 
 def _lines(file: Path) -> Sample:
@@ -109,13 +159,22 @@ def _json(file: Path) -> Sample:
     size = file.stat().st_size
     with file.open("rb") as stream:
         text = stream.read(min(size, WHOLE_JSON_BYTES) if size <= WHOLE_JSON_BYTES else BYTES_READ)
-    if not text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        return _lines(file)
+    if not text.lstrip(BLANK).startswith(b"["):
+        return _wrapped(file) if size <= WHOLE_JSON_BYTES else _lines(file)
     if size <= WHOLE_JSON_BYTES:
-        rows = json.loads(text.decode("utf-8-sig", "replace"))
-        return _spread(rows)
+        return _spread(json.loads(text.decode("utf-8-sig", "replace")))
     rows, used = _first_of_array(text.decode("utf-8-sig", "ignore"))
     return Sample(rows=rows, times=size / used if used else 1.0)
+
+
+def _wrapped(file: Path) -> Sample:
+    """One object that holds the rows under a usual key; else it is JSON lines."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8-sig", errors="replace"))
+    except ValueError:
+        return _lines(file)
+    rows = next((found[key] for key in WRAPPERS if isinstance(found.get(key), list)), [found])
+    return _spread(rows)
 
 
 def _first_of_array(text: str) -> tuple[list[Any], int]:
@@ -138,18 +197,23 @@ def _spread(rows: list[Any]) -> Sample:
     return Sample(rows=taken, times=len(rows) / len(taken) if taken else 1.0)
 
 
-def _csv(file: Path) -> Sample:
+def _text(lines: Iterable[bytes]) -> Iterator[str]:
+    for number, line in enumerate(lines):
+        yield line.decode("utf-8" if number else "utf-8-sig", "replace")
+
+
+def _text_table(file: Path, delimiter: str) -> Sample:
     size, seen = file.stat().st_size, 0
 
-    def counted(lines: Iterable[bytes]) -> Iterator[str]:
+    def counted(lines: Iterable[bytes]) -> Iterator[bytes]:
         nonlocal seen
         for line in lines:
             seen += len(line)
-            yield line.decode("utf-8-sig" if seen == len(line) else "utf-8", "replace")
+            yield line
 
     with file.open("rb") as stream:
         rows: list[Any] = []
-        for row in csv.DictReader(counted(stream)):
+        for row in csv.DictReader(_text(counted(stream)), delimiter=delimiter):
             rows.append(row)
             if len(rows) == ROWS_READ or seen >= BYTES_READ:
                 break

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.amounts import Amounts, combined, no_amounts
-from launcher.datafiles import UnreadableError, data_files, sample
+from launcher.datafiles import UnreadableError, data_files, looked_at, sample
 from launcher.jobfile.schema import JobFile
 
 USUAL_VOCABULARY = 131_072
@@ -27,12 +27,17 @@ TOKENS_PER_IDEOGRAPH = 0.85
 CHARACTERS_PER_TOKEN_ELSEWHERE = 2.4
 """Cyrillic, Greek, Arabic and other alphabets."""
 FORMATS = (
-    ("messages",),
-    ("conversations", "system"),
-    ("instruction", "input", "output", "history", "system"),
-    ("prompt", "completion"),
+    (("messages",), ()),
+    (("conversations",), ("system",)),
+    (("chosen",), ("prompt", "system")),
+    (
+        ("prompt", "instruction", "question", "query", "completion", "response", "output", "answer"),
+        ("input", "context", "system", "system_prompt", "history"),
+    ),
+    (("text",), ()),
 )
-"""Columns that hold the conversation, by the first of them; others beside them are no text of it."""
+"""Columns that hold the conversation, the first group that a row has; others beside them are no text of it."""
+TOOLS = ("tools", "functions")
 NAMES = ("role", "from", "id", "name", "source")
 
 
@@ -48,12 +53,14 @@ def estimated(job: JobFile, vocabulary: int = USUAL_VOCABULARY) -> Amounts:
         files = data_files(source.path)
         if not files:
             return no_amounts(f"there are no data files in {source.path}")
+        files, more = looked_at(files)
+        columns = tuple(source.columns.items())
         for file in files:
             try:
-                lengths, times = _file_lengths(str(file), *_stamp(file), vocabulary)
+                lengths, times = _file_lengths(str(file), *_stamp(file), columns, vocabulary)
             except UnreadableError as error:
                 return no_amounts(str(error))
-            parts.append((kept(lengths, job.data.max_length, job.data.overlong), times * source.weight))
+            parts.append((kept(lengths, job.data.max_length, job.data.overlong), times * more * source.weight))
     train = 1 - job.data.eval.split
     found = combined([(lengths, times * train) for lengths, times in parts], source_of(vocabulary), is_exact=False)
     return found if found.tokens else no_amounts("the data has no text, or only conversations beyond data.max_length")
@@ -108,10 +115,20 @@ def characters_per_token(vocabulary: int) -> float:
 
 
 @functools.lru_cache(maxsize=256)
-def _file_lengths(file: str, size: int, changed: int, vocabulary: int) -> tuple[tuple[int, ...], float]:
+def _file_lengths(
+    file: str, size: int, changed: int, columns: tuple[tuple[str, str | None], ...], vocabulary: int
+) -> tuple[tuple[int, ...], float]:
     """Tokens of some rows of a file, and how many times as many there are; size and time tell a new file."""
     taken = sample(Path(file))
-    return tuple(tokens for row in taken.rows if (tokens := row_tokens(row, vocabulary))), taken.times
+    rows = (_mapped(row, columns) for row in taken.rows)
+    return tuple(tokens for row in rows if (tokens := row_tokens(row, vocabulary))), taken.times
+
+
+def _mapped(row: Any, columns: tuple[tuple[str, str | None], ...]) -> Any:
+    """A row with the columns that the job file names under the names that formats know, and no others."""
+    if not columns or not isinstance(row, dict):
+        return row
+    return {name: row.get(column) for name, column in columns if column is not None}
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -127,11 +144,13 @@ def _texts(row: Any) -> Iterator[str]:
     if not isinstance(row, dict):
         yield from _within(row)
         return
-    columns = next((names for names in FORMATS if names[0] in row), tuple(row))
+    known = (names + more for names, more in FORMATS if any(row.get(name) for name in names))
+    columns = next(known, tuple(row))
     for name in columns:
         yield from _within(row.get(name), name)
-    if "tools" in row and "tools" not in columns and row["tools"]:
-        yield row["tools"] if isinstance(row["tools"], str) else json.dumps(row["tools"], default=str)
+    tools = next((row[name] for name in TOOLS if row.get(name) and name not in columns), None)
+    if tools:
+        yield tools if isinstance(tools, str) else json.dumps(tools, default=str)
 
 
 def _within(value: Any, name: str = "") -> Iterator[str]:
