@@ -19,6 +19,8 @@ import launcher
 from cluster.installing import install_line
 from launcher.errors import EXIT_USER, JobError, MachineError, RunFailedError
 
+PARENT = "TUNEYARD_PARENT"
+"""Tells the trainer whom it works for: it ends when that is killed."""
 PACKAGES = ("torch", "transformers", "datasets", "safetensors", "numpy")
 
 
@@ -102,7 +104,7 @@ def ask_trainer(command: str, run_dir: Path, *arguments: str) -> dict[str, Any]:
 def _run(line: list[str], on_line: Callable[[str], None], errors: IO[str]) -> int:
     with subprocess.Popen(
         line,
-        env=environment(),
+        env={**environment(), PARENT: str(os.getpid())},
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,

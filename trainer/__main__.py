@@ -24,11 +24,13 @@ from trainer.config import TrainerConfig, read_trainer_config
 from trainer.errors import EXIT_DONE, UserError, run_reporting_user_errors
 from trainer.finishing import Part, finishing
 from trainer.imports import heavy_imports, hidden, hide
+from trainer.parent import end_with_whoever_waits
 from trainer.phases import PhaseClock
 from trainer.progress import Progress, record_failure, say
 
 
 def main() -> int:
+    end_with_whoever_waits()
     arguments = _parser().parse_args()
     attempt = int(os.environ.get("TUNEYARD_ATTEMPT", "0"))
 

@@ -41,7 +41,7 @@ class Meter:
         self._task: TaskID | None = None
         self._phase = ""
         self._began = self._told = 0.0
-        self._first_done: float | None = None
+        self._first: tuple[float, float] | None = None
 
     def __enter__(self) -> Meter:
         if self._console.is_terminal:
@@ -88,7 +88,9 @@ class Meter:
         now = time.monotonic()
         if phase != self._phase:
             self._finish_task()
-            self._phase, self._began, self._told, self._first_done = phase, now - begun_seconds, 0.0, done
+            self._phase, self._began, self._told, self._first = phase, now - begun_seconds, 0.0, None
+        if self._first is None and done is not None:
+            self._first = (now, done)
         text = "  ".join(filter(None, (self._words(now, done, total, unit, facts, left_seconds), note)))
         if self._bar is not None:
             self._show_bar(text, done, total)
@@ -103,7 +105,7 @@ class Meter:
         parts = []
         if done is not None:
             parts.append(f"{done:,.0f}/{total:,.0f} {unit}".rstrip() if total else f"{done:,.0f} {unit}".rstrip())
-        rate = self._rate(done, taken)
+        rate = self._rate(done, now)
         if rate and not facts:
             parts.append(f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s")
         parts += [facts] if facts else []
@@ -114,10 +116,12 @@ class Meter:
             parts.append(f"{duration_in_words(left)} left")
         return "  ".join(parts)
 
-    def _rate(self, done: float | None, taken: float) -> float | None:
-        if done is None or self._first_done is None or taken < RATE_AFTER_SECONDS or done <= self._first_done:
+    def _rate(self, done: float | None, now: float) -> float | None:
+        """Since something was counted first: what came before, such as loading, says nothing of it."""
+        if done is None or self._first is None:
             return None
-        return (done - self._first_done) / taken
+        began, before = self._first
+        return (done - before) / (now - began) if done > before and now - began >= RATE_AFTER_SECONDS else None
 
     def _show_bar(self, text: str, done: float | None, total: float | None) -> None:
         assert self._bar is not None

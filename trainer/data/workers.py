@@ -14,6 +14,7 @@ from trainer.config import TrainerConfig
 from trainer.data.sources import Chunk
 from trainer.data.tokenise import Tokeniser
 from trainer.errors import UserError
+from trainer.parent import end_with_parent
 
 MOST_BAD_ROWS = 1000
 """So many rows that cannot be used end the reading: the files are of another kind, not damaged."""
@@ -73,6 +74,7 @@ def _in_processes(work: Iterator[tuple[Chunk, Path]], config: TrainerConfig) -> 
 def _start_worker(config_json: str) -> None:
     """Only remember the settings: what fails in here would break the pool, and its words would be lost."""
     global _config
+    end_with_parent(os.getppid())
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _config = config_json
 

@@ -50,6 +50,16 @@ def test_lines_tell_rate_and_what_is_left_now_and_then_without_control_codes(clo
     assert "\x1b" not in shown(out)
 
 
+def test_the_rate_is_of_what_is_counted_not_of_the_loading_before(clock: list[float]) -> None:
+    out = console()
+    with Meter(out) as meter:
+        meter.show("tokenising")
+        for done in (10, 20, 30):
+            clock[0] += 60 if done == 10 else 10
+            meter.show("tokenising", done, 100, unit="MB")
+    assert shown(out).splitlines()[-1].endswith("30/100 MB  1 MB/s  1.3 min so far  1.2 min left")
+
+
 def test_nothing_is_left_of_what_has_no_end_and_waiting_is_told_once_a_minute(clock: list[float]) -> None:
     out = console()
     with Meter(out) as meter:
