@@ -29,6 +29,7 @@ from launcher.planner import Choice, choose
 from launcher.sizing.memory.limits import COUNTED_SPREAD
 from launcher.sizing.shape import ModelShape, find_model, shape_by_name, shape_of_folder
 from launcher.texttokens import USUAL_VOCABULARY, estimated
+from launcher.tokenising import tokenising
 from trainer.config import TrainerConfig
 from trainer.schedule_rules import check_schedule
 
@@ -125,10 +126,11 @@ def make_plan(
         job = job if files_here else job_there(job, profile)
     trainer, steps = _trainer_config(job, basics, choice, machine), steps_of(job, basics)
     _refuse_schedule(trainer, steps)
+    told = tokenising(launch, basics.data.tokens, trainer.execution.num_proc, choice.candidate)
     return Plan(
         trainer=trainer,
         launch=launch,
-        decisions=[*from_catalogue, *basics.decisions, *choice.decisions, threads, *grace, *short],
+        decisions=[*from_catalogue, *basics.decisions, *choice.decisions, threads, *grace, *short, *told],
         choice=choice,
         shape=ground.shape,
         steps=steps,

@@ -31,6 +31,7 @@ DIRECTIVES = frozenset({
 _FIRST_WITH_GPUS_PER_NODE = (19, 5)
 _TYPE = re.compile(r"[\w.+-]+")
 _MEMORY = re.compile(r"\d+[KMGT]?")
+_PREPARE_CPUS = 8
 _WALLTIME = re.compile(r"[1-9]\d*[mhd]")
 _SECONDS = {"m": 60, "h": 3600, "d": 86400}
 _ABSOLUTE = re.compile(r"[/~$]")
@@ -76,7 +77,7 @@ class Prepare:
     account: str = ""
     qos: str = ""
     constraint: str = ""
-    cpus: int = 8
+    cpus: int | None = None
     memory: str = ""
     walltime: str = ""
 
@@ -222,7 +223,10 @@ class Profile:
 
     def _prepare_job(self) -> dict[str, Any]:
         """What is asked for to tokenise; account and QOS are the run's unless others are named."""
-        asked, found = self.prepare, {"where": self.prepare.place, "cpus": self.prepare.cpus}
+        asked = self.prepare
+        if asked.place != JOB:
+            return {"where": asked.place}
+        found: dict[str, Any] = {"where": JOB, "cpus": asked.cpus or _PREPARE_CPUS}
         found |= {"partition": asked.partition, "constraint": asked.constraint, "memory": asked.memory}
         found |= {"account": asked.account or self.account, "qos": asked.qos or self.qos}
         if asked.walltime:
@@ -242,8 +246,10 @@ class Profile:
         yield from one_of(("prepare", "where"), asked.where, ("", *PREPARE))
         yield from like(("prepare", "memory"), asked.memory, _MEMORY, "a size such as 64G, or 0 for all of a node")
         yield from like(("prepare", "walltime"), asked.walltime, _WALLTIME, "a time such as 90m, 4h or 2d")
-        if asked.where in (SUBMIT, INSIDE) and asked.partition:
-            yield Finding(("prepare", "partition"), f"says nothing with `where: {asked.where}`", asked.partition)
+        for name in ("partition", "account", "qos", "constraint", "cpus", "memory", "walltime"):
+            if asked.place != JOB and (value := getattr(asked, name)):
+                remedy = "name the `partition` of a CPU job, or say `where: job`"
+                yield Finding(("prepare", name), "says nothing without a job that tokenises", str(value), remedy)
 
     def _directive_findings(self) -> Iterator[Finding]:
         for name, value in self.directives.items():

@@ -47,7 +47,7 @@ class PrepareFile(Section):
     account: Text | None = Field(None, description="Its --account; default: the run's.")
     qos: Text | None = Field(None, description="Its --qos; default: the run's.")
     constraint: Text | None = Field(None, description="Its --constraint.")
-    cpus: PositiveInt = Field(8, description="CPU cores, each with a process that tokenises.")
+    cpus: PositiveInt | None = Field(None, description="CPU cores, each with a process that tokenises; default: 8.")
     memory: Text | None = Field(None, description="Its --mem, such as 64G.")
     walltime: Walltime | None = Field(None, description="Its longest time, such as 4h; default: the partition's.")
 

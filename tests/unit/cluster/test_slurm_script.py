@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.contract import ClusterError
+from cluster.slurm.preparing import render_prepare
 from cluster.slurm.script import Job, Site, lead_seconds, render
 
 JOB = Job(
@@ -196,3 +197,39 @@ def test_a_plan_of_another_version_is_refused_by_name() -> None:
     assert Site.from_plan({"partition": "p"}).partition == "p"
     with pytest.raises(ClusterError, match=r"launch\.slurm has unknown colour"):
         Site.from_plan({"colour": "red"})
+
+
+PREPARE = {"where": "job", "partition": "cpu", "account": "a", "cpus": 16, "memory": "64G", "walltime_seconds": 7200}
+
+
+@pytest.mark.parametrize("site", SITES, ids=str)
+def test_the_job_that_tokenises_asks_for_cores_alone(site: str, tmp_path: Path) -> None:
+    given = replace(SITES[site], prepare=PREPARE, gpu_type="h100", constraint="nvlink", directives={"gpu-bind": "none"})
+    script = render_prepare(replace(JOB, gpus_per_node=0), given)
+    found = directives(script)
+    for line in ("nodes=1", "ntasks=1", "cpus-per-task=16", "mem=64G", "time=0-02:00:00", "partition=cpu", "account=a"):
+        assert line in found
+    assert not [line for line in found if "gpu" in line or "nvlink" in line or line.startswith("signal")]
+    assert "--nv" not in script and "@" not in script.replace("image:tag", "").replace("container[@]", "")
+    shellcheck(script, tmp_path)
+
+
+@pytest.mark.parametrize("nasty", NASTY)
+def test_no_value_gets_out_of_its_quotes_there_either(nasty: str, tmp_path: Path) -> None:
+    site = Site(environment={"VALUE": nasty}, prepare={**PREPARE, "partition": nasty})
+    script = render_prepare(replace(JOB, run_dir=tmp_path / "run"), site)
+    setting = next(line for line in script.splitlines() if line.startswith("export VALUE="))
+    told = subprocess.run(
+        ["bash", "-c", f'{setting}; printf %s "$VALUE"'], cwd=tmp_path, capture_output=True, check=True
+    )
+    assert told.stdout.decode() == nasty
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_nodes_are_given_back_where_the_first_one_goes_on_alone(tmp_path: Path) -> None:
+    alone = render(replace(JOB, goes_on_alone=True), Site())
+    shellcheck(alone, tmp_path)
+    assert "NumNodes=1" in alone and "--wait=0 " in alone
+    for job in (JOB, replace(JOB, goes_on_alone=True, nodes=1)):
+        script = render(job, Site())
+        assert "NumNodes" not in script and "--wait=120 " in script
