@@ -19,7 +19,8 @@ from launcher.charts import Chart, Point, Series, line_chart, smoothed
 from launcher.errors import MachineError
 from launcher.learning.observed import comparison
 from launcher.prediction import GIB
-from launcher.rundata import RunData, preflight_table, read_run
+from launcher.preflight import preflight_findings, preflight_table, preflight_warnings
+from launcher.rundata import RunData, read_run
 
 TEMPLATE = "report.html.jinja"
 SMALL = {"width": 400, "height": 210}
@@ -73,6 +74,8 @@ def context(run: RunData) -> dict[str, Any]:
         "loss_chart": loss_chart(run, marks),
         "small_charts": small_charts(run, marks),
         "preflight": preflight_table(run.preflight),
+        "findings": preflight_findings(run.preflight),
+        "warnings": preflight_warnings(run.preflight),
         "decisions": run.plan.get("decisions") or [],
         "memory": memory_bar(run.plan.get("prediction")),
         "compared": compared(run),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,30 +93,6 @@ def last_of_each_step(lines: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     """Steps in order; a step that was trained again after a crash counts as it was trained last."""
     by_step = {line["step"]: line for line in lines if isinstance(line.get("step"), int)}
     return [by_step[step] for step in sorted(by_step)]
-
-
-def preflight_table(preflight: dict[str, Any]) -> dict[str, Any] | None:
-    """What was found in the data: one column for each split, one row for each finding."""
-    columns = {split: dict(_flat(found)) for split, found in preflight.items() if isinstance(found, dict)}
-    if not columns:
-        return None
-    names = list(dict.fromkeys(name for found in columns.values() for name in found))
-    rows = [(name, [_cell(found.get(name)) for found in columns.values()]) for name in names]
-    return {"splits": list(columns), "rows": rows}
-
-
-def _flat(found: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in found.items():
-        if isinstance(value, dict) and name != "examples":
-            yield from _flat(value, f"{prefix}{name}: ".replace("_", " "))
-        elif isinstance(value, int | float | str):
-            yield f"{prefix}{name}".replace("_", " "), value
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def metric_lines(path: Path) -> Iterator[dict[str, Any]]:

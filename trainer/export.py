@@ -74,6 +74,9 @@ def _num_megabytes(model: Any) -> float | None:
 def save_chat(config: TrainerConfig, model: Any, folder: Path) -> None:
     """What a server needs to talk to the model: tokenizer, chat template, the tokens that end a turn."""
     tokenizer = load_tokenizer(config.model)
+    if config.data.chat_template is None and not tokenizer.chat_template:  # learnt from plain text
+        tokenizer.save_pretrained(folder)
+        return
     renderer = make_renderer(tokenizer, config.model, config.data)
     if config.data.chat_template is not None:
         tokenizer.chat_template = renderer.templates["default"]

@@ -9,7 +9,6 @@ import numpy as np
 from trainer.config import TrainerConfig
 from trainer.data.batch import Batch, Reduction, collate
 from trainer.data.order import GlobalOrder, deal, work_of
-from trainer.errors import UserError
 from trainer.model.build import attention_work
 
 
@@ -44,9 +43,7 @@ class StepSource:
         work = work_of(packs, rows["length"], self._linear)
         dealt = deal(work, execution.world_size, execution.accumulation, execution.micro_batch)[self._rank]
         everyone = np.concatenate(packs)
-        total = self._reduction.total(everyone)
-        if total <= 0:
-            raise UserError(f"all rows of step {number + 1} have weight 0", remedy="see `weight` in the data")
+        total = self._reduction.total(everyone) or 1.0  # rows of weight 0 alone, as older folders hold: no gradient
         batches = [self._batch([int(n) for at in slot if at >= 0 for n in packs[at]]) for slot in dealt]
         lengths, targets = rows["length"][everyone], rows["targets"][everyone]
         return StepWork(batches, total, int(lengths.sum()), int(targets.sum()))

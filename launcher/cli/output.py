@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.prediction import GIB
-from launcher.rundata import preflight_table
+from launcher.preflight import preflight_findings, preflight_sources, preflight_table, preflight_warnings
 
 BAR_WIDTH = 44
 PIPED_WIDTH = 110
@@ -50,16 +50,31 @@ def facts(rows: dict[str, Any]) -> Table:
 
 
 def print_preflight(preflight: dict[str, Any], console: Console) -> None:
-    """What was found in the data, a column for each split."""
+    """What was found in the data: counts, a column for each split; then findings with a place, losses, warnings."""
     found = preflight_table(preflight)
     if found is None:
         return
-    table = Table(box=None, pad_edge=False, title="Data", title_justify="left")
-    table.add_column("finding")
-    for split in found["splits"]:
-        table.add_column(split, justify="right")
-    for name, cells in found["rows"]:
-        table.add_row(name, *cells)
+    _print_columns(("Data", *found["splits"]), [(name, *cells) for name, cells in found["rows"]], console)
+    findings = preflight_findings(preflight)
+    if findings:
+        console.print()
+        _print_columns(("Findings", "rows", "such as"), findings, console)
+    sources = preflight_sources(preflight)
+    if len(sources) > 1:
+        console.print()
+        _print_columns(("Sources", "rows", "tokens", "lost"), sources, console)
+    for split, warning in preflight_warnings(preflight):
+        console.print(f"warning: {split}: {warning}", style="yellow", highlight=False, markup=False)
+
+
+def _print_columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], console: Console) -> None:
+    """A table without lines: names and places to the left, numbers to the right."""
+    table = Table(box=None, pad_edge=False)
+    for name in head:
+        left = name in (head[0], "such as")
+        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left)
+    for row in rows:
+        table.add_row(*row)
     console.print(table, highlight=False, markup=False)
 
 

@@ -60,6 +60,17 @@ def with_reasoning_key(template: str) -> Callable[[Conversation], Conversation]:
     return lambda talk: replace(talk, messages=[renamed(message) for message in talk.messages])
 
 
+def with_known_roles(template: str) -> Callable[[Conversation], Conversation]:
+    """Gives developers' messages the role `system` where `template` does not know the other."""
+    if "developer" in template:
+        return lambda talk: talk
+
+    def renamed(message: Message) -> Message:
+        return {**message, "role": "system"} if message["role"] == "developer" else message
+
+    return lambda talk: replace(talk, messages=[renamed(message) for message in talk.messages])
+
+
 def reasoning_of(message: Message) -> str:
     """The reasoning of a message, under a key of its own or at the head of its content."""
     for key in REASONING_KEYS:

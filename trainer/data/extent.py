@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.config import SourceConfig
+from trainer.data.readers import PACKED
 from trainer.data.sources import Chunk, files_of
 
 MEGA = 1e6
@@ -47,4 +48,4 @@ class Extent:
 
 def _is_plain(file: str) -> bool:
     """Whether its lines are as long in the file as they are when they are read."""
-    return Path(file).suffix not in (".gz", ".zst")
+    return Path(file).suffix not in PACKED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,8 @@ class Findings:
     Attributes:
         rows, kept: rows read; conversations, or pieces of them, to train on.
         tokens, supervised_tokens: in what is kept.
-        lost_tokens: in rows that were longer than `max_length`.
+        lost_tokens: in conversations that were longer than `max_length`.
+        longest: tokens of the longest conversation, kept or not.
         repeated_tokens: in further renderings of conversations that the template makes over from turn to turn.
         stop_trained: kept conversations in which a stop token is supervised.
         dropped, changed: rows that are not trained on, or not as they stand, by reason.
@@ -37,6 +39,7 @@ class Findings:
     tokens: int = 0
     supervised_tokens: int = 0
     lost_tokens: int = 0
+    longest: int = 0
     repeated_tokens: int = 0
     stop_trained: int = 0
     bad_rows: int = 0
@@ -54,6 +57,11 @@ class Findings:
         if len(kept) < EXAMPLES_KEPT:
             kept.append(place)
 
+    def note_all(self, counter: Counter[str], reasons: Iterable[str], place: str) -> None:
+        """Count each of `reasons` once."""
+        for reason in dict.fromkeys(reasons):
+            self.note(counter, reason, place)
+
     def refuse(self, place: str, message: str, remedy: str) -> None:
         """Remember a row that cannot be used; the others are still looked at, so that all are named at once."""
         self.bad_rows += 1
@@ -67,6 +75,7 @@ class Findings:
         """Add what another chunk found, as `as_json` gave it; older ones know fewer counts."""
         for name in SUMS:
             setattr(self, name, getattr(self, name) + part.get(name, 0))
+        self.longest = max(self.longest, part.get("longest", 0))
         for name in COUNTERS:
             getattr(self, name).update(part.get(name, {}))
         for reason, places in part["examples"].items():

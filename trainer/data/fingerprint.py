@@ -13,7 +13,10 @@ from trainer.errors import UserError
 from trainer.files import read_json
 from trainer.progress import say
 
-FORMAT = 1
+FORMAT = 2
+"""Of prepared folders; 2 has digests of contents."""
+READABLE_FORMATS = (1, FORMAT)
+"""What was prepared in one of these, and finished, is trained on as it is."""
 
 
 def prepared_report(run_dir: Path, key: dict[str, Any]) -> dict[str, Any] | None:
@@ -29,11 +32,14 @@ def prepared_report(run_dir: Path, key: dict[str, Any]) -> dict[str, Any] | None
 
 
 def same_data(old: dict[str, Any], new: dict[str, Any], run_dir: Path) -> bool:
-    if all(old.get(name) == value for name, value in new.items() if name != "stat"):
+    new = {name: value for name, value in new.items() if name != "stat"}
+    if old.get("format") in READABLE_FORMATS:
+        del new["format"]
+    if all(old.get(name) == value for name, value in new.items()):
         return True
     if not any((run_dir / "checkpoints").glob("step-*")):
         return False
-    changed = [line for name, value in new.items() if name != "stat" for line in _changed(name, old.get(name), value)]
+    changed = [line for name, value in new.items() for line in _changed(name, old.get(name), value)]
     raise UserError(
         "this run has trained on other data; changed since then:\n  " + "\n  ".join(changed),
         where=str(run_dir / "data" / "fingerprint.json"),

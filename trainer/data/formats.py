@@ -7,8 +7,9 @@ answers, the chosen side of preference rows, plain text. A format is recognised 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from trainer.data.calls import Tool, tools_of
@@ -16,12 +17,14 @@ from trainer.data.messages import UNDERSTOOD, Message, message_of, turns_of
 from trainer.data.values import parsed
 from trainer.errors import RowError
 
-__all__ = ["Conversation", "RowError", "mapped", "to_conversation"]
+__all__ = ["OF_MESSAGES", "Conversation", "RowError", "mapped", "to_conversation"]
 
 Row = dict[str, Any]
 Turns = list[Any]
 
 LARGEST_WEIGHT = 1e9
+OF_MESSAGES = "messages: "
+"""What keys of messages begin with where a conversation names keys that have no effect."""
 PROMPTS = ("prompt", "instruction", "question", "query")
 ANSWERS = ("completion", "response", "output")
 INPUTS = ("input", "context")
@@ -66,11 +69,11 @@ class _Format:
     optional: tuple[str, ...] = ()
     rank: int = 0
 
-    def keys_in(self, row: Row) -> set[str]:
-        """The keys of `row` that it reads; none where it does not fit."""
-        if not all(any(key in row for key in group) for group in self.needed):
+    def keys_in(self, keys: Set[str]) -> set[str]:
+        """Those of a row's keys that it reads; none where it does not fit."""
+        if not all(any(key in keys for key in group) for group in self.needed):
             return set()
-        return row.keys() & {key for group in (*self.needed, self.optional) for key in group}
+        return {key for group in (*self.needed, self.optional) for key in group if key in keys}
 
 
 def mapped(row: object, columns: dict[str, str | None]) -> object:
@@ -100,7 +103,7 @@ def to_conversation(row: object) -> Conversation:
     filled = {str(key): value for key, value in row.items() if value is not None}
     weight = _weight(filled.pop("weight", None))
     tools = tools_of(_first_filled(filled, TOOLS))
-    fitting = _fitting(filled)
+    fitting = _fitting(frozenset(filled), frozenset(key for key, value in filled.items() if value))
     if not fitting:
         raise RowError(f"unknown format, the keys are {sorted(filled)}; known formats have: {_known()}")
     first, *others = fitting
@@ -111,13 +114,13 @@ def to_conversation(row: object) -> Conversation:
                 f"the row can be read as {first.name} and as {other.name}, and they differ; name the columns to read "
                 "under `columns` of the source"
             )
-    ignored = filled.keys() - first.keys_in(filled)
+    ignored = filled.keys() - first.keys_in(filled.keys())
     if first.name == "text":
         return Conversation([], None, weight, _plain_text(filled), tuple(sorted(ignored)))
     ignored -= set(TOOLS)
     messages = [message_of(turn, at, tools) for at, turn in enumerate(_with_system(filled, turns))]
-    ignored |= {f"messages: {key}" for _, keys in messages for key in keys}
-    ignored |= {f"messages: {key}" for message, _ in messages for key in message.keys() - UNDERSTOOD}
+    ignored |= {f"{OF_MESSAGES}{key}" for _, keys in messages for key in keys}
+    ignored |= {f"{OF_MESSAGES}{key}" for message, _ in messages for key in message.keys() - UNDERSTOOD}
     return Conversation([message for message, _ in messages], tools, weight, None, tuple(sorted(ignored)))
 
 
@@ -125,12 +128,18 @@ def _messages(turns: Turns, tools: list[Tool] | None) -> list[Message]:
     return [message_of(turn, at, tools)[0] for at, turn in enumerate(turns)]
 
 
-def _fitting(row: Row) -> list[_Format]:
-    """Formats that fit, without those whose columns are all empty, and those that read only a part of another's."""
-    fits = [form for form in _FORMATS if form.keys_in(row)]
-    fits = [form for form in fits if any(row.get(key) for group in form.needed for key in group)] or fits
+@lru_cache(1024)
+def _fitting(keys: frozenset[str], full: frozenset[str]) -> list[_Format]:
+    """Formats that fit, without those whose columns are all empty, and those that read only a part of another's.
+
+    Args:
+        keys: of a row, those that are not null.
+        full: those of them that are not empty.
+    """
+    fits = [form for form in _FORMATS if form.keys_in(keys)]
+    fits = [form for form in fits if any(key in full for group in form.needed for key in group)] or fits
     fits = [form for form in fits if form.rank == min(form.rank for form in fits)]
-    return [form for form in fits if not any(form.keys_in(row) < other.keys_in(row) for other in fits)]
+    return [form for form in fits if not any(form.keys_in(keys) < other.keys_in(keys) for other in fits)]
 
 
 def _known() -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainer.config import TrainerConfig
+from trainer.data.holdout import split_of
 from trainer.data.packing import Packs, alone, pack
 from trainer.data.store import TokenStore
 
@@ -50,7 +51,7 @@ class GlobalOrder:
     def __init__(self, store: TokenStore, config: TrainerConfig, steps_of_epochs: Sequence[int] = ()) -> None:
         self.store = store
         self.config = config
-        self.train, self.held_out = split(len(store), config.data.eval.split, config.training.seed)
+        self.train, self.held_out = split_of(store, config.data.eval.split, config.training.seed)
         self._cached: tuple[int, Packs] | None = None
         self.steps_of_epochs = list(steps_of_epochs)
         self.max_steps = config.training.max_steps or self._steps_of_all_epochs()
@@ -114,15 +115,6 @@ def pack_members(store: TokenStore, members: np.ndarray, config: TrainerConfig, 
     else:
         packs = alone(len(members), seed, epoch)
     return Packs(members[packs.order], packs.starts)
-
-
-def split(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers to train on and numbers held out; at least one of each when 0 < share < 1 and count > 1."""
-    if not share:
-        return np.arange(count), np.zeros(0, np.int64)
-    held = min(max(1, round(count * share)), count - 1)
-    order = np.random.default_rng((seed, 2)).permutation(count)
-    return np.sort(order[held:]), np.sort(order[:held])
 
 
 def deal(work: np.ndarray, world_size: int, accumulation: int, micro_batch: int) -> np.ndarray:

@@ -14,14 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from trainer.config import SourceConfig, TrainerConfig
 from trainer.counting import counting
 from trainer.data.extent import Extent
-from trainer.data.findings import Findings
 from trainer.data.fingerprint import cache_key, prepared_report
 from trainer.data.lengths import settle_steps
+from trainer.data.preflight import SplitReport
 from trainer.data.sources import Chunk, read_chunks
 from trainer.data.store import TokenStore
 from trainer.data.template import fitting_advice
@@ -47,10 +45,12 @@ def prepare(run_dir: Path, config: TrainerConfig, report: Callable[[str], None] 
     _start_over_if_other(data_dir, key)
     tokeniser = Tokeniser(config.model, config.data)
     _refuse_prompts(config, tokeniser)
-    preflight = {"train": _prepare_split(data_dir / "train", config.data.train, tokeniser, config, report)}
+    found = {"train": _prepare_split(data_dir / "train", config.data.train, tokeniser, config, report)}
     if config.data.eval.path:
         sources = [SourceConfig(path=config.data.eval.path, columns=config.data.eval.columns)]
-        preflight["eval"] = _prepare_split(data_dir / "eval", sources, tokeniser, config, report)
+        found["eval"] = _prepare_split(data_dir / "eval", sources, tokeniser, config, report)
+        found["eval"].note_overlap(found["train"])
+    preflight = {split: report_of.as_json() for split, report_of in found.items()}
     report(settle_steps(data_dir, config))
     _finish(data_dir, key, preflight)
     return preflight
@@ -92,7 +92,7 @@ def _prepare_split(
     tokeniser: Tokeniser,
     config: TrainerConfig,
     report: Callable[[str], None],
-) -> dict[str, Any]:
+) -> SplitReport:
     folder.mkdir(parents=True, exist_ok=True)
     extent = Extent(sources)
     missing = _missing(folder, sources, extent)
@@ -101,9 +101,10 @@ def _prepare_split(
             megabytes, rows = extent.at(done)
             counter.at(megabytes, f"{rows:,} rows of {folder.name}")
             report(f"tokenised {done} chunk{'s' if done > 1 else ''} of {folder.name}, {rows:,} rows")
-    summary = _summary(folder)
-    _refuse_useless(summary, folder.name, tokeniser)
-    return summary
+    found = SplitReport(folder, sources, "data.train" if folder.name == "train" else "data.eval")
+    found.refuse_useless()
+    _refuse_endless(found, tokeniser)
+    return found
 
 
 def _missing(folder: Path, sources: list[SourceConfig], extent: Extent) -> Iterator[tuple[Chunk, Path]]:
@@ -116,32 +117,8 @@ def _missing(folder: Path, sources: list[SourceConfig], extent: Extent) -> Itera
             yield chunk, shard
 
 
-def _summary(folder: Path) -> dict[str, Any]:
-    total = Findings()
-    for file in sorted(folder.glob("shard-*/findings.json")):
-        total.add(json.loads(file.read_text(encoding="utf-8")))
-    total.raise_if_bad()
-    rows = TokenStore(folder).rows
-    if len(rows) and not rows["weight"].any():
-        raise UserError(f"all {folder.name} rows have weight 0", remedy="see `weight` in the data")
-    return {**total.as_json(), "lengths": _quantiles(rows["length"])}
-
-
-def _quantiles(lengths: np.ndarray) -> dict[str, int]:
-    if not len(lengths):
-        return {}
-    at = {"min": 0, "median": 50, "p95": 95, "p99": 99, "max": 100}
-    return {name: int(np.percentile(lengths, q, method="higher")) for name, q in at.items()}
-
-
-def _refuse_useless(summary: dict[str, Any], split: str, tokeniser: Tokeniser) -> None:
-    if not summary["kept"]:
-        why = "; ".join(f"{count} {reason}" for reason, count in summary["dropped"].items()) or "the files are empty"
-        remedy = "raise data.max_length, or set data.overlong to truncate or split" if "longer than" in why else ""
-        raise UserError(
-            f"nothing to train on in the {split} rows: {why}", remedy=remedy or "see `data` in the job file"
-        )
-    if not summary["stop_trained"]:
+def _refuse_endless(found: SplitReport, tokeniser: Tokeniser) -> None:
+    if not found.total.stop_trained:
         stops = ", ".join(tokeniser.renderer.ends.texts) or "none: the tokenizer has no eos_token"
         raise UserError(
             f"no supervised token ends a turn (tokens that do: {stops}): the model would never learn to stop",

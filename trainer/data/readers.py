@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from trainer.data.values import without_nulls
-from trainer.errors import UserError
+from trainer.errors import RowError, UserError
 
 CHUNK_ROWS = 4096
 CHUNK_BYTES = 8 << 20
@@ -32,6 +32,7 @@ KNOWN_SUFFIXES = (*KINDS, *(f".jsonl{packed}" for packed in PACKED))
 WRAPPERS = ("data", "rows", "train", "examples", "instances")
 """Keys under which a file that is one object holds its rows."""
 BOM = b"\xef\xbb\xbf"
+BLANK = object()
 MOST_CELL_CHARACTERS = 2**31 - 1
 
 Rows = tuple[int, list[Any]]
@@ -170,3 +171,21 @@ def _table(file: Path, kind: str) -> Iterator[dict[str, Any]]:
             yield from (without_nulls(row) for row in batch.to_pylist())
     except (ArrowException, ValueError) as error:
         raise UserError(f"not a readable {kind[1:]} file ({error})", where=str(file)) from error
+
+
+def decoded(row: Any) -> Any:
+    """The object in a line, BLANK for an empty one; rows of other files as they are.
+
+    Raises:
+        RowError: the line holds no JSON.
+    """
+    if not isinstance(row, bytes):
+        return row
+    if not row.strip():
+        return BLANK
+    try:
+        return json.loads(row.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise RowError(f"not UTF-8: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"not valid JSON: {error}") from None

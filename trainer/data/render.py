@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from trainer.data.accommodate import accommodations, reasoning_of, with_reasoning_key
+from trainer.data.accommodate import accommodations, reasoning_of, with_known_roles, with_reasoning_key
 from trainer.data.formats import Conversation, RowError
 from trainer.data.stops import Message, TurnEnds
 
@@ -91,8 +91,7 @@ class Renderer:
         self.templates = templates
         self.options = {**tokenizer.special_tokens_map, **options}
         self._reasoning_key = with_reasoning_key("".join(templates.values()))
-        begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-        self._begin = str(tokenizer.bos_token) if begins else ""
+        self._known_roles = with_known_roles("".join(templates.values()))
         self.ends = TurnEnds(tokenizer, declared, self._try)
 
     def template_for(self, conversation: Conversation) -> str:
@@ -104,8 +103,6 @@ class Renderer:
         Raises:
             TemplateRefusalError: the template refuses the conversation, or cannot ask for a turn as it then writes it.
         """
-        if conversation.text is not None:
-            return Rendered([self._plain(conversation.text)])
         given = len(conversation.messages)
         conversation, notes = self._fitted(conversation)
         moved = given - len(conversation.messages)
@@ -130,11 +127,6 @@ class Renderer:
     def prompt(self, conversation: Conversation) -> str:
         """Text that asks the model for the next turn."""
         return self._apply(self._fitted(conversation)[0], generate=True)
-
-    def _plain(self, text: str) -> Rendering:
-        """Text without turns, learnt whole, between the tokens that the model begins and ends texts with."""
-        whole = self._begin + text.removeprefix(self._begin).removesuffix(self.ends.eos) + self.ends.eos
-        return Rendering(whole, [(len(self._begin), len(whole))], [0])
 
     def _marked(self, conversation: Conversation, moved: int) -> Rendering | None:
         """By the template's own marks; None where they do not tell which turn is whose, and not all are trained."""
@@ -185,7 +177,7 @@ class Renderer:
 
     def _fitted(self, conversation: Conversation) -> tuple[Conversation, list[str]]:
         """The conversation in the first form that the template takes."""
-        conversation = self._reasoning_key(conversation)
+        conversation = self._known_roles(self._reasoning_key(conversation))
         refused: TemplateRefusalError | None = None
         for notes, changed in accommodations(conversation):
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy as np
 ROW = np.dtype(
     [("length", "<i4"), ("targets", "<i4"), ("weight", "<f4"), ("source", "<i2"), ("row", "<i8"), ("offset", "<i8")]
 )
+
+CONTENTS = "contents.npy"
+"""Digests of the tokens of each piece, by which copies are found."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,13 @@ def write_pieces(folder: Path, source: int, pieces: list[Piece]) -> None:
     rows["source"] = source
     rows["offset"] = np.cumsum(rows["length"], dtype=np.int64) - rows["length"]
     np.save(folder / "rows.npy", rows, allow_pickle=False)
+    np.save(folder / CONTENTS, np.array([_digest(p.ids) for p in pieces], np.uint64), allow_pickle=False)
     np.save(folder / "tokens.npy", _joined([p.ids for p in pieces], np.uint32), allow_pickle=False)
     np.save(folder / "mask.npy", _joined([p.mask for p in pieces], np.uint8), allow_pickle=False)
+
+
+def _digest(ids: np.ndarray) -> int:
+    return int.from_bytes(blake2b(ids.tobytes(), digest_size=8).digest(), "little")
 
 
 def _joined(parts: list[np.ndarray], dtype: Any) -> np.ndarray:

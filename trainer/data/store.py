@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.shards import ROW
+from trainer.data.shards import CONTENTS, ROW
 
 
 class TokenStore:
@@ -43,10 +43,21 @@ class TokenStore:
         new[self._first[:-1][self._first[:-1] < len(new)]] = True
         return np.cumsum(new) - 1
 
+    @cached_property
+    def contents(self) -> np.ndarray | None:
+        """uint64 [conversations], the same for the same tokens; None in folders that were prepared without it."""
+        files = [shard / CONTENTS for shard in self._shards]
+        if not all(file.is_file() for file in files):
+            return None
+        return np.concatenate([np.load(f, allow_pickle=False) for f in files] or [np.zeros(0, np.uint64)])
+
+    def shard_of(self, number: int) -> int:
+        """Which shard a conversation lies in."""
+        return int(np.searchsorted(self._first, number, side="right")) - 1
+
     def conversation(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (uint32) and assistant mask (uint8) of one conversation, both of its length."""
-        shard = int(np.searchsorted(self._first, number, side="right")) - 1
-        tokens, mask = self._arrays[shard]
+        tokens, mask = self._arrays[self.shard_of(number)]
         start = int(self.rows["offset"][number])
         end = start + int(self.rows["length"][number])
         return tokens[start:end], mask[start:end]
@@ -57,6 +68,8 @@ class TokenStore:
         for tokens, mask in self._arrays:
             digest.update(tokens.data)
             digest.update(mask.data)
+        if self.contents is not None and min(len(np.unique(self.contents)), len(np.unique(self.groups))) < len(self):
+            digest.update(b"split by content")  # a folder without contents would hold out others
         return digest.hexdigest()
 
 

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import filterfalse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from trainer.config import DataConfig, ModelConfig
 from trainer.data.findings import Findings
-from trainer.data.formats import RowError, mapped, to_conversation
-from trainer.data.render import Rendering, TemplateRefusalError
+from trainer.data.formats import OF_MESSAGES, Conversation, RowError, mapped, to_conversation
+from trainer.data.limits import limits_of
+from trainer.data.readers import BLANK, decoded
+from trainer.data.render import Rendered, Renderer, Rendering, TemplateRefusalError
+from trainer.data.rendered import not_rendered
 from trainer.data.shards import Piece, write_pieces
 from trainer.data.sources import Chunk
+from trainer.data.suspicious import Suspicions
 from trainer.data.template import load_tokenizer, make_renderer, ways_out
 
-BLANK = object()
+PLAIN_TEXT = "plain text, which the chat template does not shape"
 SPANS_PROMPT = "a token spans the end of the prompt and the start of the answer: inference splits it there"
 
 
@@ -29,8 +35,30 @@ class Tokeniser:
     def __init__(self, model: ModelConfig, data: DataConfig) -> None:
         self.model, self.data = model, data
         self.tokenizer = load_tokenizer(model)
-        self.renderer = make_renderer(self.tokenizer, model, data)
-        self.stop_ids = self.renderer.ends.ids
+        self.limits = limits_of(model)
+        self._suspicions = Suspicions(self.tokenizer)
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """Loaded with the first row that needs it: plain text needs no chat template."""
+        return make_renderer(self.tokenizer, self.model, self.data)
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end a turn, or a text."""
+        eos = self.tokenizer.eos_token_id
+        return self.renderer.ends.ids if "renderer" in vars(self) else [eos] if eos is not None else []
+
+    def load_for(self, chunk: Chunk) -> None:
+        """Load what the rows of `chunk` need, so that what is wrong with it is said before processes start."""
+        for row in chunk.rows:
+            try:
+                needs_template = to_conversation(mapped(decoded(row), chunk.columns)).text is None
+            except RowError:
+                continue
+            if needs_template:
+                self.renderer  # noqa: B018
+            return
 
     def write_shard(self, chunk: Chunk, folder: Path) -> int:
         """Tokenise `chunk` into `folder`, which appears whole or not at all; gives how many rows cannot be used."""
@@ -64,14 +92,16 @@ class Tokeniser:
         number = chunk.first_row + at
         place = f"{chunk.file}:{number}"
         try:
-            row = _decoded(chunk.rows[at])
+            row = decoded(chunk.rows[at])
             if row is BLANK:
                 findings.note(findings.dropped, "blank line", place)
                 return []
             conversation = to_conversation(mapped(row, chunk.columns))
-            rendered = self.renderer.render(conversation)
-            for one in rendered.renderings:
-                one.text.encode("utf-8")
+            left_out = _left_out(conversation)
+            if left_out:
+                findings.note(findings.dropped, left_out, place)
+                return []
+            written = self._written(conversation)
         except UnicodeEncodeError as error:
             findings.refuse(place, f"half of a surrogate pair: {error}", "mend the text")
             return []
@@ -81,10 +111,47 @@ class Tokeniser:
         except RowError as error:
             findings.refuse(place, str(error), "mend or remove the row")
             return []
-        for note in dict.fromkeys(rendered.notes):
-            findings.note(findings.changed, note, place)
-        texts = rendered.renderings if self.data.assistant_only_loss else rendered.renderings[-1:]
+        findings.note_all(findings.changed, written.notes, place)
+        findings.note_all(findings.found, self._suspicions.of(conversation), place)
+        findings.note_all(findings.ignored, filterfalse(self._reads, conversation.ignored), place)
+        texts = written.renderings if self.data.assistant_only_loss else written.renderings[-1:]
         return [_Rendered(number, place, one, one is texts[-1], conversation.weight) for one in texts]
+
+    def _reads(self, key: str) -> bool:
+        """Whether the chat template reads a key of messages that is not among the usual ones."""
+        name = key.removeprefix(OF_MESSAGES)
+        return (
+            name != key and re.search(rf"\b{re.escape(name)}\b", "".join(self.renderer.templates.values())) is not None
+        )
+
+    def _written(self, conversation: Conversation) -> Rendered:
+        """The texts of a conversation, with what was changed or lost on the way.
+
+        Raises:
+            RowError: it cannot be written, or would teach something else.
+            UnicodeEncodeError: no tokenizer can read it.
+        """
+        if conversation.text is not None:
+            return Rendered([self._plain(conversation.text)], [PLAIN_TEXT] if self.data.chat_template else [])
+        if not self.data.assistant_only_loss and not all(m.get("train", True) for m in conversation.messages):
+            raise RowError("a message is to be left out of the loss, and data.assistant_only_loss: false learns all")
+        written = self.renderer.render(conversation)
+        for one in written.renderings:
+            one.text.encode("utf-8")
+        return Rendered(written.renderings, [*written.notes, *not_rendered(conversation, written.renderings)])
+
+    def _plain(self, text: str) -> Rendering:
+        """Text without turns, learnt whole, between the tokens that the model begins and ends texts with."""
+        text.encode("utf-8")
+        begin, end = self._begins_texts, self.tokenizer.eos_token or ""
+        whole = begin + text.removeprefix(begin).removesuffix(end) + end
+        return Rendering(whole, [(len(begin), len(whole))], [0])
+
+    @cached_property
+    def _begins_texts(self) -> str:
+        """The beginning-of-sequence token where the tokenizer itself puts it before a text."""
+        ids = self.tokenizer("a")["input_ids"]
+        return str(self.tokenizer.bos_token) if ids and ids[0] == self.tokenizer.bos_token_id else ""
 
     def _mask(self, one: _Rendered, places: np.ndarray, findings: Findings) -> np.ndarray:
         """1 for every token that shares a character with what the model writes."""
@@ -102,17 +169,43 @@ class Tokeniser:
         return mask
 
     def _fitted(self, one: _Rendered, ids: np.ndarray, mask: np.ndarray, findings: Findings) -> list[Piece]:
-        if self.tokenizer.bos_token_id is not None and list(ids[:2]) == [self.tokenizer.bos_token_id] * 2:
-            findings.refuse(
-                one.place,
-                "the conversation starts with two beginning-of-sequence tokens",
-                "remove it from the text or from the chat template",
-            )
+        findings.longest = max(findings.longest, len(ids))
+        unusable = self._unusable(ids)
+        if unusable:
+            findings.refuse(one.place, *unusable)
             return []
         limit = self.data.max_length
         starts = self._overlong(one, len(ids), findings) if len(ids) > limit else [0]
+        trained = self.limits.trained_positions
+        if trained and min(len(ids), limit) > trained and starts:
+            findings.note(findings.found, f"longer than the {trained} positions that the model was made for", one.place)
         pieces = [Piece(one.number, ids[s : s + limit], mask[s : s + limit], one.weight) for s in starts]
         return [piece for piece in pieces if self._counts(one, piece, findings)]
+
+    def _unusable(self, ids: np.ndarray) -> tuple[str, str] | None:
+        """What makes these tokens impossible to train on, and what to do about it."""
+        bos, largest = self.tokenizer.bos_token_id, int(ids.max(initial=0))
+        if bos is not None and list(ids[:2]) == [bos] * 2:
+            return (
+                "the conversation starts with two beginning-of-sequence tokens",
+                "remove it from the text or from the chat template",
+            )
+        if self.limits.vocabulary is not None and largest >= self.limits.vocabulary:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            return (
+                f"the token {token!r} has id {largest}, and the model embeds {self.limits.vocabulary} tokens",
+                "take a tokenizer and a chat template that belong to the model",
+            )
+        used = min(len(ids), self.data.max_length)
+        if self.limits.positions is not None and used > self.limits.positions and self._keeps(len(ids)):
+            return (
+                f"the conversation has {used} tokens, and the model has positions for {self.limits.positions}",
+                f"set data.max_length to {self.limits.positions} or less",
+            )
+        return None
+
+    def _keeps(self, length: int) -> bool:
+        return length <= self.data.max_length or self.data.overlong in ("truncate", "split")
 
     def _overlong(self, one: _Rendered, length: int, findings: Findings) -> list[int]:
         """Where the pieces of a conversation of more than max_length tokens start."""
@@ -154,15 +247,8 @@ class _Rendered:
     weight: float
 
 
-def _decoded(row: Any) -> Any:
-    """The object in a line, BLANK for an empty one."""
-    if not isinstance(row, bytes):
-        return row
-    if not row.strip():
-        return BLANK
-    try:
-        return json.loads(row.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise RowError(f"not UTF-8: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise RowError(f"not valid JSON: {error}") from None
+def _left_out(conversation: Conversation) -> str:
+    """Why a row is not trained on, by its own wish; empty when it is."""
+    if np.float32(conversation.weight) == 0:
+        return "weight 0"
+    return "" if conversation.messages or conversation.text is not None else "no messages"

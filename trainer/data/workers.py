@@ -34,6 +34,8 @@ def write_shards(work: Iterator[tuple[Chunk, Path]], tokeniser: Tokeniser, confi
     """
     first = list(islice(work, 2))
     parallel = config.execution.num_proc > 1 and len(first) > 1  # a single chunk is done before a process has started
+    if first:
+        tokeniser.load_for(first[0][0])
     work = chain(first, work)
     counted = _in_processes(work, config) if parallel else _here(work, tokeniser)
     done = bad = 0

@@ -10,9 +10,11 @@ import pytest
 
 from tests.support import tiny
 from trainer.config import TrainerConfig
-from trainer.data.order import GlobalOrder, deal, split, work_of
+from trainer.data.holdout import labels_of, split, split_by_label
+from trainer.data.order import GlobalOrder, deal, work_of
 from trainer.data.packing import pack
 from trainer.data.shards import ROW
+from trainer.errors import UserError
 
 
 def store(lengths: np.ndarray, sources: np.ndarray | None = None) -> Any:
@@ -87,6 +89,29 @@ def test_split_is_disjoint_and_complete() -> None:
     assert sorted([*train, *held]) == list(range(100))
     assert [len(part) for part in split(3, 0.01, 5)] == [2, 1]
     assert len(split(100, 0.0, 5)[1]) == 0
+
+
+def test_copies_and_pieces_of_one_row_stay_on_one_side() -> None:
+    """Rows of one to three pieces; every seventh piece is a copy of another row's."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(400), rng.integers(1, 4, 400))
+    contents = np.where(rng.random(len(groups)) < 1 / 7, rng.integers(0, 50, len(groups)), 100 + np.arange(len(groups)))
+    train, held = split_by_label(labels_of(groups, contents), 0.1, 5)
+    assert sorted([*train, *held]) == list(range(len(groups)))
+    assert not set(groups[train]) & set(groups[held])
+    assert not set(contents[train]) & set(contents[held])
+    assert 0 < len(held) <= round(0.1 * len(groups))
+
+
+def test_rows_that_all_differ_are_split_as_ever() -> None:
+    labels = labels_of(np.arange(100), np.random.default_rng(1).permutation(100).astype(np.uint64))
+    for new, old in zip(split_by_label(labels, 0.1, 5), split(100, 0.1, 5), strict=True):
+        assert (new == old).all()
+
+
+def test_a_set_of_copies_cannot_be_split() -> None:
+    with pytest.raises(UserError, match="hold out nothing"):
+        split_by_label(np.zeros(9, np.int64), 0.2, 5)
 
 
 @pytest.mark.parametrize(("world", "accumulation", "micro"), [(1, 8, 1), (2, 4, 1), (4, 1, 2), (8, 1, 1), (2, 2, 2)])

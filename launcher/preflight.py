@@ -1,0 +1,63 @@
+"""The preflight report of a run's data, laid out for people: counts, findings with a place, losses, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+FINDINGS = {"dropped": "dropped: ", "changed": "changed: ", "found": "", "ignored": "ignored key: "}
+"""Counters of a split's report whose entries have examples, and what they begin with for people."""
+
+
+def preflight_table(preflight: dict[str, Any]) -> dict[str, Any] | None:
+    """Counts of the data: one column for each split, one row for each count."""
+    columns = {split: dict(_flat(found)) for split, found in _splits(preflight)}
+    if not columns:
+        return None
+    names = list(dict.fromkeys(name for found in columns.values() for name in found))
+    rows = [(name, [_cell(found.get(name)) for found in columns.values()]) for name in names]
+    return {"splits": list(columns), "rows": rows}
+
+
+def preflight_findings(preflight: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What was found in rows, by split: what, in how many, and the place of the first."""
+    found = []
+    several = len(list(_splits(preflight))) > 1
+    for split, report in _splits(preflight):
+        for counter, prefix in FINDINGS.items():
+            for reason, count in sorted((report.get(counter) or {}).items(), key=lambda item: -item[1]):
+                places = (report.get("examples") or {}).get(reason) or [""]
+                found.append((f"{f'{split}: ' if several else ''}{prefix}{reason}", _cell(count), str(places[0])))
+    return found
+
+
+def preflight_sources(preflight: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Rows, tokens and lost share of every source."""
+    return [
+        (str(source["path"]), _cell(source["rows"]), _cell(source["tokens"]), f"{source['lost_share']:.1%}")
+        for _, report in _splits(preflight)
+        for source in report.get("sources") or []
+    ]
+
+
+def preflight_warnings(preflight: dict[str, Any]) -> list[tuple[str, str]]:
+    """Split and text of every warning."""
+    return [(split, str(warning)) for split, report in _splits(preflight) for warning in report.get("warnings") or []]
+
+
+def _splits(preflight: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    return ((split, found) for split, found in preflight.items() if isinstance(found, dict))
+
+
+def _flat(found: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in found.items():
+        if isinstance(value, dict) and name not in (*FINDINGS, "examples"):
+            yield from _flat(value, f"{prefix}{name}: ".replace("_", " "))
+        elif isinstance(value, int | float | str):
+            yield f"{prefix}{name}".replace("_", " "), value
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
