@@ -14,8 +14,19 @@ from launcher.errors import MachineError
 from launcher.hardware import Machine
 from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import JobFile
+from launcher.modelconfig import config_of
 from launcher.sizing import advice_rules as rules
 from launcher.sizing.shape import ModelShape
+from trainer.capabilities import (
+    OWN,
+    Device,
+    attention_dropout,
+    reason_of,
+    refusal,
+    usable,
+    why_not,
+    why_unpacked,
+)
 from trainer.schedule_rules import FEW_STEPS
 
 MOST_CPU_RANKS = 2
@@ -79,8 +90,8 @@ def decide_basics(
     """
     log: list[Decision] = []
     device = _device(job, machine, log)
-    dtype = _dtype(job, device, log)
-    attention = _attention(job, device, machine, log)
+    dtype = _dtype(job, device, machine, log)
+    attention = _attention(job, device, dtype, machine, log)
     nodes = _nodes(job, machine)
     world_size = nodes * _ranks_per_node(job, device, machine, nodes, log)
     data = data or no_amounts()
@@ -122,29 +133,69 @@ def _same_gpu(wanted: str, name: str) -> bool:
     return wanted.lower().split("-")[0] in words
 
 
-def _dtype(job: JobFile, device: str, log: list[Decision]) -> str:
-    if job.model.dtype != "auto":
-        return job.model.dtype
-    dtype = "bfloat16" if device == "cuda" else "float32"
-    reasons = {
-        "cuda": "matrix units run bfloat16 at full speed",
-        "cpu": "exact, and CPUs are hardly faster in bfloat16",
-    }
-    log.append(Decision(setting="model.dtype", value=dtype, reason=reasons[device]))
+def _dtype(job: JobFile, device: str, machine: Machine, log: list[Decision]) -> str:
+    asked, lacks = job.model.dtype, machine.lacks_bfloat16 if device == "cuda" else ""
+    if asked == "bfloat16" and lacks:
+        raise SettingError(
+            "model.dtype", f"{lacks} has no bfloat16 units", got=asked, remedy="Write float32, or auto, which takes it."
+        )
+    if asked != "auto":
+        return asked
+    if device == "cpu":
+        dtype, reason = "float32", "exact, and CPUs are hardly faster in bfloat16"
+    elif lacks:
+        dtype, reason = "float32", f"{lacks} has no bfloat16 units, and Tuneyard does not train in float16"
+    else:
+        dtype, reason = "bfloat16", "matrix units run bfloat16 at full speed"
+    log.append(Decision(setting="model.dtype", value=dtype, reason=reason))
     return dtype
 
 
-def _attention(job: JobFile, device: str, machine: Machine, log: list[Decision]) -> str:
-    if job.model.attention != "auto":
-        return job.model.attention
-    if device == "cpu":
-        value, reason = "padded", "on the CPU short rows side by side are quicker than one masked row"
-    elif machine.has_flash_attention:
-        value, reason = "flash", "flash-attn is installed"
-    else:
-        value, reason = "varlen", "PyTorch's own varlen attention; flash-attn is not installed"
-    log.append(Decision(setting="model.attention", value=value, reason=reason))
+def _attention(job: JobFile, device: str, dtype: str, machine: Machine, log: list[Decision]) -> str:
+    """The attention backend, `own` where conversations of this model cannot share a row.
+
+    Raises:
+        SettingError: the model cannot be trained, or not with the backend that is asked for.
+    """
+    config, length, asked = config_of(job.model), job.data.max_length, job.model.attention
+    if refused := refusal(config):
+        raise SettingError("model.path", refused.message, remedy=refused.remedy)
+    place = Device(
+        kind=device, dtype=dtype, has_flash=machine.has_flash_attention, has_bfloat16=not machine.lacks_bfloat16
+    )
+    can = usable(config, place, length)
+    if asked != "auto" and asked not in can:
+        raise SettingError(
+            "model.attention",
+            why_not(config, asked, place, length),
+            got=asked,
+            remedy=f"It can use {', '.join(can)} there; auto takes {can[0]}.",
+        )
+    value = can[0] if asked == "auto" else asked
+    if asked == "auto":
+        reason = reason_of(config, value, place, length)
+        log.append(Decision(setting="model.attention", value=value, reason=reason))
+    _note_effects(job, value, config, log)
     return value
+
+
+def _note_effects(job: JobFile, backend: str, config: dict[str, Any], log: list[Decision]) -> None:
+    """What follows from the backend: packing that is off, dropout that is not applied.
+
+    Raises:
+        SettingError: packing is asked for, and the model's own attention knows none.
+    """
+    if backend == OWN and job.data.packing:
+        reason = why_unpacked(config, job.data.max_length) or "the model's own attention knows no borders"
+        if "packing" in job.data.model_fields_set:
+            raise SettingError("data.packing", f"{reason}", got=True, remedy="Write false, or leave it out.")
+        log.append(Decision(setting="data.packing", value=False, reason=f"{reason}; each conversation is a row"))
+    dropout = attention_dropout(config)
+    if dropout and backend != OWN:
+        reason = (
+            f"the model's configuration says {dropout:g}; attention over packed rows has none, and it is not applied"
+        )
+        log.append(Decision(setting="attention_dropout", value=0.0, reason=reason))
 
 
 def _nodes(job: JobFile, machine: Machine) -> int:

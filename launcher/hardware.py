@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.agent.gpus import UnreadableError, our_gpus
 from launcher.errors import MachineError
+from launcher.sizing.gpus import has_bfloat16
 
 MIB = 1024**2
 
@@ -23,6 +25,8 @@ class Machine:
     gpu_names: tuple[str, ...] = ()
     gpu_memory_bytes: int = 0
     has_flash_attention: bool = False
+    compute_capability: float | None = None
+    """The lowest of its GPUs, as NVIDIA counts generations; `None` where nobody told."""
     is_imagined: bool = False
     """Supposed, for a plan that asks what if: there may be several such nodes."""
 
@@ -30,6 +34,11 @@ class Machine:
     def num_gpus(self) -> int:
         """GPUs on this machine."""
         return len(self.gpu_names)
+
+    @property
+    def lacks_bfloat16(self) -> str:
+        """Name of its GPU if that is of a generation without bfloat16, else empty."""
+        return next((name for name in self.gpu_names if not has_bfloat16(name, self.compute_capability)), "")
 
 
 def this_machine() -> Machine:
@@ -44,6 +53,7 @@ def this_machine() -> Machine:
         memory_bytes=_memory_bytes(),
         gpu_names=tuple(name for name, _ in gpus),
         gpu_memory_bytes=min((memory for _, memory in gpus), default=0),
+        compute_capability=_compute_capability() if gpus else None,
         has_flash_attention=importlib.util.find_spec("flash_attn") is not None,
     )
 
@@ -59,6 +69,22 @@ def _gpus() -> list[tuple[str, int]]:
             f"nvidia-smi is here but does not answer: {error}",
             "Mend the driver, or set `resources: {gpu: none}` to train on the CPU.",
         ) from error
+
+
+def _compute_capability() -> float | None:
+    """The lowest compute capability here; `None` from drivers that are too old to tell."""
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+        )
+    except (subprocess.SubprocessError, OSError):
+        return None
+    found = [float(line) for line in answer.stdout.split() if line.replace(".", "", 1).isdigit()]
+    return min(found, default=None)
 
 
 def _num_cores() -> int:

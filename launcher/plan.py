@@ -30,6 +30,7 @@ from launcher.sizing.memory.limits import COUNTED_SPREAD
 from launcher.sizing.shape import ModelShape, find_model, shape_by_name, shape_of_folder
 from launcher.texttokens import USUAL_VOCABULARY, estimated
 from launcher.tokenising import tokenising
+from trainer.capabilities import OWN
 from trainer.config import TrainerConfig
 from trainer.schedule_rules import check_schedule
 
@@ -187,6 +188,8 @@ def _trainer_config(job: JobFile, basics: Basics, choice: Choice, machine: Machi
     best = choice.candidate
     sections = {name: getattr(job, name).model_dump() for name in SHARED_SECTIONS}
     sections["method"] = _method_json(job)
+    if basics.attention == OWN:
+        sections["data"]["packing"] = False
     sections["model"] |= {"attention": basics.attention, "dtype": basics.dtype}
     sections["training"] |= {
         "tokens_per_step": basics.packs_per_step * job.data.max_length,

@@ -18,7 +18,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Engine = Literal["zero0", "zero1", "zero2", "zero3", "fsdp2"]
-Attention = Literal["flash", "varlen", "flex", "sdpa", "padded"]
+Attention = Literal["flash", "varlen", "flex", "sdpa", "padded", "own"]
 Schedule = Literal[
     "linear",
     "cosine",
@@ -95,7 +95,9 @@ class ModelConfig(Section):
     path: str = Field(min_length=1, description="A folder in Hugging Face layout, or a model name on the hub.")
     revision: str | None = Field(None, description="Commit of the hub model; needed with trust_remote_code.")
     trust_remote_code: bool = Field(False, description="Run the model's own Python code. Needs a pinned revision.")
-    attention: Attention | Auto = Field("auto", description="Attention backend for packed batches.")
+    attention: Attention | Auto = Field(
+        "auto", description="Attention backend for packed batches; `own` is the model's, without packing."
+    )
     dtype: Literal["bfloat16", "float32"] | Auto = Field(
         "auto", description="Compute type of the forward pass; master weights stay in float32."
     )

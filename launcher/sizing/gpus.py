@@ -157,6 +157,28 @@ def known_gpu(spelling: str, prices: dict[str, Gpu] | None = None) -> Gpu | None
         return None
 
 
+BEFORE_AMPERE = re.compile(
+    r"\b(tesla )?([kmpv]\d{2,3}|t4|t10|t40)\b|\bgtx\b|\b(rtx ?)?20[678]0\b|\btitan\b"
+    r"|\bquadro (rtx|[kmpg]?v?\d)|\bt(4|10|12|16|20)00?\b|\bcmp\b",
+    re.I,
+)
+"""Names of NVIDIA's generations before Ampere: Kepler, Maxwell, Pascal, Volta and Turing."""
+AMPERE = 8.0
+
+
+def has_bfloat16(name: str, compute_capability: float | None = None) -> bool:
+    """Whether a GPU has bfloat16 units; what is not known and not called like an old one is taken to have them.
+
+    Args:
+        name: As drivers, people and clouds write it.
+        compute_capability: As the driver tells it, which then decides.
+    """
+    if compute_capability is not None:
+        return compute_capability >= AMPERE
+    known = known_gpu(name)
+    return known.half == "bf16" if known else not BEFORE_AMPERE.search(name.replace("-", " "))
+
+
 def nearest_names(spelling: str) -> list[str]:
     """Up to four names of the catalogue that look most like a spelling."""
     spellings = _catalogue()[1]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 OURS = {"launcher", "cluster", "trainer", "benchmarks", "tests"}
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "numpy"}
 PACKAGES = ("launcher", "cluster", "trainer")
-TORCH_FREE = {"trainer.config", "trainer.errors", "trainer.prompts", "trainer.schedule_rules"}
+TORCH_FREE = {"trainer.capabilities", "trainer.config", "trainer.errors", "trainer.prompts", "trainer.schedule_rules"}
 MAY_IMPORT = {"launcher": {"cluster"} | TORCH_FREE, "cluster": set(), "trainer": set()}
 FILE_LINES, FUNCTION_LINES, MEDIAN_FUNCTION_LINES = 600, 80, 20
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from trainer.capabilities import OWN
 from trainer.config import TrainerConfig
 from trainer.data.batch import Batch
 from trainer.errors import UserError
@@ -20,7 +21,19 @@ from trainer.model.quantise import hide_quantised_weights, loading_options, refu
 from trainer.model.shards import Shards, sharded_while_loading
 from trainer.model.vocabulary import fit_vocabulary, refuse_untrained_rows
 from trainer.model.weights import load_complete
+from trainer.progress import say
 
+UNLOADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    NotImplementedError,
+    SafetensorError,
+)
+"""What an architecture's own code raises when it cannot be built from a configuration or files."""
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -58,14 +71,25 @@ class SupervisedModel(nn.Module):
         """
         if self._shards:
             self._shards.begin()
-        decoded = self.inner.get_decoder()(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            use_cache=False,
-            segments=attention.Segments(self._backend, batch),
-        )
-        hidden = decoded.last_hidden_state[0].index_select(0, batch.target_index)
+        hidden = self._hidden(batch).index_select(0, batch.target_index)
         return output_layer(self.inner)(hidden, batch.target_ids, batch.target_weights, plain)
+
+    def _hidden(self, batch: Batch) -> torch.Tensor:
+        """[T, hidden_size], what the decoder makes of every token from the earlier ones of its conversation."""
+        decoder = decoder_of(self.inner)
+        if self._backend == OWN:  # rows padded at their ends, which nothing causal looks at from before
+            rows = batch.input_ids[0][batch.padded_index]
+            decoded = decoder(input_ids=rows, use_cache=False).last_hidden_state
+            return decoded.flatten(0, 1).index_select(0, batch.restore_index)
+        segments = attention.Segments(self._backend, batch)
+        attention.announce(segments)
+        decoded = decoder(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
+        if not segments.reached:
+            raise UserError(
+                f"the layers of {type(self.inner).__name__} compute attention themselves, and know no packs",
+                remedy="set `model.attention: own`, which trains without packing",
+            )
+        return decoded.last_hidden_state[0]
 
 
 def build_model(config: TrainerConfig, weights: bool = True) -> SupervisedModel:
@@ -77,11 +101,15 @@ def build_model(config: TrainerConfig, weights: bool = True) -> SupervisedModel:
     Raises:
         UserError: the model cannot be loaded, or a setting of the method takes no effect.
     """
-    attention.check_backend(str(config.model.attention), config.execution.device)
+    backend = str(config.model.attention)
+    attention.check_backend(backend, config.execution.device)
     shards = Shards() if config.execution.shard_quantized else None
     load = partial(load_causal_lm, shards=shards) if weights else empty_causal_lm
-    causal_lm = load(config, attn_implementation=attention.NAME)
+    options: dict[str, Any] = {} if backend == OWN else {"attn_implementation": attention.NAME}
+    causal_lm = load(config, **options)
     fit_vocabulary(causal_lm, config.model)
+    if backend != OWN and (dropout := attention.silence_dropout(causal_lm)):
+        say(f"attention dropout of {dropout:g}, which the model's configuration declares, is not applied")
     settings = HeadSettings(
         config.loss.chunk_tokens,
         config.loss.label_smoothing,
@@ -89,7 +117,7 @@ def build_model(config: TrainerConfig, weights: bool = True) -> SupervisedModel:
         logit_scale(causal_lm.config),
     )
     if config.training.gradient_checkpointing is True:
-        causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+        _enable_checkpointing(causal_lm)
     if config.method.kind == "lora":
         from trainer.model.lora import add_adapters
 
@@ -98,7 +126,17 @@ def build_model(config: TrainerConfig, weights: bool = True) -> SupervisedModel:
     else:
         causal_lm.requires_grad_(True)
     refuse_untrained_rows(causal_lm, config.model)
-    return SupervisedModel(causal_lm, str(config.model.attention), settings, shards)
+    return SupervisedModel(causal_lm, backend, settings, shards)
+
+
+def _enable_checkpointing(causal_lm: Any) -> None:
+    try:
+        causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(
+            f"{type(causal_lm).__name__} cannot compute activations again in the backward pass",
+            remedy="set `training.gradient_checkpointing: false`",
+        ) from error
 
 
 def load_causal_lm(config: TrainerConfig, shards: Shards | None = None, **options: Any) -> Any:
@@ -121,9 +159,10 @@ def load_causal_lm(config: TrainerConfig, shards: Shards | None = None, **option
                 dtype=dtype,
                 **options,
             )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except UNLOADABLE as error:
+        why = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"the model could not be loaded from {config.model.path}: {error}",
+            f"the model could not be loaded from {config.model.path}: {why}",
             remedy="`model.path` needs config.json and safetensors weights of a causal language model",
         ) from error
 
@@ -165,9 +204,15 @@ def output_layer(causal_lm: Any) -> nn.Linear:
     return head
 
 
+def decoder_of(causal_lm: Any) -> Any:
+    """What comes before the output layer; some architectures answer with themselves or with their output layer."""
+    found = causal_lm.get_decoder()
+    return causal_lm.model if found is causal_lm or isinstance(found, nn.Linear) else found
+
+
 def decoder_layers(model: SupervisedModel) -> list[nn.Module]:
     """The repeated blocks of the model, the units in which engines gather parameters."""
-    for _, module in model.inner.get_decoder().named_modules():
+    for _, module in decoder_of(model.inner).named_modules():
         if isinstance(module, nn.ModuleList) and len(module) and list(module[0].parameters()):
             return list(module)
     raise UserError("the model has no list of layers", remedy="use an engine other than fsdp2")
@@ -186,9 +231,20 @@ def attention_work(config: TrainerConfig) -> float:
     shape = AutoConfig.from_pretrained(
         path.path, revision=path.revision, trust_remote_code=path.trust_remote_code
     ).get_text_config()
-    hidden = shape.hidden_size
-    head_dim = getattr(shape, "head_dim", None) or hidden // shape.num_attention_heads
-    width = head_dim * shape.num_attention_heads
-    kv = head_dim * (getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads)
-    inner = getattr(shape, "intermediate_size", None) or 4 * hidden
+    hidden = _size(shape, "hidden_size", 1)
+    heads = _size(shape, "num_attention_heads", 1)
+    head_dim = _size(shape, "head_dim", hidden // heads)
+    width = head_dim * heads
+    kv = head_dim * _size(shape, "num_key_value_heads", heads)
+    inner = _size(shape, "intermediate_size", 4 * hidden)
     return (2 * hidden * width + 2 * hidden * kv + 3 * hidden * inner) / width
+
+
+def _size(shape: Any, name: str, default: int) -> int:
+    """A dimension of a model, the largest where it has one per layer; `default` where its family has no such thing."""
+    try:
+        value = getattr(shape, name, None)
+    except RuntimeError:  # Gemma 4: a size of each layer, which has none of the whole
+        value = None
+    value = max(value, default=0) if isinstance(value, list | tuple) else value
+    return value if isinstance(value, int) and value > 0 else default
