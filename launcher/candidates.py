@@ -16,12 +16,13 @@ from launcher.hardware import Machine
 from launcher.jobfile.schema import JobFile
 from launcher.learning.correction import Correction, Learned, corrected_memory, corrected_speed
 from launcher.learning.store import Key, cluster_key
-from launcher.memory import Layout, LoraLayout, predict
+from launcher.memory import FP32_BYTES, Layout, LoraLayout, predict
 from launcher.prediction import Prediction, widened
 from launcher.sizing.memory import Job
 from launcher.sizing.memory.limits import COUNTED_SPREAD, TIGHT_SHARE
 from launcher.sizing.shape import ModelShape
-from launcher.sizing.speed import SPREAD, Speed
+from launcher.sizing.speed import SPREAD, Speed, predict_speed
+from launcher.sizing.speed_jobs import speed_layout
 from launcher.sizing.speed_layout import SpeedLayout
 from trainer.config import ENGINES
 
@@ -319,14 +320,39 @@ def _by_order(job: JobFile, basics: Basics, ground: Ground, with_speed: bool, se
     )
     if ground.shape is None:
         return plain
-    speed = _cpu_speed(job, ground, plain) if with_speed and basics.device == "cpu" else None
-    learning = _learning(job, basics, ground, setting.engine, predict(ground.shape, layout), speed, CPU_WIDTH)
+    speed, timed_as, width = None, None, CPU_WIDTH
+    if with_speed and basics.device == "cpu":
+        speed = _cpu_speed(job, ground, plain)
+    elif with_speed and ground.gpu and ground.gpu.is_known:
+        timed_as, width = _single_precision(job, ground, plain), SPREAD["estimated"]
+        speed = predict_speed(ground.shape, timed_as)
+    learning = _learning(job, basics, ground, setting.engine, predict(ground.shape, layout), speed, width)
     return replace(
         plain,
         prediction=_final(learning, ground, basics.device),
+        relative_time=1 / speed.tokens_per_second if speed and timed_as else plain.relative_time,
+        layout=timed_as,
         speed=corrected_speed(speed, learning.speed_correction) if speed else None,
         learning=learning,
     )
+
+
+def _single_precision(job: JobFile, ground: Ground, candidate: Candidate) -> SpeedLayout:
+    """The candidate in float32 on a GPU: products at its float32 rate, attention scores that are written out."""
+    assert ground.gpu
+    assert ground.shape
+    gpu, basics = ground.gpu.gpu, candidate.basics
+    sized = sizing_job(
+        job,
+        basics,
+        ground.shape,
+        engine=candidate.engine,
+        micro_batch=candidate.micro_batch,
+        checkpointing=candidate.checkpointing,
+        usable=usable_gib(ground.machine, gpu),
+    )
+    laid = replace(speed_layout(sized, gpu), gpus_per_node=basics.ranks_per_node)
+    return replace(laid, number_format="fp32", attention="eager", gradient_bytes=FP32_BYTES)
 
 
 def _cpu_speed(job: JobFile, ground: Ground, candidate: Candidate) -> Speed:

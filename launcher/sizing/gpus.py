@@ -88,7 +88,7 @@ class Gpu:
         if "MAMF" not in self.matmul_source:
             found.append(f"{self.name}: no measured matrix rate is known; {self.matmul_source}")
         if self.half != "bf16":
-            words = "has no bfloat16 units; the speed is that of float16, which Tuneyard does not train in"
+            words = "has no bfloat16 units; Tuneyard trains there in float32, at a fraction of float16's speed"
             found.append(f"{self.name} {words}")
         return tuple(found)
 

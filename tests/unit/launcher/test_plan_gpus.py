@@ -424,6 +424,32 @@ def test_an_old_gpu_comes_with_a_caution(big) -> None:
     assert any("no bfloat16 units" in caution for caution in found["cautions"])
 
 
+V100_FLOAT32_TFLOPS = 15.7
+
+
+@pytest.mark.parametrize("gpu", ["8xV100-32", "4xT4-16"])
+def test_gpus_without_bfloat16_train_in_float32_at_its_speed(big, gpu: str) -> None:
+    plan = planned(big(LORA, "Qwen2.5-0.5B"), gpu)
+    assert (plan.trainer.model.dtype, plan.trainer.model.attention) == ("float32", "sdpa")
+    assert plan.choice.candidate.speed
+    assert 0 < plan.choice.candidate.speed.tflops_per_gpu < V100_FLOAT32_TFLOPS
+    job = big(LORA, "Qwen2.5-0.5B")
+    asked = job.model_copy(update={"model": job.model.model_copy(update={"dtype": "bfloat16"})})
+    with pytest.raises(SettingError) as caught:
+        planned(asked, gpu)
+    assert caught.value.setting == "model.dtype"
+
+
+@pytest.mark.parametrize(("model", "backend"), [("Gemma-2-9B", "flex"), ("Llama-3.1-8B", "varlen")])
+def test_attention_is_one_that_the_model_can_use(big, model: str, backend: str) -> None:
+    job = big(LORA, model)
+    assert planned(job, "8xH100-80").trainer.model.attention == backend
+    asked = job.model_copy(update={"model": job.model.model_copy(update={"attention": "varlen"})})
+    if backend == "flex":
+        with pytest.raises(SettingError, match="bound on scores"):
+            planned(asked, "8xH100-80")
+
+
 def test_a_run_out_of_memory_is_told_what_to_change(big) -> None:
     remedy = planned(big(LORA), "8xH100-80").launch["remedies"]["out_of_memory"]
     assert remedy.startswith("set resources.micro_batch to ")
