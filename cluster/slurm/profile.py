@@ -17,6 +17,7 @@ GPU_REQUESTS = ("auto", "gpus-per-node", "gres", "gpus-per-task", "none")
 JOB, SUBMIT, INSIDE = "job", "submit", "inside"
 PREPARE = (JOB, SUBMIT, INSIDE)
 """Where data are tokenised: in a CPU job before the run's, on the submitting machine, in the run's own job."""
+PREPARE_CPUS = 8
 CONTAINERS = ("apptainer", "pyxis")
 SIGNALS = ("USR1", "TERM")
 # fmt: off
@@ -31,7 +32,6 @@ DIRECTIVES = frozenset({
 _FIRST_WITH_GPUS_PER_NODE = (19, 5)
 _TYPE = re.compile(r"[\w.+-]+")
 _MEMORY = re.compile(r"\d+[KMGT]?")
-_PREPARE_CPUS = 8
 _WALLTIME = re.compile(r"[1-9]\d*[mhd]")
 _SECONDS = {"m": 60, "h": 3600, "d": 86400}
 _ABSOLUTE = re.compile(r"[/~$]")
@@ -226,7 +226,7 @@ class Profile:
         asked = self.prepare
         if asked.place != JOB:
             return {"where": asked.place}
-        found: dict[str, Any] = {"where": JOB, "cpus": asked.cpus or _PREPARE_CPUS}
+        found: dict[str, Any] = {"where": JOB, "cpus": asked.cpus or PREPARE_CPUS}
         found |= {"partition": asked.partition, "constraint": asked.constraint, "memory": asked.memory}
         found |= {"account": asked.account or self.account, "qos": asked.qos or self.qos}
         if asked.walltime:

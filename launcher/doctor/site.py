@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from cluster.pending import duration
 from cluster.slurm.accounts import Accounts
 from cluster.slurm.facts import Node, Partition, parse_version, requeue_hold_seconds
-from cluster.slurm.profile import Profile
+from cluster.slurm.profile import JOB, PREPARE_CPUS, Profile
 from launcher.doctor import Check, fail, not_read, ok, warn
 from launcher.doctor.accounting import account_checks, grace_check, preemption_check, qos_of, walltime_limit
 from launcher.launch import walltime_seconds
@@ -65,6 +65,7 @@ def site_checks(profile: Profile, site: Site) -> Iterator[Check]:
         yield from _constraint(profile, site.nodes_of(partition))
         yield _requeue(profile, partition, site)
         yield from _preemption(profile, partition, site)
+    yield from _prepare(profile, site)
     yield _hold(site)
     yield _kill_wait(profile, site)
     yield _sweeps(site)
@@ -143,6 +144,25 @@ def _walltime(profile: Profile, partition: Partition, site: Site) -> Check:
     if ours <= LEAD_SECONDS + WARNING_SLOP_SECONDS:
         return fail("walltime", f"{words}: the warning {LEAD_SECONDS} s before its end may come at once", "raise it")
     return ok("walltime", words)
+
+
+def _prepare(profile: Profile, site: Site) -> Iterator[Check]:
+    """The job that tokenises: its partition, and whether that has the time and the cores."""
+    asked = profile.prepare
+    if asked.place != JOB:
+        return
+    partition = site.partition_of(replace(profile, partition=asked.partition))
+    if partition is None:
+        yield replace(_no_partition(replace(profile, partition=asked.partition), site), name="prepare")
+        return
+    most, cores = partition.max_time_seconds, max((node.cpus for node in site.nodes_of(partition)), default=0)
+    words = f"{partition.name}: {asked.cpus or PREPARE_CPUS} of {cores} cores, {asked.walltime or 'its usual time'}"
+    if asked.walltime and most is not None and walltime_seconds(asked.walltime) > most:
+        yield fail("prepare", words, f"set `prepare.walltime` to at most {duration(most)}")
+    elif cores and (asked.cpus or PREPARE_CPUS) > cores:
+        yield fail("prepare", words, f"set `prepare.cpus` to at most {cores}")
+    else:
+        yield ok("prepare", words)
 
 
 def _gpus(profile: Profile, nodes: list[Node]) -> Check:

@@ -111,6 +111,20 @@ def test_what_sites_differ_in(config: dict[str, str], low: dict[str, Any], name:
     assert check.verdict == verdict and words in f"{check.words}; {check.remedy}"
 
 
+@pytest.mark.parametrize(
+    ("prepare", "verdict", "words"),
+    [
+        ({"partition": "low", "cpus": 1, "walltime": "1m"}, OK, "low: 1 of"),
+        ({"partition": "lwo"}, FAIL, "no partition is called lwo"),
+        ({"partition": "low", "walltime": "99d"}, FAIL, "99d"),
+        ({"partition": "low", "cpus": 9999}, FAIL, "9999 of"),
+    ],
+)
+def test_the_job_that_tokenises_fits_its_partition(prepare: dict[str, Any], verdict: str, words: str) -> None:
+    check = found(GOOD | {"prepare": prepare}, site())["prepare"]
+    assert check.verdict == verdict and words in check.words
+
+
 def test_an_account_that_the_site_asks_for() -> None:
     check = found(GOOD | {"account": None}, site({"AccountingStorageEnforce": "associations,limits"}))["account"]
     assert check.verdict == WARN
