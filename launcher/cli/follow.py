@@ -83,6 +83,7 @@ def _watch(run_dir: Path, meter: Meter) -> Status:
         if status.state in ("queued", "running"):
             for record in unsaid_restarts(read_attempts(run_dir), told):
                 meter.say(restart_words(record))
+                meter.begin_anew()
         progress = read_progress(run_dir) or {}
         if status.state == "queued":
             meter.show("queued", facts=status.reason)

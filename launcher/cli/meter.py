@@ -7,6 +7,7 @@ Where nothing is known of an end, neither a share nor a time left is shown: only
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
@@ -26,8 +27,26 @@ def duration_in_words(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
+@dataclass
+class _Phase:
+    """One phase: when it began, what was counted first and when, when a line was told of it, and its bar."""
+
+    name: str
+    began: float
+    first: tuple[float, float] | None = None
+    told: float = 0.0
+    task: TaskID | None = None
+
+    def rate(self, done: float | None, now: float) -> float | None:
+        """Since something was counted first: what came before, such as loading, says nothing of it."""
+        if done is None or self.first is None:
+            return None
+        began, before = self.first
+        return (done - before) / (now - began) if done > before and now - began >= RATE_AFTER_SECONDS else None
+
+
 class Meter:
-    """Shows phases one after the other. Use as a context manager.
+    """Shows phases one after the other; one that goes on after an interlude has its bar again. A context manager.
 
     Args:
         console: Where to; what is no terminal gets lines.
@@ -38,10 +57,8 @@ class Meter:
         self._console, self._line_seconds = console, line_seconds
         self._waiting_seconds = line_seconds * WAITING_LINE_SECONDS / LINE_SECONDS
         self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        self._phase = ""
-        self._began = self._told = 0.0
-        self._first: tuple[float, float] | None = None
+        self._phases: dict[str, _Phase] = {}
+        self._phase: _Phase | None = None
 
     def __enter__(self) -> Meter:
         if self._console.is_terminal:
@@ -54,8 +71,13 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._finish_task()
+            self._finish_bar()
             self._bar.stop()
+
+    def begin_anew(self) -> None:
+        """What comes is another life of the same: each phase begins again."""
+        self._finish_bar()
+        self._phases, self._phase = {}, None
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar."""
@@ -82,57 +104,68 @@ class Meter:
             unit: What is counted.
             facts: What is told in place of the rate, such as loss and tokens per second.
             note: What else is told.
-            left_seconds: What is left, where the caller knows better than by the rate since the phase began.
+            left_seconds: What is left by the present speed; where the rate since the phase began, which has saves and
+                evaluations in it, says more, that is told.
             begun_seconds: How long the phase had lasted when it was seen first.
         """
         now = time.monotonic()
-        if phase != self._phase:
-            self._finish_task()
-            self._phase, self._began, self._told, self._first = phase, now - begun_seconds, 0.0, None
-        if self._first is None and done is not None:
-            self._first = (now, done)
-        text = "  ".join(filter(None, (self._words(now, done, total, unit, facts, left_seconds), note)))
+        current = self._enter(phase, now, begun_seconds, counted=done is not None)
+        if done is not None and (current.first is None or done < current.first[1]):
+            current.first = (now, done)
+        text = "  ".join(filter(None, (self._words(current, now, done, total, unit, facts, left_seconds), note)))
         if self._bar is not None:
-            self._show_bar(text, done, total)
-        elif not self._told or now - self._told >= (self._waiting_seconds if done is None else self._line_seconds):
-            self._told = now
+            self._show_bar(current, text, done, total)
+        elif not current.told or now - current.told >= (self._waiting_seconds if done is None else self._line_seconds):
+            current.told = now
             self.say(f"{phase:<11} {text}".rstrip())
 
+    def _enter(self, name: str, now: float, begun_seconds: float, *, counted: bool) -> _Phase:
+        """The phase of that name. Where it has a bar already, what came between was an interlude, and its bar goes."""
+        if self._phase is not None and self._phase.name == name:
+            return self._phase
+        if known := self._phases.get(name):
+            self._drop()
+            if begun_seconds or not counted:
+                known.began = now - begun_seconds
+        else:
+            self._finish_bar()
+            known = self._phases[name] = _Phase(name=name, began=now - begun_seconds)
+        self._phase = known
+        return known
+
+    def _drop(self) -> None:
+        if self._phase is not None:
+            del self._phases[self._phase.name]
+            if self._bar is not None and self._phase.task is not None:
+                self._bar.remove_task(self._phase.task)
+
+    @staticmethod
     def _words(
-        self, now: float, done: float | None, total: float | None, unit: str, facts: str, left: float | None
+        phase: _Phase, now: float, done: float | None, total: float | None, unit: str, facts: str, left: float | None
     ) -> str:
-        taken = now - self._began
+        taken, rate = now - phase.began, phase.rate(done, now)
         parts = []
         if done is not None:
             parts.append(f"{done:,.0f}/{total:,.0f} {unit}".rstrip() if total else f"{done:,.0f} {unit}".rstrip())
-        rate = self._rate(done, now)
-        if rate and not facts:
+        if facts:
+            parts.append(facts)
+        elif rate:
             parts.append(f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s")
-        parts += [facts] if facts else []
         parts.append(f"{duration_in_words(taken)} so far")
-        if left is None and rate and total and done is not None:
-            left = max(0.0, total - done) / rate
-        if left is not None:
-            parts.append(f"{duration_in_words(left)} left")
-        return "  ".join(parts)
+        by_rate = max(0.0, total - done) / rate if rate and total and done is not None else None
+        known = [seconds for seconds in (left, by_rate) if seconds is not None]
+        return "  ".join([*parts, f"{duration_in_words(max(known))} left"] if known else parts)
 
-    def _rate(self, done: float | None, now: float) -> float | None:
-        """Since something was counted first: what came before, such as loading, says nothing of it."""
-        if done is None or self._first is None:
-            return None
-        began, before = self._first
-        return (done - before) / (now - began) if done > before and now - began >= RATE_AFTER_SECONDS else None
-
-    def _show_bar(self, text: str, done: float | None, total: float | None) -> None:
+    def _show_bar(self, phase: _Phase, text: str, done: float | None, total: float | None) -> None:
         assert self._bar is not None
-        if self._task is None:
-            self._task = self._bar.add_task(self._phase, total=total, text=text)
-        self._bar.update(self._task, completed=done or 0, total=total, text=text)
+        if phase.task is None:
+            phase.task = self._bar.add_task(phase.name, total=total, text=text)
+        self._bar.update(phase.task, completed=done or 0, total=total, text=text)
 
-    def _finish_task(self) -> None:
+    def _finish_bar(self) -> None:
         """Leaves a phase's last words where they are; a bar without an end stops pulsing."""
-        if self._bar is not None and self._task is not None:
-            task = next(one for one in self._bar.tasks if one.id == self._task)
-            self._bar.update(self._task, total=task.total or max(task.completed, 1), refresh=True)
-            self._bar.stop_task(self._task)
-            self._task = None
+        if self._bar is not None and self._phase is not None and self._phase.task is not None:
+            number = self._phase.task
+            task = next(one for one in self._bar.tasks if one.id == number)
+            self._bar.update(number, total=task.total or max(task.completed, 1), refresh=True)
+            self._bar.stop_task(number)

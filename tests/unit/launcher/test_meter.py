@@ -87,6 +87,21 @@ def test_a_terminal_has_one_bar_for_each_phase_and_none_runs_on(clock: list[floa
     assert "attempt 0 crashed" in text
 
 
+def test_training_goes_on_with_its_bar_after_an_evaluation_and_counts_the_time_of_it(clock: list[float]) -> None:
+    out = console(terminal=True)
+    with Meter(out) as meter:
+        for step in (10, 20, 30):
+            meter.show("training", step, 100, unit="steps", left_seconds=5.0)
+            clock[0] += 2
+            meter.show("evaluating", 3, 4, unit="packs", begun_seconds=1.0)
+            clock[0] += 18
+        meter.show("training", 40, 100, unit="steps", left_seconds=5.0)
+        assert meter._bar is not None and [task.description for task in meter._bar.tasks] == ["training"]
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(out))
+    last = [line for line in text.splitlines() if line.strip()][-1]
+    assert "40/100 steps  0.5 steps/s  1.0 min so far  2.0 min left" in last
+
+
 @pytest.mark.parametrize(
     ("progress", "phase", "words"),
     [
