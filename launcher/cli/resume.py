@@ -19,6 +19,7 @@ from launcher.cli.output import make_console, print_json
 from launcher.cli.submit import handed_over
 from launcher.cli.waiting import wait_until_left
 from launcher.errors import EXIT_OK, JobError
+from launcher.finishing import failed_parts
 from launcher.grace import adjust
 from launcher.hub import require_hub_files
 from launcher.jobfile import SettingError
@@ -158,6 +159,8 @@ def _refuse_finished(run_dir: Path, revision: Revision | None) -> None:
     done = f"{run_dir} is finished" + _where_it_ended(run_dir)
     further = "--max-steps N, --epochs X, or --job JOB with a later end"
     where = f"Its model is in {lies_elsewhere(run_dir) or run_dir}/model"
+    if failed := failed_parts(run_dir, "finished"):
+        where = "; ".join(f"{part.title} failed, and {part.command(quoted(run_dir))} tries it again" for part in failed)
     raise JobError(done, f"{where}; tuneyard resume {quoted(run_dir)} goes on with {further}.")
 
 

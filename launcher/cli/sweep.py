@@ -20,6 +20,7 @@ from launcher.cli.output import make_console, print_json
 from launcher.cli.submit import prepare_here, ready_to_submit, root_of
 from launcher.cli.sweeping import Planned, plan_all
 from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError, TuneyardError
+from launcher.finishing import failed_parts
 from launcher.interrupts import exit_code_of, held
 from launcher.rundata import DEFAULT_BACKEND
 from launcher.runs import fresh_path, link_run, remove_run, write_run
@@ -193,11 +194,12 @@ def _show_steps(made: Sweep, num_ended: int, meter: Meter) -> None:
 
 
 def _show(made: Sweep, as_json: bool) -> int:
-    """The table; exit code 5 when all is over and a run did not finish."""
+    """The table; exit code 5 when all is over and a run did not finish, or lacks what comes after training."""
     where, rows = backend(made.backend), results(made)
     for run, row in zip(made.runs, rows, strict=True):
         status = where.status(run)
         row |= {"state": status.state, "outcome": status.outcome, "reason": status.reason}
+        row["failed_parts"] = [part.as_json() for part in failed_parts(run, status.outcome)]
     winner = best(rows)
     if as_json:
         print_json({"sweep": str(made.folder), "best": winner["run"] if winner else None, "runs": rows})
@@ -208,7 +210,8 @@ def _show(made: Sweep, as_json: bool) -> int:
         click.echo(
             "Next: " + (f"tuneyard export {winner['run']}" if winner else "tuneyard status RUN, for one of them")
         )
-    failed = [row for row in rows if row["state"] == "ended" and row["outcome"] not in ("finished", "stopped")]
+    ended = [row for row in rows if row["state"] == "ended"]
+    failed = [row for row in ended if row["outcome"] not in ("finished", "stopped") or row["failed_parts"]]
     return EXIT_RUN_FAILED if failed else EXIT_OK
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cluster import Outcome, Status
+from launcher.cli import run as main
 from launcher.cli.follow import (
     ENDINGS,
     EXIT_BY_OUTCOME,
@@ -121,6 +122,8 @@ def test_a_part_that_failed_after_training_is_said_until_it_is_done(
     assert follow(run_dir, as_json=True) == EXIT_RUN_FAILED
     told = json.loads(capsys.readouterr().out)
     assert [part["part"] for part in told["failed_parts"]] == ["held_out", "export"]
+    assert main(["resume", str(run_dir)]) == 2
+    assert f"tuneyard export {run_dir} tries it again" in capsys.readouterr().err
     assert "evaluate" not in next_step(run_dir, "crashed"), "what an earlier attempt noted is not asked for"
 
     (run_dir / "finishing.json").write_text(json.dumps({"export": bad | {"ok": True}}))
