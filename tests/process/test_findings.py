@@ -253,6 +253,13 @@ def test_ids_that_the_model_does_not_embed_are_refused_by_name(tmp_path: Path) -
         Prepared(tmp_path, model, [ask()])
 
 
+def test_added_tokens_make_the_embedding_larger(tmp_path: Path) -> None:
+    model = with_config(tmp_path / "m", model_type="llama", vocab_size=259)
+    rows = [{"text": "<|new|>"}]
+    changes = {"path": str(model), "attention": "padded", "dtype": "float32", "added_tokens": ["<|new|>"]}
+    assert Prepared(tmp_path, model, rows, model=changes).store.conversation(0)[0].max() == 259
+
+
 def test_conversations_beyond_the_models_positions(tmp_path: Path) -> None:
     """A table of positions has an end; rotary positions have none, but the model was made for so many."""
     rows = [ask(answer="abcd" * 30)]

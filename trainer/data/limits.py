@@ -30,8 +30,12 @@ class Limits:
     trained_positions: int | None = None
 
 
-def limits_of(model: ModelConfig) -> Limits:
-    """Limits that the model's config.json names; none where it is not on this machine."""
+def limits_of(model: ModelConfig, added_ids: list[int]) -> Limits:
+    """Limits that the model's config.json names; none where it is not on this machine.
+
+    Args:
+        added_ids: of `model.added_tokens`; the embedding grows by them.
+    """
     file = config_file(model)
     if file is None:
         return Limits()
@@ -45,7 +49,7 @@ def limits_of(model: ModelConfig) -> Limits:
     vocabulary = config.get("vocab_size")
     table = config.get("model_type") in POSITION_TABLES
     return Limits(
-        vocabulary=vocabulary if isinstance(vocabulary, int) else None,
+        vocabulary=max([vocabulary, *(i + 1 for i in added_ids)]) if isinstance(vocabulary, int) else None,
         positions=longest if table else None,
         trained_positions=None if table else longest,
     )

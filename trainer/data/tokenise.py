@@ -35,7 +35,7 @@ class Tokeniser:
     def __init__(self, model: ModelConfig, data: DataConfig) -> None:
         self.model, self.data = model, data
         self.tokenizer = load_tokenizer(model)
-        self.limits = limits_of(model)
+        self.limits = limits_of(model, self.tokenizer.convert_tokens_to_ids(list(model.added_tokens)))
         self._suspicions = Suspicions(self.tokenizer)
 
     @cached_property
