@@ -11,6 +11,9 @@ from trainer.errors import UserError
 
 EXAMPLES_KEPT = 5
 BAD_ROWS_SHOWN = 10
+MOST_REASONS = 100
+OTHERS = "others"
+"""What is counted together beyond so many reasons: keys of rows may be names of anything."""
 SUMS = ("rows", "kept", "tokens", "supervised_tokens", "lost_tokens", "repeated_tokens", "stop_trained", "bad_rows")
 COUNTERS = ("dropped", "changed", "found", "ignored")
 
@@ -52,6 +55,7 @@ class Findings:
 
     def note(self, counter: Counter[str], reason: str, place: str) -> None:
         """Count `reason`, and keep the first few places where it was seen."""
+        reason = reason if reason in counter or len(counter) < MOST_REASONS else OTHERS
         counter[reason] += 1
         kept = self.examples.setdefault(reason, [])
         if len(kept) < EXAMPLES_KEPT:

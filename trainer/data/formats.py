@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from trainer.data.calls import Tool, tools_of
-from trainer.data.messages import UNDERSTOOD, Message, message_of, turns_of
+from trainer.data.messages import UNDERSTOOD, Message, message_of, speaker_of, turns_of
 from trainer.data.values import parsed
 from trainer.errors import RowError
 
@@ -100,7 +100,7 @@ def to_conversation(row: object) -> Conversation:
     """
     if not isinstance(row, dict):
         raise RowError(f"a row must be a JSON object, this is {type(row).__name__}")
-    filled = {str(key): value for key, value in row.items() if value is not None}
+    filled = {_printable(key): value for key, value in row.items() if value is not None}
     weight = _weight(filled.pop("weight", None))
     tools = tools_of(_first_filled(filled, TOOLS))
     fitting = _fitting(frozenset(filled), frozenset(key for key, value in filled.items() if value))
@@ -120,8 +120,12 @@ def to_conversation(row: object) -> Conversation:
     ignored -= set(TOOLS)
     messages = [message_of(turn, at, tools) for at, turn in enumerate(_with_system(filled, turns))]
     ignored |= {f"{OF_MESSAGES}{key}" for _, keys in messages for key in keys}
-    ignored |= {f"{OF_MESSAGES}{key}" for message, _ in messages for key in message.keys() - UNDERSTOOD}
+    ignored |= {f"{OF_MESSAGES}{_printable(key)}" for message, _ in messages for key in message.keys() - UNDERSTOOD}
     return Conversation([message for message, _ in messages], tools, weight, None, tuple(sorted(ignored)))
+
+
+def _printable(key: object) -> str:
+    return str(key).encode("utf-8", "replace").decode()
 
 
 def _messages(turns: Turns, tools: list[Tool] | None) -> list[Message]:
@@ -217,7 +221,7 @@ def _from_chosen(row: Row) -> Turns:
     if isinstance(chosen, str) and SPOKEN.match(chosen):
         return _from_transcript(chosen)
     answer = _said(chosen, "assistant")
-    if len(answer) > 1 and not {answer[0].get("role"), answer[0].get("from")} & {"assistant", "gpt"}:
+    if len(answer) > 1 and speaker_of(answer[0]) != "assistant":
         return answer
     if "conversations" in row:
         return _from_conversations(row) + answer

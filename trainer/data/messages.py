@@ -87,6 +87,11 @@ _ROLE_KEYS = ("role", "from")
 _CONTENT_KEYS = ("content", "value")
 
 
+def speaker_of(turn: Message) -> str | None:
+    """The role of a turn that says one, by whatever name; None where it is not known."""
+    return SPEAKERS.get(str(turn.get("role", turn.get("from"))).strip().lower())
+
+
 def _role(turn: Message, at: int) -> str:
     spoken = [turn[key] for key in _ROLE_KEYS if key in turn]
     if "from" in turn and "role" not in turn and not turn.keys() & {*_CONTENT_KEYS, "tool_calls", "function_call"}:

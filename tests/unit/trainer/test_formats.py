@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from trainer.data.formats import RowError, mapped, to_conversation
+from trainer.data.messages import ROLES
 
 HELLO = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 CALL = {"name": "f", "arguments": {"x": 1}}
@@ -208,3 +212,47 @@ BROKEN: list[tuple[Any, str]] = [
 def test_broken_rows_say_why(row: Any, reason: str) -> None:
     with pytest.raises(RowError, match=reason):
         to_conversation(row)
+
+
+def places_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path:
+        yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in list(inner):
+        yield from places_in(part, (*path, key))
+
+
+STRANGE: list[Any] = [None, "", 0, -1, 1e400, True, [], {}, [[]], [{}], [None], "[", "{}", "[[1,2]]", "\ud800", 10**400]
+STRANGE += [
+    {"role": "user"},
+    {"role": ["x"], "content": "a"},
+    {"from": {"a": 1}, "value": 1},
+    {"name": "f", "arguments": 5},
+]
+SOUND = [
+    *SAME.values(),
+    {"messages": [HELLO[0], {"role": "assistant", "tool_calls": [{"function": CALL}], "weight": 0}], "weight": 2.0},
+    {"messages": HELLO, "tools": [{"name": "f", "parameters": {"properties": {"x": {}}}}]},
+    {
+        "conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": json.dumps(CALL)}],
+        "system": "s",
+    },
+    {"instruction": "b", "input": "x", "output": "c", "history": [["q", "a"]]},
+]
+
+
+def test_mutated_rows_are_read_or_refused_and_nothing_else() -> None:
+    rng = random.Random(0)
+    for _ in range(5000):
+        row = copy.deepcopy(rng.choice(SOUND))
+        for _ in range(rng.randint(1, 3)):
+            *path, last = rng.choice(list(places_in(row)) or [("messages",)])
+            part: Any = row
+            for key in path:
+                part = part[key]
+            part[last] = copy.deepcopy(rng.choice(STRANGE))
+        try:
+            conversation = to_conversation(row)
+        except RowError:
+            continue
+        assert all(isinstance(m["content"], str) and m["role"] in ROLES for m in conversation.messages)
