@@ -170,6 +170,17 @@ Columns = dict[ColumnUse, str | None]
 COLUMNS = "Which column of the rows is read as what, such as `{prompt: ask, weight: null}`; null: not read at all."
 
 
+def check_new_tokens_train(model: ModelConfig, method: MethodConfig) -> None:
+    """Raises:
+    ValueError: adapters would leave the rows of new tokens as they are.
+    """
+    if model.added_tokens and method.kind == "lora" and not method.modules_to_save:
+        raise ValueError(
+            "the rows of model.added_tokens would not be trained: with `kind: lora` set method.modules_to_save: "
+            "[embed_tokens, lm_head], or [embed_tokens] for a model where both are one"
+        )
+
+
 class SourceConfig(Section):
     """One source of conversations."""
 
@@ -323,6 +334,11 @@ class TrainerConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
     execution: ExecutionConfig
+
+    @model_validator(mode="after")
+    def _new_tokens_train(self) -> TrainerConfig:
+        check_new_tokens_train(self.model, self.method)
+        return self
 
     @model_validator(mode="after")
     def _shardable(self) -> TrainerConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from trainer.config import (
     Auto,
@@ -19,6 +19,7 @@ from trainer.config import (
     PositiveInt,
     Section,
     TrainingConfig,
+    check_new_tokens_train,
 )
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
@@ -87,6 +88,11 @@ class JobFile(Section):
     logging: LoggingConfig = LoggingConfig()
     resources: ResourcesConfig = ResourcesConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _new_tokens_train(self) -> JobFile:
+        check_new_tokens_train(self.model, self.method)
+        return self
 
 
 SHARED_SECTIONS = ("model", "method", "data", "training", "loss", "evaluation", "checkpoint", "logging")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -60,8 +61,11 @@ def test_new_rows_start_at_the_mean_and_train(tmp_path: Path, kind: str, tied: b
 
 def test_adapters_that_leave_the_new_rows_alone_are_refused(tmp_path: Path) -> None:
     folder = base_model(tmp_path / "model")
+    with pytest.raises(ValidationError, match=r"would not be trained.*modules_to_save: \[embed_tokens, lm_head\]"):
+        config_of(folder, tmp_path / "rows.jsonl", method={"kind": "lora"})
+    half = {"kind": "lora", "modules_to_save": ["lm_head"]}
     with pytest.raises(UserError, match=r"would not be trained(.|\n)*modules_to_save: \[embed_tokens, lm_head\]"):
-        build_model(config_of(folder, tmp_path / "rows.jsonl", method={"kind": "lora"}))
+        build_model(config_of(folder, tmp_path / "rows.jsonl", method=half))
 
 
 def test_an_end_that_the_vocabulary_lacks_is_refused_with_the_way_to_add_it(tmp_path: Path) -> None:
