@@ -81,6 +81,56 @@ def test_the_reasoning_of_every_turn_is_trained(name: str) -> None:
     assert "REASON1" not in rendered.renderings[-1].text, "the template leaves it out when it asks for the second"
 
 
+def test_reasoning_that_a_marking_template_leaves_out_later_is_trained_all_the_same() -> None:
+    """LFM 2.5 marks what the assistant wrote, and writes the thoughts of the last turn only."""
+    text = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}"
+        "{% if loop.last and m.thinking %}<think>{{ m.thinking }}</think>{% endif %}{{ m.content }}<|im_end|>"
+        "{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}"
+    )
+    tokenizer = stock_tokenizer(STOCK["turns_stay"])
+    own = Renderer(tokenizer, {"default": text}, [tokenizer.eos_token_id], {})
+    rendered = own.render(copy.deepcopy(KINDS["reasoning"]))
+    spans = [one.text[start:end] for one in rendered.renderings for start, end in one.spans]
+    assert spans == [f"<think>REASON{n}</think>ANSWER{n}<|im_end|>" for n in (1, 2)]
+    assert len(own.render(copy.deepcopy(KINDS["multi"])).renderings) == 1
+
+
+def test_contents_are_parts_for_templates_that_read_nothing_else() -> None:
+    """Idefics 3, SmolVLM and LLaVA; their tokenizers train on text all the same."""
+    text = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for part in m.content %}{% if part.type == 'text' %}"
+        "{{ part.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer = stock_tokenizer(STOCK["turns_stay"])
+    own = Renderer(tokenizer, {"default": text}, [tokenizer.eos_token_id], {})
+    (rendering,) = own.render(copy.deepcopy(KINDS["multi"])).renderings
+    assert [rendering.text[start:end] for start, end in rendering.spans] == [f"ANSWER{n}<|im_end|>\n" for n in (1, 2)]
+    assert "Q1" in rendering.text
+
+
+def test_calls_that_the_template_leaves_out_are_refused_with_ways_out_that_fit(tmp_path: Path) -> None:
+    silent = STOCK["turns_stay"].template.replace("tool_calls", "nothing")
+    tokenizer = stock_tokenizer(STOCK["turns_stay"])
+    tokenizer.chat_template = silent
+    tokenizer.save_pretrained(tmp_path / "model")
+    row = {"messages": KINDS["tools"].messages, "tools": KINDS["tools"].tools}
+    with pytest.raises(UserError, match=r"does not write the tool calls") as refusal:
+        prepared(tmp_path, tmp_path / "model", [row])
+    ways_out = str(refusal.value).rpartition("one that takes it: ")[2].split(", ")
+    assert "chatml" in ways_out and "llama3" not in ways_out
+
+
+def test_every_token_means_all_messages(tmp_path: Path) -> None:
+    model = model_of(tmp_path / "model", "thoughts_of_earlier_turns_left_out")
+    talk = [*KINDS["multi"].messages, {"role": "user", "content": "LAST"}]
+    report, store = prepared(tmp_path, model, [{"messages": talk}], assistant_only_loss=False)
+    ids, mask = store.conversation(0)
+    text = stock_tokenizer(STOCK["turns_stay"]).decode(ids)
+    assert report["kept"] == 1 and mask.all() and "Q1" in text and "LAST" in text
+
+
 def test_turns_share_a_text_where_it_shows_them_unchanged() -> None:
     shared = {"turns_stay", "end_of_text_after_the_last_turn_only", "next_role_ends_the_turn", "no_system_role"}
     counts = {name: len(renderer(name).render(copy.deepcopy(KINDS["multi"])).renderings) for name in STOCK}

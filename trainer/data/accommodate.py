@@ -60,6 +60,22 @@ def with_reasoning_key(template: str) -> Callable[[Conversation], Conversation]:
     return lambda talk: replace(talk, messages=[renamed(message) for message in talk.messages])
 
 
+def with_content_form(template: str, *, parts: bool) -> Callable[[Conversation], Conversation]:
+    """Gives messages their content as `template` reads it.
+
+    Args:
+        parts: it reads lists of parts only, as those of models that also see do.
+    """
+    asks_for_none = re.search(r"""content['"]?\]? is (not )?none""", template) is not None
+
+    def formed(message: Message) -> Message:
+        if asks_for_none and message.get("tool_calls") and not message["content"]:
+            return {**message, "content": None}  # DeepSeek R1 writes calls of such messages only
+        return {**message, "content": [{"type": "text", "text": message["content"]}]} if parts else message
+
+    return lambda talk: replace(talk, messages=[formed(message) for message in talk.messages])
+
+
 def with_known_roles(template: str) -> Callable[[Conversation], Conversation]:
     """Gives developers' messages the role `system` where `template` does not know the other."""
     if "developer" in template:

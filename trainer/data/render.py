@@ -9,9 +9,15 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from trainer.data.accommodate import accommodations, reasoning_of, with_known_roles, with_reasoning_key
+from trainer.data.accommodate import (
+    accommodations,
+    reasoning_of,
+    with_content_form,
+    with_known_roles,
+    with_reasoning_key,
+)
 from trainer.data.formats import Conversation, RowError
-from trainer.data.stops import Message, TurnEnds
+from trainer.data.stops import ANSWER, PROBE, Message, TurnEnds
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 OPENS_THOUGHT = re.compile(r"<(\w+)>\s*$")
@@ -92,13 +98,25 @@ class Renderer:
         self.options = {**tokenizer.special_tokens_map, **options}
         self._reasoning_key = with_reasoning_key("".join(templates.values()))
         self._known_roles = with_known_roles("".join(templates.values()))
+        for parts in (False, True, False):
+            self._formed = with_content_form("".join(templates.values()), parts=parts)
+            if self._shows_answers():
+                break
         self.ends = TurnEnds(tokenizer, declared, self._try)
+
+    def _shows_answers(self) -> bool:
+        """Whether the template writes contents in the form that they now have."""
+        probe = self._try(PROBE)
+        return probe is None or ANSWER in probe
 
     def template_for(self, conversation: Conversation) -> str:
         return self.templates.get("tool_use" if conversation.tools else "default", self.templates["default"])
 
-    def render(self, conversation: Conversation) -> Rendered:
+    def render(self, conversation: Conversation, *, whole: bool = False) -> Rendered:
         """Texts, and the character ranges in them that the assistant wrote, end of turn included.
+
+        Args:
+            whole: one text of all messages, as it is for learning every token.
 
         Raises:
             TemplateRefusalError: the template refuses the conversation, or cannot ask for a turn as it then writes it.
@@ -106,39 +124,41 @@ class Renderer:
         given = len(conversation.messages)
         conversation, notes = self._fitted(conversation)
         moved = given - len(conversation.messages)
-        if GENERATION.search(self.template_for(conversation)):
-            marked = self._marked(conversation, moved)
-            if marked is not None:
-                return Rendered([marked], notes)
-        turns = [self._turn(conversation, at, notes) for at in _supervised(conversation)]
-        if not turns:
-            return Rendered([Rendering(self._apply(conversation), [], [])], notes)
-        renderings = []
-        while turns:
-            text = turns[-1].text
-            shown = [turn for turn in turns if turn is turns[-1] or turn.seen_in(text)]
-            spans = [turn.span_in(text) for turn in shown]
-            renderings.append(Rendering(text, spans, [turn.at + moved for turn in shown]))
-            turns = [turn for turn in turns if turn not in shown]
-        if len(renderings) > 1:
+        texts = self._by_marks(conversation) if GENERATION.search(self.template_for(conversation)) else None
+        if texts is None:
+            texts = _shared([self._turn(conversation, at, notes) for at in _supervised(conversation)])
+        if whole or not texts:
+            texts = [self._whole(conversation, texts)]
+        if len(texts) > 1:
             notes.append("rendered once per answer, as the template rewrites earlier turns")
-        return Rendered(renderings[::-1], notes)
+        return Rendered([replace(one, turns=[at + moved for at in one.turns]) for one in texts], notes)
 
     def prompt(self, conversation: Conversation) -> str:
         """Text that asks the model for the next turn."""
         return self._apply(self._fitted(conversation)[0], generate=True)
 
-    def _marked(self, conversation: Conversation, moved: int) -> Rendering | None:
+    def _whole(self, conversation: Conversation, answers: list[Rendering]) -> Rendering:
+        """All messages; where the last is an answer, as it is rendered for training, with its end."""
+        if answers and answers[-1].turns[-1:] == [len(conversation.messages) - 1]:
+            return answers[-1]
+        return Rendering(self._apply(conversation), [], [])
+
+    def _by_marks(self, conversation: Conversation) -> list[Rendering] | None:
         """By the template's own marks; None where they do not tell which turn is whose, and not all are trained."""
-        texts, found = self._render(conversation, assistant=True)
-        spans = [(int(start), int(end)) for start, end in found[0]]
+        text, spans = self._marks(conversation)
         turns = [at for at, message in enumerate(conversation.messages) if message["role"] == "assistant"]
-        trained = set(_supervised(conversation))
+        trained = _supervised(conversation)
         if len(turns) != len(spans):
-            all_of_it = trained == set(turns) and bool(turns)
-            return Rendering(texts[0], spans, [turns[-1] + moved] * len(spans)) if all_of_it else None
-        kept = [(span, at + moved) for span, at in zip(spans, turns, strict=True) if at in trained]
-        return Rendering(texts[0], [span for span, _ in kept], [at for _, at in kept])
+            return [Rendering(text, spans, turns[-1:] * len(spans))] if turns and trained == turns else None
+        if any(reasoning_of(conversation.messages[at]) for at in turns[:-1]):  # which templates may leave out later on
+            alone = [(at, *self._marks(_upto(conversation, at + 1))) for at in trained]
+            return _shared([_Turn(at, t[: s[-1][0]], t[slice(*s[-1])], s[-1][1] - s[-1][0]) for at, t, s in alone])
+        kept = [(span, at) for span, at in zip(spans, turns, strict=True) if at in trained]
+        return [Rendering(text, [span for span, _ in kept], [at for _, at in kept])] if kept else []
+
+    def _marks(self, conversation: Conversation) -> tuple[str, list[Span]]:
+        texts, found = self._render(conversation, assistant=True)
+        return str(texts[0]), [(int(start), int(end)) for start, end in found[0]]
 
     def _turn(self, conversation: Conversation, at: int, notes: list[str]) -> _Turn:
         prompt, written = self._asked_and_written(conversation, at, notes)
@@ -147,7 +167,7 @@ class Renderer:
             upto = _upto(conversation, at + 1)
             added = self.ends.missing_end(upto, self._apply(upto))
             written, end = written + added, len(written + added)
-            if added == self.ends.eos:
+            if added and added == self.ends.eos:
                 notes.append(f"{added} added after answers, as the template ends them with no stop token")
         return _Turn(at, prompt, written, end)
 
@@ -202,7 +222,7 @@ class Renderer:
     ) -> Any:
         try:
             return render_jinja_template(
-                [conversation.messages],
+                [self._formed(conversation).messages],
                 tools=conversation.tools,  # type: ignore[arg-type]
                 chat_template=self.template_for(conversation),
                 return_assistant_tokens_mask=assistant,
@@ -211,6 +231,17 @@ class Renderer:
             )
         except (TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
             raise TemplateRefusalError(f"the chat template refuses this conversation: {error}") from None
+
+
+def _shared(turns: list[_Turn]) -> list[Rendering]:
+    """As few renderings as show every turn unchanged, the longest last."""
+    renderings = []
+    while turns:
+        text = turns[-1].text
+        shown = [turn for turn in turns if turn is turns[-1] or turn.seen_in(text)]
+        renderings.append(Rendering(text, [turn.span_in(text) for turn in shown], [turn.at for turn in shown]))
+        turns = [turn for turn in turns if turn not in shown]
+    return renderings[::-1]
 
 
 def _supervised(conversation: Conversation) -> list[int]:

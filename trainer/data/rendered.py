@@ -8,8 +8,7 @@ from typing import Any
 
 from trainer.data.formats import Conversation
 from trainer.data.messages import REASONING_KEYS, Message
-from trainer.data.render import Rendering
-from trainer.errors import RowError
+from trainer.data.render import Rendering, TemplateRefusalError
 
 NOT_RENDERED = "not written by the chat template"
 AS_PYTHON = "arguments of calls written as Python, not as JSON, by the chat template"
@@ -19,7 +18,7 @@ def not_rendered(conversation: Conversation, renderings: list[Rendering]) -> lis
     """What of a conversation is missing in the texts that it was rendered to, for the report.
 
     Raises:
-        RowError: a turn of the assistant has lost all that it says, so its end alone would be learnt.
+        TemplateRefusalError: a turn of the assistant has lost all that it says, so its end alone would be learnt.
     """
     whole = "\n".join(one.text for one in renderings)
     lost: list[str] = []
@@ -27,9 +26,8 @@ def not_rendered(conversation: Conversation, renderings: list[Rendering]) -> lis
         own = _own_text(at, renderings) or whole
         missing = list(_missing(message, own))
         if "calls" in missing and message.get("train", True) and not _has_text(message, own):
-            raise RowError(
-                f"message {at}: the chat template does not write the tool calls, so an empty answer would be learnt; "
-                "set data.chat_template to one that writes them, such as chatml"
+            raise TemplateRefusalError(
+                f"message {at}: the chat template does not write the tool calls, so an empty answer would be learnt"
             )
         lost += [f"{part} of {message['role']} {NOT_RENDERED}" for part in missing]
         lost += [AS_PYTHON] if _is_python(message, own) else []
@@ -68,7 +66,7 @@ def _missing(message: Message, whole: str) -> Iterator[str]:
     """Parts of a message that are not in `whole`: its text, its calls, its reasoning."""
     content = message["content"].strip()
     thought, _, answer = content.rpartition("</think>")
-    if not _is_in(content, whole):
+    if not _is_in(content, whole) and not _alpaca_parts_in(message, whole):
         if not thought or not _is_in(answer.strip(), whole):
             yield "text"
         elif not _is_in(thought.removeprefix("<think>").strip(), whole):
@@ -78,6 +76,12 @@ def _missing(message: Message, whole: str) -> Iterator[str]:
         yield "calls"
     if any(not _is_in(message[key].strip(), whole) for key in REASONING_KEYS if key in message):
         yield "reasoning"
+
+
+def _alpaca_parts_in(message: Message, whole: str) -> bool:
+    """Whether instruction and input, which most templates write as one text, stand in a section each."""
+    more = message.get("alpaca_input")
+    return bool(more) and _is_in(more, whole) and _is_in(message["content"].removesuffix(more).strip(), whole)
 
 
 def _functions(conversation: Conversation) -> list[dict[str, Any]]:

@@ -114,7 +114,7 @@ class Tokeniser:
         findings.note_all(findings.changed, written.notes, place)
         findings.note_all(findings.found, self._suspicions.of(conversation), place)
         findings.note_all(findings.ignored, filterfalse(self._reads, conversation.ignored), place)
-        texts = written.renderings if self.data.assistant_only_loss else written.renderings[-1:]
+        texts = written.renderings
         return [_Rendered(number, place, one, one is texts[-1], conversation.weight) for one in texts]
 
     def _reads(self, key: str) -> bool:
@@ -135,7 +135,7 @@ class Tokeniser:
             return Rendered([self._plain(conversation.text)], [PLAIN_TEXT] if self.data.chat_template else [])
         if not self.data.assistant_only_loss and not all(m.get("train", True) for m in conversation.messages):
             raise RowError("a message is to be left out of the loss, and data.assistant_only_loss: false learns all")
-        written = self.renderer.render(conversation)
+        written = self.renderer.render(conversation, whole=not self.data.assistant_only_loss)
         for one in written.renderings:
             one.text.encode("utf-8")
         return Rendered(written.renderings, [*written.notes, *not_rendered(conversation, written.renderings)])
