@@ -80,8 +80,8 @@ def _missing(message: Message, whole: str) -> Iterator[str]:
 
 def _alpaca_parts_in(message: Message, whole: str) -> bool:
     """Whether instruction and input, which most templates write as one text, stand in a section each."""
-    more = message.get("alpaca_input")
-    return bool(more) and _is_in(more, whole) and _is_in(message["content"].removesuffix(more).strip(), whole)
+    more = str(message.get("alpaca_input") or "")
+    return more != "" and _is_in(more, whole) and _is_in(message["content"].removesuffix(more).strip(), whole)
 
 
 def _functions(conversation: Conversation) -> list[dict[str, Any]]:
