@@ -17,6 +17,7 @@ from launcher.forecast import forecast_json, learning_json, short_of_memory
 from launcher.gpusizing import planned_gpu
 from launcher.grace import grace_of, predicted, refuse_no_time, site_is_hasty
 from launcher.hardware import Machine
+from launcher.idle import idle_settings
 from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
 from launcher.launch import launch_json
@@ -135,7 +136,7 @@ def make_plan(
         choice=choice,
         shape=ground.shape,
         steps=steps,
-        warnings=tuple(step_warnings(job, basics)),
+        warnings=(*step_warnings(job, basics), *idle_settings(job)),
     )
 
 

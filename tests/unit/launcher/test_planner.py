@@ -339,3 +339,18 @@ def test_a_schedule_that_cannot_be_followed_is_refused(job, cpu_machine, trainin
     with pytest.raises(SettingError, match=words) as caught:
         make_plan(job(training=training), cpu_machine)
     assert caught.value.setting == setting and caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({"evaluation": {"every_steps": 5}, "data": {"eval": {}}}, "evaluation.every_steps"),
+        ({"evaluation": {"max_new_tokens": 7}}, "evaluation.max_new_tokens"),
+        ({"checkpoint": {"max_overhead": 0.1, "every_minutes": 5}}, "checkpoint.max_overhead"),
+        ({"evaluation": {"every_steps": 5}, "data": {"eval": {"split": 0.1}}}, ""),
+    ],
+)
+def test_settings_without_effect_are_said(job, cpu_machine, sections: dict[str, object], named: str) -> None:
+    found = [words for words in make_plan(job(**sections), cpu_machine).warnings if "does nothing" in words]
+    found += [words for words in make_plan(job(**sections), cpu_machine).warnings if "only acts with" in words]
+    assert [words.split(" ")[0] for words in found] == ([named] if named else [])
