@@ -37,8 +37,9 @@ def require_hub_files(trainer: Mapping[str, Any], launch: Mapping[str, Any], *, 
         SettingError: what is wrong with `model.path`, or with a source of data.
     """
     hub = cache_of_run(launch)
-    model, revision = trainer["model"]["path"], trainer["model"].get("revision")
-    if _is_hub_name(model):
+    named = trainer.get("model") or {}  # what a plan lacks, its reader says
+    model, revision = named.get("path"), named.get("revision")
+    if model and _is_hub_name(model):
         _require_model(model, revision, hub, ask and (launch.get("backend") or "local") == "local")
     for number, source in enumerate((trainer.get("data") or {}).get("train") or ()):
         if hub.switch and _is_hub_name(source["path"]) and hub.lacks_data_set(source["path"]):

@@ -24,10 +24,14 @@ profile_option = click.option(
 
 
 @click.group(invoke_without_command=True)
+@profile_option
+@runs_option
+@json_option
 @click.pass_context
-def calibration(ctx: click.Context) -> int | None:
+def calibration(ctx: click.Context, **options: Any) -> None:
     """What earlier runs taught the plans, which of it corrects them, and taking it back."""
-    return ctx.invoke(list_) if ctx.invoked_subcommand is None else None
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_, **options)
 
 
 @calibration.command(name="list")

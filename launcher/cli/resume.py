@@ -66,8 +66,9 @@ def resume(
     if backend_name(run_dir) == DEFAULT_BACKEND:
         require_trainer()
     plan = revision.plan if revision else read_plan(run_dir)
-    require_hub_files(plan["trainer"], plan["launch"], ask=False)
-    require_folder(plan["launch"], run_dir)
+    launch = plan.get("launch") or {}
+    require_hub_files(plan.get("trainer") or {}, launch, ask=False)
+    require_folder(launch, run_dir)
     if revision and revision.changes:
         revision.write(_command(job_file, max_steps, epochs))
     _adjust_grace(run_dir, as_json)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cluster import rundir
 from cluster.contract import ClusterError
 from cluster.kubernetes import mirror
 from cluster.rundir import MIRRORED, read_attempts, read_progress, read_stop
@@ -102,6 +103,15 @@ def test_all_that_only_the_run_writes_is_carried(there: Path, here: Path) -> Non
     sync(there, here)
     assert {name for name in names if (here / name).read_text() == '{"attempt": 0}\n'} == set(names)
     assert not (here / "logs/attempt-000/node-01.json").exists()
+
+
+def test_of_every_file_it_is_decided_whether_it_is_carried() -> None:
+    """Written where the run is planned, or read by the run alone: only those stay behind."""
+    behind = {rundir.PLAN, rundir.FINGERPRINT}
+    names = {
+        value for name, value in vars(rundir).items() if name.isupper() and str(value).endswith((".json", ".jsonl"))
+    }
+    assert names - behind == {*MIRRORED, rundir.METRICS}
 
 
 def test_the_wish_to_stop_is_left_as_a_whole(there: Path) -> None:

@@ -32,7 +32,8 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 
 
 def test_the_list_says_what_corrects_and_why_not(capsys: pytest.CaptureFixture[str], store: Path) -> None:
-    found = told(capsys, "list")
+    found = told(capsys)
+    assert found == told(capsys, "list")
     assert {one["source"]: one["why_not"] for one in found["measurements"]} == {
         "good-run": None,
         "short-run": "only 3 steps",
