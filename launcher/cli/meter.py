@@ -7,6 +7,7 @@ Where nothing is known of an end, neither a share nor a time left is shown: only
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -71,8 +72,9 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._finish_bar()
-            self._bar.stop()
+            with suppress(OSError):  # a terminal that is gone must not hide why we leave
+                self._finish_bar()
+                self._bar.stop()
 
     def begin_anew(self) -> None:
         """What comes is another life of the same: each phase begins again."""

@@ -45,12 +45,13 @@ def watched(run_dir: Path, console: Console, phase: str) -> Iterator[Meter]:
         began = time.monotonic()
 
         def look() -> None:
-            while not over.wait(LOOK_SECONDS):
-                taken = time.monotonic() - began
-                if found := read_phase(run_dir):
-                    show_phase(meter, found)
-                elif taken >= QUIET_SECONDS:
-                    meter.show(phase, begun_seconds=taken)
+            with contextlib.suppress(OSError):  # the terminal may go; what is worked on may go on
+                while not over.wait(LOOK_SECONDS):
+                    taken = time.monotonic() - began
+                    if found := read_phase(run_dir):
+                        show_phase(meter, found)
+                    elif taken >= QUIET_SECONDS:
+                        meter.show(phase, begun_seconds=taken)
 
         thread = threading.Thread(target=look, daemon=True)
         thread.start()

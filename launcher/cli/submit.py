@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +153,11 @@ def prepare_here(
     try:
         prepare(run_dir, console)
         settle(loaded, plan, run_dir, console, runs_dir=runs_dir, corrected=corrected)
-    except TuneyardError as error:
+    except BaseException as error:
         remove_run(run_dir)
-        kept = "Nothing was started, and no run directory was kept."
-        raise type(error)(error.message, f"{error.remedy}\n{kept}".lstrip()) from None
-    except KeyboardInterrupt:
-        remove_run(run_dir)
-        click.echo("\nInterrupted before the start: no run directory was kept.", err=True)
+        if isinstance(error, TuneyardError):
+            error.remedy = f"{error.remedy}\nNothing was started, and no run directory was kept.".lstrip()
+        elif isinstance(error, KeyboardInterrupt):
+            with suppress(OSError):  # the terminal may be gone
+                click.echo("\nInterrupted before the start: no run directory was kept.", err=True)
         raise

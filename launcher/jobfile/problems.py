@@ -48,7 +48,8 @@ class JobFileError(JobError):
 
     def shown(self) -> str:
         """One line for each problem, all of the same form."""
-        return "\n".join(f"error: {problem.text(self.file)}" for problem in self.problems)
+        lines = [f"error: {problem.text(self.file)}" for problem in self.problems]
+        return "\n".join([*lines, self.remedy] if self.remedy else lines)
 
     def facts(self) -> dict[str, Any]:
         """The problems, each with its file and line."""
