@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cli import VERBS, run
-from launcher.jobfile import load_job
+from launcher.jobfile import JobFileError, Problem, load_job
 from launcher.plan import make_plan
 from launcher.runs import find_run, list_runs, new_run_dir, run_id, write_run
 
@@ -96,6 +96,33 @@ def test_what_prepare_refuses_is_one_message_and_leaves_no_run_directory(
     assert "no run directory was kept" in shown.err
     assert "Traceback" not in shown.err
     assert list(runs.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", ["a terminal that is gone", "Ctrl-C", "a setting that the count refuses"])
+def test_whatever_ends_the_preparation_leaves_no_run_directory(
+    ending: str, write_job, job_folder: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = write_job()
+    problem = Problem(line=5, key="training", message="does not go")
+    errors = (OSError(5, "gone"), KeyboardInterrupt(), JobFileError(str(job), [problem]))
+    error, code = {
+        "a terminal that is gone": (errors[0], None),
+        "Ctrl-C": (errors[1], 130),
+        "a setting that the count refuses": (errors[2], 2),
+    }[ending]
+
+    def prepare(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("launcher.cli.submit.prepare", prepare)
+    words = ["submit", str(job), "--runs", str(job_folder / "runs")]
+    if code is None:
+        with pytest.raises(OSError, match="gone"):
+            run(words)
+    else:
+        assert run(words) == code
+        assert "no run directory was kept" in capsys.readouterr().err
+    assert list((job_folder / "runs").iterdir()) == []
 
 
 def test_a_job_file_is_copied_byte_for_byte(made_run: Path, job_folder: Path) -> None:
