@@ -87,7 +87,7 @@ def _print_table(rows: list[dict[str, Any]], *, whole_paths: bool) -> None:
             lines.append(_cells(row, whole_paths))
         elif row["sweep"] not in told:
             told.add(row["sweep"])
-            members = [one for one in rows if one["sweep"] == row["sweep"]]
+            members = sorted((one for one in rows if one["sweep"] == row["sweep"]), key=lambda one: one["run"])
             lines.append({"run": f"{row['sweep']}: {len(members)} runs"})
             lines += [one | {"run": f"  {one['run']}"} for one in (_cells(member, whole_paths) for member in members)]
     columns = [column for column in COLUMNS if any(line.get(column) for line in lines)]

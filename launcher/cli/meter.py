@@ -154,8 +154,9 @@ class Meter:
         elif rate:
             parts.append(f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s")
         parts.append(f"{duration_in_words(taken)} so far")
-        by_rate = max(0.0, total - done) / rate if rate and total and done is not None else None
-        known = [seconds for seconds in (left, by_rate) if seconds is not None]
+        is_open = total is not None and done is not None and done < total  # what comes after the last is not known
+        by_rate = (total - done) / rate if rate and total and done is not None else None
+        known = [seconds for seconds in (left, by_rate) if seconds is not None and is_open]
         return "  ".join([*parts, f"{duration_in_words(max(known))} left"] if known else parts)
 
     def _show_bar(self, phase: _Phase, text: str, done: float | None, total: float | None) -> None:
