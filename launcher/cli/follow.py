@@ -126,6 +126,8 @@ def show_progress(meter: Meter, progress: dict[str, Any], phase: dict[str, Any])
     """Where the trainer is: what is being counted, else its steps, else only what it does and for how long."""
     state, steps = str(progress.get("state") or "starting"), progress.get("max_steps")
     counted = phase.get("phase") == "evaluating" or state in AROUND_TRAINING
+    if steps and meter.current == "training" and state in ("finished", "stopped"):  # its bar ends where training did
+        meter.show("training", progress.get("step") or 0, steps, unit="steps", facts=_facts(progress))
     if phase and counted:
         show_phase(meter, phase)
     elif steps and state not in AROUND_TRAINING:

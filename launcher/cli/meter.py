@@ -76,6 +76,11 @@ class Meter:
                 self._finish_bar()
                 self._bar.stop()
 
+    @property
+    def current(self) -> str:
+        """The phase that was shown last."""
+        return self._phase.name if self._phase else ""
+
     def begin_anew(self) -> None:
         """What comes is another life of the same: each phase begins again."""
         self._finish_bar()

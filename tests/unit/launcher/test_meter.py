@@ -102,6 +102,15 @@ def test_training_goes_on_with_its_bar_after_an_evaluation_and_counts_the_time_o
     assert "40/100 steps  0.5 steps/s  1.0 min so far  2.0 min left" in last
 
 
+def test_the_bar_of_training_ends_where_training_did() -> None:
+    out = console(terminal=True)
+    with Meter(out) as meter:
+        for state, step in (("training", 75), ("finished", 87), ("finished", 87)):
+            show_progress(meter, {"state": state, "step": step, "max_steps": 87}, {})
+        assert meter._bar is not None
+        assert [(one.description, one.completed) for one in meter._bar.tasks] == [("training", 87), ("exporting", 0)]
+
+
 @pytest.mark.parametrize(
     ("progress", "phase", "words"),
     [
