@@ -58,7 +58,7 @@ class Meters:
             (run_dir / "logs").mkdir(exist_ok=True)
             self._lines = (run_dir / "logs" / "metrics.jsonl").open("a", encoding="utf-8")
             if config.logging.tensorboard:
-                self._board = Board(run_dir, config, first_step)
+                self._board = _board(run_dir, config, first_step)
 
     def add(self, facts: StepFacts, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
         """Note a step; `loss` is this rank's part of the step's loss, both tensors are not read yet."""
@@ -128,6 +128,15 @@ class Meters:
                 self._lines.close()
             if self._board is not None:
                 self._board.close()
+
+
+def _board(run_dir: Path, config: TrainerConfig, first_step: int) -> Board | None:
+    """TensorBoard's files; storage that refuses them loses the curves, not the run."""
+    try:
+        return Board(run_dir, config, first_step)
+    except OSError as error:
+        say(f"nothing is written for TensorBoard: {error}")
+        return None
 
 
 def _mfu_per_token(run_dir: Path) -> float | None:

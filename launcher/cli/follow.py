@@ -199,7 +199,10 @@ def _last_words(run_dir: Path, outcome: str) -> list[str]:
 def next_step(run_dir: Path, outcome: str | None) -> str:
     """What one does after this outcome."""
     if failed := failed_parts(run_dir, outcome):
-        return f"Next: {', then '.join(part.command(quoted(run_dir)) for part in failed)}; the checkpoints are kept"
+        there = lies_elsewhere(run_dir)
+        where = "in a pod that mounts the claim for runs, " if there else ""
+        commands = (part.command(quoted(Path(there) if there else run_dir)) for part in failed)
+        return f"Next: {where}{', then '.join(commands)}; the checkpoints are kept"
     if outcome == "finished":
         if there := lies_elsewhere(run_dir):
             return f"Next: the model is in model/ of {there}, on the claim for runs; tuneyard report {quoted(run_dir)}"

@@ -71,3 +71,14 @@ def test_a_run_whose_plan_knows_no_gpu_has_no_mfu(tmp_path: Path) -> None:
     line = meters.flush()
     assert line is not None and "mfu" not in line
     assert not (run / "tensorboard").exists()
+
+
+def test_a_board_that_cannot_be_written_costs_the_curves_only(tmp_path: Path, capsys: Any) -> None:
+    config = tiny.trainer_config(tmp_path / "model", tmp_path / "rows.jsonl")
+    run = tiny.make_run(tmp_path / "run", config)
+    (run / "tensorboard").touch()  # where a folder is to be
+    ranks: Any = OneRank()
+    meters = Meters(run, TrainerConfig.model_validate(config), ranks, 0, 0)
+    meters.add(StepFacts(1, 0.5, 1e-3, 800, 300, 0.9, 0.01), torch.tensor(2.0), torch.tensor(1.0))
+    assert meters.flush() is not None
+    assert "nothing is written for TensorBoard" in capsys.readouterr().out
