@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +22,7 @@ class Overview:
         model: The model's name or folder.
         method: `full`, `lora`, or `lora nf4`.
         begun: Unix seconds at which its first attempt was submitted or started.
-        seconds: From then until its last attempt ended, or until the last sign of life.
+        seconds: That its attempts have lived, the time between them left out.
         step: The last step of training.
         max_steps: Its last step as planned.
         loss: Of that step.
@@ -57,14 +55,14 @@ def overview(run_dir: Path) -> Overview:
         read_progress(run_dir) or {},
         read_attempts(run_dir),
     )
-    begun, ended = _times(attempts, progress)
+    first = attempts[0] if attempts else {}
     method = trainer.get("method") or {}
     return Overview(
         run_dir=run_dir,
         model=_short(str((trainer.get("model") or {}).get("path", ""))),
         method=" ".join(filter(None, (method.get("kind"), method.get("quantization")))),
-        begun=begun,
-        seconds=None if begun is None or ended is None else max(0.0, ended - begun),
+        begun=first.get("submitted") or first.get("started"),
+        seconds=sum(_lived(record, progress) for record in attempts) if attempts else None,
         step=progress.get("step"),
         max_steps=progress.get("max_steps"),
         loss=progress.get("loss"),
@@ -99,14 +97,11 @@ def _parsed(text: str) -> dict[str, Any] | None:
         return None
 
 
-def _times(attempts: Sequence[dict[str, Any]], progress: dict[str, Any]) -> tuple[float | None, float | None]:
-    if not attempts:
-        return None, None
-    first, last = attempts[0], attempts[-1]
-    if last.get("outcome"):
-        return first.get("submitted") or first.get("started"), last.get("ended")
-    beat = progress.get("heartbeat") if progress.get("attempt") == last["attempt"] else None
-    return first.get("submitted") or first.get("started"), max(beat or 0.0, last.get("started") or 0.0, time.time())
+def _lived(record: dict[str, Any], progress: dict[str, Any]) -> float:
+    """Seconds of one attempt; of one that is open, until its last sign of life."""
+    started = record.get("started") or 0.0
+    beat = progress.get("heartbeat") if progress.get("attempt") == record["attempt"] else None
+    return max(0.0, (record.get("ended") or beat or started) - started)
 
 
 def _short(model: str) -> str:

@@ -55,7 +55,7 @@ def _rows(run_dir: Path, found: Status, progress: dict[str, Any], attempts: list
     rows: dict[str, Any] = {"run": run_dir, "model": " ".join(filter(None, (glance.model, glance.method)))}
     if glance.begun is not None:
         took = duration_in_words(glance.seconds or 0.0)
-        rows["begun"] = f"{glance.date()}, {took} {'ago' if found.state in ALIVE else 'in all'}"
+        rows["begun"] = f"{glance.date()}, {took} so far" if found.state in ALIVE else f"{glance.date()}, {took} in all"
     rows["state"] = found.state
     if found.outcome:
         rows["outcome"] = found.outcome

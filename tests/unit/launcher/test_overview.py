@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster import Status
 from launcher.cli import run
+from launcher.overview import overview
 from launcher.registry import register, registered
 from launcher.runs import find_run, link_run
 from launcher.sweep import Sweep
@@ -42,7 +43,7 @@ def test_list_tells_when_how_long_and_how_good_with_sweeps_together(tmp_path: Pa
     assert run(["list", "--runs", str(tmp_path), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     first = rows[0]
-    assert (first["begun"], first["seconds"]) == ("2023-11-15 03:43 +0530", 90)
+    assert (first["begun"], first["seconds"]) == ("2023-11-15 03:43 +0530", 89)
     assert (first["model"], first["method"], first["loss"], first["eval_loss"]) == ("small", "lora nf4", 0.25, 0.75)
     assert [row["sweep"] for row in rows] == ["job-sweep", None, "job-sweep"]
     assert run(["list", "--runs", str(tmp_path)]) == 0
@@ -68,6 +69,15 @@ def test_a_run_is_found_from_any_folder_by_those_who_do_not_say_where(tmp_path: 
     assert run(["status", "job", "--runs", str(here)]) == 2, "who says where means there"
     near = made(here / "runs", "job-20250101-000000-aaaa")
     assert find_run("last", here / "runs", anywhere=True) == near, "this folder's runs come first"
+
+
+def test_the_days_between_a_stop_and_a_resume_are_not_part_of_a_run(tmp_path: Path) -> None:
+    folder = made(tmp_path, "job-20260101-000000-aaaa", attempt=1, heartbeat=1.7e9 + 300_020)
+    late = {"attempt": 1, "outcome": None, "submitted": 1.7e9 + 300_000, "started": 1.7e9 + 300_000, "ended": None}
+    with (folder / "attempts.jsonl").open("a") as file:
+        file.write(json.dumps(late) + "\n")
+    os.utime(folder / "progress.json", (1.7e9, 1.7e9))
+    assert (overview(folder).seconds, overview(folder).begun) == (89 + 20, 1.7e9)
 
 
 def test_runs_that_are_gone_are_forgotten(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.cli import run
 from launcher.cli.sweep import _print_table, _why
 from launcher.cli.sweeping import plan_all
 from launcher.errors import JobError
@@ -72,6 +73,24 @@ def test_every_combination_is_planned_and_a_wrong_one_is_named_with_its_line(wri
     with pytest.raises(JobError) as refused:
         plan_all(path, combinations_of(["training.max_steps=-2,-1"]))
     assert all(f"with training.max_steps={value}:" in str(refused.value) for value in (-2, -1)), "all at once"
+
+
+def test_a_sweep_that_is_interrupted_before_it_starts_leaves_nothing(
+    write_job, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    prepared: list[Path] = []
+
+    def prepare(run_dir: Path, console: object) -> None:
+        prepared.append(run_dir)
+        if len(prepared) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("launcher.cli.submit.prepare", prepare)
+    monkeypatch.setattr("launcher.cli.submit.settle", lambda *_, **__: None)
+    words = ["sweep", str(write_job()), "--set", "training.max_steps=3,4,5", "--runs", str(tmp_path / "runs")]
+    assert run(words) == 130
+    assert len(prepared) == 2 and list((tmp_path / "runs").iterdir()) == []
+    assert "no run directory was kept" in capsys.readouterr().err
 
 
 def test_a_sweep_is_found_again_by_its_folder_its_name_or_as_the_last(tmp_path: Path) -> None:
