@@ -89,6 +89,12 @@ def lies_elsewhere(run_dir: Path) -> str:
     return f"{state.get('path')} in the pods of namespace {state.get('namespace')}"
 
 
+def own_directory(run_dir: Path) -> Path:
+    """The run's own directory, by its path in the pods when the one here is a copy."""
+    state = read_json(run_dir / "kubernetes.json") or {}
+    return Path(state.get("path") or run_dir) if state.get("mirrored") else run_dir
+
+
 def last_of_each_step(lines: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     """Steps in order; a step that was trained again after a crash counts as it was trained last."""
     by_step = {line["step"]: line for line in lines if isinstance(line.get("step"), int)}

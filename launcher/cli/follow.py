@@ -20,7 +20,7 @@ from launcher.finishing import failed_parts
 from launcher.interrupts import exit_code_of
 from launcher.learning.observed import record_run
 from launcher.report import write_report
-from launcher.rundata import backend_name, lies_elsewhere
+from launcher.rundata import backend_name, lies_elsewhere, own_directory
 
 POLL_SECONDS = 0.5
 AROUND_TRAINING = {
@@ -199,9 +199,8 @@ def _last_words(run_dir: Path, outcome: str) -> list[str]:
 def next_step(run_dir: Path, outcome: str | None) -> str:
     """What one does after this outcome."""
     if failed := failed_parts(run_dir, outcome):
-        there = lies_elsewhere(run_dir)
-        where = "in a pod that mounts the claim for runs, " if there else ""
-        commands = (part.command(quoted(Path(there) if there else run_dir)) for part in failed)
+        where = "in a pod that mounts the claim for runs, " if lies_elsewhere(run_dir) else ""
+        commands = (part.command(quoted(own_directory(run_dir))) for part in failed)
         return f"Next: {where}{', then '.join(commands)}; the checkpoints are kept"
     if outcome == "finished":
         if there := lies_elsewhere(run_dir):

@@ -126,6 +126,12 @@ def test_a_part_that_failed_after_training_is_said_until_it_is_done(
     assert f"tuneyard export {run_dir} tries it again" in capsys.readouterr().err
     assert "evaluate" not in next_step(run_dir, "crashed"), "what an earlier attempt noted is not asked for"
 
+    elsewhere = {"mirrored": True, "path": "/claim/runs/quick", "namespace": "ml"}
+    (run_dir / "kubernetes.json").write_text(json.dumps(elsewhere))
+    assert "in a pod that mounts the claim for runs, tuneyard evaluate /claim/runs/quick --held-out" in next_step(
+        run_dir, "finished"
+    )
+    (run_dir / "kubernetes.json").unlink()
     (run_dir / "finishing.json").write_text(json.dumps({"export": bad | {"ok": True}}))
     (run_dir / "report.html").unlink()
     (run_dir / "report.html").mkdir()  # which no report can replace
