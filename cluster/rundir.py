@@ -25,10 +25,11 @@ STOP = "stop"
 DOWN_NODES = "down-nodes"
 OBSERVED = "observed.json"
 EVALUATION = "evaluation.json"
+PHASE = "phase.json"
 PREFLIGHT = "data/preflight.json"
 FINGERPRINT = "data/fingerprint.json"
 METRICS = "logs/metrics.jsonl"
-MIRRORED = (ATTEMPTS, PROGRESS, FAILURE, FINISHING, OBSERVED, EVALUATION, PREFLIGHT)
+MIRRORED = (ATTEMPTS, PROGRESS, PHASE, FAILURE, FINISHING, OBSERVED, EVALUATION, PREFLIGHT)
 """What only the run writes and the command line reads, replaced as a whole: a copy of a run directory carries it."""
 MIRRORED_LOGS = r"logs/attempt-\d{3,6}/[a-z0-9-]{1,40}\.(?:log|txt)"
 """Files that only grow, besides `METRICS`; of the ranks' logs, those that are asked for."""

@@ -11,10 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
-from cluster.rundir import read_json_loosely
+from cluster.rundir import PHASE, read_json_loosely
 from launcher.cli.meter import Meter
 
-FILE = "phase.json"
 STALE_SECONDS = 120.0
 LOOK_SECONDS = 0.5
 QUIET_SECONDS = 1.0
@@ -23,7 +22,7 @@ QUIET_SECONDS = 1.0
 
 def read_phase(run_dir: Path) -> dict[str, Any]:
     """The phase that is being counted; empty when none is, or whoever counted it is gone."""
-    found = read_json_loosely(run_dir / FILE)
+    found = read_json_loosely(run_dir / PHASE)
     told = found.get("time")
     fresh = isinstance(told, int | float) and abs(time.time() - told) < STALE_SECONDS
     return found if fresh and isinstance(found.get("phase"), str) else {}

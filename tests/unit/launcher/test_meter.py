@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cluster.rundir import PHASE
 from launcher.cli import meter as meters
 from launcher.cli.follow import show_progress
 from launcher.cli.meter import Meter
-from launcher.cli.phases import FILE, read_phase, show_phase, watched
+from launcher.cli.phases import read_phase, show_phase, watched
 from trainer.counting import EVERY_SECONDS, Counter, counting
 from trainer.counting import FILE as WRITTEN
 
@@ -134,7 +135,7 @@ def test_a_run_shows_the_phase_that_it_is_in(progress: dict[str, Any], phase: di
 
 
 def test_what_the_trainer_counts_is_read_while_it_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert FILE == WRITTEN
+    assert PHASE == WRITTEN
     with counting(tmp_path, "exporting", 4, "tensors") as counter:
         counter.at(1)
         assert read_phase(tmp_path) == {}, "what is over in a second is not told"
@@ -153,12 +154,12 @@ def test_what_the_trainer_counts_is_read_while_it_lasts(tmp_path: Path, monkeypa
 
 
 def test_a_phase_whose_counter_was_killed_is_not_believed(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text(json.dumps({"phase": "exporting", "done": 1, "time": time.time() - 1000}))
+    (tmp_path / PHASE).write_text(json.dumps({"phase": "exporting", "done": 1, "time": time.time() - 1000}))
     assert read_phase(tmp_path) == {}
-    (tmp_path / FILE).write_text('{"phase": ')
+    (tmp_path / PHASE).write_text('{"phase": ')
     assert read_phase(tmp_path) == {}
     odd = {"phase": "exporting", "done": "x", "total": None, "unit": 3, "time": time.time()}
-    (tmp_path / FILE).write_text(json.dumps(odd))
+    (tmp_path / PHASE).write_text(json.dumps(odd))
     with Meter(console()) as meter:
         show_phase(meter, read_phase(tmp_path))
     assert EVERY_SECONDS > 0
