@@ -10,7 +10,7 @@ from launcher.errors import JobError
 from launcher.gpusizing import PlannedGpu
 from launcher.jobfile.schema import JobFile
 from launcher.layouts import basics_for
-from launcher.length import Steps, steps_of
+from launcher.length import Steps, steps_of, with_packing
 from launcher.planner import laid_out, preferred
 from launcher.sizing.shape import ModelShape
 from launcher.sizing.speed_amounts import MEAN_ROW_TOKENS
@@ -94,7 +94,9 @@ def best_candidate(request: Request, shape: ModelShape) -> tuple[Candidate, Step
     """
     job, machine = imagined(job_of(request), f"{request.gpus.count}x{request.gpus.gpu.name}")
     gpu = PlannedGpu(gpu=request.gpus.gpu, is_known=True)
-    ground = Ground(machine=machine, gpu=gpu, shape=shape, data=amounts_of(request))
+    data = amounts_of(request)
+    job, _ = with_packing(job, data, request.gpus.count)
+    ground = Ground(machine=machine, gpu=gpu, shape=shape, data=data)
     every, fitting, _ = laid_out(job, basics_for(job, machine, shape=shape, data=ground.data), ground)
     best = preferred(job, fitting) if fitting else min(every, key=lambda candidate: candidate.peak_bytes)
     return best, steps_of(job, best.basics), bool(fitting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import isqrt
@@ -236,7 +237,7 @@ def _on_gpu(job: JobFile, basics: Basics, ground: Ground, with_speed: bool, sett
         usable=usable,
     )
     laid = replace(plain, shard_packed=setting.sharded)
-    speed, layout = timed(laid, ground.gpu.gpu, basics.ranks_per_node, basics.data.mean) if with_speed else (None, None)
+    speed, layout = _timed(job, laid, basics, ground) if with_speed else (None, None)
     width = SPREAD["measured" if ground.gpu.gpu.is_measured and not ground.shape.counted else "estimated"]
     learning = _learning(job, basics, ground, setting.engine, predicted(laid), speed, width)
     speed = corrected_speed(speed, learning.speed_correction) if speed else None
@@ -254,6 +255,12 @@ def _on_gpu(job: JobFile, basics: Basics, ground: Ground, with_speed: bool, sett
         sized=laid,
         learning=learning,
     )
+
+
+def _timed(job: JobFile, laid: Job, basics: Basics, ground: Ground) -> tuple[Speed, SpeedLayout]:
+    assert ground.gpu
+    packing = bool(job.data.packing)
+    return timed(laid, ground.gpu.gpu, basics.ranks_per_node, basics.data.mean, packing=packing)
 
 
 def _learning(
@@ -361,7 +368,7 @@ def _cpu_speed(job: JobFile, ground: Ground, candidate: Candidate) -> Speed:
     return cpu_speed(
         ground.shape,
         basics,
-        length=job.data.max_length,
+        length=job.data.max_length if job.data.packing or not basics.data.is_known else math.ceil(basics.data.mean),
         micro_batch=candidate.micro_batch,
         checkpointing=candidate.checkpointing,
         method=job.method.kind,

@@ -10,6 +10,7 @@ from trainer.config import TrainerConfig, unresolved
 
 PLACEHOLDERS: dict[str, Any] = {
     "model.attention": "sdpa",
+    "data.packing": True,
     "model.dtype": "float32",
     "training.gradient_checkpointing": True,
 }

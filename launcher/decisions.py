@@ -273,7 +273,7 @@ def _packs_per_step(job: JobFile, device: str, world_size: int, data: Amounts, l
 
 def _smaller_on_little(job: JobFile, world_size: int, each: int, data: Amounts) -> int:
     """Packs of a rank in a step: halved as long as that brings the run from few steps to more."""
-    packs = data.packs(job.data.max_length, job.data.packing) * job.training.num_train_epochs
+    packs = data.packs(job.data.max_length, bool(job.data.packing)) * job.training.num_train_epochs
     while each > 1 and packs / (world_size * each) < FEW_STEPS and data.is_known:
         each //= 2
     return each

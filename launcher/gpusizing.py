@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from launcher.decisions import Basics
@@ -128,10 +129,15 @@ def predicted(job: Job) -> Prediction:
     )
 
 
-def timed(job: Job, gpu: Gpu, per_node: int, document_length: float = 0.0) -> tuple[Speed, SpeedLayout]:
+def timed(
+    job: Job, gpu: Gpu, per_node: int, document_length: float = 0.0, *, packing: bool = True
+) -> tuple[Speed, SpeedLayout]:
     """Seconds of a step of one layout, communication included, and the layout as the speed model has it.
 
-    Conversations of a pack do not attend to each other: `document_length` is their mean, 0 takes whole packs.
+    Conversations of a pack do not attend to each other: `document_length` is their mean, 0 takes whole packs. Without
+    packing a pack is a conversation: no longer than that on average, whatever memory the longest one takes.
     """
-    layout = replace(speed_layout(job, gpu, document_length=document_length), gpus_per_node=per_node)
+    length = job.length if packing or not document_length else min(job.length, math.ceil(document_length))
+    layout = speed_layout(replace(job, length=length), gpu, document_length=document_length)
+    layout = replace(layout, gpus_per_node=per_node)
     return predict_speed(job.shape, layout), layout

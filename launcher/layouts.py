@@ -70,7 +70,7 @@ def _is_little(job: JobFile, data: Amounts | None, ranks: int) -> bool:
     """Whether a pack on each rank of a whole node would leave few steps; an asked step is what it is."""
     if data is None or not data.is_known or job.training.tokens_per_step != "auto":
         return False
-    return data.packs(job.data.max_length, job.data.packing) * job.training.num_train_epochs < ranks * FEW_STEPS
+    return data.packs(job.data.max_length, bool(job.data.packing)) * job.training.num_train_epochs < ranks * FEW_STEPS
 
 
 def _node_counts(job: JobFile, machine: Machine) -> list[int]:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from launcher.decisions import Basics
+from launcher.amounts import Amounts
+from launcher.decisions import Basics, Decision
 from launcher.jobfile.schema import JobFile
 from launcher.sizing.advice_rules import EPOCHS, pick
 from trainer.schedule_rules import FEW_STEPS, warmup_count
@@ -49,7 +50,7 @@ class Steps:
 def steps_of(job: JobFile, basics: Basics) -> Steps:
     """The steps of a job: `max_steps`, or those that its epochs have."""
     data, training = basics.data, job.training
-    packs = data.packs(job.data.max_length, job.data.packing)
+    packs = data.packs(job.data.max_length, bool(job.data.packing))
     per_epoch = math.ceil(packs / basics.packs_per_step) or None
     number, source, is_exact = training.max_steps, EXACT, True
     if number is None:
@@ -70,6 +71,30 @@ def _of_epochs(epochs: float, per_epoch: int | None) -> int | None:
         return None
     whole = int(epochs)
     return whole * per_epoch + math.ceil((epochs - whole) * per_epoch)
+
+
+def with_packing(job: JobFile, data: Amounts, ranks: int) -> tuple[JobFile, list[Decision]]:
+    """The job with `data.packing` decided: conversations stay apart where their packs would leave few steps.
+
+    Args:
+        job: The job file.
+        data: How much data there is.
+        ranks: As many as the job may take on one node, or asks for.
+    """
+    if job.data.packing != "auto":
+        return job, []
+    packs, training = data.packs(job.data.max_length), job.training
+    open_step = training.max_steps is None and training.tokens_per_step == "auto"
+    few = packs * training.num_train_epochs < ranks * FEW_STEPS
+    apart = data.is_known and open_step and few and data.rows > packs
+    packed = job.model_copy(update={"data": job.data.model_copy(update={"packing": not apart})})
+    if not apart:
+        return packed, []
+    reason = (
+        f"{data.rows:,.0f} conversations would share {packs} packs of {job.data.max_length} tokens, which leaves "
+        f"{ranks} ranks few steps"
+    )
+    return packed, [Decision(setting="data.packing", value=False, reason=reason)]
 
 
 def step_warnings(job: JobFile, basics: Basics) -> Iterator[str]:
@@ -104,7 +129,7 @@ def more_steps(job: JobFile, basics: Basics, steps: Steps) -> Iterator[str]:
     if basics.world_size > 1 and "auto" not in (job.resources.gpus_per_node, job.resources.cpu_ranks):
         yield "ask for fewer ranks"
     if length:
-        packs = data.packs(length, job.data.packing)
+        packs = data.packs(length, bool(job.data.packing))
         per_epoch = math.ceil(packs / basics.packs_per_step)
         if per_epoch > (steps.per_epoch or 0):
             yield f"data.max_length: {length} (the longest row has {data.longest} tokens) makes {per_epoch} an epoch"

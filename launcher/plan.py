@@ -10,7 +10,7 @@ from cluster.profiles import SiteProfile
 from launcher import __version__
 from launcher.amounts import Amounts
 from launcher.candidates import Ground
-from launcher.decisions import MOST_TOKENIZER_PROCESSES, Basics, Decision
+from launcher.decisions import MOST_CPU_RANKS, MOST_TOKENIZER_PROCESSES, Basics, Decision
 from launcher.elsewhere import UNKNOWN_HOST_BYTES, cluster_json, job_there
 from launcher.errors import JobError
 from launcher.forecast import forecast_json, learning_json, short_of_memory
@@ -24,7 +24,7 @@ from launcher.launch import launch_json
 from launcher.layouts import basics_for
 from launcher.learning.correction import Learned
 from launcher.learning.store import read, store_path
-from launcher.length import Steps, step_warnings, steps_of
+from launcher.length import Steps, step_warnings, steps_of, with_packing
 from launcher.modelfiles import find_config
 from launcher.planner import Choice, choose
 from launcher.sizing.memory.limits import COUNTED_SPREAD
@@ -105,6 +105,8 @@ def make_plan(
     shape, from_catalogue = _shape(job)
     if learned is None:
         learned = Learned(measurements=read(store_path(profile.run_folder() if profile else None)))
+    data = tokenised or estimated(job, shape.vocab_size if shape else USUAL_VOCABULARY)
+    job, packing = with_packing(job, data, _most_ranks(job, machine))
     is_known = machine.memory_bytes != UNKNOWN_HOST_BYTES
     ground = Ground(
         machine=machine,
@@ -112,7 +114,7 @@ def make_plan(
         shape=shape,
         learned=learned,
         host_bytes=machine.memory_bytes if is_known else 0,
-        data=tokenised or estimated(job, shape.vocab_size if shape else USUAL_VOCABULARY),
+        data=data,
     )
     choice = choose(job, basics_for(job, machine, shape=shape, data=ground.data), ground)
     basics = choice.basics
@@ -132,12 +134,21 @@ def make_plan(
     return Plan(
         trainer=trainer,
         launch=launch,
-        decisions=[*from_catalogue, *basics.decisions, *choice.decisions, threads, *grace, *short, *told],
+        decisions=[*from_catalogue, *packing, *basics.decisions, *choice.decisions, threads, *grace, *short, *told],
         choice=choice,
         shape=ground.shape,
         steps=steps,
         warnings=(*step_warnings(job, basics), *idle_settings(job)),
     )
+
+
+def _most_ranks(job: JobFile, machine: Machine) -> int:
+    """Ranks on the nodes that are asked for, or on one."""
+    asked = job.resources
+    on_cpu = asked.gpu == "none" or not machine.num_gpus
+    here = min(MOST_CPU_RANKS, machine.num_cores) if on_cpu else machine.num_gpus
+    each = asked.cpu_ranks if on_cpu else asked.gpus_per_node
+    return (here if each == "auto" else each) * (1 if asked.nodes == "auto" else asked.nodes)
 
 
 def _refuse_schedule(trainer: TrainerConfig, steps: Steps) -> None:

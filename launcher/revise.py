@@ -27,7 +27,12 @@ from trainer.config import TrainerConfig, TrainingConfig
 from trainer.schedule_rules import check_schedule
 
 KEPT = re.compile(r"(?:plan|job)-(\d{3,})\.(?:json|yaml)")
-PINNED = (("model", "dtype"), ("training", "tokens_per_step"), ("training", "learning_rate"))
+PINNED = (
+    ("model", "dtype"),
+    ("data", "packing"),
+    ("training", "tokens_per_step"),
+    ("training", "learning_rate"),
+)
 """Settings whose `auto` means, for a run that exists: as it is."""
 
 
@@ -117,7 +122,7 @@ def _refuse_schedule(training: TrainingConfig, max_steps: int | None) -> None:
 
 def pinned(job: JobFile, before: TrainerConfig) -> tuple[JobFile, list[Decision]]:
     """The job with the run's own name, and with the run's own values where it says `auto` and they must stay."""
-    values: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
+    values: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "training": {}}
     decisions = []
     for section, name in PINNED:
         # with another max_length the step is refused anyway, and in words about max_length

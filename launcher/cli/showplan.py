@@ -63,7 +63,10 @@ def _summary(plan: Plan) -> dict[str, Any]:
         "run": plan.trainer.name,
         "model": f"{plan.trainer.model.path} ({_parameters(plan)})",
         "engine": f"{execution.engine} on {execution.world_size} x {_device(plan)}",
-        "step": f"{training.tokens_per_step:,} tokens = {execution.world_size} ranks"
+        "step": f"{execution.packs_per_step} conversations = {execution.world_size} ranks x {execution.micro_batch}"
+        f" x {execution.accumulation} micro-steps, of at most {length:,} tokens each"
+        if not plan.trainer.data.packing
+        else f"{training.tokens_per_step:,} tokens = {execution.world_size} ranks"
         f" x {execution.micro_batch} packs x {execution.accumulation} micro-steps of {length:,} tokens",
         "steps": steps_in_words(plan.steps, training.num_train_epochs),
     }

@@ -74,13 +74,22 @@ class ClusterConfig(Section):
     profile: str = Field("local", min_length=1, description="local: this machine; else a site profile's name or path.")
 
 
+class JobDataConfig(DataConfig):
+    """From conversations to packs; the plan decides what says `auto`."""
+
+    packing: bool | Auto = Field(  # type: ignore[assignment]
+        "auto",
+        description="Lay whole conversations end to end, without padding; auto leaves them apart where they are few.",
+    )
+
+
 class JobFile(Section):
     """One fine-tune: the model, the data, how to train, and where."""
 
     name: Name = Field(description="Name of the run: lower-case letters, digits and dashes.")
     model: ModelConfig
     method: MethodConfig = MethodConfig()
-    data: DataConfig
+    data: JobDataConfig
     training: TrainingConfig = TrainingConfig()
     loss: LossConfig = LossConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -79,15 +79,17 @@ def test_no_default_job_ends_with_untouched_weights(defaults, ranks: int, kind: 
             assert rates[0] > 0, "the first step learns"
             assert max(rates) == pytest.approx(float(plan.trainer.training.learning_rate))
             assert plan.steps.number == pytest.approx(order.max_steps, abs=1), "what is promised comes"
-            packs = len(pack(lengths, 2048, 42, 0))
-            assert order.max_steps >= min(FEW_STEPS, packs), "as many steps as the data allows, up to some 100"
+            assert order.max_steps >= min(FEW_STEPS, rows), "as many steps as the data allows, up to some 100"
             assert bool(plan.warnings) == (order.max_steps < FEW_STEPS), "few steps are said"
 
 
 def test_much_data_fills_every_rank(defaults) -> None:
     """Ranks are left out only where data is little; what nobody knows takes the whole machine."""
     job = defaults("lora")
+    few = make_plan(job, gpus(8), tokenised=amounts(lengths_of("short", 999)))
+    assert (few.trainer.execution.world_size, few.steps.number, few.trainer.data.packing) == (8, 125, False)
     full = make_plan(job, gpus(8), tokenised=amounts(lengths_of("mixed", 20_000)))
+    assert full.trainer.data.packing
     assert full.trainer.execution.world_size == 8
     assert 200 <= (full.steps.number or 0) <= 1000
     unknown = make_plan(job, gpus(8))
@@ -99,8 +101,15 @@ def test_what_is_asked_for_stays_and_is_warned_of(defaults) -> None:
     job = defaults("lora")
     asked = job.model_copy(update={"resources": job.resources.model_copy(update={"gpus_per_node": 8})})
     plan = make_plan(asked, gpus(8), tokenised=amounts(lengths_of("short", 60)))
-    assert (plan.trainer.execution.world_size, plan.steps.number) == (8, 1)
+    assert (plan.trainer.execution.world_size, plan.steps.number, plan.trainer.data.packing) == (8, 8, False)
+    assert any("few" in words for words in plan.warnings)
+    large = job.model_copy(update={"training": TrainingConfig(tokens_per_step=65_536)})
+    plan = make_plan(large, gpus(8), tokenised=amounts(lengths_of("short", 60)))
+    assert plan.steps.number == 1
     assert any("larger than an epoch" in words for words in plan.warnings)
+    packed = job.model_copy(update={"data": job.data.model_copy(update={"packing": True})})
+    plan = make_plan(packed, gpus(8), tokenised=amounts(lengths_of("short", 60)))
+    assert (plan.trainer.execution.world_size, plan.trainer.data.packing) == (1, True)
     steps = TrainingConfig(max_steps=500)
     plan = make_plan(job.model_copy(update={"training": steps}), gpus(8), tokenised=amounts(lengths_of("short", 60)))
     assert plan.trainer.execution.world_size == 1, "seven would have nothing to do in any step"

@@ -366,7 +366,7 @@ def test_estimate_lays_the_step_over_the_data_as_a_plan_does(big) -> None:
     many = replace(few, tokens=500_000_000, rows=1_000_000)
     assert answer(few).layout.accumulation == 1
     assert answer(many).layout.accumulation * answer(many).layout.micro_batch > 1
-    assert answer(few).bill is not None and answer(few).bill.steps == 32  # type: ignore[union-attr]
+    assert answer(few).bill is not None and answer(few).bill.steps == 125  # type: ignore[union-attr]
 
 
 def test_adapters_and_what_trains_beside_them_are_counted(big) -> None:
