@@ -35,6 +35,9 @@ from trainer.capabilities import OWN
 from trainer.config import TrainerConfig
 from trainer.schedule_rules import check_schedule
 
+DOUBT = 3
+"""Times as many steps as were estimated: what fails even so is refused before the data is counted."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -129,7 +132,7 @@ def make_plan(
         grace += site_is_hasty(profile.preemption.grace_seconds, needs)
         job = job if files_here else job_there(job, profile)
     trainer, steps = _trainer_config(job, basics, choice, machine), steps_of(job, basics)
-    _refuse_schedule(trainer, steps)
+    doubts = _check_schedule(trainer, steps)
     told = tokenising(launch, basics.data.tokens, trainer.execution.num_proc, choice.candidate)
     return Plan(
         trainer=trainer,
@@ -138,7 +141,7 @@ def make_plan(
         choice=choice,
         shape=ground.shape,
         steps=steps,
-        warnings=(*step_warnings(job, basics), *idle_settings(job)),
+        warnings=(*step_warnings(job, basics), *doubts, *idle_settings(job)),
     )
 
 
@@ -151,13 +154,17 @@ def _most_ranks(job: JobFile, machine: Machine) -> int:
     return (here if each == "auto" else each) * (1 if asked.nodes == "auto" else asked.nodes)
 
 
-def _refuse_schedule(trainer: TrainerConfig, steps: Steps) -> None:
-    """
+def _check_schedule(trainer: TrainerConfig, steps: Steps) -> tuple[str, ...]:
+    """What is wrong with the schedule if the run has as many steps as is estimated.
+
     Raises:
-        SettingError: the schedule cannot be followed; lengths count where the run's is certain.
+        SettingError: the schedule cannot be followed, however far an estimate may be off.
     """
-    for problem in check_schedule(trainer.training, steps.number if steps.is_exact else None):
+    likely = check_schedule(trainer.training, steps.number)
+    certain = likely if steps.is_exact or not steps.number else check_schedule(trainer.training, DOUBT * steps.number)
+    for problem in certain:
         raise SettingError(problem.setting, problem.message, got=problem.got, remedy=problem.remedy)
+    return tuple(f"{problem}, by an estimate. {problem.remedy}".strip() for problem in likely)
 
 
 def _shape(job: JobFile) -> tuple[ModelShape | None, list[Decision]]:

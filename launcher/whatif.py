@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.profiles import SiteProfile
+from launcher.amounts import Amounts
 from launcher.elsewhere import UNKNOWN_HOST_BYTES
 from launcher.errors import JobError, TuneyardError
 from launcher.hardware import Machine
@@ -94,18 +95,25 @@ def compare(
     engines: list[str],
     profile: SiteProfile | None = None,
     learned: Learned | None = None,
+    tokenised: Amounts | None = None,
 ) -> list[Compared]:
     """The best plan of each engine, the best first; those that fit come before those that do not."""
-    found = [_planned(job, machine, engine, profile, learned) for engine in engines]
+    found = [_planned(job, machine, engine, profile, learned, tokenised) for engine in engines]
     return sorted(found, key=lambda one: one.plan.choice.candidate.gpu_time if one.plan else float("inf"))
 
 
 def _planned(
-    job: JobFile, machine: Machine, engine: str, profile: SiteProfile | None, learned: Learned | None
+    job: JobFile,
+    machine: Machine,
+    engine: str,
+    profile: SiteProfile | None,
+    learned: Learned | None,
+    tokenised: Amounts | None,
 ) -> Compared:
     resources = job.resources.model_copy(update={"engine": engine})
     try:
-        plan = make_plan(job.model_copy(update={"resources": resources}), machine, profile, learned=learned)
+        changed = job.model_copy(update={"resources": resources})
+        plan = make_plan(changed, machine, profile, learned=learned, tokenised=tokenised)
         return Compared(engine=engine, plan=plan)
     except TuneyardError as error:
         return Compared(engine=engine, plan=None, error=f"{error.message}. {error.remedy}".strip())

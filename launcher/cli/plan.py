@@ -12,6 +12,8 @@ from launcher.cli.planning import learned_on, load_and_plan, machine_for
 from launcher.cli.showplan import print_comparison, print_plan
 from launcher.hub import caution
 from launcher.jobfile import load_job
+from launcher.runs import list_runs
+from launcher.tokenised import tokenised_by
 from launcher.whatif import compare, engines_in
 
 
@@ -48,7 +50,8 @@ def _compare(job_file: Path, gpu: str | None, engines: str, runs_dir: Path, corr
     loaded = load_job(job_file)
     names = engines_in(engines)
     job, machine, profile = machine_for(loaded, gpu)
-    found = compare(job, machine, names, profile, learned_on(profile, runs_dir, corrected))
+    counted = tokenised_by(list_runs(runs_dir), job)
+    found = compare(job, machine, names, profile, learned_on(profile, runs_dir, corrected), counted)
     if as_json:
         print_json({"compared": [one.as_json() for one in found]})
     else:

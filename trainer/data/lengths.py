@@ -9,10 +9,12 @@ import numpy as np
 from trainer.config import TrainerConfig
 from trainer.data.order import GlobalOrder
 from trainer.data.store import TokenStore
-from trainer.files import write_json_atomic
+from trainer.files import read_json, write_json_atomic
 from trainer.schedule_rules import FEW_STEPS, refuse_schedule, warmup_count
 
 FILE = "lengths.json"
+FAR = 1.3
+"""A factor between the steps that were planned and those that come that is worth a word."""
 
 
 def settle_steps(data_dir: Path, config: TrainerConfig) -> str:
@@ -25,7 +27,8 @@ def settle_steps(data_dir: Path, config: TrainerConfig) -> str:
     write_json_atomic(data_dir / FILE, {"sources": _histograms(store, len(config.data.train))})
     steps = GlobalOrder(store, config).max_steps
     refuse_schedule(config.training, steps)
-    return _in_words(config, steps)
+    promised = ((read_json(data_dir.parent / "plan.json") or {}).get("steps") or {}).get("number") or steps
+    return _in_words(config, steps, promised)
 
 
 def _histograms(store: TokenStore, sources: int) -> list[list[list[int]]]:
@@ -35,7 +38,9 @@ def _histograms(store: TokenStore, sources: int) -> list[list[list[int]]]:
     return [np.stack(pair, axis=1).tolist() for pair in counted]
 
 
-def _in_words(config: TrainerConfig, steps: int) -> str:
+def _in_words(config: TrainerConfig, steps: int, promised: int) -> str:
     warmup = warmup_count(config.training, steps)
     words = f"{steps} optimizer step{'s' if steps > 1 else ''}, the first {warmup} of them warm-up"
+    if not 1 / FAR < steps / promised < FAR:
+        words += f" (the plan reckoned with about {promised})"
     return words if steps >= FEW_STEPS else f"warning: only {words}: some {FEW_STEPS} are the least to learn from"

@@ -13,8 +13,9 @@ import pytest
 
 from launcher.amounts import FILL
 from launcher.decisions import Basics
-from launcher.jobfile import load_job
+from launcher.jobfile import SettingError, load_job
 from launcher.length import EXACT, step_warnings, steps_of
+from launcher.plan import make_plan
 from launcher.texttokens import estimated
 from launcher.tokenised import tokenised_by
 
@@ -90,6 +91,14 @@ def test_a_run_of_few_steps_is_warned_of(job) -> None:
     larger, few = step_warnings(made, replace(PLAIN, data=estimated(made, VOCABULARY)))
     assert "larger than an epoch" in larger
     assert "num_train_epochs: 5" in few
+
+
+def test_a_schedule_that_no_estimate_can_save_is_refused(job, cpu_machine) -> None:
+    """By the text some 60 steps: 150 of warm-up may still fit into what the tokenizer counts, 1,000 cannot."""
+    doubtful = make_plan(job(60, "warmup_steps: 150", "  overlong: truncate"), cpu_machine)
+    assert any("warm-up is longer" in words for words in doubtful.warnings)
+    with pytest.raises(SettingError, match="warm-up is longer"):
+        make_plan(job(60, "warmup_steps: 1000", "  overlong: truncate"), cpu_machine)
 
 
 def tokenise(job, run: Path, tokens: int) -> Path:
