@@ -63,7 +63,7 @@ def _summary(plan: Plan) -> dict[str, Any]:
         "run": plan.trainer.name,
         "model": f"{plan.trainer.model.path} ({_parameters(plan)})",
         "engine": f"{execution.engine} on {execution.world_size} x {_device(plan)}",
-        "step": f"{execution.packs_per_step} conversations = {execution.world_size} ranks x {execution.micro_batch}"
+        "step": f"{execution.packs_per_step} x 1 conversation = {execution.world_size} ranks x {execution.micro_batch}"
         f" x {execution.accumulation} micro-steps, of at most {length:,} tokens each"
         if not plan.trainer.data.packing
         else f"{training.tokens_per_step:,} tokens = {execution.world_size} ranks"

@@ -125,6 +125,27 @@ def test_automatic_values_stay_where_they_must(write_job, cpu_machine: Machine, 
     assert caught.value.remedy == f"Take a number of ranks that divides {before}."
 
 
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_run_keeps_its_packing_whatever_auto_would_be_now(
+    write_job, cpu_machine: Machine, tmp_path: Path, packing: bool
+) -> None:
+    """Also one from before `packing: auto`, and one whose data has been counted since."""
+    job = write_job(GOOD_JOB.replace("training: {tokens_per_step: 8192}\n", ""))
+    rows = [{"messages": [{"role": "user", "content": "a" * 60}, {"role": "assistant", "content": "b"}]}] * 30
+    (job.parent / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert not make_plan(load_job(job).job, cpu_machine).trainer.data.packing, (
+        "30 short rows are too few to share packs"
+    )
+    loaded = load_job(job).job
+    asked = loaded.model_copy(update={"data": loaded.data.model_copy(update={"packing": packing})})
+    run_dir = new_run_dir(tmp_path / "runs", "quick")
+    write_run(run_dir, b"", make_plan(asked, cpu_machine))
+    (run_dir / "checkpoints" / "step-00000003").mkdir(parents=True)
+    revision = replanned(run_dir, job)
+    assert revision.plan["trainer"]["data"]["packing"] is packing
+    assert not revision.refused
+
+
 def test_a_stretched_schedule_says_so(finished: Path) -> None:
     (cosine,) = lengthened(finished, max_steps=90).changes
     assert "the cosine schedule spans the new length, so the rate changes from step 60 on" in cosine.effect
