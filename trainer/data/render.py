@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -23,6 +24,7 @@ GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 OPENS_THOUGHT = re.compile(r"<(\w+)>\s*$")
 MODES = [{"enable_thinking": on, "thinking": on} for on in (True, False)]
 Span = tuple[int, int]
+Result = TypeVar("Result")
 
 
 class TemplateRefusalError(RowError):
@@ -122,8 +124,32 @@ class Renderer:
             TemplateRefusalError: the template refuses the conversation, or cannot ask for a turn as it then writes it.
         """
         given = len(conversation.messages)
-        conversation, notes = self._fitted(conversation)
-        moved = given - len(conversation.messages)
+
+        def rendered(changed: Conversation, notes: list[str]) -> Rendered:
+            found = self._rendered(changed, notes, whole)
+            moved = given - len(changed.messages)
+            return replace(
+                found, renderings=[replace(r, turns=[at + moved for at in r.turns]) for r in found.renderings]
+            )
+
+        return self._first_taken(conversation, rendered)
+
+    def prompt(self, conversation: Conversation) -> str:
+        """Text that asks the model for the next turn."""
+        return self._first_taken(conversation, lambda changed, _: self._apply(changed, generate=True))
+
+    def _first_taken(self, conversation: Conversation, use: Callable[[Conversation, list[str]], Result]) -> Result:
+        """What `use` gives for the first form of the conversation that the template takes."""
+        refused: TemplateRefusalError | None = None
+        for notes, changed in accommodations(self._known_roles(self._reasoning_key(conversation))):
+            try:
+                return use(changed, notes)
+            except TemplateRefusalError as error:
+                refused = refused or error
+        assert refused is not None
+        raise refused
+
+    def _rendered(self, conversation: Conversation, notes: list[str], whole: bool) -> Rendered:
         texts = self._by_marks(conversation) if GENERATION.search(self.template_for(conversation)) else None
         if texts is None:
             texts = _shared([self._turn(conversation, at, notes) for at in _supervised(conversation)])
@@ -131,11 +157,7 @@ class Renderer:
             texts = [self._whole(conversation, texts)]
         if len(texts) > 1:
             notes.append("rendered once per answer, as the template rewrites earlier turns")
-        return Rendered([replace(one, turns=[at + moved for at in one.turns]) for one in texts], notes)
-
-    def prompt(self, conversation: Conversation) -> str:
-        """Text that asks the model for the next turn."""
-        return self._apply(self._fitted(conversation)[0], generate=True)
+        return Rendered(texts, notes)
 
     def _whole(self, conversation: Conversation, answers: list[Rendering]) -> Rendering:
         """All messages; where the last is an answer, as it is rendered for training, with its end."""
@@ -194,19 +216,6 @@ class Renderer:
             f"the chat template asks for message {at} with {prompt[-40:]!r} and then writes it otherwise, so what the "
             "model has to write is unknown"
         )
-
-    def _fitted(self, conversation: Conversation) -> tuple[Conversation, list[str]]:
-        """The conversation in the first form that the template takes."""
-        conversation = self._known_roles(self._reasoning_key(conversation))
-        refused: TemplateRefusalError | None = None
-        for notes, changed in accommodations(conversation):
-            try:
-                self._apply(changed, generate=changed.messages[-1]["role"] != "assistant")
-                return changed, notes
-            except TemplateRefusalError as error:
-                refused = refused or error
-        assert refused is not None
-        raise refused
 
     def _try(self, conversation: Conversation) -> str | None:
         try:
