@@ -24,9 +24,10 @@ def accommodations(conversation: Conversation) -> Iterator[tuple[list[str], Conv
     Call ids of nine characters (Mistral), arguments as JSON text (DeepSeek), the system message at the head of the
     first user turn (Gemma).
     """
+    yield [], conversation
     calls = any(message.get("tool_calls") for message in conversation.messages)
     system = [m["role"] for m in conversation.messages[:2]] == ["system", "user"]
-    for folded, as_text, ids in product((False, True), repeat=3):
+    for folded, as_text, ids in list(product((False, True), repeat=3))[1:]:
         if ((as_text or ids) and not calls) or (folded and not system):
             continue
         messages, notes = conversation.messages, []
@@ -46,18 +47,31 @@ def with_reasoning_key(template: str) -> Callable[[Conversation], Conversation]:
     splits_content = "</think>" in template
 
     def renamed(message: Message) -> Message:
+        if message["role"] != "assistant" or not read:
+            return message
         have = [key for key in REASONING_KEYS if message.get(key)]
-        if not read or set(have) & set(read):
+        if (not have and splits_content) or set(have) & set(read):
             return message
         rest = {key: value for key, value in message.items() if key not in have}
         if have:
             return {**rest, read[0]: message[have[0]]}
-        inline = THOUGHT.match(message["content"]) if message["role"] == "assistant" and not splits_content else None
+        inline = None if splits_content else THOUGHT.match(message["content"])
         if inline is None:
             return message
         return {**rest, "content": message["content"][inline.end() :], read[0]: inline.group(1).strip()}
 
-    return lambda talk: replace(talk, messages=[renamed(message) for message in talk.messages])
+    return _of_messages(renamed)
+
+
+def _of_messages(change: Callable[[Message], Message]) -> Callable[[Conversation], Conversation]:
+    """Changes conversations message by message; one that stays as it is is not copied."""
+
+    def changed(talk: Conversation) -> Conversation:
+        messages = [change(message) for message in talk.messages]
+        same = all(new is old for new, old in zip(messages, talk.messages, strict=True))
+        return talk if same else replace(talk, messages=messages)
+
+    return changed
 
 
 def with_content_form(template: str, *, parts: bool) -> Callable[[Conversation], Conversation]:
@@ -73,7 +87,7 @@ def with_content_form(template: str, *, parts: bool) -> Callable[[Conversation],
             return {**message, "content": None}  # DeepSeek R1 writes calls of such messages only
         return {**message, "content": [{"type": "text", "text": message["content"]}]} if parts else message
 
-    return lambda talk: replace(talk, messages=[formed(message) for message in talk.messages])
+    return _of_messages(formed) if parts or asks_for_none else lambda talk: talk
 
 
 def with_known_roles(template: str) -> Callable[[Conversation], Conversation]:
@@ -84,7 +98,7 @@ def with_known_roles(template: str) -> Callable[[Conversation], Conversation]:
     def renamed(message: Message) -> Message:
         return {**message, "role": "system"} if message["role"] == "developer" else message
 
-    return lambda talk: replace(talk, messages=[renamed(message) for message in talk.messages])
+    return _of_messages(renamed)
 
 
 def reasoning_of(message: Message) -> str:

@@ -104,6 +104,7 @@ class Renderer:
             self._formed = with_content_form("".join(templates.values()), parts=parts)
             if self._shows_answers():
                 break
+        self._marks_generation = {name: bool(GENERATION.search(text)) for name, text in templates.items()}
         self.ends = TurnEnds(tokenizer, declared, self._try)
 
     def _shows_answers(self) -> bool:
@@ -112,7 +113,8 @@ class Renderer:
         return probe is None or ANSWER in probe
 
     def template_for(self, conversation: Conversation) -> str:
-        return self.templates.get("tool_use" if conversation.tools else "default", self.templates["default"])
+        """The name of the template that writes `conversation`."""
+        return "tool_use" if conversation.tools and "tool_use" in self.templates else "default"
 
     def render(self, conversation: Conversation, *, whole: bool = False) -> Rendered:
         """Texts, and the character ranges in them that the assistant wrote, end of turn included.
@@ -128,6 +130,8 @@ class Renderer:
         def rendered(changed: Conversation, notes: list[str]) -> Rendered:
             found = self._rendered(changed, notes, whole)
             moved = given - len(changed.messages)
+            if not moved:
+                return found
             return replace(
                 found, renderings=[replace(r, turns=[at + moved for at in r.turns]) for r in found.renderings]
             )
@@ -150,7 +154,7 @@ class Renderer:
         raise refused
 
     def _rendered(self, conversation: Conversation, notes: list[str], whole: bool) -> Rendered:
-        texts = self._by_marks(conversation) if GENERATION.search(self.template_for(conversation)) else None
+        texts = self._by_marks(conversation) if self._marks_generation[self.template_for(conversation)] else None
         if texts is None:
             texts = _shared([self._turn(conversation, at, notes) for at in _supervised(conversation)])
         if whole or not texts:
@@ -233,7 +237,7 @@ class Renderer:
             return render_jinja_template(
                 [self._formed(conversation).messages],
                 tools=conversation.tools,  # type: ignore[arg-type]
-                chat_template=self.template_for(conversation),
+                chat_template=self.templates[self.template_for(conversation)],
                 return_assistant_tokens_mask=assistant,
                 add_generation_prompt=generate,
                 **{**mode, **self.options},
