@@ -24,6 +24,8 @@ _ANSWER_SECONDS = 20.0
 _FREEING_SECONDS = 10.0
 _IDLE_MEMORY_MIB = 1024
 _MPS = "nvidia-cuda-mps"  # a service, not somebody's work
+_NUMBER = re.compile(r"\+?\d+", re.ASCII)
+"""CUDA reads what a number begins with, as C does."""
 _CARD = re.compile(r"GPU (\d+): ")
 _SLICE = re.compile(r"\s+MIG (?P<profile>\d+g\.(?P<gb>\d+)gb\S*)\s.*\(UUID: (?P<uuid>MIG-[^)]+)\)")
 _MIB_OF_A_SLICE_GB = 0.95 * 1024
@@ -85,14 +87,16 @@ def visible(gpus: Sequence[Gpu], given: str | None) -> list[Gpu]:
     """Those that CUDA_VISIBLE_DEVICES leaves to us, in its order, read as CUDA reads it.
 
     An entry is a number, or the beginning of a uuid that only one device has. What stands behind an entry that names
-    none (`-1`, `NoDevFiles`, a number too large) does not count, and a device that is named twice takes away all.
+    none (`-1`, `NoDevFiles`, a number too large), or is of another kind than the first, does not count; a device that
+    is named twice takes away all.
     """
     if given is None:
         return [gpu for gpu in gpus if not gpu.profile] or list(gpus[:1])  # of slices, CUDA shows one
     found: list[Gpu] = []
-    for word in given.split(","):
-        gpu = _named(gpus, word.strip())
-        if gpu is None:
+    words = [word.strip() for word in given.split(",")]
+    for word in words:
+        gpu = _named(gpus, word)
+        if gpu is None or _kind(word) != _kind(words[0]):
             break
         if gpu in found:
             return []
@@ -162,10 +166,15 @@ def _lines(*options: str) -> list[str]:
 
 def _named(gpus: Sequence[Gpu], word: str) -> Gpu | None:
     """The device that an entry names; of a card that is cut into slices, CUDA shows the first."""
-    if word.isdecimal():
-        return next((gpu for gpu in gpus if gpu.index == int(word)), None)
-    same = [gpu for gpu in gpus if word.startswith(("GPU-", "MIG-")) and gpu.uuid.startswith(word)]
+    if number := _NUMBER.match(word):
+        return next((gpu for gpu in gpus if gpu.index == int(number[0])), None)
+    same = [gpu for gpu in gpus if _kind(word) and gpu.uuid.startswith(word)]
     return same[0] if len(same) == 1 else None
+
+
+def _kind(word: str) -> str:
+    """`GPU-` or `MIG-` of a uuid; empty of a number, and of what is nothing."""
+    return next((kind for kind in ("GPU-", "MIG-") if word.startswith(kind)), "")
 
 
 def _count(text: str) -> int:
