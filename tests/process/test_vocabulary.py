@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support import tiny
 from tests.support.stock_templates import Stock, stock_tokenizer
@@ -18,7 +18,7 @@ from trainer.config import ModelConfig, TrainerConfig
 from trainer.data.template import load_tokenizer
 from trainer.errors import UserError
 from trainer.export import save_chat
-from trainer.generate import load_exported
+from trainer.generate import evaluate_prompts, load_exported
 from trainer.model.build import build_model
 
 ADDED = ["<|im_start|>", "<|im_end|>"]
@@ -93,3 +93,17 @@ def test_what_is_exported_knows_the_new_tokens_and_stops_at_the_new_end(tmp_path
     assert rows == {len(tokenizer)}
     model, _ = load_exported(config, out)
     assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
+
+
+def test_answers_stop_at_every_token_that_ends_a_turn(tmp_path: Path) -> None:
+    """A model that always writes token 0, which generation_config.json names beside the tokenizer's eos_token."""
+    folder = tiny.make_model(tmp_path / "model")
+    causal_lm = AutoModelForCausalLM.from_pretrained(folder)
+    causal_lm.model.norm.weight.data.zero_()
+    causal_lm.generation_config.eos_token_id = [causal_lm.config.eos_token_id, 0]
+    causal_lm.save_pretrained(folder)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"messages": [{"role": "user", "content": "q"}], "answer": "a"}))
+    config = TrainerConfig.model_validate(tiny.trainer_config(folder, tmp_path / "rows.jsonl"))
+    found = evaluate_prompts(config, model_dir=folder, prompts_file=prompts, output=tmp_path / "evaluation.json")
+    assert len(found["examples"][0]["answer"]) == 1, "one token, not the 128 that it may write"
