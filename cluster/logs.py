@@ -49,7 +49,7 @@ class Tail:
             with open(self._path, "rb") as log:
                 log.seek(self._position)
                 data = log.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return
         self._position += len(data)
         *lines, self._partial = (self._partial + data).split(b"\n")

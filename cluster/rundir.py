@@ -26,6 +26,7 @@ DOWN_NODES = "down-nodes"
 OBSERVED = "observed.json"
 EVALUATION = "evaluation.json"
 PHASE = "phase.json"
+SECTIONS_OF_PROGRESS = ("last_checkpoint", "phase_seconds", "longest_seconds", "save_problem")
 PREFLIGHT = "data/preflight.json"
 FINGERPRINT = "data/fingerprint.json"
 METRICS = "logs/metrics.jsonl"
@@ -38,7 +39,7 @@ MIRRORED_LOGS = r"logs/attempt-\d{3,6}/[a-z0-9-]{1,40}\.(?:log|txt)"
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when there is no such file; ClusterError when it is damaged."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")  # what is no text is no JSON object either
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -102,6 +103,9 @@ def _progress(run_dir: Path) -> dict[str, Any] | None:
         touched = (run_dir / PROGRESS).stat().st_mtime if progress else 0.0
     except (ClusterError, OSError):
         return None
+    for name in SECTIONS_OF_PROGRESS:
+        if progress is not None and not isinstance(progress.get(name), dict):
+            progress.pop(name, None)  # somebody has edited it
     if progress is not None and isinstance(progress.get("heartbeat"), int | float):
         progress["heartbeat"] = max(progress["heartbeat"], touched)
     return progress
@@ -190,6 +194,8 @@ def _attempt_lines(run_dir: Path) -> list[str]:
         text = (run_dir / ATTEMPTS).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise ClusterError(f"{run_dir / ATTEMPTS}: cannot be read: {error.strerror}") from error
     return [line for line in text.splitlines() if line.strip()]
 
 

@@ -93,7 +93,8 @@ def context(run: RunData) -> dict[str, Any]:
 def headline(run: RunData) -> list[tuple[str, str]]:
     """The few numbers that one looks for first."""
     progress, score = run.progress, run.evaluation.get("exact_match")
-    execution = run.plan.get("trainer", {}).get("execution", {})
+    trainer = run.plan.get("trainer")
+    execution = trainer.get("execution", {}) if isinstance(trainer, dict) else {}
     found = [
         ("exact match", f"{100 * score:.1f} %" if score is not None else None),
         ("final loss", _number(progress.get("loss"), "{:.4f}")),
@@ -121,7 +122,7 @@ def _goodput(records: list[dict[str, Any]]) -> str | None:
 
 
 def _number(value: float | None, form: str) -> str | None:
-    return None if value is None else form.format(value)
+    return form.format(value) if isinstance(value, int | float) else None
 
 
 def _of(value: Any, total: Any) -> str | None:

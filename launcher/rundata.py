@@ -41,7 +41,8 @@ class RunData:
     @property
     def name(self) -> str:
         """The job's name."""
-        return str(self.plan.get("trainer", {}).get("name", self.run_dir.name))
+        trainer = self.plan.get("trainer")
+        return str(trainer.get("name", self.run_dir.name)) if isinstance(trainer, dict) else self.run_dir.name
 
     @property
     def outcome(self) -> str:

@@ -124,4 +124,4 @@ def _save_problem(progress: dict[str, Any]) -> str | None:
 
 
 def _rounded(value: float | None, form: str) -> str | None:
-    return None if value is None else format(value, form)
+    return format(value, form) if isinstance(value, int | float) else None

@@ -216,7 +216,7 @@ def spoil(folder: Path, what: str) -> list[Any]:
 
 
 WRONG = [
-    ("misspelt key", 2, r"job.yaml:9.*learning_rat.*learning_rate"),
+    ("misspelt key", 2, r"job.yaml:10.*learning_rat.*learning_rate"),
     ("missing data file", 2, r"job.yaml:6.*alpaca.json"),
     ("broken row", 2, r"alpaca.jsonl:7: not valid JSON"),
     ("unknown model type", 2, r"lama.*llama"),

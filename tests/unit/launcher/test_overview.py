@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from cluster import Status
 from launcher.cli import run
@@ -89,6 +92,26 @@ def test_runs_that_are_gone_are_forgotten(tmp_path: Path) -> None:
     there = made(tmp_path / "b", moved.name)
     register(there)
     assert registered() == [there]
+
+
+NUMBERS = b'{"attempt": "x", "step": "y", "loss": "z", "trainer": 3, "launch": 4, "last_checkpoint": 3, "time": "x"}\n'
+DAMAGES = {"missing": None, "empty": b"", "half": b"{", "a list": b"[]", "binary": bytes(range(256)), "types": NUMBERS}
+
+
+@pytest.mark.parametrize("file", ["plan.json", "progress.json", "attempts.jsonl", "logs", "phase.json"])
+def test_whatever_is_wrong_with_a_file_of_a_run_no_verb_breaks(tmp_path: Path, file: str, capsys) -> None:
+    verbs = (["status", "job"], ["list"], ["report", "job"], ["logs", "job"], ["resume", "job", "--dry-run"])
+    for damage, content in [*DAMAGES.items(), ("a folder", None)]:
+        folder = made(tmp_path / damage.replace(" ", "-"), "job-20260101-000000-aaaa")
+        place = folder / file
+        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+        if damage == "a folder":
+            place.mkdir()
+        elif content is not None:
+            place.write_bytes(content)
+        for verb in verbs:
+            assert run([*verb, "--runs", str(folder.parent)]) in (0, 2, 3, 4), f"{verb} with {file}: {damage}"
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_logs_refuse_ranks_that_there_are_not(tmp_path: Path, capsys) -> None:
