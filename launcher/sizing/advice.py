@@ -182,10 +182,14 @@ def _step(situation: Situation, epochs: float, length: int) -> Item:
     """The step in tokens: a batch of mean rows, in a power of two of packs, so that ranks divide it."""
     rows, batch = situation.rows, batch_rows(situation.rows, epochs)
     wanted = rules.step_tokens(rows, situation.tokens, epochs) if rows else batch * length / 4
+    value: int | str = rules.power_of_two_near(wanted / length) * length
+    reason = f"about {batch} rows: {rules.batch_reason(rows, epochs)}"
+    if wanted < length:
+        value, reason = "auto", f"{reason}; that is less than a pack, so the plan may leave conversations apart"
     return Item(
         setting="training.tokens_per_step",
-        value=rules.power_of_two_near(wanted / length) * length,
-        reason=f"about {batch} rows: {rules.batch_reason(rows, epochs)}",
+        value=value,
+        reason=reason,
         source=rules.BATCH_SOURCE,
     )
 

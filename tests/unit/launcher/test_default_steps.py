@@ -18,6 +18,8 @@ from launcher.amounts import Amounts, combined, num_packs
 from launcher.hardware import Machine
 from launcher.jobfile import JobFile, load_job
 from launcher.plan import Plan, make_plan
+from launcher.sizing.advice import Situation, settings_of
+from launcher.sizing.shape import ModelShape, shape_of_folder
 from trainer.config import TrainingConfig
 from trainer.data.order import GlobalOrder
 from trainer.data.packing import pack
@@ -132,3 +134,22 @@ def test_packs_are_reckoned_as_the_trainer_packs(spread: str) -> None:
     for rows in (1, 20, 999, 20_000):
         lengths = lengths_of(spread, rows)
         assert num_packs(Counter(lengths.tolist()), 2048) == pytest.approx(len(pack(lengths, 2048, 1, 0)), rel=0.002)
+
+
+@pytest.mark.parametrize("rows", [5_000, 50_000, 2_000_000])
+def test_auto_takes_what_is_advised(defaults, rows: int) -> None:
+    """One table: learning rate and step of a plan are those of `advise`, for the epochs that it advises."""
+    data = combined([({400: rows}, 1.0)], "counted", is_exact=True)
+    shape = shape_of_folder(Path(defaults("lora").model.path))
+    for kind in ("lora", "full"):
+        job = defaults(kind)
+        values = {item.setting: item.value for item in settings_of(advised_situation(shape, data), kind)}
+        epochs = TrainingConfig(num_train_epochs=values["training.num_train_epochs"])
+        plan = make_plan(job.model_copy(update={"training": epochs}), gpus(1), tokenised=data)
+        assert plan.trainer.training.learning_rate == values["training.learning_rate"]
+        assert plan.trainer.training.tokens_per_step == values["training.tokens_per_step"]
+
+
+def advised_situation(shape: ModelShape, data: Amounts) -> Situation:
+    """What `advise` knows of that data; 1,500 tokens cover 95 % of it, so it advises the default length."""
+    return Situation(shape=shape, task="chat", rows=round(data.rows), tokens=round(data.tokens), lengths=[1500])

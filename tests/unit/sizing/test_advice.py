@@ -101,6 +101,11 @@ def test_the_step_is_a_power_of_two_of_packs() -> None:
     assert packs == 2 ** round(packs).bit_length() / 2
 
 
+def test_a_step_of_less_than_a_pack_is_left_to_the_plan() -> None:
+    """A number would pack ten rows of a small set into each step; `auto` leaves them apart."""
+    assert advise(replace(CHAT, rows=60, tokens=12_000)).value("training.tokens_per_step") == "auto"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"), [({"task": "poetry"}, "unknown task"), ({"tokens": 10}, "cannot have")]
 )
