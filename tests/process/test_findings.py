@@ -41,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 class Prepared:
     """The data folder of a run, its report and its conversations."""
 
-    def __init__(self, folder: Path, model: Path, rows: list[Any] | Path, **changes: Any) -> None:
+    def __init__(self, folder: Path, model: Path, rows: list[Any] | Path, /, **changes: Any) -> None:
         file = rows if isinstance(rows, Path) else folder / "rows.jsonl"
         if isinstance(rows, list):
             file.write_text("".join(json.dumps(row) + "\n" for row in rows))

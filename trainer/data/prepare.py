@@ -52,7 +52,7 @@ def prepare(run_dir: Path, config: TrainerConfig, report: Callable[[str], None] 
         found["eval"].note_overlap(found["train"])
     preflight = {split: report_of.as_json() for split, report_of in found.items()}
     report(settle_steps(data_dir, config))
-    _finish(data_dir, key, preflight)
+    _finish(data_dir, key, preflight, held_out=config.data.eval.split > 0)
     return preflight
 
 
@@ -69,10 +69,10 @@ def _refuse_prompts(config: TrainerConfig, tokeniser: Tokeniser) -> None:
             raise UserError(f"not a prompt: {error}", where=prompt.place, remedy="see evaluation.generate") from None
 
 
-def _finish(data_dir: Path, key: dict[str, Any], preflight: dict[str, Any]) -> None:
+def _finish(data_dir: Path, key: dict[str, Any], preflight: dict[str, Any], *, held_out: bool) -> None:
     content = hashlib.sha256()
     for split in sorted(preflight):
-        content.update(TokenStore(data_dir / split).fingerprint().encode())
+        content.update(TokenStore(data_dir / split).fingerprint(held_out=held_out).encode())
     write_json_atomic(data_dir / "preflight.json", preflight)
     write_json_atomic(data_dir / "fingerprint.json", {"content": content.hexdigest(), **key})
 

@@ -62,15 +62,24 @@ class TokenStore:
         end = start + int(self.rows["length"][number])
         return tokens[start:end], mask[start:end]
 
-    def fingerprint(self) -> str:
-        """SHA-256 over everything that training reads."""
+    def fingerprint(self, *, held_out: bool = False) -> str:
+        """SHA-256 over everything that training reads.
+
+        Args:
+            held_out: some of these rows are held out, which a folder without contents would do otherwise.
+        """
         digest = hashlib.sha256(self.rows.tobytes())
         for tokens, mask in self._arrays:
             digest.update(tokens.data)
             digest.update(mask.data)
-        if self.contents is not None and min(len(np.unique(self.contents)), len(np.unique(self.groups))) < len(self):
-            digest.update(b"split by content")  # a folder without contents would hold out others
+        if held_out and self._has_copies_or_pieces():
+            digest.update(b"split by content")
         return digest.hexdigest()
+
+    def _has_copies_or_pieces(self) -> bool:
+        if self.contents is None:
+            return False
+        return min(len(np.unique(self.contents)), len(np.unique(self.groups))) < len(self)
 
 
 def read_fingerprint(data_dir: Path) -> dict[str, str]:
