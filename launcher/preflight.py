@@ -8,6 +8,9 @@ from typing import Any
 FINDINGS = {"dropped": "dropped: ", "changed": "changed: ", "found": "", "ignored": "ignored key: "}
 """Counters of a split's report whose entries have examples, and what they begin with for people."""
 
+RARE = ("repeated tokens", "bad rows")
+"""Counts that are shown where there is something to count."""
+
 
 def preflight_table(preflight: dict[str, Any]) -> dict[str, Any] | None:
     """Counts of the data: one column for each split, one row for each count."""
@@ -15,6 +18,7 @@ def preflight_table(preflight: dict[str, Any]) -> dict[str, Any] | None:
     if not columns:
         return None
     names = list(dict.fromkeys(name for found in columns.values() for name in found))
+    names = [name for name in names if name not in RARE or any(found.get(name) for found in columns.values())]
     rows = [(name, [_cell(found.get(name)) for found in columns.values()]) for name in names]
     return {"splits": list(columns), "rows": rows}
 

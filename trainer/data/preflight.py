@@ -140,7 +140,7 @@ class SplitReport:
     def _look_at_templates_and_stops(self) -> None:
         for reason, count in self.total.changed.items():
             if reason.endswith(NOT_RENDERED) or reason == AS_PYTHON:
-                self.warnings.append(f"{count} rows: {reason}; set data.chat_template to one that writes it")
+                self.warnings.append(f"{reason}, in {count} of the rows: set data.chat_template to one that does")
         stopped = self.total.stop_trained / max(self.total.kept, 1)
         if self.split == "train" and 0 < stopped < STOPPED_SHARE:
             self.warnings.append(
