@@ -22,6 +22,9 @@ TEXT_ONLY = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+CALLS_AS_THEY_ARE = (
+    "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }} {{ c.function.arguments }}{% endfor %}"
+)
 CALL = {"name": "wind", "arguments": {"city": "Bern"}}
 
 
@@ -84,6 +87,15 @@ def test_all_that_a_template_writes_is_seen_to_be_there(tmp_path: Path, models: 
     call = {"name": "wind", "arguments": {"city": 'Zü"rich', "at": [1, 2.5, True, None]}}
     rows = [{**ask("wind?", "", tool_calls=[call]), "tools": tools}, ask(" spaced ", "\nlines\n\tand tabs ")]
     assert Prepared(tmp_path, models["chatml"], rows).found["changed"] == {}
+
+
+def test_arguments_are_written_as_json_by_templates_that_write_them_as_they_are(tmp_path: Path) -> None:
+    tiny.make_tokenizer(tmp_path / "m", template=TEXT_ONLY.replace("{{ m.content }}", CALLS_AS_THEY_ARE))
+    for number, arguments in enumerate(({"city": "Bern"}, '{"city": "Bern"}')):
+        (tmp_path / str(number)).mkdir()
+        call = {"name": "wind", "arguments": arguments}
+        (text,) = Prepared(tmp_path / str(number), tmp_path / "m", [ask("?", "", tool_calls=[call])]).texts()
+        assert 'wind {"city": "Bern"}' in text
 
 
 @pytest.mark.parametrize("template", ["chatml", "text only"])

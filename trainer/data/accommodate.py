@@ -21,7 +21,8 @@ ID_LENGTH = 9
 def accommodations(conversation: Conversation) -> Iterator[tuple[list[str], Conversation]]:
     """The conversation itself, then with ever more of it changed, each with what was changed.
 
-    Call ids of nine characters (Mistral), arguments as JSON text (DeepSeek), the system message at the head of the
+    Call ids of nine characters (Mistral), arguments as JSON text (DeepSeek, and templates that would write an object as
+    Python does), the system message at the head of the
     first user turn (Gemma).
     """
     yield [], conversation
@@ -39,6 +40,13 @@ def accommodations(conversation: Conversation) -> Iterator[tuple[list[str], Conv
             messages = _system_in_first_turn(messages)
             notes.append("system message put at the head of the first user turn, as the template has none")
         yield notes, replace(conversation, messages=messages)
+
+
+def written_as_python(messages: list[Message], text: str) -> bool:
+    """Whether arguments of calls stand in `text` with Python's quotes, as templates without `tojson` write objects."""
+    calls = [call for message in messages for call in message.get("tool_calls") or []]
+    given = [call["function"].get("arguments") for call in calls]
+    return any(isinstance(value, dict) and value and str(value) in text for value in given)
 
 
 def with_reasoning_key(template: str) -> Callable[[Conversation], Conversation]:

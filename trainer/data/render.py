@@ -16,6 +16,7 @@ from trainer.data.accommodate import (
     with_content_form,
     with_known_roles,
     with_reasoning_key,
+    written_as_python,
 )
 from trainer.data.formats import Conversation, RowError
 from trainer.data.stops import ANSWER, PROBE, Message, TurnEnds
@@ -24,7 +25,7 @@ GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 OPENS_THOUGHT = re.compile(r"<(\w+)>\s*$")
 MODES = [{"enable_thinking": on, "thinking": on} for on in (True, False)]
 Span = tuple[int, int]
-Result = TypeVar("Result")
+Result = TypeVar("Result", "Rendered", str)
 
 
 class TemplateRefusalError(RowError):
@@ -143,13 +144,19 @@ class Renderer:
         return self._first_taken(conversation, lambda changed, _: self._apply(changed, generate=True))
 
     def _first_taken(self, conversation: Conversation, use: Callable[[Conversation, list[str]], Result]) -> Result:
-        """What `use` gives for the first form of the conversation that the template takes."""
+        """What `use` gives for the first form of the conversation that the template takes, and writes as JSON."""
         refused: TemplateRefusalError | None = None
+        taken: list[Result] = []
         for notes, changed in accommodations(self._known_roles(self._reasoning_key(conversation))):
             try:
-                return use(changed, notes)
+                taken.append(use(changed, notes))
             except TemplateRefusalError as error:
                 refused = refused or error
+                continue
+            if not written_as_python(conversation.messages, _text_of(taken[-1])):
+                return taken[-1]
+        if taken:
+            return taken[0]
         assert refused is not None
         raise refused
 
@@ -255,6 +262,10 @@ def _shared(turns: list[_Turn]) -> list[Rendering]:
         renderings.append(Rendering(text, [turn.span_in(text) for turn in shown], [turn.at for turn in shown]))
         turns = [turn for turn in turns if turn not in shown]
     return renderings[::-1]
+
+
+def _text_of(result: str | Rendered) -> str:
+    return result if isinstance(result, str) else "\n".join(one.text for one in result.renderings)
 
 
 def _supervised(conversation: Conversation) -> list[int]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from trainer.data.accommodate import written_as_python
 from trainer.data.formats import Conversation
 from trainer.data.messages import REASONING_KEYS, Message
 from trainer.data.render import Rendering, TemplateRefusalError
@@ -30,7 +31,7 @@ def not_rendered(conversation: Conversation, renderings: list[Rendering]) -> lis
                 f"message {at}: the chat template does not write the tool calls, so an empty answer would be learnt"
             )
         lost += [f"{part} of {message['role']} {NOT_RENDERED}" for part in missing]
-        lost += [AS_PYTHON] if _is_python(message, own) else []
+        lost += [AS_PYTHON] if written_as_python([message], own) else []
     around = _outside(renderings)
     if not all(_offered(tool["function"], around) for tool in _functions(conversation)):
         lost.append(f"tools {NOT_RENDERED}")
@@ -103,9 +104,3 @@ def _texts(value: Any) -> Iterator[str]:
 def _is_in(text: str, whole: str) -> bool:
     """Whether `text` stands in `whole`, as it is or as JSON writes it."""
     return text in whole or any(json.dumps(text, ensure_ascii=ascii)[1:-1] in whole for ascii in (False, True))
-
-
-def _is_python(message: Message, whole: str) -> bool:
-    """Whether arguments stand there with Python's quotes, as templates without `tojson` write them."""
-    given = [call["function"].get("arguments") for call in message.get("tool_calls") or []]
-    return any(str(value) in whole and json.dumps(value, ensure_ascii=False) != str(value) for value in given if value)
