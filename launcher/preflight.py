@@ -25,14 +25,27 @@ def preflight_table(preflight: dict[str, Any]) -> dict[str, Any] | None:
 
 def preflight_findings(preflight: dict[str, Any]) -> list[tuple[str, str, str]]:
     """What was found in rows, by split: what, in how many, and the place of the first."""
-    found = []
     several = len(list(_splits(preflight))) > 1
-    for split, report in _splits(preflight):
-        for counter, prefix in FINDINGS.items():
-            for reason, count in sorted((report.get(counter) or {}).items(), key=lambda item: -item[1]):
-                places = (report.get("examples") or {}).get(reason) or [""]
-                found.append((f"{f'{split}: ' if several else ''}{prefix}{reason}", _cell(count), str(places[0])))
-    return found
+    return [
+        (f"{split}: {what}" if several else what, count, place)
+        for split, report in _splits(preflight)
+        for what, count, place in _findings_of(report)
+    ]
+
+
+def _findings_of(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for counter, prefix in FINDINGS.items():
+        for reason, count in sorted((report.get(counter) or {}).items(), key=lambda item: -item[1]):
+            yield f"{prefix}{reason}", _cell(count), _first_place(report, reason)
+    copies = (report.get("copies") or {}).get("conversations")
+    for reason, count in (("copies", copies), ("also in train", report.get("also_in_train"))):
+        if count:
+            yield reason, _cell(count), _first_place(report, reason)
+
+
+def _first_place(report: dict[str, Any], reason: str) -> str:
+    places = (report.get("examples") or {}).get(reason) or [""]
+    return str(places[0])
 
 
 def preflight_sources(preflight: dict[str, Any]) -> list[tuple[str, str, str, str]]:

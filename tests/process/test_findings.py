@@ -128,6 +128,13 @@ def test_rows_of_weight_zero_are_left_out_and_counted(tmp_path: Path, models: di
     assert prepared.found["weighted"] == {"conversations": 3, "least": 0.5, "most": 0.5}
 
 
+def test_answers_that_are_not_wanted_are_left_out_and_counted(tmp_path: Path, models: dict[str, Path]) -> None:
+    rows = [{"prompt": "hi", "completion": "good" if good else "bad", "label": good} for good in (True, False)]
+    prepared = Prepared(tmp_path, models["chatml"], rows)
+    assert prepared.texts() == ["good<|im_end|>"]
+    assert prepared.found["dropped"] == {"label false: an answer that is not wanted": 1}
+
+
 def test_held_out_rows_of_weight_zero_are_refused(tmp_path: Path, models: dict[str, Path]) -> None:
     (tmp_path / "eval.jsonl").write_text(json.dumps({**ask(), "weight": 0}) + "\n")
     with pytest.raises(UserError, match="all eval rows have weight 0"):

@@ -41,6 +41,7 @@ class Conversation:
         messages: in order.
         tools: on offer.
         weight: of the row in the loss.
+        wanted: whether the answer is one to learn; unpaired preference rows have others too.
         text: plain text to learn whole, without a chat template; there are no messages then.
         ignored: keys of the row and of its messages that have no effect.
     """
@@ -50,6 +51,7 @@ class Conversation:
     weight: float = 1.0
     text: str | None = None
     ignored: tuple[str, ...] = ()
+    wanted: bool = True
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,10 @@ def to_conversation(row: object) -> Conversation:
     messages = [message_of(turn, at, tools) for at, turn in enumerate(_with_system(filled, turns))]
     ignored |= {f"{OF_MESSAGES}{key}" for _, keys in messages for key in keys}
     ignored |= {f"{OF_MESSAGES}{_printable(key)}" for message, _ in messages for key in message.keys() - UNDERSTOOD}
-    return Conversation([message for message, _ in messages], tools, weight, None, tuple(sorted(ignored)))
+    judged = first.keys_in(filled.keys()) & {*JUDGEMENTS}
+    ignored |= {key for key in judged if not isinstance(filled[key], bool)}
+    wanted = not any(filled[key] is False for key in judged)
+    return Conversation([message for message, _ in messages], tools, weight, None, tuple(sorted(ignored)), wanted)
 
 
 def _printable(key: object) -> str:
@@ -263,6 +268,8 @@ def _number(text: str) -> float | None:
         raise RowError(f"`weight` must be a number from 0 to {LARGEST_WEIGHT:g}, this is {text[:40]!r}") from None
 
 
+JUDGEMENTS = ("label", "kto_tag")
+"""Columns of unpaired preference rows: false where the answer is not wanted."""
 FLAT = (*INPUTS, "history", *SYSTEMS)
 _FORMATS = [
     _Format("messages", (("messages",),), _from_messages, SYSTEMS),
@@ -270,7 +277,7 @@ _FORMATS = [
     _Format(
         "instruction and answer", (("instruction",), ANSWERS), lambda row: _from_prompt(row, ("instruction",)), FLAT
     ),
-    _Format("prompt and answer", (("prompt",), ANSWERS), _from_prompt, FLAT),
+    _Format("prompt and answer", (("prompt",), ("completion", "response")), _from_prompt, (*FLAT, *JUDGEMENTS)),
     _Format("preference", (("chosen",),), _from_chosen, ("conversations", *PROMPTS, *FLAT)),
     _Format(
         "question and answer",

@@ -251,4 +251,6 @@ def _left_out(conversation: Conversation) -> str:
     """Why a row is not trained on, by its own wish; empty when it is."""
     if np.float32(conversation.weight) == 0:
         return "weight 0"
+    if not conversation.wanted:
+        return "label false: an answer that is not wanted"
     return "" if conversation.messages or conversation.text is not None else "no messages"

@@ -18,7 +18,11 @@ REPORT: dict[str, Any] = {
         "changed": {},
         "found": {"empty answer [/x]": 3},
         "ignored": {"age": 1200},
-        "examples": {"longer than 512 tokens": ["a.jsonl:7", "a.jsonl:9"], "age": ["a.jsonl:1"]},
+        "examples": {
+            "longer than 512 tokens": ["a.jsonl:7", "a.jsonl:9"],
+            "age": ["a.jsonl:1"],
+            "copies": ["b.jsonl:4"],
+        },
         "copies": {"conversations": 4, "across sources": 1},
         "sources": [
             {"path": "a.jsonl", "rows": 1000, "tokens": 10000, "lost_share": 0.0},
@@ -46,6 +50,7 @@ def test_counts_findings_losses_and_warnings_are_printed() -> None:
         "train: dropped: longer than 512 tokens 10 a.jsonl:7",
         "train: empty answer [/x] 3",
         "train: ignored key: age 1,200 a.jsonl:1",
+        "train: copies 4 b.jsonl:4",
         "b.jsonl 200 5,000 50.0%",
     ):
         assert line in lines, line

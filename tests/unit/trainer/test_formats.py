@@ -25,6 +25,13 @@ SAME: dict[str, dict[str, Any]] = {
     "prompt and completion": {"prompt": "hi", "completion": "hello"},
     "prompt and completion as messages": {"prompt": HELLO[:1], "completion": HELLO[1:]},
     "messages inside prompt": {"prompt": {"messages": HELLO[:1]}, "completion": HELLO[1]},
+    "prompt and output": {"prompt": "hi", "output": "hello"},
+    "with a rendered prompt beside it": {
+        "instruction": "hi",
+        "input": "",
+        "output": "hello",
+        "prompt": "### Instruction",
+    },
     "prompt and response": {"prompt": "hi", "response": "hello"},
     "question and answer": {"question": "hi", "answer": "hello"},
     "query and response": {"query": "hi", "response": "hello"},
@@ -78,6 +85,12 @@ def test_all_usual_names_of_the_assistant(speaker: str) -> None:
 def test_rows_of_two_forms_are_refused_with_both_names(row: dict[str, Any]) -> None:
     with pytest.raises(RowError, match=r".* and .* differ"):
         to_conversation(row)
+
+
+def test_answers_of_unpaired_preferences_that_are_not_wanted_are_known() -> None:
+    rows = [{"prompt": "hi", "completion": "hello", "label": label} for label in (True, False, 3)]
+    assert [to_conversation(row).wanted for row in rows] == [True, False, True]
+    assert [to_conversation(row).ignored for row in rows] == [(), (), ("label",)]
 
 
 def test_plain_text_has_no_messages() -> None:
