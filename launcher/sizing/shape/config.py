@@ -56,7 +56,10 @@ def shape_from_config(config: dict[str, Any], where: str = "config.json", name: 
     model_type = known_model_type(config, where)
     arch = ARCHITECTURES[model_type]
     widths = _widths(config | {"model_type": model_type}, arch, where)
-    layers = (arch.layers or llama_layers)(widths, arch)
+    try:
+        layers = (arch.layers or llama_layers)(widths, arch)
+    except (TypeError, ValueError, ArithmeticError) as error:  # a value of another kind than the family has
+        raise JobError(f"{where}: cannot be read as a {model_type}: {error}", "Download the model again.") from error
     return ModelShape(
         model_type=model_type,
         hidden_size=widths.hidden,
@@ -142,17 +145,16 @@ def _root(w: Widths, arch: Architecture) -> tuple[Tensor, ...]:
     """Embeddings, final norm and output head."""
     model, embed, final, head = _root_names(w.config["model_type"])
     tensors = [Tensor(name=f"{model}{embed}.weight", dims=(w.vocab, w.hidden))]
-    positions = arch.positions
-    if positions or (w.config["model_type"] == "mpt" and w.setting("learned_pos_emb", True)):
-        key, offset = positions or ("max_seq_len", 0)
+    if arch.positions:
+        key, offset = arch.positions
         tensors.append(Tensor(name=f"{model}positions.weight", dims=(w.setting(key, 1024) + offset, w.hidden)))
     if w.config["model_type"] == "bloom":
         tensors += norm(f"{model}word_embeddings_layernorm", w.hidden, "layer")
     tensors += norm(model + final, w.hidden, arch.norm)
     if not w.tied:
         tensors.append(Tensor(name=f"{head}.weight", dims=(w.vocab, w.hidden)))
-        if w.config["model_type"] == "phi":
-            tensors.append(Tensor(name=f"{head}.bias", dims=(w.vocab,)))
+    if w.config["model_type"] == "phi":
+        tensors.append(Tensor(name=f"{head}.bias", dims=(w.vocab,)))
     return tuple(tensors)
 
 

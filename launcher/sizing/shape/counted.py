@@ -71,9 +71,15 @@ def shape_of_folder(folder: Path, where: str = "") -> ModelShape:
         JobError: the architecture is unknown, and its tensors cannot be counted.
     """
     config, where = read_config(folder / "config.json"), where or str(folder / "config.json")
-    if is_described(config):
+    if not is_described(config):
+        return shape_of_tensors(config, counted(folder, config, where))
+    try:
         return shape_from_config(config, where)
-    return shape_of_tensors(config, counted(folder, config, where))
+    except JobError as problem:  # written by a release that calls things otherwise: the model itself can tell
+        try:
+            return shape_of_tensors(config, counted(folder, config, where))
+        except (TuneyardError, AssertionError):
+            raise problem from None
 
 
 def counted(folder: Path, config: dict[str, Any], where: str) -> Counted:

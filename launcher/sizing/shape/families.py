@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.errors import JobError
 from launcher.sizing.shape.parts import Layer, Linear, Tensor
 
 
@@ -38,10 +39,31 @@ class Widths:
         return self.kv_heads * self.head_dim
 
     def setting(self, key: str, default: Any = None) -> Any:
-        """A key of the configuration; null counts as absent."""
-        value = self.config.get(key)
-        return default if value is None else value
+        """A key of the configuration, under any of its names; null counts as absent."""
+        names = next((group for group in SYNONYMS if key in group), (key,))
+        values = (self.config.get(name) for name in (key, *names))
+        return next((value for value in values if value is not None), default)
 
+    def count(self, key: str) -> int:
+        """A whole number that the family cannot do without.
+
+        Raises:
+            JobError: the configuration does not have it.
+        """
+        value = self.setting(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            kind = self.config.get("model_type")
+            raise JobError(f"`{key}` of a {kind} must be a whole number (got {value!r})", "Download the model again.")
+        return value
+
+
+SYNONYMS = (
+    ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
+    ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_top_k"),
+    ("moe_intermediate_size", "expert_intermediate_size"),
+    ("n_shared_experts", "num_shared_experts"),
+)
+"""Names of one setting: releases of Transformers write others than those before, and read them all."""
 
 Build = Callable[[Widths, "Architecture"], list[Layer]]
 
@@ -147,7 +169,7 @@ def _experts(w: Widths, arch: Architecture, count: int, ffn: int, top: int) -> t
 
 def qwen_moe_layers(w: Widths, arch: Architecture) -> list[Layer]:
     """Qwen's experts, with a shared one in Qwen 2 MoE."""
-    count, ffn = w.setting("num_experts"), w.setting("moe_intermediate_size")
+    count, ffn = w.count("num_experts"), w.count("moe_intermediate_size")
     sparse: tuple[Linear, ...] = _experts(w, arch, count, ffn, w.setting("num_experts_per_tok", 2))
     shared = w.setting("shared_expert_intermediate_size", 0)
     if shared:
@@ -161,7 +183,7 @@ def qwen_moe_layers(w: Widths, arch: Architecture) -> list[Layer]:
 
 def mixtral_layers(w: Widths, arch: Architecture) -> list[Layer]:
     """Mixtral: a router, and experts of w1 (gate), w3 (up), w2 (down)."""
-    count, top, base = w.setting("num_local_experts"), w.setting("num_experts_per_tok"), "block_sparse_moe."
+    count, top, base = w.count("num_local_experts"), w.count("num_experts_per_tok"), "block_sparse_moe."
     sizes = {"w1": (w.hidden, w.ffn), "w2": (w.ffn, w.hidden), "w3": (w.hidden, w.ffn)}
     experts = [
         Linear(name=f"{base}experts.*.{n}", inputs=i, outputs=o, copies=count, active=top)
@@ -173,7 +195,7 @@ def mixtral_layers(w: Widths, arch: Architecture) -> list[Layer]:
 
 def granite_moe_layers(w: Widths, arch: Architecture) -> list[Layer]:
     """Granite MoE: experts in two stacked matrices, with a shared MLP in the shared variant."""
-    count, top, base = w.setting("num_local_experts"), w.setting("num_experts_per_tok"), "block_sparse_moe."
+    count, top, base = w.count("num_local_experts"), w.count("num_experts_per_tok"), "block_sparse_moe."
     experts: tuple[Linear, ...] = (
         Linear(name=f"{base}router.layer", inputs=w.hidden, outputs=count),
         Linear(name=f"{base}input_linear", inputs=w.hidden, outputs=2 * w.ffn, copies=count, active=top),
@@ -189,8 +211,8 @@ def granite_moe_layers(w: Widths, arch: Architecture) -> list[Layer]:
 
 def deepseek_layers(w: Widths, arch: Architecture) -> list[Layer]:
     """DeepSeek 2 and 3: latent attention, dense layers first, then routed and shared experts."""
-    ffn, count = w.setting("moe_intermediate_size"), w.setting("n_routed_experts")
-    sparse = _experts(w, arch, count, ffn, w.setting("num_experts_per_tok"))
+    ffn, count = w.count("moe_intermediate_size"), w.count("n_routed_experts")
+    sparse = _experts(w, arch, count, ffn, w.setting("num_experts_per_tok", 1))
     shared = _mlp(w, arch, ffn * w.setting("n_shared_experts", 1), "mlp.shared_experts.")
     correction: tuple[Tensor, ...] = ()
     if w.setting("topk_method") == "noaux_tc" or w.config["model_type"] == "deepseek_v3":
@@ -205,8 +227,8 @@ def deepseek_layers(w: Widths, arch: Architecture) -> list[Layer]:
 
 def _latent_attention(w: Widths) -> tuple[tuple[Linear, ...], tuple[Tensor, ...]]:
     """Multi-head latent attention: queries and keys through low-rank projections with norms between."""
-    rope, nope, value = (w.setting(k) for k in ("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"))
-    q_rank, kv_rank, out = w.setting("q_lora_rank", 0), w.setting("kv_lora_rank"), w.heads * (nope + rope)
+    rope, nope, value = (w.count(k) for k in ("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"))
+    q_rank, kv_rank, out = w.setting("q_lora_rank", 0), w.count("kv_lora_rank"), w.heads * (nope + rope)
     pairs = {"kv_a_proj_with_mqa": (w.hidden, kv_rank + rope), "kv_b_proj": (kv_rank, w.heads * (nope + value))}
     pairs |= {"q_a_proj": (w.hidden, q_rank), "q_b_proj": (q_rank, out)} if q_rank else {"q_proj": (w.hidden, out)}
     pairs["o_proj"] = (w.heads * value, w.hidden)
@@ -219,8 +241,8 @@ def _latent_attention(w: Widths) -> tuple[tuple[Linear, ...], tuple[Tensor, ...]
 
 def glm_moe_layers(w: Widths, arch: Architecture) -> list[Layer]:
     """GLM 4 MoE: DeepSeek's routing on plain attention."""
-    ffn, count = w.setting("moe_intermediate_size"), w.setting("n_routed_experts")
-    sparse = _experts(w, arch, count, ffn, w.setting("num_experts_per_tok"))
+    ffn, count = w.count("moe_intermediate_size"), w.count("n_routed_experts")
+    sparse = _experts(w, arch, count, ffn, w.count("num_experts_per_tok"))
     shared = _mlp(w, arch, ffn * w.setting("n_shared_experts", 1), "mlp.shared_experts.")
     attention, norms = _attention(w, arch), _norms(w, arch)
     correction = Tensor(name="mlp.gate.e_score_correction_bias", dims=(count,))
@@ -232,7 +254,7 @@ def glm_moe_layers(w: Widths, arch: Architecture) -> list[Layer]:
 
 def gpt_oss_layers(w: Widths, arch: Architecture) -> list[Layer]:
     """gpt-oss: biases everywhere, sinks in attention, experts in stacked matrices."""
-    count, top = w.setting("num_local_experts"), w.setting("num_experts_per_tok", 4)
+    count, top = w.count("num_local_experts"), w.setting("num_experts_per_tok", 4)
     experts = (
         Linear(name="mlp.router", inputs=w.hidden, outputs=count, bias=True),
         Linear(name="mlp.experts.gate_up", inputs=w.hidden, outputs=2 * w.ffn, bias=True, copies=count, active=top),

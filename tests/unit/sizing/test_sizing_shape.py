@@ -241,3 +241,27 @@ def test_a_guess_by_size_is_near(billions: float) -> None:
 
 def test_known_architectures_are_many() -> None:
     assert {"llama", "mistral", "mixtral", "qwen3_moe", "gemma3_text", "phi3", "mpt"} <= set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("qwen3_moe", {"num_experts": 4, "moe_intermediate_size": 32}),
+        ("qwen2_moe", {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}),
+        ("deepseek_v2", {"n_routed_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2}),
+        ("mixtral", {"num_local_experts": 4}),
+        ("granitemoe", {"num_local_experts": 4}),
+        ("mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4}),
+        ("phi", {"tie_word_embeddings": True}),
+    ],
+)
+def test_configurations_as_transformers_writes_them_now(kind: str, changes: dict, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model(kind, vocab_size=96, pad_token_id=0, **({} if kind == "mpt" else small), **changes)
+    config.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert read_shape(tmp_path / "config.json").num_parameters == sum(p.numel() for p in model.parameters())
