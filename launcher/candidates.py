@@ -12,7 +12,7 @@ from launcher.amounts import Amounts, no_amounts
 from launcher.cpuspeed import WIDTH as CPU_WIDTH
 from launcher.cpuspeed import cpu_speed
 from launcher.decisions import Basics
-from launcher.gpusizing import PlannedGpu, predicted, sizing_job, timed, usable_gib
+from launcher.gpusizing import PlannedGpu, predicted, sizing_job, timed, usable_gib, whole_modules
 from launcher.hardware import Machine
 from launcher.jobfile.schema import JobFile
 from launcher.learning.correction import Correction, Learned, corrected_memory, corrected_speed
@@ -311,7 +311,7 @@ def _by_order(job: JobFile, basics: Basics, ground: Ground, with_speed: bool, se
         tokens=tokens,
         checkpointing=setting.checkpointing,
         chunk_tokens=job.loss.chunk_tokens,
-        lora=_lora(job),
+        lora=_lora(job, ground.shape),
         shard_quantized=setting.sharded,
     )
     plain = Candidate(
@@ -377,7 +377,7 @@ def _cpu_speed(job: JobFile, ground: Ground, candidate: Candidate) -> Speed:
     )
 
 
-def _lora(job: JobFile) -> LoraLayout | None:
+def _lora(job: JobFile, shape: ModelShape | None) -> LoraLayout | None:
     method = job.method
     if method.kind != "lora":
         return None
@@ -387,6 +387,8 @@ def _lora(job: JobFile) -> LoraLayout | None:
         use_dora=method.use_dora,
         quantization=method.quantization,
         double_quantization=method.double_quantization,
+        bias=method.bias,
+        saved_modules=whole_modules(method.modules_to_save or [], shape) if shape else 0,
     )
 
 

@@ -97,11 +97,11 @@ def _adapters(job: JobFile, shape: ModelShape) -> Adapters | None:
         dora=method.use_dora,
         dropout=method.lora_dropout > 0,
         bias=method.bias,
-        saved_modules=_whole(method.modules_to_save or [], shape),
+        saved_modules=whole_modules(method.modules_to_save or [], shape),
     )
 
 
-def _whole(names: list[str], shape: ModelShape) -> int:
+def whole_modules(names: list[str], shape: ModelShape) -> int:
     """Parameters of the modules that train whole: head and embeddings, or projections by their names."""
     matrices = sum(shape.vocab_size * shape.hidden_size for name in names if name in WHOLE_MODULES)
     counts = shape.linear_counts()

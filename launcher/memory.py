@@ -88,6 +88,9 @@ class LoraLayout:
     use_dora: bool = False
     quantization: str | None = None
     double_quantization: bool = True
+    bias: str = "none"
+    saved_modules: int = 0
+    """Parameters of the modules that train whole beside the adapters."""
 
 
 def predict(shape: ModelShape, layout: Layout) -> Prediction:
@@ -116,11 +119,14 @@ def alive(phase: str) -> tuple[str, ...]:
 
 
 def adapter_parameters(shape: ModelShape, layout: Layout) -> int:
-    """Parameters of the adapters; none in a full fine-tune."""
+    """Parameters that train beside a frozen base: adapters, biases, whole modules; none in a full fine-tune."""
     if layout.lora is None:
         return 0
     lora = layout.lora
-    return lora_parameters(shape, r=lora.r, target_modules=lora.target_modules, use_dora=lora.use_dora)
+    adapters = lora_parameters(
+        shape, r=lora.r, target_modules=lora.target_modules, use_dora=lora.use_dora, bias=lora.bias
+    )
+    return adapters + lora.saved_modules
 
 
 def quantised_parameters(shape: ModelShape, layout: Layout) -> int:

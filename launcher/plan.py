@@ -28,7 +28,7 @@ from launcher.length import Steps, step_warnings, steps_of, with_packing
 from launcher.modelfiles import find_config
 from launcher.planner import Choice, choose
 from launcher.sizing.memory.limits import COUNTED_SPREAD
-from launcher.sizing.shape import ModelShape, find_model, shape_by_name, shape_of_folder
+from launcher.sizing.shape import ModelShape, find_model, shape_by_name, shape_of_folder, targeted, without_adapters
 from launcher.texttokens import USUAL_VOCABULARY, estimated
 from launcher.tokenising import tokenising
 from trainer.capabilities import OWN
@@ -137,7 +137,17 @@ def make_plan(
     return Plan(
         trainer=trainer,
         launch=launch,
-        decisions=[*from_catalogue, *packing, *basics.decisions, *choice.decisions, threads, *grace, *short, *told],
+        decisions=[
+            *from_catalogue,
+            *packing,
+            *_adapter_notes(job, ground.shape),
+            *basics.decisions,
+            *choice.decisions,
+            threads,
+            *grace,
+            *short,
+            *told,
+        ],
         choice=choice,
         shape=ground.shape,
         steps=steps,
@@ -193,6 +203,18 @@ def _shape_here(folder: Path) -> tuple[ModelShape, list[Decision]]:
         return shape, []
     reason = f"{'; '.join(shape.notes)}; {100 * COUNTED_SPREAD:.0f} % of memory is left free for what may differ"
     return shape, [Decision(setting="model.shape", value=f"{shape.num_parameters:,} parameters", reason=reason)]
+
+
+def _adapter_notes(job: JobFile, shape: ModelShape | None) -> list[Decision]:
+    """What one would not expect of the adapters: routed experts that get none."""
+    if job.method.kind != "lora" or shape is None:
+        return []
+    if not without_adapters(shape, targeted(shape, job.method.target_modules)):
+        return []
+    reason = (
+        f"PEFT makes none for those of {shape.model_type}, or target_modules does not name them: they stay as they are"
+    )
+    return [Decision(setting="experts", value="no adapters", reason=reason)]
 
 
 def _threads(basics: Basics, machine: Machine, profile: SiteProfile | None) -> Decision:

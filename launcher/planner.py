@@ -29,7 +29,7 @@ from launcher.jobfile.schema import JobFile
 from launcher.length import steps_of
 from launcher.nearest import nothing_fits
 from launcher.prediction import GIB
-from launcher.sizing.shape import targeted
+from launcher.sizing.shape import refused_adapters, targeted
 from trainer.schedule_rules import FEW_STEPS
 
 AS_CHEAP = 1.05
@@ -203,10 +203,14 @@ def _check_micro_batch(job: JobFile, basics: Basics) -> None:
 def _check_targets(job: JobFile, ground: Ground) -> None:
     if job.method.kind != "lora" or ground.shape is None:
         return
+    method = job.method
     try:
-        targeted(ground.shape, job.method.target_modules)
+        chosen = targeted(ground.shape, method.target_modules)
     except JobError as error:
         raise SettingError("method.target_modules", error.message, remedy=error.remedy) from None
+    if refused := refused_adapters(ground.shape, chosen, dropout=method.lora_dropout > 0, dora=method.use_dora):
+        setting, message, remedy = refused
+        raise SettingError(f"method.{setting}", message, remedy=remedy)
 
 
 def _check_engine(job: JobFile, basics: Basics) -> None:

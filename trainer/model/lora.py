@@ -61,7 +61,7 @@ def _check_can_train(model: nn.Module, method: MethodConfig) -> None:
                 )
 
 
-def _check_took_effect(model: nn.Module, method: MethodConfig) -> None:
+def _check_took_effect(model: Any, method: MethodConfig) -> None:
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if method.bias != "none" and not any(name.endswith("bias") for name in trained):
         raise UserError(f"method.bias is {method.bias}, but the model has no such bias terms", remedy="remove it")
@@ -69,6 +69,10 @@ def _check_took_effect(model: nn.Module, method: MethodConfig) -> None:
         if not any(f".{module}.modules_to_save." in name for name in trained):
             raise UserError(f"method.modules_to_save names {module!r}, which the model does not have")
     if isinstance(method.target_modules, list):
+        kept = model.peft_config["default"].target_modules or ()
+        experts = any(".experts." in name and ".lora_" in name for name in trained)
         for target in method.target_modules:
-            if not any(f".{target}.lora_A" in name for name in trained):
+            if experts and target not in kept:  # PEFT has translated it to the stacked experts, or their router
+                continue
+            if not any(f".{target}.lora_A" in name or f".{target}.lora_embedding_A" in name for name in trained):
                 raise UserError(f"method.target_modules names {target!r}, which the model does not have")

@@ -16,9 +16,10 @@ from launcher.sizing.shape.config import (
     shape_from_config,
 )
 from launcher.sizing.shape.counted import shape_of_folder
+from launcher.sizing.shape.experts import without_adapters
 from launcher.sizing.shape.families import ARCHITECTURES, Architecture
 from launcher.sizing.shape.headers import read_headers
-from launcher.sizing.shape.lora import lora_parameters, targeted
+from launcher.sizing.shape.lora import lora_parameters, refused_adapters, targeted
 from launcher.sizing.shape.model import ModelShape
 from launcher.sizing.shape.parts import Layer, Linear, Tensor
 
@@ -38,10 +39,12 @@ __all__ = [
     "read_config",
     "read_headers",
     "read_shape",
+    "refused_adapters",
     "shape_by_name",
     "shape_by_size",
     "shape_from_config",
     "shape_of_folder",
     "size_in_name",
     "targeted",
+    "without_adapters",
 ]

@@ -6,6 +6,7 @@ import difflib
 import re
 
 from launcher.errors import JobError
+from launcher.sizing.shape import experts
 from launcher.sizing.shape.model import ModelShape
 from launcher.sizing.shape.parts import Linear
 
@@ -31,7 +32,9 @@ def lora_parameters(
     """
     chosen = targeted(shape, target_modules)
     adapters = sum(
-        count * linear.copies * (r * (linear.inputs + linear.outputs) + (linear.outputs if use_dora else 0))
+        count
+        * linear.copies
+        * (linear.ranks * r * (linear.inputs + linear.outputs) + (linear.outputs if use_dora else 0))
         for linear, count in chosen
     )
     return adapters + _biases(shape, chosen, bias)
@@ -48,20 +51,52 @@ def _biases(shape: ModelShape, chosen: list[tuple[Linear, int]], which: str) -> 
 def targeted(shape: ModelShape, target_modules: Targets) -> list[tuple[Linear, int]]:
     """The projections that get adapters, each with the number of layers that have it.
 
-    `all-linear` is every projection but the output head, and but experts and their router, which Transformers
-    keeps in stacked parameters that PEFT does not see as linear layers. A list holds names such as `q_proj`. Any
-    other text is a regular expression over whole module names, as in PEFT.
+    `all-linear` is every projection but the output head; of experts, which Transformers keeps in stacked parameters,
+    those of the families in `launcher.sizing.shape.experts`. A list holds names such as `q_proj`. Any other text is a
+    regular expression over whole module names, as in PEFT.
 
     Raises:
         JobError: a name matches no projection of this model.
     """
     known = _adaptable(shape)
     if target_modules == "all-linear":
-        routers = ("mlp.gate", "block_sparse_moe.gate", "mlp.router")
-        return [(linear, count) for linear, count in known[:-2] if not (linear.is_expert or linear.name in routers)]
-    if isinstance(target_modules, str):
-        return _matching(shape, known, target_modules)
-    return [entry for name in target_modules for entry in _named(known, name, shape.model_type)]
+        plain = known[:-2]
+    elif isinstance(target_modules, str):
+        plain = _matching(shape, known, target_modules)
+    else:
+        names = experts.names_of(shape)
+        usual = [name for name in target_modules if name.rpartition(".")[2] not in names]
+        plain = [entry for name in usual for entry in _named(known, name, shape.model_type)]
+    if not experts.are_converted(shape):
+        return [(linear, count) for linear, count in plain if not experts.is_hidden(linear)]
+    wanted = {linear.name.rpartition(".")[2] for linear, _ in plain if not linear.is_expert}
+    if isinstance(target_modules, list):
+        wanted |= {name.rpartition(".")[2] for name in target_modules}
+    elif target_modules == "all-linear":
+        wanted |= experts.names_of(shape)
+    else:
+        wanted |= {linear.name.rpartition(".")[2] for linear, _ in plain}
+    hidden = experts.names_of(shape)
+    kept = [(line, count) for line, count in plain if not (line.is_expert or line.name.rpartition(".")[2] in hidden)]
+    return kept + experts.adapted(shape, wanted)
+
+
+def refused_adapters(
+    shape: ModelShape, chosen: list[tuple[Linear, int]], *, dropout: bool, dora: bool
+) -> tuple[str, str, str] | None:
+    """The setting of `method` that these projections cannot have, why, and what to do; None when all is well."""
+    names = {linear.name for linear, _ in chosen}
+    if "lm_head" in names:
+        why = "the loss reads the output head's weight whole, and an adapter beside it would not be learnt"
+        return "target_modules", why, "Take lm_head out, or train it whole: `modules_to_save: [lm_head]`."
+    if "embed_tokens" in names and shape.tied_embeddings:
+        why = "the embeddings are the output head as well, and an adapter would change only one of them"
+        return "target_modules", why, "Take embed_tokens out, or choose a model whose embeddings are its own."
+    stacked = any(linear.is_expert for linear, _ in chosen)
+    if stacked and (dropout or dora):
+        setting = "lora_dropout" if dropout else "use_dora"
+        return setting, "adapters of stacked experts have none", f"Remove {setting}, or list attention's projections."
+    return None
 
 
 def _adaptable(shape: ModelShape) -> list[tuple[Linear, int]]:

@@ -32,6 +32,7 @@ class Linear:
         bias: Whether it has a bias.
         copies: How often a layer holds it: once, or once per expert.
         active: How many of the copies one token passes.
+        ranks: How many times the rank its adapters have: two, where PEFT adapts two fused projections as one.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Linear:
     bias: bool = False
     copies: int = 1
     active: int = 1
+    ranks: int = 1
 
     @property
     def is_expert(self) -> bool:
