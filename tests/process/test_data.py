@@ -31,6 +31,11 @@ def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_model(tmp_path_factory.mktemp("model"))
+
+
 def make(tmp_path: Path, model: Path, rows: Path, **changes: Any) -> tuple[Path, TrainerConfig]:
     raw = tiny.trainer_config(model, rows, **changes)
     run = tmp_path / "run"
@@ -74,19 +79,19 @@ def prepare_as_process(run: Path) -> str:
     return done.stderr
 
 
-def test_prepare_loads_no_torch(tmp_path: Path, tokenizer_dir: Path) -> None:
-    run, _ = make(tmp_path, tokenizer_dir, write(tmp_path, *[TALK] * 4))
+def test_prepare_loads_no_torch(tmp_path: Path, model_dir: Path) -> None:
+    run, _ = make(tmp_path, model_dir, write(tmp_path, *[TALK] * 4))
     said = prepare_as_process(run)
     imported = {line.rpartition("|")[2].strip() for line in said.splitlines()}
     assert "transformers" in imported and "torch" not in imported
     assert "PyTorch" not in said, "nobody is told to install what is there"
 
 
-def test_prepare_reads_tables_where_nothing_else_has_loaded_torch(tmp_path: Path, tokenizer_dir: Path) -> None:
+def test_prepare_reads_tables_where_nothing_else_has_loaded_torch(tmp_path: Path, model_dir: Path) -> None:
     from pyarrow import Table, parquet
 
     parquet.write_table(Table.from_pylist([TALK] * 4), tmp_path / "rows.parquet")
-    prepare_as_process(make(tmp_path, tokenizer_dir, tmp_path / "rows.parquet")[0])
+    prepare_as_process(make(tmp_path, model_dir, tmp_path / "rows.parquet")[0])
 
 
 @pytest.mark.parametrize("template", ["marked", "prefix"])
