@@ -50,13 +50,16 @@ def read_sweep(folder: Path) -> Sweep:
     found = read_json(folder / FILE)
     if found is None:
         raise JobError(f"{folder} holds no sweep", "Name the folder that `tuneyard sweep` printed.")
-    runs = found["runs"]
-    return Sweep(
-        folder=folder,
-        backend=found["backend"],
-        runs=[Path(one["run"]) for one in runs],
-        combinations=[one["settings"] for one in runs],
-    )
+    try:
+        runs = [(Path(one["run"]), dict(one["settings"])) for one in found["runs"]]
+        return Sweep(
+            folder=folder,
+            backend=str(found["backend"]),
+            runs=[run for run, _ in runs],
+            combinations=[settings for _, settings in runs],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise JobError(f"{folder / FILE}: is damaged: {error!r}", "Its runs are runs like any other.") from None
 
 
 def find_sweep(text: str, root: Path) -> Path:

@@ -106,6 +106,10 @@ def test_a_sweep_is_found_again_by_its_folder_its_name_or_as_the_last(tmp_path: 
         find_sweep("c", tmp_path)
     with pytest.raises(JobError, match="holds no sweep"):
         read_sweep(tmp_path)
+    for text in ('{"runs": 3}', "{}", '{"backend": "local", "runs": [{"run": "a"}]}'):
+        (tmp_path / "sweep.json").write_text(text)
+        with pytest.raises(JobError, match="is damaged"):
+            read_sweep(tmp_path)
 
 
 def test_runs_are_ranked_by_the_loss_of_the_checkpoint_that_is_exported(tmp_path: Path, capsys) -> None:
