@@ -357,13 +357,18 @@ class TrainerConfig(Section):
 def unresolved(section: BaseModel, prefix: str = "") -> list[str]:
     """Dotted names of the settings below `section` that still say `auto`."""
     found: list[str] = []
-    for name in type(section).model_fields:
+    for name, field in type(section).model_fields.items():
         value: Any = getattr(section, name)
         if isinstance(value, BaseModel):
             found += unresolved(value, f"{prefix}{name}.")
-        elif value == "auto":
+        elif value == "auto" and may_be_auto(field.annotation):  # a run, or a branch, may be called so
             found.append(f"{prefix}{name}")
     return found
+
+
+def may_be_auto(annotation: Any) -> bool:
+    """Whether `auto` leaves a setting of this type to the plan."""
+    return annotation == "auto" or any(may_be_auto(part) for part in get_args(annotation))
 
 
 def read_trainer_config(run_dir: Path) -> TrainerConfig:

@@ -25,6 +25,9 @@ from launcher.jobfile.problems import JobFileError, KeyPath, Problem, dotted, sh
 MOST_VALUES = 20_000
 """More values than any job file has: an anchor that multiplies itself stops here."""
 
+LARGEST_NUMBER = 10**15
+"""Larger ones are slips, and would be lost in arithmetic."""
+
 FIRST_LINES = "Start one with `tuneyard init`."
 
 REWORDED = {
@@ -182,6 +185,8 @@ class _Converter:
             return self._sequence(value, path)
         if isinstance(value, TaggedScalar):
             raise self._refusal(path, f"has a YAML tag ({value.tag.value})", "Write the value without a tag.")
+        if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            raise self._refusal(path, "is larger than any setting may be", f"At most {LARGEST_NUMBER:,}.")
         return _scalar(value)
 
     def _mapping(self, value: CommentedMap, path: KeyPath) -> dict[str, Any]:

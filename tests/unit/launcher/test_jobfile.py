@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from launcher.hardware import Machine
 from launcher.jobfile import JobFileError, load_job
 from launcher.jobfile.schema import json_schema
+from launcher.plan import make_plan
 
 HEAD = "name: quick\nmodel: {path: model}\n"
 DATA = "data: {train: [{path: train.jsonl}]}\n"
@@ -293,3 +295,11 @@ def test_prompts_that_cannot_be_answered_are_said_before_anything_is_planned(
     (problem,) = caught.value.problems
     assert (problem.line, problem.key) == (4, "evaluation.generate")
     assert said in problem.message and "answer" in problem.remedy
+
+
+def test_a_run_may_be_called_auto_and_a_number_that_nobody_means_is_refused(write_job: Callable[..., Path]) -> None:
+    path = write_job(old="name: quick", new="name: auto")
+    machine = Machine(num_cores=2, memory_bytes=16 * 1024**3)
+    assert make_plan(load_job(path).job, machine).trainer.name == "auto"
+    path = write_job(old="tokens_per_step: 8192", new="tokens_per_step: 8192, max_steps: 1" + "0" * 30)
+    assert "larger than any setting" in messages(path)[0]
