@@ -25,7 +25,6 @@ from trainer.capabilities import (
     refusal,
     usable,
     why_not,
-    why_unpacked,
 )
 from trainer.schedule_rules import FEW_STEPS
 
@@ -175,27 +174,11 @@ def _attention(job: JobFile, device: str, dtype: str, machine: Machine, log: lis
     if asked == "auto":
         reason = reason_of(config, value, place, length)
         log.append(Decision(setting="model.attention", value=value, reason=reason))
-    _note_effects(job, value, config, log)
-    return value
-
-
-def _note_effects(job: JobFile, backend: str, config: dict[str, Any], log: list[Decision]) -> None:
-    """What follows from the backend: packing that is off, dropout that is not applied.
-
-    Raises:
-        SettingError: packing is asked for, and the model's own attention knows none.
-    """
-    if backend == OWN and job.data.packing:
-        reason = why_unpacked(config, job.data.max_length) or "the model's own attention knows no borders"
-        if "packing" in job.data.model_fields_set:
-            raise SettingError("data.packing", f"{reason}", got=True, remedy="Write false, or leave it out.")
-        log.append(Decision(setting="data.packing", value=False, reason=f"{reason}; each conversation is a row"))
     dropout = attention_dropout(config)
-    if dropout and backend != OWN:
-        reason = (
-            f"the model's configuration says {dropout:g}; attention over packed rows has none, and it is not applied"
-        )
+    if dropout and value != OWN:
+        reason = f"the configuration declares {dropout:g}; attention over packed rows has none: it is not applied"
         log.append(Decision(setting="attention_dropout", value=0.0, reason=reason))
+    return value
 
 
 def _nodes(job: JobFile, machine: Machine) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from cluster.profiles import SiteProfile
 from launcher import __version__
 from launcher.amounts import Amounts
+from launcher.apart import apart
 from launcher.candidates import Ground
 from launcher.decisions import MOST_CPU_RANKS, MOST_TOKENIZER_PROCESSES, Basics, Decision
 from launcher.elsewhere import UNKNOWN_HOST_BYTES, cluster_json, job_there
@@ -109,6 +110,7 @@ def make_plan(
     if learned is None:
         learned = Learned(measurements=read(store_path(profile.run_folder() if profile else None)))
     data = tokenised or estimated(job, shape.vocab_size if shape else USUAL_VOCABULARY)
+    job, stateful = apart(job)
     job, packing = with_packing(job, data, _most_ranks(job, machine))
     is_known = machine.memory_bytes != UNKNOWN_HOST_BYTES
     ground = Ground(
@@ -139,6 +141,7 @@ def make_plan(
         launch=launch,
         decisions=[
             *from_catalogue,
+            *stateful,
             *packing,
             *_adapter_notes(job, ground.shape),
             *basics.decisions,
