@@ -31,6 +31,7 @@ ROWS_READ = 2_000
 PLACES = 8
 """Places of a large file that rows are taken from: files are often sorted."""
 BYTES_READ = 4 << 20
+MOST_CELL_CHARACTERS = 2**31 - 1
 BLANK = b"\xef\xbb\xbf \t\r\n"
 WHOLE_JSON_BYTES = 16 << 20
 """A JSON array up to this size is decoded as a whole."""
@@ -111,6 +112,7 @@ def _packed(file: Path, kind: str) -> Sample:
         times = max(1.0, file.stat().st_size / raw.tell()) if len(text) == BYTES_READ else 1.0
     lines = text.splitlines(keepends=True)
     if kind in TEXT_TABLES:
+        csv.field_size_limit(MOST_CELL_CHARACTERS)
         rows: list[Any] = list(csv.DictReader(_text(lines), delimiter=TEXT_TABLES[kind]))
     elif kind == ".json" and text.lstrip(BLANK).startswith(b"["):
         rows = _first_of_array(text.decode("utf-8-sig", "ignore"))[0]
@@ -204,6 +206,7 @@ def _text(lines: Iterable[bytes]) -> Iterator[str]:
 
 def _text_table(file: Path, delimiter: str) -> Sample:
     size, seen = file.stat().st_size, 0
+    csv.field_size_limit(MOST_CELL_CHARACTERS)
 
     def counted(lines: Iterable[bytes]) -> Iterator[bytes]:
         nonlocal seen

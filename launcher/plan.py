@@ -56,7 +56,7 @@ class Plan:
         """The content of plan.json."""
         return {
             "tuneyard": __version__,
-            "trainer": _trainer_json(self.trainer),
+            "trainer": trainer_json(self.trainer),
             "launch": self.launch,
             "steps": self.steps.as_json(),
             "warnings": list(self.warnings),
@@ -258,6 +258,7 @@ def _method_json(job: JobFile) -> dict[str, Any]:
     return {"kind": "full"} if job.method.kind == "full" else job.method.model_dump()
 
 
-def _trainer_json(config: TrainerConfig) -> dict[str, Any]:
+def trainer_json(config: TrainerConfig) -> dict[str, Any]:
+    """The trainer's part of plan.json."""
     dumped = config.model_dump(mode="json")
     return dumped | ({"method": {"kind": "full"}} if config.method.kind == "full" else {})

@@ -18,7 +18,7 @@ from launcher.counting import counting_config
 from launcher.errors import TuneyardError
 from launcher.hub import require_hub_files
 from launcher.jobfile import JobFileError, LoadedJob, SettingError, load_job
-from launcher.plan import Plan
+from launcher.plan import Plan, trainer_json
 from launcher.trainer_process import require_trainer
 
 
@@ -41,7 +41,7 @@ def check(job_file: Path, as_json: bool) -> None:
         raise loaded.located(error) from None
     with tempfile.TemporaryDirectory(prefix="tuneyard-check-") as scratch:
         run_dir = Path(scratch)
-        write_json_atomic(run_dir / PLAN, {"trainer": trainer.model_dump(mode="json", exclude_defaults=True)})
+        write_json_atomic(run_dir / PLAN, {"trainer": trainer_json(trainer)})
         preflight = prepare(run_dir, console)
         plan = recounted(loaded, run_dir, files_here=True) if plan else None
     if as_json:

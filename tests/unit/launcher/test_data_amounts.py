@@ -118,6 +118,11 @@ def test_only_what_is_trained_on_counts(tmp_path: Path) -> None:
     assert named.tokens == row_tokens(plain)
 
 
+def test_a_long_cell_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("instruction,output\nq," + "word " * 40_000 + "\n")
+    assert amounts(tmp_path / "a.csv").source.startswith("the data has no text"), "beyond max_length, not unreadable"
+
+
 def test_tokens_by_script_and_vocabulary() -> None:
     """Measured with o200k, cl100k and Llama 2's tokenizer: English within a fifth, other scripts within a half."""
     english, chinese = "The quick brown fox jumps over the lazy dog. " * 10, "人工智能是计算机科学的一个分支" * 10
