@@ -316,6 +316,14 @@ def test_built_in_templates_write_the_documented_text(name: str) -> None:
     assert text + rendering.text[at:] == GOLDEN[name]
 
 
+@pytest.mark.parametrize("name", [name for name in GOLDEN if not template.needed_tokens(name)])
+def test_templates_for_any_model_need_no_beginning_of_sequence(name: str) -> None:
+    tokenizer = stock_tokenizer(Stock("", "</s>"))
+    tokenizer.bos_token = None
+    own = Renderer(tokenizer, template.chat_templates(tokenizer, name), [tokenizer.eos_token_id], {})
+    assert "None" not in own.render(Conversation([USER, ANSWER])).renderings[0].text
+
+
 @pytest.mark.parametrize("name", GOLDEN)
 def test_built_in_templates_write_tools_calls_results_and_reasoning(name: str) -> None:
     own = built_in_renderer(name)
