@@ -60,6 +60,11 @@ def held_out_loss(
     return {"eval_loss": mean, "eval_perplexity": math.exp(min(mean, 700.0)), "eval_tokens": int(targets)}
 
 
+def holds_out(run_dir: Path, order: GlobalOrder) -> bool:
+    """Whether there are rows to evaluate on."""
+    return len(_held_out(run_dir, order)[1]) > 0
+
+
 def _held_out(run_dir: Path, order: GlobalOrder) -> tuple[TokenStore, np.ndarray]:
     folder = run_dir / "data" / "eval"
     if folder.is_dir():

@@ -23,7 +23,7 @@ from trainer.data.order import GlobalOrder
 from trainer.data.store import TokenStore, read_fingerprint
 from trainer.engines import build_engine
 from trainer.errors import UserError
-from trainer.evaluate import NoHeldOutLossError, held_out_loss
+from trainer.evaluate import NoHeldOutLossError, held_out_loss, holds_out
 from trainer.finishing import note
 from trainer.meters import Meters, StepFacts
 from trainer.model.fingerprint import model_fingerprint
@@ -86,6 +86,7 @@ class TrainingRun:
         self.saver = Saver(store, config.checkpoint, self.progress, self.phases, self.report)
         self.counters = Counters()
         self._marked: float | None = None
+        self._has_evaluated = False
         self.step = self.saver.saved_step = self._resume(store)
         self.meters = Meters(run_dir, config, self.ranks, attempt, self.step)
         self.observer = Observer(run_dir, self.ranks, attempt, self.engine, self.phases)
@@ -122,6 +123,8 @@ class TrainingRun:
         if flush or last or stop:
             self._flush()
         if self._every(self.config.evaluation.every_steps) and not last:
+            if stop or not self._has_evaluated:
+                self._publish()
             self._evaluate()
         if stop or last or self.saver.wants(self.step, overdue, writing):
             self._start_save()
@@ -204,6 +207,14 @@ class TrainingRun:
             self.meters.write({"step": self.step, **result})
             self._note_held_out()
             self.report(f"step {self.step}  eval_loss {result['eval_loss']:.4f}")
+
+    def _publish(self) -> None:
+        """Save now. Time may be short, or it is the attempt's first evaluation: if that cannot be done, nothing that
+        was trained is lost with it; those after it are the same."""
+        if holds_out(self.run_dir, self.order):
+            self._start_save()
+            self.saver.finish()
+        self._has_evaluated = True
 
     def _evaluate_last(self) -> None:
         """The run is trained and saved: what goes wrong from here on costs the held-out loss, not the run."""

@@ -59,7 +59,7 @@ def export_onto(run_dir: str, limit_bytes: int) -> str:
     return ""
 
 
-def make_run(folder: Path, name: str) -> Path:
+def make_run(folder: Path, name: str, every_steps: int | None = None) -> Path:
     if not (folder / "model").exists():
         tiny.make_model(folder / "model")
     rows = tiny.write_rows(folder / "rows.jsonl", 40)
@@ -69,6 +69,7 @@ def make_run(folder: Path, name: str) -> Path:
         rows,
         data={"max_length": 256, "eval": {"path": str(held_out)}},
         training={"max_steps": STEPS},
+        evaluation={"every_steps": every_steps},
         checkpoint={"every_steps": None},
         logging={"every_seconds": 0, "tensorboard": False},
         execution={"engine": "zero1", "world_size": 2, "accumulation": 2},
@@ -121,3 +122,12 @@ def test_held_out_rows_without_weight_are_said_and_training_ends_well(folder: Pa
     assert read_json(run / "progress.json")["state"] == "finished"
     noted = read_json(run / "finishing.json")["held_out"]
     assert not noted["ok"] and "weight 0" in noted["message"]
+
+
+def test_an_evaluation_in_mid_run_that_fails_loses_no_step(folder: Path) -> None:
+    run = make_run(folder, "midway", every_steps=1)
+    (run / "data" / "eval" / "shard-00000" / "tokens.npy").unlink()
+    with pytest.raises(RankFailedError):
+        run_on_ranks(train, 2, str(run), 0)
+    assert (run / "checkpoints" / "step-00000001" / "manifest.json").exists()
+    assert read_json(run / "progress.json")["last_checkpoint"]["step"] == 1
