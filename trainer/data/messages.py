@@ -100,7 +100,10 @@ def _role(turn: Message, at: int) -> str:
     if not known or known[0] is None:
         what = "speaker" if "from" in turn else "role"
         who = spoken[0] if spoken else None
-        raise RowError(f"message {at}: unknown {what} {who!r}; known: {', '.join(SPEAKERS)}")
+        raise RowError(
+            f"message {at}: unknown {what} {who!r}; known: {', '.join(ROLES)}, human, gpt, function_call, observation and "
+            "other usual names"
+        )
     if len(set(known)) > 1:
         raise RowError(f"message {at}: `role` is {spoken[0]!r} and `from` is {spoken[1]!r}")
     return known[0]
