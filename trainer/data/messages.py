@@ -101,8 +101,8 @@ def _role(turn: Message, at: int) -> str:
         what = "speaker" if "from" in turn else "role"
         who = spoken[0] if spoken else None
         raise RowError(
-            f"message {at}: unknown {what} {who!r}; known: {', '.join(ROLES)}, human, gpt, function_call, observation and "
-            "other usual names"
+            f"message {at}: unknown {what} {who!r}; known: {', '.join(ROLES)}, human, gpt, function_call, observation "
+            "and other usual names"
         )
     if len(set(known)) > 1:
         raise RowError(f"message {at}: `role` is {spoken[0]!r} and `from` is {spoken[1]!r}")
