@@ -20,6 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from trainer.capabilities import OWN
 from trainer.config import TrainerConfig, read_trainer_config
 from trainer.errors import EXIT_DONE, UserError, run_reporting_user_errors
 from trainer.finishing import Part, finishing
@@ -104,7 +105,7 @@ def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
     preflight = prepared_report(run_dir, cache_key(config, run_dir / "data"))
     if preflight is None:  # only now look at the model, and load the tokenizer library: a resume is not to wait
-        inspected(run_dir, config)
+        _refuse_unfit(config, inspected(run_dir, config.model)["verdict"])
         with heavy_imports(), hidden(*(() if config.model.trust_remote_code else ("torch",))):
             from trainer.data.prepare import prepare
 
@@ -219,6 +220,24 @@ def _shape(arguments: Any, config: None, attempt: int) -> int:
 
     print(json.dumps(tensors_of(arguments.run_dir)))
     return EXIT_DONE
+
+
+def _refuse_unfit(config: TrainerConfig, verdict: dict[str, Any]) -> None:
+    """A plan that would run an architecture in a way in which its conversations are not kept apart."""
+    from trainer.model.inspection import ALONE
+
+    if verdict["how"] == ALONE and config.model.attention != OWN:
+        raise UserError(
+            f"conversations of this model cannot share a row: {verdict['reason']}",
+            where="model.attention",
+            remedy="set model.attention: own, with which each has a row to itself",
+        )
+    if verdict["router_fault"] and config.loss.output_router_logits is True:
+        raise UserError(
+            f"the auxiliary loss of this model's router cannot be trained: {verdict['router_fault']}",
+            where="loss.output_router_logits",
+            remedy="set it to false",
+        )
 
 
 def _inspect(arguments: Any, config: TrainerConfig, attempt: int) -> int:

@@ -38,7 +38,7 @@ FOLLOWING_A_METRIC = {
 """Schedules of Transformers that are refused, and why."""
 
 ENGINES: tuple[str, ...] = get_args(Engine)
-DECIDED_WHILE_RUNNING = ("checkpoint.every_minutes",)
+DECIDED_WHILE_RUNNING = ("checkpoint.every_minutes", "loss.output_router_logits", "loss.router_aux_loss_coef")
 """Settings whose `auto` the trainer itself decides, from what it measures."""
 
 ChangeKind = Literal["refused", "compared", "length", "rounds", "free", "curve"]
@@ -265,6 +265,12 @@ class LossConfig(Section):
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of probability spread over the vocabulary.")
     chunk_tokens: PositiveInt = Field(1024, description="Supervised positions whose logits exist at one time.")
+    output_router_logits: bool | Auto = Field(
+        "auto", description="Train a mixture of experts' auxiliary loss, too; auto: if the model's config.json says so."
+    )
+    router_aux_loss_coef: Annotated[float, Field(ge=0)] | Auto = Field(
+        "auto", description="Weight of the auxiliary loss beside the cross-entropy; auto: that of config.json."
+    )
 
 
 class EvaluationConfig(Section):

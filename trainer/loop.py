@@ -163,7 +163,10 @@ class TrainingRun:
             fill=share.tokens / capacity,
             data_wait_seconds=waited,
         )
-        self.meters.add(facts, loss / share.total, norm)
+        losses = {"loss": loss.detach() / share.total}
+        if (balance := engine.model.take_balance()) is not None:
+            losses["aux_loss"] = balance / share.total
+        self.meters.add(facts, losses, norm)
         self.observer.step(share.tokens, facts.fill)
 
     def _first(self, flag: bool) -> bool:

@@ -29,6 +29,7 @@ from trainer.data.batch import Batch
 from trainer.engines import Engine, build_engine
 from trainer.errors import UserError
 from trainer.model import attention, build
+from trainer.model.examine import how_to_run
 from trainer.model.shards import Shards, shard_weight
 from trainer.observed import device_name, held_bytes
 
@@ -53,6 +54,7 @@ def measure(config: TrainerConfig, rank: int, counted: bool) -> dict[str, Any]:
         raise UserError(f"there is no rank {rank}", remedy=f"ranks are 0 to {config.execution.world_size - 1}")
     if not counted and config.execution.device == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no GPU here", remedy="leave out --real: memory is counted on fake tensors then")
+    how_to_run(config.model)  # now: what its twin takes is no memory of the plan's
     _start_alone(config, rank)
     with contextlib.ExitStack() as stack:
         config = stack.enter_context(_as_if_there(config)) if counted else config

@@ -48,7 +48,7 @@ class Meters:
     def __init__(self, run_dir: Path, config: TrainerConfig, ranks: Ranks, attempt: int, first_step: int) -> None:
         self._ranks, self._attempt = ranks, attempt
         self._every_seconds = config.logging.every_seconds
-        self._waiting: list[tuple[StepFacts, torch.Tensor, torch.Tensor]] = []
+        self._waiting: list[tuple[StepFacts, dict[str, torch.Tensor], torch.Tensor]] = []
         self._flushed = time.monotonic()
         self._device = torch.device(config.execution.device)
         self._mfu_per_token = _mfu_per_token(run_dir)
@@ -60,9 +60,9 @@ class Meters:
             if config.logging.tensorboard:
                 self._board = _board(run_dir, config, first_step)
 
-    def add(self, facts: StepFacts, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
-        """Note a step; `loss` is this rank's part of the step's loss, both tensors are not read yet."""
-        self._waiting.append((facts, loss.detach(), grad_norm.detach()))
+    def add(self, facts: StepFacts, losses: dict[str, torch.Tensor], grad_norm: torch.Tensor) -> None:
+        """Note a step; `losses` are this rank's parts of the step's `loss` and others. No tensor is read yet."""
+        self._waiting.append((facts, losses, grad_norm.detach()))
 
     @property
     def due(self) -> bool:
@@ -79,7 +79,7 @@ class Meters:
             return None
         facts, losses, norms = zip(*self._waiting, strict=True)
         self._waiting = []
-        totals = self._ranks.sum(torch.stack(losses)).tolist()
+        totals = self._ranks.sum(torch.stack([torch.stack(list(found.values())) for found in losses])).tolist()
         norms_now = torch.stack([norm.float() for norm in norms]).tolist()
         seconds = (time.monotonic() - self._flushed) / len(facts)
         self._flushed = time.monotonic()
@@ -87,14 +87,14 @@ class Meters:
         lines = [
             {
                 **vars(fact),
-                "loss": loss,
+                **dict(zip(names, sums, strict=True)),
                 "grad_norm": norm,
                 "seconds": seconds,
                 "tokens_per_second": fact.tokens / seconds,
                 **used,
                 **self._mfu(fact.tokens / seconds),
             }
-            for fact, loss, norm in zip(facts, totals, norms_now, strict=True)
+            for fact, names, sums, norm in zip(facts, losses, totals, norms_now, strict=True)
         ]
         for line in lines:
             self.write(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ class Batch:
         target_ids: int64 [M], that next token.
         target_weights: float32 [M], its weight in the loss before division by the step's total.
         max_seqlen, supervised: counts, on the CPU.
+        lengths: of the segments, on the CPU.
         padded_index: int64 [S, max_seqlen], flat position of each place when segments are padded to one length.
         restore_index: int64 [T], its inverse.
     """
@@ -39,21 +40,22 @@ class Batch:
     restore_index: torch.Tensor
     max_seqlen: int
     supervised: int
+    lengths: list[int] = field(default_factory=list)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`, copied without waiting."""
         moved: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            moved[field.name] = value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+        for part in fields(self):
+            value = getattr(self, part.name)
+            moved[part.name] = value.to(device, non_blocking=True) if torch.is_tensor(value) else value
         return Batch(**moved)
 
     def pin(self) -> Batch:
         """The same batch in page-locked memory, so that copies to a GPU overlap with its work."""
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for part in fields(self):
+            value = getattr(self, part.name)
             if torch.is_tensor(value):
-                setattr(self, field.name, value.pin_memory())
+                setattr(self, part.name, value.pin_memory())
         return self
 
 
@@ -112,6 +114,7 @@ def _assemble(tokens: list[np.ndarray], masks: list[np.ndarray], weights: list[f
         restore_index=as_tensor(segment * width + positions),
         max_seqlen=width,
         supervised=len(predicted),
+        lengths=lengths.tolist(),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -16,11 +17,14 @@ from trainer.config import TrainerConfig
 from trainer.data.batch import Batch
 from trainer.errors import UserError
 from trainer.model import attention
-from trainer.model.loss import HeadSettings, install_loss_head
+from trainer.model.inspection import ALONE
+from trainer.model.loss import HeadSettings, head_settings, install_loss_head
 from trainer.model.quantise import hide_quantised_weights, loading_options, refuse_quantised_checkpoint
+from trainer.model.rotary import by_conversation, conversations
+from trainer.model.router import RouterSettings, balancing_loss, router_settings, weight_of_conversations
 from trainer.model.shards import Shards, sharded_while_loading
 from trainer.model.vocabulary import fit_vocabulary, refuse_untrained_rows
-from trainer.model.weights import load_complete
+from trainer.model.weights import load_complete, numberless, shortened
 from trainer.progress import say
 
 UNLOADABLE = (
@@ -49,12 +53,20 @@ class SupervisedModel(nn.Module):
     shared: bool = False
 
     def __init__(
-        self, causal_lm: nn.Module, backend: str, settings: HeadSettings, shards: Shards | None = None
+        self,
+        causal_lm: nn.Module,
+        backend: str,
+        settings: HeadSettings,
+        shards: Shards | None = None,
+        router: RouterSettings | None = None,
     ) -> None:
         super().__init__()
         self.causal_lm = causal_lm
         self._shards = shards
         self._backend = backend
+        self._router = router
+        self._balance: torch.Tensor | None = None
+        by_conversation(self.inner)
         head = output_layer(self.inner)
         install_loss_head(head, settings)
 
@@ -71,25 +83,43 @@ class SupervisedModel(nn.Module):
         """
         if self._shards:
             self._shards.begin()
-        hidden = self._hidden(batch).index_select(0, batch.target_index)
-        return output_layer(self.inner)(hidden, batch.target_ids, batch.target_weights, plain)
+        with conversations(batch):
+            decoded, places = self._decoded(batch)
+        hidden = decoded.last_hidden_state.flatten(0, 1).index_select(0, places[batch.target_index])
+        loss = output_layer(self.inner)(hidden, batch.target_ids, batch.target_weights, plain)
+        return loss if plain or self._router is None else loss + self._balancing(decoded.router_logits, batch, places)
 
-    def _hidden(self, batch: Batch) -> torch.Tensor:
-        """[T, hidden_size], what the decoder makes of every token from the earlier ones of its conversation."""
+    def _decoded(self, batch: Batch) -> tuple[Any, torch.Tensor]:
+        """What the decoder answers, and the row of each of the batch's tokens among its flattened states."""
         decoder = decoder_of(self.inner)
+        options: dict[str, Any] = {"use_cache": False}
+        if self._router is not None:
+            options["output_router_logits"] = True
         if self._backend == OWN:  # rows padded at their ends, which nothing causal looks at from before
             rows = batch.input_ids[0][batch.padded_index]
-            decoded = decoder(input_ids=rows, use_cache=False).last_hidden_state
-            return decoded.flatten(0, 1).index_select(0, batch.restore_index)
+            return decoder(input_ids=rows, **options), batch.restore_index
         segments = attention.Segments(self._backend, batch)
         attention.announce(segments)
-        decoded = decoder(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
+        decoded = decoder(input_ids=batch.input_ids, position_ids=batch.position_ids, **options)
         if not segments.reached:
             raise UserError(
-                f"the layers of {type(self.inner).__name__} compute attention themselves, and know no packs",
+                f"the layers of {type(self.inner).__name__} compute attention themselves, over all borders",
                 remedy="set `model.attention: own`, which trains without packing",
             )
-        return decoded.last_hidden_state[0]
+        return decoded, torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+
+    def _balancing(self, logits: Any, batch: Batch, places: torch.Tensor) -> torch.Tensor:
+        """The router's auxiliary loss, each conversation's weighing as much as its supervised tokens."""
+        assert self._router is not None
+        each = balancing_loss(logits, batch, places, self._router.choices)
+        balance = (each * weight_of_conversations(batch)).sum()
+        self._balance = balance.detach() + (0.0 if self._balance is None else self._balance)
+        return self._router.coefficient * balance
+
+    def take_balance(self) -> torch.Tensor | None:
+        """Weighted sum of the router's auxiliary loss since it was last taken, not read yet; None without one."""
+        found, self._balance = self._balance, None
+        return found
 
 
 def build_model(config: TrainerConfig, weights: bool = True) -> SupervisedModel:
@@ -101,8 +131,11 @@ def build_model(config: TrainerConfig, weights: bool = True) -> SupervisedModel:
     Raises:
         UserError: the model cannot be loaded, or a setting of the method takes no effect.
     """
-    backend = str(config.model.attention)
-    attention.check_backend(backend, config.execution.device)
+    attention.check_backend(str(config.model.attention), config.execution.device)
+    from trainer.model.examine import how_to_run  # which builds tiny models with what stands here
+
+    verdict = how_to_run(config.model)
+    backend = OWN if verdict.how == ALONE else str(config.model.attention)
     shards = Shards() if config.execution.shard_quantized else None
     load = partial(load_causal_lm, shards=shards) if weights else empty_causal_lm
     options: dict[str, Any] = {} if backend == OWN else {"attn_implementation": attention.NAME}
@@ -110,12 +143,13 @@ def build_model(config: TrainerConfig, weights: bool = True) -> SupervisedModel:
     fit_vocabulary(causal_lm, config.model)
     if backend != OWN and (dropout := attention.silence_dropout(causal_lm)):
         say(f"attention dropout of {dropout:g}, which the model's configuration declares, is not applied")
-    settings = HeadSettings(
-        config.loss.chunk_tokens,
-        config.loss.label_smoothing,
-        getattr(causal_lm.config, "final_logit_softcapping", None),
-        logit_scale(causal_lm.config),
-    )
+    settings = head_settings(causal_lm.config, config.loss)
+    router = router_settings(causal_lm, config.loss)
+    if router and verdict.router_fault:
+        raise UserError(
+            f"the auxiliary loss of this model's router cannot be trained: {verdict.router_fault}",
+            remedy="set loss.output_router_logits: false",
+        )
     if config.training.gradient_checkpointing is True:
         _enable_checkpointing(causal_lm)
     if config.method.kind == "lora":
@@ -126,7 +160,25 @@ def build_model(config: TrainerConfig, weights: bool = True) -> SupervisedModel:
     else:
         causal_lm.requires_grad_(True)
     refuse_untrained_rows(causal_lm, config.model)
-    return SupervisedModel(causal_lm, backend, settings, shards)
+    if frozen := freeze_unused(causal_lm, verdict.unused):
+        say(f"{len(frozen)} tensors have no part in the loss and are not trained: {', '.join(shortened(frozen)[:5])}")
+    return SupervisedModel(causal_lm, backend, settings, shards, router)
+
+
+def freeze_unused(model: nn.Module, patterns: list[str]) -> list[str]:
+    """Keep parameters out of training that never get a gradient: they would only decay. Returns their names.
+
+    Args:
+        patterns: as the tiny twin gives them; an adapter is unused with the layer that it adapts.
+    """
+    frozen = []
+    for name, parameter in model.named_parameters():
+        plain = re.sub(r"^base_model\.model\.|\.base_layer(?=\.)|\.modules_to_save\.default(?=\.)", "", name)
+        pattern = numberless(re.sub(r"\.lora_\w+(\.default)?(\.weight)?$", ".weight", plain))
+        if parameter.requires_grad and pattern in patterns:
+            parameter.requires_grad_(False)
+            frozen.append(name)
+    return frozen
 
 
 def _enable_checkpointing(causal_lm: Any) -> None:
@@ -180,11 +232,6 @@ def kept_dtype(config: TrainerConfig) -> torch.dtype:
     """The type that weights are kept in: FSDP2's masters are its parameters, DeepSpeed keeps masters of its own."""
     full_bf16 = config.method.kind == "lora" or config.execution.engine.startswith("zero")
     return DTYPES[str(config.model.dtype)] if full_bf16 else torch.float32
-
-
-def logit_scale(config: Any) -> float:
-    """Factor between hidden states times vocabulary and logits: Cohere multiplies, Granite divides."""
-    return float(getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1))
 
 
 def output_layer(causal_lm: Any) -> nn.Linear:

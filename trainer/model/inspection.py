@@ -12,26 +12,32 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from trainer.config import ModelConfig, TrainerConfig
+from trainer.config import ModelConfig
 from trainer.errors import UserError
 from trainer.files import read_json, write_json_atomic
 from trainer.model.headers import config_file, weight_headers
 
 LOOKING = Path(__file__).parent
-"""The code that looks: with other code, a model is looked at again."""
+"""Where the code is that looks: with other code, a model is looked at again."""
+PACKED, ALONE, REFUSED = "packed", "alone", "refused"
+"""How a model is run: conversations end to end in one row, each in a row of its own, or not at all."""
 NOT_SHAPE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
 
 
-def inspected(run_dir: Path, config: TrainerConfig) -> dict[str, Any]:
+def inspected(run_dir: Path, model: ModelConfig) -> dict[str, Any]:
     """What is known of a run's model; if nothing is, a process of its own looks, because torch takes seconds to load.
 
     Raises:
         UserError: the model cannot be trained: its files do not hold its weights, or Transformers cannot run it.
     """
-    return recall(config.model) or _look(run_dir)
+    weights, verdict = recall(weights_key(model)), recall(architecture_key(model))
+    if weights is not None and verdict is not None:
+        return {"weights": weights, "verdict": verdict}
+    return _look(run_dir)
 
 
 def _look(run_dir: Path) -> dict[str, Any]:
@@ -46,19 +52,13 @@ def _look(run_dir: Path) -> dict[str, Any]:
     return found
 
 
-def recall(model: ModelConfig) -> dict[str, Any] | None:
-    """What is known of a model.
-
-    Raises:
-        UserError: its files are not there, or damaged.
-    """
-    key = _key(model)
+def recall(key: str | None) -> dict[str, Any] | None:
+    """What was found under a key."""
     return read_json(_cache() / f"{key}.json") if key else None
 
 
-def remember(model: ModelConfig, found: dict[str, Any]) -> None:
+def remember(key: str | None, found: dict[str, Any]) -> None:
     """Keep what was found. Where nothing can be kept, it will be found out again."""
-    key = _key(model)
     if key is None:
         return
     try:
@@ -68,17 +68,35 @@ def remember(model: ModelConfig, found: dict[str, Any]) -> None:
         print(f"what was found out about the model is not kept: {error}", file=sys.stderr)
 
 
-def _key(model: ModelConfig) -> str | None:
-    """None for a model that has to be fetched, or runs code of its own."""
-    file, headers = config_file(model), weight_headers(model)
-    if file is None or headers is None or model.trust_remote_code:
+def weights_key(model: ModelConfig) -> str | None:
+    """Of what is found about the files; None for a model that has to be fetched, or runs code of its own.
+
+    Raises:
+        UserError: files are missing or damaged.
+    """
+    architecture = architecture_key(model)
+    headers = weight_headers(model) if architecture else None
+    return None if headers is None else _digest("weights", architecture, headers.digest())
+
+
+def architecture_key(model: ModelConfig) -> str | None:
+    """Of what is found about the architecture; None for a model that has to be fetched, or runs code of its own."""
+    file = config_file(model)
+    if file is None or model.trust_remote_code:
         return None
     shape = json.loads(file.read_text(encoding="utf-8"))
+    return _digest({name: value for name, value in shape.items() if name not in NOT_SHAPE}, _releases())
+
+
+@cache
+def _releases() -> str:
+    """What looks: this code, and the libraries that it looks with."""
     code = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(LOOKING.glob("*.py"))]
-    versions = [importlib.metadata.version(name) for name in ("transformers", "torch")]
-    kept = {name: value for name, value in shape.items() if name not in NOT_SHAPE}
-    told = json.dumps([kept, headers.digest(), versions, code], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    return _digest([importlib.metadata.version(name) for name in ("transformers", "torch")], code)
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _cache() -> Path:

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from trainer.config import LossConfig
+
 
 @dataclass(frozen=True)
 class HeadSettings:
@@ -21,14 +23,30 @@ class HeadSettings:
     Attributes:
         chunk_tokens: positions whose logits exist at one time.
         label_smoothing: share of probability spread evenly over the vocabulary.
-        softcap: bound of logits through tanh (Gemma 2), or None.
-        scale: factor on the logits (Cohere, Granite).
+        softcap: bound of logits through tanh (Gemma 2, RecurrentGemma), or None.
+        scale: factor on the logits (Cohere, Granite, Falcon-H1).
     """
 
     chunk_tokens: int = 1024
     label_smoothing: float = 0.0
     softcap: float | None = None
     scale: float = 1.0
+
+
+FACTORS, DIVISORS = ("logit_scale", "lm_head_multiplier", "output_multiplier"), ("logits_scaling",)
+BOUNDS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""What architectures call the settings of `HeadSettings`; the tiny twin tells whether one has another."""
+
+
+def head_settings(config: Any, loss: LossConfig) -> HeadSettings:
+    """How a model's logits come about, by its configuration."""
+    config, scale = config.get_text_config(), 1.0
+    for name in FACTORS:
+        scale *= getattr(config, name, None) or 1.0
+    for name in DIVISORS:
+        scale /= getattr(config, name, None) or 1.0
+    bound = next((value for name in BOUNDS if (value := getattr(config, name, None))), None)
+    return HeadSettings(loss.chunk_tokens, loss.label_smoothing, bound, float(scale))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

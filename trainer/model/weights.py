@@ -139,6 +139,11 @@ def refuse(faults: list[str], path: str) -> None:
     )
 
 
+def numberless(name: str) -> str:
+    """A name with a star for every number in it: one for all layers and experts."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
+
+
 def shortened(names: Iterable[str]) -> list[str]:
     """Names with the numbers in them drawn together: `layers.{0..31}.weight`."""
     numbers: dict[str, set[int]] = {}

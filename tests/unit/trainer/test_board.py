@@ -41,7 +41,7 @@ def test_groups_memory_mfu_hyper_parameters_and_the_job(tmp_path: Path) -> None:
     meters = Meters(run, TrainerConfig.model_validate(config), ranks, 0, 0)
     for step in (1, 2):
         facts = StepFacts(step, step / 2, 1e-3, 800, 300, 0.9, 0.01)
-        meters.add(facts, torch.tensor(2.0 / step), torch.tensor(1.0))
+        meters.add(facts, {"loss": torch.tensor(2.0 / step)}, torch.tensor(1.0))
     meters.flush()
     meters.write({"step": 2, "eval_loss": 1.5, "eval_tokens": 100})
     meters.close()
@@ -67,7 +67,7 @@ def test_a_run_whose_plan_knows_no_gpu_has_no_mfu(tmp_path: Path) -> None:
     run = tiny.make_run(tmp_path / "run", config)
     ranks: Any = OneRank()
     meters = Meters(run, TrainerConfig.model_validate(config), ranks, 0, 0)
-    meters.add(StepFacts(1, 0.5, 1e-3, 800, 300, 0.9, 0.01), torch.tensor(2.0), torch.tensor(1.0))
+    meters.add(StepFacts(1, 0.5, 1e-3, 800, 300, 0.9, 0.01), {"loss": torch.tensor(2.0)}, torch.tensor(1.0))
     line = meters.flush()
     assert line is not None and "mfu" not in line
     assert not (run / "tensorboard").exists()
