@@ -39,7 +39,7 @@ SMALL = {
     **dict.fromkeys(("linear_num_value_heads",), 4),
     **dict.fromkeys(("topk_group",), 1),
     **dict.fromkeys(("sliding_window", "sliding_window_size", "window_size", "attention_window_size"), WINDOW),
-    **dict.fromkeys(("attention_chunk_size", "keep_window_size", "block_size", "index_block_size"), WINDOW),
+    **dict.fromkeys(("keep_window_size", "block_size", "index_block_size"), WINDOW),
     **dict.fromkeys(("floor_scale", "block_multiple_of", "ffn_round_up_to_multiple_of"), 8),
     **dict.fromkeys(("local_attention", "chunk_size", "mamba_chunk_size"), 2 * WINDOW),
     **dict.fromkeys(("original_max_position_embeddings",), ORIGINAL),

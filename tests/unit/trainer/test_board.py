@@ -79,6 +79,6 @@ def test_a_board_that_cannot_be_written_costs_the_curves_only(tmp_path: Path, ca
     (run / "tensorboard").touch()  # where a folder is to be
     ranks: Any = OneRank()
     meters = Meters(run, TrainerConfig.model_validate(config), ranks, 0, 0)
-    meters.add(StepFacts(1, 0.5, 1e-3, 800, 300, 0.9, 0.01), torch.tensor(2.0), torch.tensor(1.0))
+    meters.add(StepFacts(1, 0.5, 1e-3, 800, 300, 0.9, 0.01), {"loss": torch.tensor(2.0)}, torch.tensor(1.0))
     assert meters.flush() is not None
     assert "nothing is written for TensorBoard" in capsys.readouterr().out
