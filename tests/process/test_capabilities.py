@@ -126,3 +126,29 @@ def kernels(capped: bool, with_sinks: bool, value_size: int) -> list[float]:
 def test_every_kernel_scores_alike(capped: bool, with_sinks: bool, value_size: int) -> None:
     (found,) = run_on_ranks(kernels, 1, capped, with_sinks, value_size, distributed=False)
     assert max(found) < 1e-5
+
+
+def embedding_gradients(model_dir: str, rows: str) -> dict[str, float]:
+    """How much each adapter of the embeddings would change in a first step."""
+    import torch
+
+    from trainer.config import TrainerConfig
+    from trainer.data.batch import _assemble
+    from trainer.model.build import build_model, trainable_parameters
+
+    method = {"kind": "lora", "r": 4, "target_modules": ["q_proj", "embed_tokens"]}
+    model = build_model(TrainerConfig.model_validate(tiny.trainer_config(Path(model_dir), Path(rows), method=method)))
+    ids = torch.arange(5, 30)
+    model.train()(_assemble([ids.numpy()], [torch.ones(25).numpy()], [1.0])).backward()
+    return {
+        name: float(p.grad.norm())
+        for name, p in trainable_parameters(model)
+        if "embedding" in name and p.grad is not None
+    }
+
+
+def test_adapters_of_embeddings_learn(tmp_path: Path) -> None:
+    model = tiny.make_model(tmp_path / "model")
+    (found,) = run_on_ranks(embedding_gradients, 1, str(model), str(tmp_path / "none.jsonl"), distributed=False)
+    assert len(found) == 2
+    assert max(found.values()) > 0
