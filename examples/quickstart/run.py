@@ -39,11 +39,16 @@ ENVIRONMENT = {"COLUMNS": "110", "DS_ACCELERATOR": "cpu"}
 
 def main() -> int:
     arguments = _arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends it as Ctrl-C does
+    for number in (signal.SIGTERM, signal.SIGHUP):  # `kill` and a terminal that closes end it as Ctrl-C does
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     try:
         return quickstart(arguments.work, arguments.seed)
     except KeyboardInterrupt:
-        print("\ninterrupted: ending what runs", flush=True)
+        try:
+            print("\ninterrupted: ending what runs", flush=True)
+        except OSError:  # the terminal is gone
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         end_what_runs(arguments.work)
         return INTERRUPTED
 
@@ -69,8 +74,8 @@ def quickstart(work: Path, seed: str) -> int:
 
 def end_what_runs(work: Path) -> None:
     """Cancel every run that is alive; another Ctrl-C does not come between."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     for run in [*(work / "runs").glob("*"), work / "twin"]:
         if (run / "plan.json").exists() and asked_state(run) in ("queued", "running"):
             tuneyard("cancel", run, accept=ANY)
