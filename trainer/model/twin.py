@@ -7,9 +7,11 @@ architectures can be packed is thus never taken from a list.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -78,7 +80,8 @@ class Seen:
 
 def verdict_of(config: Any, trust_remote_code: bool = False) -> Verdict:
     """How a model must be run, from its configuration alone. Neither generators nor devices of the caller matter."""
-    with unset_fake_temporarily(), torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.enable_grad():
+    same = torch.random.fork_rng(devices=[])
+    with unset_fake_temporarily(), torch.device("cpu"), same, torch.enable_grad(), _one_thread():
         text = config.get_text_config()
         if not hasattr(text, "output_router_logits"):
             return _verdict(config, trust_remote_code, False)
@@ -88,6 +91,17 @@ def verdict_of(config: Any, trust_remote_code: bool = False) -> Verdict:
         plain = _verdict(config, trust_remote_code, False)
         plain.router_fault = balanced.reason
         return plain
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Models this small are slower with more, many times on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _verdict(config: Any, trust_remote_code: bool, balanced: bool) -> Verdict:
