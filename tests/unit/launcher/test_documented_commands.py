@@ -22,8 +22,10 @@ RUN_HERE = (
     "tuneyard submit job.yaml --dry-run",
     "tuneyard estimate --model llama-3.1-70b --method qlora --gpus 2xA100-80",
     "tuneyard advise job.yaml",
+    "tuneyard calibration",
 )
 RUN_ELSEWHERE = {
+    "tuneyard check job.yaml": "process/test_check.py",
     "tuneyard submit job.yaml": "process/test_end_to_end.py",
     "tuneyard stop last && tuneyard resume last": "process/cluster/test_interrupts.py",
     "tuneyard resume last --max-steps 3000": "cluster/kubernetes/test_kubernetes_backend.py",
