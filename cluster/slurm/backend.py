@@ -75,7 +75,8 @@ class SlurmBackend(Backend):
             job_id = str(submission.submit(run_dir, script, _after(prepare_id)).job_id)
         except ClusterError:
             if prepare_id:
-                self._scheduler.cancel(prepare_id)
+                with contextlib.suppress(ClusterError):  # why the run's own job was refused says more
+                    self._scheduler.cancel(prepare_id)
             raise
         write_submission(run_dir, Submission(job_id, submitted, prepare_id))
         self._answers.clear()
@@ -148,12 +149,13 @@ class SlurmBackend(Backend):
         if read_submission(run_dir) is None:
             return Status("none", "not submitted yet")
         try:
-            job, first = self._recent(run_dir), self._preparing(run_dir)
+            job = self._recent(run_dir)
+            first = None if job is not None and _has_begun(job) else self._preparing(run_dir)
         except SlurmError as error:
             return _as_far_as_known(run_dir, error)
+        if first is not None and first.is_alive:
+            return self._before(job, first, record)
         if job is not None and job.is_alive:
-            if first is not None and first.is_alive and job.state in _BEFORE_IT_RUNS:
-                return self._before(job, first, record)
             return self._alive(run_dir, job, record)
         return _ended(run_dir, job, record, first)
 
@@ -198,8 +200,11 @@ class SlurmBackend(Backend):
 
     def _note_cancelled(self, run_dir: Path) -> None:
         """The last life was ended by hand: the record learns it before the next one begins."""
-        job, records = self._newest(run_dir), rundir.read_attempts(run_dir)
-        if job is None or job.state != "CANCELLED" or not records or not _of_last_submission(run_dir, records[-1]):
+        records = rundir.read_attempts(run_dir)
+        if not records or not _of_last_submission(run_dir, records[-1]):
+            return
+        job = _job_of(records[-1], self._newest(run_dir), self._first(run_dir))
+        if job is None or job.state != "CANCELLED":
             return
         if str(records[-1].get("generation")).endswith(f".{job.restarts}"):  # not while it waited for its next life
             note_cancelled(run_dir, job.id)
@@ -223,12 +228,19 @@ class SlurmBackend(Backend):
         given, key = read_submission(run_dir), run_dir / preparing.SCRIPT
         asked, job = self._answers.get(key, (float("-inf"), None))
         if given is not None and given.prepare and time.monotonic() - asked > _FRESH_SECONDS:
-            job = self._scheduler.job(given.prepare)
+            job = self._first(run_dir)
             self._answers[key] = (time.monotonic(), job)
         return job
 
+    def _first(self, run_dir: Path) -> Job | None:
+        given = read_submission(run_dir)
+        return self._scheduler.job(given.prepare) if given is not None and given.prepare else None
+
     def _living(self, run_dir: Path) -> Job | None:
+        """The run's job, or the one that tokenises for it, which may outlive one that was cancelled by hand."""
         job = self._newest(run_dir)
+        if job is None or not job.is_alive:
+            job = self._first(run_dir)
         return job if job is not None and job.is_alive else None
 
     def _alive(self, run_dir: Path, job: Job, record: Mapping[str, Any] | None) -> Status:
@@ -241,10 +253,10 @@ class SlurmBackend(Backend):
         mine = progress.get("attempt") == record["attempt"]
         return Status("running", str(progress.get("state", "")) if mine else "no sign of the trainer yet", number)
 
-    def _before(self, job: Job, first: Job, record: Mapping[str, Any] | None) -> Status:
-        """The job with the GPUs waits for the one that tokenises."""
+    def _before(self, job: Job | None, first: Job, record: Mapping[str, Any] | None) -> Status:
+        """The job with the GPUs waits for the one that tokenises, or is gone before that."""
         number = record["attempt"] if record else None
-        waits = f"job {job.id} waits for its data"
+        waits = f"job {job.id} waits for its data" if job and job.is_alive else "the job that waited for its data ended"
         if first.state in _BEFORE_IT_RUNS:
             return Status("queued", f"{waits}; {self._why_pending(first)}", number)
         return Status("running", f"{waits}: job {first.id} tokenises them on {first.nodes}", number)
@@ -296,19 +308,31 @@ def _ended(run_dir: Path, job: Job | None, record: Mapping[str, Any] | None, fir
     failed = first is not None and first.state != "COMPLETED"
     if failed and first is not None and (record is None or not _of_last_submission(run_dir, record)):
         words = f"its data were not prepared: job {first.id} ended {first.state}"
+        words += _last_words(run_dir / "logs" / f"slurm-prepare-{first.id}.log")
         return Status("ended", words, record["attempt"] if record else None, _no_attempt(first))
     if record is None or not _of_last_submission(run_dir, record):
         words = f"job {job.id} ended {job.state} before its agent began" if job else "its job is gone, without a word"
-        return Status("ended", words + _last_words(run_dir), record["attempt"] if record else None, _no_attempt(job))
+        logs = [run_dir / "logs" / f"slurm-{job_id}.log" for job_id in job_ids(run_dir)[:1]]
+        return Status("ended", words + _last_words(*logs), record["attempt"] if record else None, _no_attempt(job))
     outcome, cause = record.get("outcome"), record.get("cause") or ""
     if outcome is None:
         down = rundir.read_down_nodes(run_dir)
         verdict = abandoned(record, rundir.read_stop(run_dir), lock.last_holder(run_dir), boot_id(), "another life")
         verdict = with_down_nodes(verdict, record.get("nodes") or [], down)
         outcome, cause = verdict.outcome.value, verdict.cause
-    if job is not None and job.state == "CANCELLED" and not failed and outcome not in (Outcome.FINISHED, Outcome.FATAL):
-        outcome, cause = Outcome.STOPPED.value, f"job {job.id} was cancelled; {cause}".rstrip("; ")
+    its = _job_of(record, job, first)
+    if its is not None and its.state == "CANCELLED" and outcome not in (Outcome.FINISHED, Outcome.FATAL):
+        outcome, cause = Outcome.STOPPED.value, f"job {its.id} was cancelled; {cause}".rstrip("; ")
     return Status("ended", cause, record["attempt"], outcome)
+
+
+def _job_of(record: Mapping[str, Any], job: Job | None, first: Job | None) -> Job | None:
+    """The job in which an attempt took place: `first` where the data could not be tokenised, which is an attempt."""
+    return first if first is not None and str(record.get("generation")).startswith(f"{first.id}.") else job
+
+
+def _has_begun(job: Job) -> bool:
+    return job.is_alive and job.state not in _BEFORE_IT_RUNS
 
 
 def _of_last_submission(run_dir: Path, record: Mapping[str, Any]) -> bool:
@@ -322,7 +346,6 @@ def _no_attempt(job: Job | None) -> str:
     return (Outcome.NODE_FAILURE if job is not None and job.state == "NODE_FAIL" else Outcome.CRASHED).value
 
 
-def _last_words(run_dir: Path) -> str:
-    logs = [run_dir / "logs" / f"slurm-{job_id}.log" for job_id in job_ids(run_dir)[:1]]
+def _last_words(*logs: Path) -> str:
     lines = [line for log in logs if log.is_file() for line in log.read_text(errors="replace").splitlines() if line]
     return f": {lines[-1]}" if lines else ""
