@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 from cluster.profiles import SiteProfile
 from launcher.hardware import Machine, this_machine
+from launcher.home import expanded
 from launcher.jobfile.problems import SettingError
 from launcher.jobfile.schema import JobFile
 from launcher.launch import walltime_seconds
@@ -61,7 +61,7 @@ def cluster_json(job: JobFile, profile: SiteProfile, ranks_per_node: int, device
     if cpus:
         found["cpus_per_node"] = cpus
     if profile.run_folder():
-        found["run_root"] = str(Path(os.path.expandvars(profile.run_folder())).expanduser())
+        found["run_root"] = str(expanded(os.path.expandvars(profile.run_folder())))
     asked, most = job.resources.walltime, profile.max_walltime
     if asked and most and walltime_seconds(asked) > walltime_seconds(most):
         raise SettingError(

@@ -15,6 +15,7 @@ from typing import Any
 from launcher.errors import JobError
 from launcher.hubcache import RunCache, cache_of_run
 from launcher.jobfile.problems import SettingError
+from launcher.modelfiles import hub_home
 
 SECONDS = 5.0
 REFUSALS = {
@@ -103,10 +104,10 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 def _token(environment: Mapping[str, str]) -> str:
     if token := environment.get("HF_TOKEN") or environment.get("HUGGING_FACE_HUB_TOKEN"):
         return token.strip()
-    home = Path(environment.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     try:
-        return Path(environment.get("HF_TOKEN_PATH") or home / "token").read_text(encoding="utf-8").strip()
-    except OSError:
+        place = environment.get("HF_TOKEN_PATH") or hub_home(environment) / "token"
+        return Path(place).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):  # none, or no text
         return ""
 
 

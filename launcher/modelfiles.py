@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from launcher.home import home
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -23,9 +26,11 @@ def find_config(model: str, revision: str | None = None) -> Path | None:
     folder = Path(model)
     if folder.is_dir():
         return folder / "config.json"
-    there = snapshot(model, revision, hub_cache())
-    config = there / "config.json" if there else None
-    return config if config and config.is_file() else None
+    with contextlib.suppress(OSError):  # a cache that may not be read holds nothing for us
+        there = snapshot(model, revision, hub_cache())
+        config = there / "config.json" if there else None
+        return config if config and config.is_file() else None
+    return None
 
 
 def hub_cache(environment: Mapping[str, str] | None = None) -> Path:
@@ -37,7 +42,7 @@ def hub_cache(environment: Mapping[str, str] | None = None) -> Path:
     said = os.environ if environment is None else environment
     if found := said.get("HF_HUB_CACHE") or said.get("HUGGINGFACE_HUB_CACHE"):
         return _expanded(found, said)
-    return _hub_home(said) / "hub"
+    return hub_home(said) / "hub"
 
 
 def offline_switch(environment: Mapping[str, str]) -> str:
@@ -57,6 +62,13 @@ def snapshot(model: str, revision: str | None, cache: Path) -> Path | None:
 
 def what_is_missing(model: str, revision: str | None, cache: Path) -> str:
     """What a cache lacks of a model, in words; empty when a run finds there all that it loads."""
+    try:
+        return _what_is_missing(model, revision, cache)
+    except OSError as error:
+        return f"{cache} cannot be read: {error.strerror}"
+
+
+def _what_is_missing(model: str, revision: str | None, cache: Path) -> str:
     folder = snapshot(model, revision, cache)
     if folder is None:
         return f"{cache} does not hold it" + (f" at revision {revision}" if revision else "")
@@ -69,9 +81,11 @@ def what_is_missing(model: str, revision: str | None, cache: Path) -> str:
 
 def dataset_is_cached(name: str, environment: Mapping[str, str]) -> bool:
     """Whether anything of a hub data set is in a cache: as `datasets` keeps it, or as the hub's files."""
-    tables = environment.get("HF_DATASETS_CACHE") or str(_hub_home(environment) / "datasets")
+    tables = environment.get("HF_DATASETS_CACHE") or str(hub_home(environment) / "datasets")
     raw = hub_cache(environment) / f"datasets--{name.replace('/', '--')}"
-    return raw.is_dir() or (_expanded(tables, environment) / name.replace("/", "___")).is_dir()
+    with contextlib.suppress(OSError):
+        return raw.is_dir() or (_expanded(tables, environment) / name.replace("/", "___")).is_dir()
+    return False
 
 
 def _missing_weights(folder: Path) -> list[str]:
@@ -86,13 +100,14 @@ def _missing_weights(folder: Path) -> list[str]:
     return [f"{len(missing)} of {len(shards)} files of its weights"] if missing else []
 
 
-def _hub_home(said: Mapping[str, str]) -> Path:
+def hub_home(said: Mapping[str, str]) -> Path:
+    """The folder of Hugging Face's libraries: caches, and the token."""
     if said.get("HF_HOME"):
         return _expanded(said["HF_HOME"], said)
-    caches = said.get("XDG_CACHE_HOME") or str(Path(said.get("HOME") or Path.home()) / ".cache")
+    caches = said.get("XDG_CACHE_HOME") or str(Path(said.get("HOME") or home()) / ".cache")
     return _expanded(caches, said) / "huggingface"
 
 
 def _expanded(path: str, said: Mapping[str, str]) -> Path:
-    home = said.get("HOME") or str(Path.home())
-    return Path(home + path[1:] if path == "~" or path.startswith("~/") else path)
+    mine = said.get("HOME") or str(home())
+    return Path(mine + path[1:] if path == "~" or path.startswith("~/") else path)

@@ -6,21 +6,21 @@ One link for each run in the user's state folder. Links to runs that are gone ar
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 from cluster.rundir import PLAN
+from launcher.home import user_folder
 
 
 def folder() -> Path:
     """Where the links are."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "tuneyard" / "runs"
+    return user_folder("XDG_STATE_HOME", ".local/state") / "runs"
 
 
 def register(run_dir: Path) -> None:
     """Remembers a run. A state folder that cannot be written to does no harm."""
     link = folder() / run_dir.name
-    with contextlib.suppress(OSError, RuntimeError):  # the latter: no home
+    with contextlib.suppress(OSError):
         if link.is_symlink() and link.resolve() != run_dir.resolve():
             link.unlink()
         if not link.is_symlink():
@@ -31,7 +31,7 @@ def register(run_dir: Path) -> None:
 def registered() -> list[Path]:
     """The run directories that are still there, in no order."""
     found = []
-    with contextlib.suppress(OSError, RuntimeError):
+    with contextlib.suppress(OSError):
         for link in folder().iterdir():
             there = link.readlink() if link.is_symlink() else link
             if (there / PLAN).is_file():

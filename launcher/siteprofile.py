@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from cluster.profiles import Finding, ProfileError, SiteProfile
 from cluster.shipped import shipped_folder
 from launcher.errors import JobError
+from launcher.home import expanded, user_folder
 from launcher.jobfile.document import Document, read_document
 from launcher.jobfile.loader import LoadedJob
 from launcher.jobfile.problems import JobFileError, Problem, SettingError, dotted, shown
@@ -62,7 +63,7 @@ def profile_of(loaded: LoadedJob) -> SiteProfile | None:
 def find_profile(name: str, beside: Path | None = None) -> Path:
     """The file of a profile; JobError names those that there are."""
     if "/" in name or name.endswith((".yaml", ".yml")):
-        path = (beside or Path()) / Path(name).expanduser()
+        path = (beside or Path()) / expanded(name)
         if path.is_file():
             return path
         raise JobError(f"no profile in {path}", "Name a file, or one of `tuneyard doctor --profiles`.")
@@ -87,9 +88,12 @@ def known_profiles() -> dict[str, Path]:
 
 def profile_folders() -> list[Path]:
     """Where profiles are looked for, the user's own first."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    named = [Path(part).expanduser() for part in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part]
-    return [config / "tuneyard" / "profiles", *named, *map(shipped_folder, ("slurm/profiles", "helm/profiles"))]
+    named = [expanded(part) for part in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part]
+    return [
+        user_folder("XDG_CONFIG_HOME", ".config") / "profiles",
+        *named,
+        *map(shipped_folder, ("slurm/profiles", "helm/profiles")),
+    ]
 
 
 def _kind(document: Document) -> Kind:

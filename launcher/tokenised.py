@@ -18,6 +18,7 @@ from cluster import ClusterError
 from cluster.rundir import read_json, read_plan, write_json_atomic
 from launcher.amounts import FILL, Amounts, combined
 from launcher.datafiles import data_files
+from launcher.home import expanded, user_folder
 from launcher.jobfile.schema import JobFile
 from trainer.config import TrainerConfig
 
@@ -55,9 +56,8 @@ def remember(run_dir: Path) -> None:
 def cache_folder() -> Path:
     """Where counts are kept."""
     if named := os.environ.get(PATH_VARIABLE):
-        return Path(named).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "tuneyard" / "counted"
+        return expanded(named)
+    return user_folder("XDG_CACHE_HOME", ".cache") / "counted"
 
 
 def _remembered(job: JobFile) -> Amounts | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from contextlib import suppress
 from importlib import import_module
@@ -9,7 +10,7 @@ from importlib import import_module
 import click
 
 from launcher import __version__
-from launcher.errors import EXIT_OK, SchedulerError, TuneyardError
+from launcher.errors import EXIT_OK, MachineError, SchedulerError, TuneyardError
 from launcher.interrupts import exit_code_of, interruptible, leave
 
 VERBS = {
@@ -44,6 +45,18 @@ HIDDEN = ("place",)
 
 ATTRIBUTES = {"list": "list_"}
 """Verbs whose function cannot be called like the verb."""
+
+NOT_OURS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENAMETOOLONG,
+)
+"""Why storage refuses a file: the place's fault or the path's, whoever names it."""
 
 EPILOG = (
     "Exit codes: 0 done; 2 the job file, the data or the arguments are wrong; 3 this machine lacks "
@@ -117,6 +130,8 @@ def told(error: Exception, *, as_json: bool) -> int | None:
         error = TuneyardError(error.format_message(), remedy)
     elif isinstance(error, ClusterError):
         error = SchedulerError(error.message, error.remedy)
+    elif isinstance(error, OSError) and error.errno in NOT_OURS and error.filename:
+        error = MachineError(f"{error.filename}: {error.strerror}", "Correct the path, or mend the storage.")
     elif not isinstance(error, TuneyardError):
         return None
     click.echo(error.shown(), err=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from cluster.slurm.profile import Profile
 from launcher.doctor import Check, fail, not_read, ok, warn
 from launcher.doctor.machine import write_problem
+from launcher.home import expanded
 
 NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 LOCAL_KINDS = {"tmpfs", "ramfs", "overlay", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "squashfs", "vfat"}
@@ -43,7 +44,7 @@ def kind_of(folder: Path, mounts: str | None = None) -> str:
 def _run_root(profile: Profile, tmp_fs: str) -> Check:
     if not profile.run_root:
         return warn("run root", "not set: runs go to ./runs", "set `run_root` to a folder that all nodes share")
-    folder = Path(os.path.expandvars(profile.run_root)).expanduser()
+    folder = expanded(os.path.expandvars(profile.run_root))
     real = folder.resolve()
     if any(Path(local) == real or Path(local) in real.parents for local in (*NODE_LOCAL, *filter(None, [tmp_fs]))):
         return fail("run root", f"{folder} is each node's own", "name a folder on storage that all nodes share")

@@ -11,11 +11,12 @@ import difflib
 import glob
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from launcher.errors import JobError
+from launcher.home import expanded
 from launcher.jobfile.document import Document
 from launcher.jobfile.problems import KeyPath, Problem, dotted, shown
 from launcher.sizing.shape import shape_of_folder
@@ -100,12 +101,20 @@ def _get(data: Any, path: KeyPath) -> Any:
 
 def _find(value: str, base: Path) -> str | None:
     """The absolute path or glob, if it matches anything."""
-    candidate = base / Path(value).expanduser()
-    if candidate.exists():
+    candidate = base / expanded(value)
+    if _seen(candidate.exists):
         return str(candidate.resolve())
     if any(char in value for char in "*?[") and glob.glob(str(candidate), recursive=True):  # noqa: PTH207
         return str(candidate)
     return None
+
+
+def _seen(look: Callable[[], bool]) -> bool:
+    """What a look at a path says; no where one may not look, or no path can be like that."""
+    try:
+        return look()
+    except OSError:
+        return False
 
 
 def _may_be_on_hub(path: KeyPath, value: str, base: Path) -> bool:
@@ -129,14 +138,17 @@ def _is_in_pods(value: str, document: Document) -> bool:
 
 
 def _hint(value: str, base: Path) -> str:
-    wanted = base / Path(value).expanduser()
+    wanted = base / expanded(value)
     folder = wanted.parent
-    while not folder.is_dir() and folder != folder.parent:
+    while not _seen(folder.is_dir) and folder != folder.parent:
         folder = folder.parent
     missing = wanted.relative_to(folder).parts[0]
     if any(char in value for char in "*?["):
         return f"The pattern matches nothing in {folder}."
-    near = difflib.get_close_matches(missing, [entry.name for entry in folder.iterdir()], n=1)
+    try:
+        near = difflib.get_close_matches(missing, [entry.name for entry in folder.iterdir()], n=1)
+    except OSError as error:
+        return f"{folder} cannot be read: {error.strerror}."
     return f"Nearest in {folder}: {near[0]}." if near else f"Looked in {folder}."
 
 

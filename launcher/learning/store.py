@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import MachineError
+from launcher.home import expanded, user_folder
 
 FILE = "measured.jsonl"
 PATH_VARIABLE = "TUNEYARD_MEASURED"
@@ -117,11 +118,10 @@ def store_path(run_root: str | None) -> Path:
         run_root: The site profile's `run_root`; `None` for this machine.
     """
     if named := os.environ.get(PATH_VARIABLE):
-        return Path(named).expanduser()
+        return expanded(named)
     if run_root:
-        return Path(os.path.expandvars(run_root)).expanduser() / FILE
-    state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "tuneyard" / FILE
+        return expanded(os.path.expandvars(run_root)) / FILE
+    return user_folder("XDG_STATE_HOME", ".local/state") / FILE
 
 
 def cluster_key(profile: str) -> str:
