@@ -323,6 +323,9 @@ def _ended(run_dir: Path, job: Job | None, record: Mapping[str, Any] | None, fir
     its = _job_of(record, job, first)
     if its is not None and its.state == "CANCELLED" and outcome not in (Outcome.FINISHED, Outcome.FATAL):
         outcome, cause = Outcome.STOPPED.value, f"job {its.id} was cancelled; {cause}".rstrip("; ")
+    elif its is not None and its is first and its.state == "TIMEOUT":  # which its agent took for a preemption
+        words = "reached its walltime before the data were tokenised: raise `prepare.walltime` in the site profile"
+        outcome, cause = Outcome.WALLTIME.value, f"job {its.id} {words}"
     return Status("ended", cause, record["attempt"], outcome)
 
 

@@ -71,6 +71,12 @@ def test_what_ended_the_preparation_is_what_ended_the_run(run_dir: Path, first: 
     assert json.loads((run_dir / "attempts.jsonl").read_text().splitlines()[-1])["outcome"] == outcome
 
 
+def test_a_preparation_that_had_too_little_time_says_so(run_dir: Path) -> None:
+    attempt_of(FIRST, "preempted", run_dir)
+    status = SlurmBackend(Told(j11="TIMEOUT", j12="CANCELLED")).status(run_dir)
+    assert status.outcome == "walltime" and "prepare.walltime" in status.reason
+
+
 def test_a_run_that_trains_asks_for_its_own_job_alone(run_dir: Path) -> None:
     attempt_of(MAIN, "", run_dir)
     told = Told(j12="RUNNING")
