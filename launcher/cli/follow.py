@@ -23,9 +23,11 @@ from launcher.report import write_report
 from launcher.rundata import backend_name, lies_elsewhere, own_directory
 
 POLL_SECONDS = 0.5
+TOKENISING = "tokenising"
+"""What the trainer calls it in phase.json, too."""
 AROUND_TRAINING = {
     "starting": "starting",
-    "preparing": "tokenising",
+    "preparing": TOKENISING,
     "loading": "loading",
     "finished": "exporting",
     "failed": "ending",
@@ -89,6 +91,8 @@ def _watch(run_dir: Path, meter: Meter) -> Status:
             meter.show("queued", facts=status.reason)
         elif progress and progress.get("attempt") == status.attempt:
             show_progress(meter, progress, read_phase(run_dir))
+        elif status.state == "running" and (phase := read_phase(run_dir)).get("phase") == TOKENISING:
+            show_phase(meter, phase)  # in a job of its own, before there is an attempt
         elif status.state == "running":
             meter.show("starting" if status.attempt is not None else "waiting", facts=status.reason)
         if status.state not in ("queued", "running", "unknown"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,13 @@ def _adjust_grace(run_dir: Path, as_json: bool) -> None:
 
 
 def _start(run_dir: Path, where: Backend, detach: bool, as_json: bool) -> int:
-    handle = handed_over(backend_name(run_dir), run_dir)
+    try:
+        handle = handed_over(backend_name(run_dir), run_dir)
+    except KeyboardInterrupt:
+        where.cancel(run_dir)  # does nothing where nobody has it
+        with suppress(OSError):  # the terminal may be gone
+            click.echo(f"\nInterrupted before the start. Next: tuneyard resume {quoted(run_dir)} starts it", err=True)
+        raise
     if not detach:
         return follow(run_dir, as_json=as_json)
     if as_json:

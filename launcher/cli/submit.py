@@ -115,7 +115,7 @@ def _submitted(name: str, run_dir: Path) -> Handle:
     except KeyboardInterrupt:
         backend(name).cancel(run_dir)  # does nothing where nobody has it
         remove_run(run_dir)
-        click.echo("\nInterrupted before the start: no run directory was kept.", err=True)
+        _say_interrupted()
         raise
 
 
@@ -158,6 +158,10 @@ def prepare_here(
         if isinstance(error, TuneyardError):
             error.remedy = f"{error.remedy}\nNothing was started, and no run directory was kept.".lstrip()
         elif isinstance(error, KeyboardInterrupt):
-            with suppress(OSError):  # the terminal may be gone
-                click.echo("\nInterrupted before the start: no run directory was kept.", err=True)
+            _say_interrupted()
         raise
+
+
+def _say_interrupted() -> None:
+    with suppress(OSError):  # the terminal may be gone
+        click.echo("\nInterrupted before the start: no run directory was kept.", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,38 @@ def test_following_goes_on_into_the_next_attempt(write_job: Callable[..., Path],
     assert "attempt 0 crashed at step 12 (rank 1 died); attempt 1 starts in 2 s\n" in shown
     assert shown.index("attempt 1 starts") < shown.index("13/20 steps")
     assert "outcome: finished" in shown
+
+
+def test_tokenising_in_a_job_of_its_own_has_its_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps({"launch": {"backend": "local"}}))
+    phase = {"phase": "tokenising", "done": 30, "total": 120, "unit": "MB", "time": time.time()}
+    (tmp_path / "phase.json").write_text(json.dumps(phase))
+    left = iter([Status("running", "job 2 waits for its data"), Status("ended", "", None, "stopped")])
+    monkeypatch.setattr("cluster.local.LocalBackend.status", lambda *_: next(left))
+    monkeypatch.setattr("launcher.cli.follow.POLL_SECONDS", 0)
+    assert follow(tmp_path) == 75
+    assert "30/120 MB" in capsys.readouterr().out
+
+
+def test_a_resume_that_is_interrupted_while_it_is_handed_over_takes_it_back(
+    write_job: Callable[..., Path], cpu_machine, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a scheduler was just taking when Ctrl-C came is known to it afterwards."""
+    job, taken_back = write_job(), []
+    run_dir = new_run_dir(tmp_path / "runs", "quick")
+    write_run(run_dir, job.read_bytes(), make_plan(load_job(job).job, cpu_machine))
+
+    def submit(self: Any, run_dir: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launcher.cli.resume.require_trainer", lambda: None)
+    monkeypatch.setattr("cluster.local.LocalBackend.submit", submit)
+    monkeypatch.setattr("cluster.local.LocalBackend.cancel", lambda self, run_dir: taken_back.append(run_dir))
+    assert main(["resume", str(run_dir)]) == 130
+    assert taken_back == [run_dir] and (run_dir / "plan.json").is_file()
+    assert "Interrupted before the start" in capsys.readouterr().err
 
 
 def test_after_a_fatal_end_one_may_go_on_with_a_changed_job(tmp_path: Path) -> None:
