@@ -233,9 +233,9 @@ def _check_engine(job: JobFile, basics: Basics) -> None:
 def _over_limits(job: JobFile, fitting: list[Candidate]) -> JobError:
     quickest, cheapest = best_of(fitting, "time"), min(fitting, key=lambda c: c.gpu_time)
     return JobError(
-        f"no plan that fits keeps the limits: the quickest ({quickest.label}, {quickest.basics.world_size} GPUs) "
+        f"no plan that fits keeps the limits: the quickest ({quickest.label}, {_ranks(quickest)}) "
         f"{over_limit(job, quickest) or 'keeps them alone'}; the cheapest ({cheapest.label}, "
-        f"{cheapest.basics.world_size} GPUs) {over_limit(job, cheapest) or 'keeps them alone'}",
+        f"{_ranks(cheapest)}) {over_limit(job, cheapest) or 'keeps them alone'}",
         "Raise resources.deadline_hours or resources.budget, raise resources.max_nodes, or train fewer steps.",
     )
 
@@ -292,8 +292,16 @@ def _reject(job: JobFile, candidate: Candidate, best: Candidate, limit_bytes: in
 
 def _other_ranks(candidate: Candidate, best: Candidate) -> str:
     time = candidate.relative_time / best.relative_time
-    cost = 100 * (candidate.gpu_time / best.gpu_time - 1)
-    return f"fits on {candidate.basics.world_size} GPUs in {time:.2f} of the time, at {cost:+.0f} % GPU-hours"
+    fits = f"fits on {_ranks(candidate)} in {time:.2f} of the time"
+    if candidate.basics.device == "cpu":
+        return fits
+    return f"{fits}, at {100 * (candidate.gpu_time / best.gpu_time - 1):+.0f} % GPU-hours"
+
+
+def _ranks(candidate: Candidate) -> str:
+    """What a plan takes: GPUs, or ranks where there are none."""
+    number, unit = candidate.basics.world_size, "GPU" if candidate.basics.device == "cuda" else "rank"
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
 def _decisions(

@@ -16,6 +16,7 @@ from typing import Any
 
 from cluster import ClusterError
 from cluster.rundir import read_json, read_plan, write_json_atomic
+from launcher import __version__
 from launcher.amounts import FILL, Amounts, combined
 from launcher.datafiles import data_files
 from launcher.home import expanded, user_folder
@@ -73,13 +74,13 @@ def _remembered(job: JobFile) -> Amounts | None:
 
 
 def _key(config: JobFile | TrainerConfig) -> str:
-    """Digest of everything that the lengths of the data depend on; empty where files are not here."""
+    """Digest of all that the lengths of the data depend on, this version too; empty where files are not here."""
     stat = _stat(config)
     if not stat:
         return ""
     files = [(str(file), facts.st_size, facts.st_mtime_ns) for file in _tokenizer(config) if (facts := file.stat())]
     ways = _ways(config.model_dump(mode="json"))
-    return hashlib.sha256(json.dumps([stat, ways, files], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([stat, ways, files, __version__], sort_keys=True).encode()).hexdigest()
 
 
 def _ways(dumped: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def logs(run_name: str, runs_dir: Path, rank: int | None, attempt: int | None, f
 
 
 def _refuse_unknown_rank(run_dir: Path, rank: int | None) -> None:
-    launch = read_plan(run_dir)["launch"]
+    launch = read_plan(run_dir).get("launch") or {}
     ranks = launch.get("nodes", 1) * launch.get("ranks_per_node", 1)
     if rank is not None and rank >= ranks:
         has = f"ranks 0 to {ranks - 1}" if ranks > 1 else "rank 0 only"
