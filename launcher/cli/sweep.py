@@ -17,7 +17,7 @@ from cluster.rundir import PLAN, read_progress, write_stop
 from launcher.cli.meter import Meter
 from launcher.cli.options import detach_option, json_option, quoted, runs_option
 from launcher.cli.output import make_console, print_json
-from launcher.cli.submit import prepare_here, ready_to_submit, root_of
+from launcher.cli.submit import prepare_here, ready_to_submit, require_hub_model, root_of
 from launcher.cli.sweeping import Planned, plan_all
 from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError, TuneyardError
 from launcher.finishing import failed_parts
@@ -97,7 +97,9 @@ def _print_plans(planned: list[Planned], console: Console) -> None:
 def _submit(planned: list[Planned], folder: Path, max_parallel: int | None, console: Console) -> Sweep:
     """Writes the runs, and hands them over where a scheduler takes them; nothing is left where it does not."""
     name = planned[0].plan.launch.get("backend", DEFAULT_BACKEND)
-    ready_to_submit(planned[0].plan, folder.parent, console)
+    ready_to_submit(planned[0].plan, folder.parent, console, planned[0].loaded)
+    for one in _one_of_each_model(planned)[1:]:
+        require_hub_model(one.plan, one.loaded)
     runs = [fresh_path(folder.parent, one.name) for one in planned]
     made = Sweep(folder=folder, backend=name, runs=runs, combinations=[one.settings for one in planned])
     try:
@@ -120,6 +122,13 @@ def _submit(planned: list[Planned], folder: Path, max_parallel: int | None, cons
         _undo(made)
         raise
     return made
+
+
+def _one_of_each_model(planned: list[Planned]) -> list[Planned]:
+    found: dict[tuple[str, str | None], Planned] = {}
+    for one in planned:
+        found.setdefault((one.plan.trainer.model.path, one.plan.trainer.model.revision), one)
+    return list(found.values())
 
 
 def _submit_each(made: Sweep) -> None:

@@ -76,6 +76,15 @@ def test_switched_off_and_not_in_the_cache_is_refused_by_submit_with_its_line(
     assert not runs.exists()
 
 
+def test_every_model_of_a_sweep_is_looked_for(write_job, job_folder: Path, cache: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    runs = job_folder / "runs"
+    words = ["--set", f"model.path=./model,{NAME}", "--runs", str(runs)]
+    assert run(["sweep", str(write_job()), *words]) == 2
+    assert f"{cache} does not hold it" in capsys.readouterr().err
+    assert not runs.exists()
+
+
 def test_what_the_cache_lacks_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "true")
     keep(cache, "config.json", "tokenizer.json")
