@@ -226,17 +226,7 @@ def _micro_batches(job: JobFile, basics: Basics, shape: ModelShape | None) -> li
 def _on_gpu(job: JobFile, basics: Basics, ground: Ground, with_speed: bool, setting: Setting) -> Candidate:
     assert ground.gpu
     assert ground.shape
-    usable = usable_gib(ground.machine, ground.gpu.gpu)
-    plain = sizing_job(
-        job,
-        basics,
-        ground.shape,
-        engine=setting.engine,
-        micro_batch=setting.micro_batch,
-        checkpointing=setting.checkpointing,
-        usable=usable,
-    )
-    laid = replace(plain, shard_packed=setting.sharded)
+    laid = replace(_sized(job, basics, ground, setting), shard_packed=setting.sharded)
     speed, layout = _timed(job, laid, basics, ground) if with_speed else (None, None)
     width = SPREAD["measured" if ground.gpu.gpu.is_measured and not ground.shape.counted else "estimated"]
     learning = _learning(job, basics, ground, setting.engine, predicted(laid), speed, width)
@@ -254,6 +244,20 @@ def _on_gpu(job: JobFile, basics: Basics, ground: Ground, with_speed: bool, sett
         layout=layout,
         sized=laid,
         learning=learning,
+    )
+
+
+def _sized(job: JobFile, basics: Basics, ground: Ground, chosen: Setting | Candidate) -> Job:
+    assert ground.gpu
+    assert ground.shape
+    return sizing_job(
+        job,
+        basics,
+        ground.shape,
+        engine=chosen.engine,
+        micro_batch=chosen.micro_batch,
+        checkpointing=chosen.checkpointing,
+        usable=usable_gib(ground.machine, ground.gpu.gpu),
     )
 
 
@@ -347,18 +351,9 @@ def _by_order(job: JobFile, basics: Basics, ground: Ground, with_speed: bool, se
 def _single_precision(job: JobFile, ground: Ground, candidate: Candidate) -> SpeedLayout:
     """The candidate in float32 on a GPU: products at its float32 rate, attention scores that are written out."""
     assert ground.gpu
-    assert ground.shape
-    gpu, basics = ground.gpu.gpu, candidate.basics
-    sized = sizing_job(
-        job,
-        basics,
-        ground.shape,
-        engine=candidate.engine,
-        micro_batch=candidate.micro_batch,
-        checkpointing=candidate.checkpointing,
-        usable=usable_gib(ground.machine, gpu),
-    )
-    laid = replace(speed_layout(sized, gpu), gpus_per_node=basics.ranks_per_node)
+    basics = candidate.basics
+    sized = _sized(job, basics, ground, candidate)
+    laid = replace(speed_layout(sized, ground.gpu.gpu), gpus_per_node=basics.ranks_per_node)
     return replace(laid, number_format="fp32", attention="eager", gradient_bytes=FP32_BYTES)
 
 

@@ -6,6 +6,7 @@ the hub has no such model, or not for us. Each would come out minutes or hours l
 
 from __future__ import annotations
 
+import shlex
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -54,7 +55,8 @@ def _require_model(model: str, revision: str | None, hub: RunCache, ask: bool) -
     if not hub.switch and lacks != "" and ask:
         _ask(model, revision, hub.environment)
     if hub.switch and lacks:
-        remedy = f"Where there is a network: HF_HUB_CACHE={hub.here or hub.cache} {download(model, revision)}. Or name"
+        where = shlex.quote(str(hub.here or hub.cache))
+        remedy = f"Where there is a network: HF_HUB_CACHE={where} {download(model, revision)}. Or name"
         raise SettingError(SETTING, f"{lacks}, and {_forbids(hub)}", got=model, remedy=f"{remedy} a folder.")
 
 
@@ -68,7 +70,7 @@ def _is_hub_name(path: str) -> bool:
 
 def download(model: str, revision: str | None) -> str:
     """The command that brings a model into the cache."""
-    return f"hf download {model}" + (f" --revision {revision}" if revision else "")
+    return shlex.join(["hf", "download", model, *(["--revision", revision] if revision else [])])
 
 
 def _ask(model: str, revision: str | None, environment: Mapping[str, str]) -> None:

@@ -291,11 +291,9 @@ def _reject(job: JobFile, candidate: Candidate, best: Candidate, limit_bytes: in
 
 
 def _other_ranks(candidate: Candidate, best: Candidate) -> str:
-    time = candidate.relative_time / best.relative_time
-    fits = f"fits on {_ranks(candidate)} in {time:.2f} of the time"
-    if candidate.basics.device == "cpu":
-        return fits
-    return f"{fits}, at {100 * (candidate.gpu_time / best.gpu_time - 1):+.0f} % GPU-hours"
+    time, cost = candidate.relative_time / best.relative_time, 100 * (candidate.gpu_time / best.gpu_time - 1)
+    paid = f", at {cost:+.0f} % GPU-hours" if candidate.basics.device == "cuda" else ""
+    return f"fits on {_ranks(candidate)} in {time:.2f} of the time{paid}"
 
 
 def _ranks(candidate: Candidate) -> str:

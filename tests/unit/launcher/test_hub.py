@@ -126,6 +126,27 @@ def test_the_hub_is_asked_once_and_its_refusal_counts(
     require_hub_files(TRAINER, {})
 
 
+def test_the_token_is_looked_for_where_the_hubs_library_keeps_it(
+    hub: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", "~/mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "token").write_text("secret\n")
+    require_hub_files(TRAINER, {})
+    (tmp_path / "mine" / "token").write_bytes(b"\xff\xfe")
+    require_hub_files(TRAINER, {})
+    assert [told for _, told in hub["asked"]] == ["Bearer secret", None]
+
+
+def test_what_downloads_a_model_can_be_pasted(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "with a space"))
+    with pytest.raises(SettingError) as refused:
+        require_hub_files(TRAINER, {})
+    assert f"HF_HUB_CACHE='{tmp_path}/with a space' hf download {NAME}" in refused.value.remedy
+
+
 def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(SettingError, match=r"cannot be reached: .*refused"):
