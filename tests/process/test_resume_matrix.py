@@ -180,3 +180,48 @@ def test_every_layout_loads_what_every_layout_saved(made: dict[str, str], tmp_pa
     for ranks in WORLD_SIZES:
         for wrong in run_on_ranks(load_all, ranks, made, str(tmp_path), METHODS[method], ranks):
             assert not wrong
+
+
+NORMS = "model.layers.*.input_layernorm.weight"
+
+
+def resume_with_less(made: dict[str, str], folder: str) -> list[list[str]]:
+    """Save while all is trained; load where the layers' norms are kept as they are, then where one is not there."""
+    from trainer.checkpoint.manifest import published
+    from trainer.errors import UserError
+
+    told: list[list[str]] = []
+    for engine in ("fsdp2", "zero1", "zero3"):
+        place, config = Path(folder) / engine, job(made, engine, 1)
+        bench = Bench(made, config)
+        bench.step(0, 1e-3)
+        save(bench, place, 1)
+        less = without_norms(made, config)
+        found = store(place).restore(less.engine, lambda *_: None)
+        assert found is not None
+        layer = less.engine.model.causal_lm.get_submodule("model.layers.0.input_layernorm")
+        layer.register_parameter("other", layer._parameters.pop("weight"))
+        try:
+            store(place).restore(less.engine, lambda *_: None)
+        except UserError as error:
+            told.append([found[0].name, error.message, *(path.name for _, path in published(place))])
+    return told
+
+
+def without_norms(made: dict[str, str], config: Any) -> Bench:
+    from trainer.model import build
+
+    real = build.freeze_unused
+    build.freeze_unused = lambda model, patterns: real(model, [NORMS])
+    try:
+        return Bench(made, config)
+    finally:
+        build.freeze_unused = real
+
+
+def test_a_checkpoint_of_more_than_is_trained_now_is_loaded_and_one_of_others_is_not_set_aside(
+    made: dict[str, str], tmp_path: Path
+) -> None:
+    strange = "the checkpoint holds 1 tensors that the model does not train: model.layers.0.input_layernorm.weight"
+    (told,) = run_on_ranks(resume_with_less, 1, made, str(tmp_path))
+    assert told == [["step-00000001", strange, "step-00000001"]] * 3

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from trainer.checkpoint.manifest import DamagedCheckpointError, Manifest, StoredRange
-from trainer.engines.base import Range
+from trainer.engines.base import KINDS, Range
 from trainer.errors import UserError
 
 
@@ -41,6 +41,11 @@ class RangeReader:
         flat = torch.empty(torch.Size(self._shapes[tensor]).numel(), dtype=torch.float32)
         self._fill_one(tensor, kind, 0, flat)
         return flat.reshape(self._shapes[tensor])
+
+    def stored(self, tensor: str) -> list[Range]:
+        """All that is stored of a tensor, whole, on the CPU."""
+        shape = tuple(self._shapes[tensor])
+        return [Range(tensor, kind, 0, shape, self.whole(tensor, kind).reshape(-1)) for kind in KINDS]
 
     def _fill_one(self, tensor: str, kind: str, start: int, view: torch.Tensor) -> None:
         end = start + view.numel()

@@ -31,7 +31,9 @@ from trainer.checkpoint.retention import DAMAGED, PERMANENT_MARK, doomed, outdat
 from trainer.checkpoint.writer import BackgroundWriter, HostCopy, combined, digest
 from trainer.collectives import Ranks
 from trainer.engines.base import Engine, Range
+from trainer.errors import UserError
 from trainer.files import fsync_folder
+from trainer.model.build import trainable_parameters
 
 STATE_KEY = "random/"
 
@@ -245,15 +247,22 @@ class CheckpointStore:
     def load(self, engine: Engine, folder: Path, manifest: Manifest) -> str:
         """Fill the engine and check the receipt; "" when the state is the one that was saved, else what is not."""
         problem = ""
+        reader, left_out = RangeReader(folder, manifest), _no_longer_trained(engine, folder, manifest)
+        stored: list[dict[str, int]] = []
         try:
-            RangeReader(folder, manifest).fill(engine.ranges())
+            reader.fill(engine.ranges())
+            if self._ranks.is_first:  # the receipt is of all that was trained
+                stored = [digest(reader.stored(name)) for name in left_out]
         except DamagedCheckpointError as damage:
             problem = str(damage)
         if told := [p for p in self._ranks.gather(problem) if p]:
             return told[0]
         engine.after_load(manifest.step)
-        if combined(self._ranks.gather(digest(self._owned(engine)))) != manifest.receipt["digest"]:
+        digests = self._ranks.gather([digest(self._owned(engine)), *stored])
+        if combined([part for parts in digests for part in parts]) != manifest.receipt["digest"]:
             return "the loaded state differs from the receipt"
+        if left_out:
+            self._report(f"{len(left_out)} tensors of {folder.name} have no part in the loss and are trained no longer")
         if manifest.world_size == self._ranks.size:
             _restore_random_state(folder / f"rank-{self._ranks.rank:05d}.safetensors")
         return ""
@@ -268,6 +277,24 @@ def _write_manifest(staging: Path, manifest: Manifest) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     passing("manifest written")
+
+
+def _no_longer_trained(engine: Engine, folder: Path, manifest: Manifest) -> list[str]:
+    """Tensors of a checkpoint that the model has and keeps as they are: older versions trained what has no effect.
+
+    Raises:
+        UserError: the checkpoint holds tensors that the model does not have.
+    """
+    trained = {name for name, _ in trainable_parameters(engine.model)}
+    left_out = sorted(manifest.shapes.keys() - trained)
+    known = {name.removeprefix("causal_lm.") for name, _ in engine.model.named_parameters()}
+    if strange := [name for name in left_out if name not in known]:
+        raise UserError(
+            f"the checkpoint holds {len(strange)} tensors that the model does not train: {', '.join(strange[:3])}",
+            where=str(folder),
+            remedy="put the old model and method back, or submit a new run",
+        )
+    return left_out
 
 
 def _share(whole: Range, rank: int, size: int) -> Range:
