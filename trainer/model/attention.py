@@ -36,6 +36,8 @@ from trainer.errors import UserError
 NAME = "tuneyard"
 DROPOUTS = ("attention_dropout", "attn_dropout", "attn_pdrop", "dropout_p")
 """Attributes by which attention modules call the dropout of their scores."""
+WORDS = {"sinks": "attention sinks", "softcap": "bound on scores"}
+USE_FLEX = "set `model.attention: flex`"
 
 
 @dataclass
@@ -154,6 +156,7 @@ def check_backend(backend: str, device: str) -> None:
 
 
 def _flash(q: Any, k: Any, v: Any, segments: Segments, scoring: Scoring) -> Any:
+    _refuse_unless_taken("flash", sinks=scoring.sinks)
     from flash_attn import flash_attn_varlen_func
 
     batch, width = segments.batch, v.shape[-1]
@@ -173,6 +176,17 @@ def _flash(q: Any, k: Any, v: Any, segments: Segments, scoring: Scoring) -> Any:
     return out[None, ..., :width]
 
 
+def _refuse_unless_taken(backend: str, **scoring: Any) -> None:
+    """What a kernel would leave out in silence, where the table of architectures does not know that a family has it.
+
+    Raises:
+        UserError: a layer asks for it.
+    """
+    for what, asked in scoring.items():
+        if asked is not None:
+            raise UserError(f"attention `{backend}` has no {WORDS[what]}, which this model has", remedy=USE_FLEX)
+
+
 def _of_one_size(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, multiple: int = 1) -> list[torch.Tensor]:
     """Heads filled up with zeros to one size: neither scores nor the first part of the output change."""
     size = -(-max(q.shape[-1], v.shape[-1]) // multiple) * multiple
@@ -180,6 +194,7 @@ def _of_one_size(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, multiple: in
 
 
 def _varlen(q: Any, k: Any, v: Any, segments: Segments, scoring: Scoring) -> Any:
+    _refuse_unless_taken("varlen", sinks=scoring.sinks, softcap=scoring.softcap)
     from torch.nn.attention.varlen import varlen_attn
 
     batch, width, window = segments.batch, v.shape[-1], scoring.window
@@ -191,7 +206,7 @@ def _varlen(q: Any, k: Any, v: Any, segments: Segments, scoring: Scoring) -> Any
     elif window is None:
         options["is_causal"] = True
     else:
-        raise UserError("this torch has no sliding window in varlen attention", remedy="set `attention: flex`")
+        raise UserError("this torch has no sliding window in varlen attention", remedy=USE_FLEX)
     if k.shape[1] != q.shape[1]:
         if "enable_gqa" in known:
             options["enable_gqa"] = True

@@ -152,6 +152,7 @@ def install_loss_head(head: nn.Linear, settings: HeadSettings) -> None:
         hidden: torch.Tensor, target_ids: torch.Tensor, weights: torch.Tensor, plain: bool = False
     ) -> torch.Tensor:
         chosen = HeadSettings(settings.chunk_tokens, 0.0, settings.softcap, settings.scale) if plain else settings
+        hidden = hidden.to(head.weight.dtype)  # residuals of state spaces are kept in float32
         return chunked_cross_entropy(hidden, head.weight, head.bias, target_ids, weights, chosen)
 
     head.forward = forward  # type: ignore[method-assign,assignment]

@@ -148,7 +148,7 @@ class Twin:
 
     def _built(self, **options: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # not those of the GPUs, which stay as the caller seeded them
             options |= {"dtype": torch.float32, "trust_remote_code": self._trust}
             with torch.device("meta"):
                 size = sum(p.numel() for p in self._from_config(options).parameters())

@@ -209,6 +209,40 @@ def test_parameters_that_no_loss_depends_on_are_not_trained(tmp_path: Path) -> N
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
+def test_residuals_that_stay_in_float32_reach_an_output_layer_in_bfloat16(tmp_path: Path) -> None:
+    folder = make(tmp_path / "model", "mamba", {"state_size": 8, "time_step_rank": 4, "residual_in_fp32": True})
+    full, half = build(folder), build(folder, model={"dtype": "bfloat16"}, execution={"engine": "zero0"})
+    assert seen(half, batch(LENGTHS))[0] == pytest.approx(seen(full, batch(LENGTHS))[0], rel=0.02)
+
+
+@pytest.mark.parametrize("asked", [("flash", "sinks"), ("varlen", "sinks"), ("varlen", "softcap")])
+def test_a_kernel_that_lacks_what_a_layer_asks_for_says_so(asked: tuple[str, str]) -> None:
+    import torch
+
+    from trainer.model.attention import KERNELS, Scoring, Segments
+
+    backend, what = asked
+    heads = torch.zeros(1, 4, 5, 16)
+    scoring = Scoring(1.0, **{what: torch.zeros(4) if what == "sinks" else 2.0})
+    with pytest.raises(UserError, match=backend):
+        KERNELS[backend](heads, heads, heads, Segments(backend, batch((5,))), scoring)
+
+
+def test_looking_leaves_every_generator_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import AutoConfig
+
+    from trainer.model.twin import verdict_of
+
+    seeded: list[int] = []
+    config = AutoConfig.from_pretrained(tiny.make_model(tmp_path / "model"))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    before = torch.get_rng_state()
+    verdict_of(config)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not seeded
+
+
 @pytest.mark.parametrize(
     ("family", "changes", "reason"),
     [
