@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trainer.capabilities import OWN
-from trainer.config import TrainerConfig
+from trainer.config import ModelConfig, TrainerConfig
 from trainer.data.batch import Batch
 from trainer.errors import UserError
 from trainer.model import attention
@@ -202,7 +202,7 @@ def load_causal_lm(config: TrainerConfig, shards: Shards | None = None, **option
     dtype = kept_dtype(config)
     options |= loading_options(config.method, config.execution.device, dtype)
     try:
-        refuse_quantised_checkpoint(config.model)
+        refuse_quantised_checkpoint(config.model.path, _configuration(config.model))
         with sharded_while_loading(shards):
             return load_complete(
                 config.model.path,
@@ -222,10 +222,13 @@ def load_causal_lm(config: TrainerConfig, shards: Shards | None = None, **option
 def empty_causal_lm(config: TrainerConfig, **options: Any) -> Any:
     """The same module without its weights."""
     model = config.model
-    shape = AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
     return AutoModelForCausalLM.from_config(
-        shape, dtype=kept_dtype(config), trust_remote_code=model.trust_remote_code, **options
+        _configuration(model), dtype=kept_dtype(config), trust_remote_code=model.trust_remote_code, **options
     )
+
+
+def _configuration(model: ModelConfig) -> Any:
+    return AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
 
 
 def kept_dtype(config: TrainerConfig) -> torch.dtype:
@@ -274,10 +277,7 @@ def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
 
 def attention_work(config: TrainerConfig) -> float:
     """c of the work model c * L + sum of squares: parameters of a layer over the width of its attention."""
-    path = config.model
-    shape = AutoConfig.from_pretrained(
-        path.path, revision=path.revision, trust_remote_code=path.trust_remote_code
-    ).get_text_config()
+    shape = _configuration(config.model).get_text_config()
     hidden = _size(shape, "hidden_size", 1)
     heads = _size(shape, "num_attention_heads", 1)
     head_dim = _size(shape, "head_dim", hidden // heads)

@@ -9,6 +9,7 @@ from transformers import AutoConfig
 from trainer.config import ModelConfig
 from trainer.errors import UserError
 from trainer.model.inspection import REFUSED, architecture_key, recall, remember, weights_key
+from trainer.model.quantise import refuse_quantised_checkpoint
 from trainer.model.twin import Verdict, verdict_of
 from trainer.model.weights import checked_headers
 
@@ -25,6 +26,7 @@ def examine(model: ModelConfig) -> dict[str, Any]:
     key = weights_key(model)
     weights = recall(key)
     if weights is None:
+        refuse_quantised_checkpoint(model.path, _configuration(model))  # their tensors have other names and shapes
         weights = checked_headers(model)
         remember(key, weights)
     return {"weights": weights, "verdict": how_to_run(model).as_json()}

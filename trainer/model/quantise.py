@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 
-from trainer.config import MethodConfig, ModelConfig
+from trainer.config import MethodConfig
 from trainer.errors import UserError
 from trainer.model.shards import shard_of
 
@@ -51,16 +51,19 @@ def loading_options(method: MethodConfig, device: str, dtype: torch.dtype) -> di
     return {"quantization_config": chosen, "device_map": {"": place}}
 
 
-def refuse_quantised_checkpoint(model: ModelConfig) -> None:
-    """Raises:
-    UserError: the model's weights are stored quantised; there would be nothing exact to merge adapters into.
+def refuse_quantised_checkpoint(path: str, config: Any) -> None:
     """
-    config = AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    Args:
+        config: of the model, as Transformers reads it.
+
+    Raises:
+        UserError: the model's weights are stored quantised; there would be nothing exact to merge adapters into.
+    """
     stored = getattr(config, "quantization_config", None)
     if stored is not None:
         how = (stored if isinstance(stored, dict) else stored.to_dict()).get("quant_method", "some method")
         raise UserError(
-            f"the weights in {model.path} are quantised already ({getattr(how, 'value', how)})",
+            f"the weights in {path} are quantised already ({getattr(how, 'value', how)})",
             remedy="take the model in full precision; `method.quantization: nf4` quantises it while it loads",
         )
 

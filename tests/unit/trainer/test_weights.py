@@ -130,3 +130,14 @@ def test_absent_and_damaged_files_are_named(
     file.unlink() if content is None else file.write_bytes(content)
     with pytest.raises(UserError, match=said):
         weight_headers(ModelConfig(path=str(folder)))
+
+
+def test_a_model_that_is_stored_quantised_is_refused_before_it_is_queued(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    from trainer.model.examine import examine
+
+    packed = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    folder = variant(models["plain"], tmp_path / "packed", quantization_config=packed)
+    with pytest.raises(UserError, match=r"quantised already \(gptq\)"):
+        examine(ModelConfig(path=str(folder)))
