@@ -70,7 +70,7 @@ class Reduction:
         self._targets = store.rows["targets"]
         self._weights = store.rows["weight"].astype(np.float64)
         if reduction == "sequence":
-            self._weights = self._weights / np.bincount(store.groups, self._targets)[store.groups]
+            self._weights = self._weights / _targets_of_rows(store)
 
     def token_weight(self, number: int) -> float:
         """Weight of each supervised token of conversation `number`."""
@@ -79,6 +79,13 @@ class Reduction:
     def total(self, numbers: np.ndarray) -> float:
         """Sum of the token weights of the conversations `numbers`."""
         return float((self._weights[numbers] * self._targets[numbers]).sum())
+
+
+def _targets_of_rows(store: TokenStore) -> np.ndarray:
+    """Supervised tokens of the row that each conversation is a piece of."""
+    if store.contents is None:  # prepared when every piece counted as a row: such a run keeps its loss
+        return store.rows["targets"]
+    return np.bincount(store.groups, store.rows["targets"])[store.groups]
 
 
 def collate(store: TokenStore, numbers: list[int], reduction: Reduction) -> Batch:

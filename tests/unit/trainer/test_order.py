@@ -10,10 +10,12 @@ import pytest
 
 from tests.support import tiny
 from trainer.config import TrainerConfig
+from trainer.data.batch import Reduction
 from trainer.data.holdout import labels_of, split, split_by_label
 from trainer.data.order import GlobalOrder, deal, work_of
 from trainer.data.packing import pack
-from trainer.data.shards import ROW
+from trainer.data.shards import CONTENTS, ROW, Piece, write_pieces
+from trainer.data.store import TokenStore
 from trainer.errors import UserError
 
 
@@ -144,3 +146,18 @@ def test_deal_levels_work_in_every_micro_step() -> None:
 def test_work_counts_squares_of_segments_not_of_packs() -> None:
     lengths = np.array([100, 100, 200])
     assert work_of([np.array([0, 1]), np.array([2])], lengths, 0.0).tolist() == [20_000, 40_000]
+
+
+def test_pieces_of_a_row_weigh_as_one_and_each_as_one_in_folders_of_before(tmp_path: Path) -> None:
+    shard = tmp_path / "shard-00000"
+    shard.mkdir()
+    of_rows = (1, 1, 2)
+    write_pieces(shard, 0, [Piece(row, np.arange(5, dtype=np.uint32), np.ones(5, np.uint8), 1.0) for row in of_rows])
+
+    def weights() -> list[float]:
+        reduction = Reduction(TokenStore(tmp_path), "sequence")
+        return [reduction.token_weight(number) for number in range(3)]
+
+    assert weights() == [1 / 8, 1 / 8, 1 / 4]
+    (shard / CONTENTS).unlink()  # which folders of before do not have
+    assert weights() == [1 / 4] * 3
