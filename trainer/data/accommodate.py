@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from itertools import product
-from typing import Any
 
 from trainer.data.formats import Conversation
+from trainer.data.messages import REASONING_KEYS, Message
 
-Message = dict[str, Any]
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 ID_LENGTH = 9
 
@@ -22,8 +20,7 @@ def accommodations(conversation: Conversation) -> Iterator[tuple[list[str], Conv
     """The conversation itself, then with ever more of it changed, each with what was changed.
 
     Call ids of nine characters (Mistral), arguments as JSON text (DeepSeek, and templates that would write an object as
-    Python does), the system message at the head of the
-    first user turn (Gemma).
+    Python does), the system message at the head of the first user turn (Gemma).
     """
     yield [], conversation
     calls = any(message.get("tool_calls") for message in conversation.messages)

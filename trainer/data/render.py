@@ -19,7 +19,8 @@ from trainer.data.accommodate import (
     written_as_python,
 )
 from trainer.data.formats import Conversation, RowError
-from trainer.data.stops import ANSWER, PROBE, Message, TurnEnds
+from trainer.data.messages import Message
+from trainer.data.stops import ANSWER, PROBE, TurnEnds
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 OPENS_THOUGHT = re.compile(r"<(\w+)>\s*$")
@@ -70,7 +71,7 @@ class _Turn:
 
     def seen_in(self, text: str) -> bool:
         """Whether `text` shows this turn just as inference does: the same prompt, the same answer with its end."""
-        return text.startswith(self.text[: len(self.prompt) + self.needed])
+        return text.startswith(self.prompt) and text.startswith(self.written[: self.needed], len(self.prompt))
 
     def span_in(self, text: str) -> Span:
         """What the model writes: all of it in the turn's own text, up to its end and the blanks after it in others."""

@@ -13,8 +13,8 @@ from transformers.utils import cached_file
 
 from trainer.config import ModelConfig
 from trainer.data.formats import Conversation
+from trainer.data.messages import Message
 
-Message = dict[str, Any]
 ANSWER = "0MARK0"
 USER: Message = {"role": "user", "content": ANSWER}
 PROBE = Conversation([USER, {"role": "assistant", "content": ANSWER}])

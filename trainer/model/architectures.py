@@ -16,29 +16,11 @@ import transformers
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from trainer.capabilities import NOT_CAUSAL, TWO_PARTS
 from trainer.model.inspection import ALONE, PACKED, REFUSED
 from trainer.model.twin import Verdict, verdict_of
 
-NO_DECODERS = frozenset(
-    [
-        *("bart", "bert", "bert-generation", "big_bird", "bigbird_pegasus", "blenderbot", "blenderbot-small", "blt"),
-        *(
-            "camembert",
-            "cpmant",
-            "data2vec-text",
-            "electra",
-            "ernie",
-            "git",
-            "marian",
-            "mbart",
-            "megatron-bert",
-            "moshi",
-        ),
-        *("musicgen", "musicgen_melody", "mvp", "pegasus", "plbart", "prophetnet", "reformer", "rembert", "roberta"),
-        *("roberta-prelayernorm", "roc_bert", "roformer", "trocr", "whisper", "xlm", "xlm-roberta", "xlm-roberta-xl"),
-        *("xlnet", "xmod"),
-    ]
-)
+NO_DECODERS = NOT_CAUSAL | TWO_PARTS | {"blt", "git", "moshi"}
 """Encoders, parts of encoder-decoders, and what reads bytes: refused, and left out of the table."""
 LEFT_OPEN: dict[str, dict[str, Any]] = {
     "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
