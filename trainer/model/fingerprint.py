@@ -9,8 +9,9 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+from trainer.model.headers import MOST_HEADER_BYTES, weight_files
+
 SAMPLES, SAMPLE_BYTES = 16, 65_536
-MOST_HEADER_BYTES = 100_000_000
 
 
 def model_fingerprint(path: str, revision: str | None) -> str:
@@ -22,13 +23,16 @@ def model_fingerprint(path: str, revision: str | None) -> str:
     Raises:
         OSError: the storage refuses.
     """
-    folder = Path(path) if Path(path).is_dir() else _cached(path, revision)
+    is_folder = Path(path).is_dir()
+    folder = Path(path) if is_folder else _cached(path, revision)
     if folder is None:
         return f"{path}@{revision}"
+    # what else lies in the cache, such as the same weights in another layout, differs from machine to machine
+    files = sorted(folder.glob("*.safetensors")) if is_folder else weight_files(folder)
     digest = hashlib.sha256()
     config = folder / "config.json"
     digest.update(config.read_bytes() if config.is_file() else b"-")
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in files:
         digest.update(file.name.encode())
         _add_samples(digest, file)
     return digest.hexdigest()

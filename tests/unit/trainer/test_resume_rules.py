@@ -100,6 +100,9 @@ def test_a_hub_model_is_known_by_its_files(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     of_files = model_fingerprint(str(folder), None)
     assert model_fingerprint("org/tiny", None) == model_fingerprint("org/tiny", "a" * 40) == of_files
+    other_layout = repository / "snapshots" / ("a" * 40) / "consolidated.safetensors"
+    other_layout.write_bytes(struct.pack("<Q", 2) + b"{}")
+    assert model_fingerprint("org/tiny", None) == of_files
     assert model_fingerprint("org/not-here", "b") == "org/not-here@b"
 
 
