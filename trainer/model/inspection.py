@@ -53,8 +53,12 @@ def _look(run_dir: Path) -> dict[str, Any]:
 
 
 def recall(key: str | None) -> dict[str, Any] | None:
-    """What was found under a key."""
-    return read_json(_cache() / f"{key}.json") if key else None
+    """What was found under a key; None where that is nothing, or cannot be read: it will be found out again."""
+    try:
+        found = read_json(_cache() / f"{key}.json") if key else None
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def remember(key: str | None, found: dict[str, Any]) -> None:

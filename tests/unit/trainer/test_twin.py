@@ -276,3 +276,8 @@ def test_what_was_found_out_is_remembered_until_the_configuration_changes(
         config = TrainerConfig.model_validate(tiny.trainer_config(folder, tmp_path / "rows.jsonl"))
         assert examine.how_to_run(config.model).how == "packed"
     assert len(looked) == 2
+    examine._found.clear()
+    for file in (tmp_path / "cache").rglob("*.json"):
+        file.write_text("{")  # damaged
+    assert examine.how_to_run(config.model).how == "packed"
+    assert len(looked) == 3
