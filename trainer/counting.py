@@ -1,7 +1,7 @@
-"""How far something is that takes long: `phase.json` in the run directory, for whoever looks.
+"""Progress of a long phase: `phase.json` in the run directory, for the command line to show.
 
-It is written by one process, at most once a second and not before a second has passed, and goes when the phase ends. It
-is no sign of life and decides nothing: a full disk, or a reader that is not there, changes nothing.
+One process writes it, at most once a second and not before a second has passed, and removes it when the phase ends. It
+is no heartbeat and decides nothing, so a full disk costs the display only.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ EVERY_SECONDS = 1.0
 
 
 class Counter:
-    """Counts one phase.
+    """Progress of one phase.
 
     Args:
-        run_dir: Where it is told; nowhere when None.
-        phase: What goes on, in a word.
-        total: How much there is in all; unknown when None.
-        unit: What is counted.
+        run_dir: Where the file is written; None writes none.
+        phase: What is being done, in a word.
+        total: Amount of all work; None where it is unknown.
+        unit: Of the amounts.
     """
 
     def __init__(self, run_dir: Path | None, phase: str, total: float | None = None, unit: str = "") -> None:
         self._file = run_dir / FILE if run_dir is not None else None
         self._facts = {"phase": phase, "total": total, "unit": unit, "begun": time.time()}
-        self._told = time.monotonic()
+        self._written = time.monotonic()
 
     def at(self, done: float, facts: str = "") -> None:
-        """So much is done; `facts` is told beside it."""
+        """Note the amount that is done; `facts` is shown beside it."""
         now = time.monotonic()
-        if self._file is None or now - self._told < EVERY_SECONDS:
+        if self._file is None or now - self._written < EVERY_SECONDS:
             return
-        self._told = now
-        beside = self._file.with_name(f".{FILE}.{os.getpid()}")
+        self._written = now
+        staging = self._file.with_name(f".{FILE}.{os.getpid()}")
         with contextlib.suppress(OSError):
-            beside.write_text(json.dumps({**self._facts, "done": done, "facts": facts, "time": time.time()}))
-            beside.replace(self._file)
+            staging.write_text(json.dumps({**self._facts, "done": done, "facts": facts, "time": time.time()}))
+            staging.replace(self._file)
 
     def end(self) -> None:
-        """Nothing of this phase is left to be told."""
+        """Remove the file."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
@@ -65,7 +65,7 @@ def counting(run_dir: Path | None, phase: str, total: float | None = None, unit:
 def measuring(
     run_dir: Path, phase: str, measure: Callable[[], float], total: float | None, unit: str
 ) -> Iterator[None]:
-    """Counts what a library does without a word: `measure` says from outside how much is done."""
+    """Progress of a call that reports none: a thread asks `measure` for the amount that is done."""
     over = threading.Event()
     with counting(run_dir, phase, total, unit) as counter:
 

@@ -131,16 +131,9 @@ def _loaded(
     config: TrainerConfig, reader: RangeReader, manifest: Manifest, run_dir: Path
 ) -> tuple[Any, dict[str, torch.dtype]]:
     """The trained model, never quantised, and the types in which its own tensors are stored."""
-    from trainer.model.vocabulary import fit_vocabulary
-    from trainer.model.weights import load_complete
+    from trainer.model.vocabulary import load_base
 
-    model: Any = load_complete(
-        config.model.path,
-        revision=config.model.revision,
-        trust_remote_code=config.model.trust_remote_code,
-        dtype="auto",
-    )
-    fit_vocabulary(model, config.model)
+    model = load_base(config.model)
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     if config.method.kind == "lora":
         from trainer.model.lora import add_adapters

@@ -66,13 +66,9 @@ def load_exported(config: TrainerConfig, model_dir: Path) -> tuple[Any, Any]:
 def _with_adapter(config: TrainerConfig, folder: Path) -> Any:
     from peft import PeftModel
 
-    from trainer.model.vocabulary import fit_vocabulary
-    from trainer.model.weights import load_complete
+    from trainer.model.vocabulary import load_base
 
-    model = config.model
-    base = load_complete(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, dtype="auto")
-    fit_vocabulary(base, model)
-    return PeftModel.from_pretrained(base, folder)
+    return PeftModel.from_pretrained(load_base(config.model), folder)
 
 
 @torch.inference_mode()

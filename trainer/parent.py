@@ -1,4 +1,4 @@
-"""A process that works for another one ends with it, even when that is killed and can say nothing any more."""
+"""Ends a helper process with the process that started it, even when that one is killed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import sys
 
 PARENT = "TUNEYARD_PARENT"
-"""Process id of who started this one and waits for it; nobody says it where the agent sees to it."""
+"""Environment variable: id of the process that started this one and waits for it; unset under the node agent."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -21,6 +21,6 @@ def end_with_parent(parent: int) -> None:
 
 
 def end_with_whoever_waits() -> None:
-    """The same for whom the environment names; those that this process starts have another parent."""
+    """The same for the parent that the environment names. The variable is removed: it is not our children's parent."""
     if (parent := os.environ.pop(PARENT, "")).isdigit():
         end_with_parent(int(parent))

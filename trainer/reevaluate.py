@@ -24,7 +24,7 @@ from trainer.model.build import DTYPES, SupervisedModel, build_model
 from trainer.progress import say
 
 
-class Alone:
+class EvaluationEngine:
     """A model that is only evaluated, as `held_out_loss` wants an engine to be."""
 
     def __init__(self, model: SupervisedModel, device: torch.device) -> None:
@@ -47,12 +47,12 @@ def held_out_loss_of(run_dir: Path, config: TrainerConfig, step: int | None = No
     """
     folder, manifest = chosen(run_dir / "checkpoints", step)
     say(f"evaluating step {manifest.step}")
-    here = _alone(config)
+    here = _on_one_device(config)
     model = _loaded(here, folder, manifest)
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     order = GlobalOrder(TokenStore(run_dir / "data" / "train"), here.model_copy(update=_to_the_end(here, manifest)))
-    engine: Any = Alone(model, torch.device(here.execution.device))
+    engine: Any = EvaluationEngine(model, torch.device(here.execution.device))
     result = held_out_loss(engine, run_dir, order, Ranks())
     if result is None:
         raise UserError("the run holds no rows out", remedy="data.eval in the job file does; it belongs to a new run")
@@ -62,7 +62,7 @@ def held_out_loss_of(run_dir: Path, config: TrainerConfig, step: int | None = No
     return line
 
 
-def _alone(config: TrainerConfig) -> TrainerConfig:
+def _on_one_device(config: TrainerConfig) -> TrainerConfig:
     """The same job on one device of this machine; on its CPU, if it has no GPU."""
     execution: dict[str, Any] = {"world_size": 1, "shard_quantized": False}
     model: dict[str, Any] = {}

@@ -10,6 +10,18 @@ from torch import nn
 from trainer.config import ModelConfig
 from trainer.data.template import added_ids
 from trainer.errors import UserError
+from trainer.model.weights import load_complete
+
+
+def load_base(model: ModelConfig) -> Any:
+    """The model of a job before training, never quantised, in the types that its files have, with its new tokens.
+
+    Raises:
+        UserError: the files do not hold what the model has.
+    """
+    base = load_complete(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, dtype="auto")
+    fit_vocabulary(base, model)
+    return base
 
 
 def fit_vocabulary(causal_lm: Any, model: ModelConfig) -> None:
