@@ -17,6 +17,7 @@ from launcher.registry import register, registered
 BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
 ID_CHARACTERS = 4
 LAST = "last"
+REMOVALS, REMOVAL_PAUSE_SECONDS = 5, 0.2
 ID_PARTS = 3
 """A run's id has three parts between dashes: date, time and random characters."""
 
@@ -72,7 +73,12 @@ def write_run(run_dir: Path, job_text: bytes, plan: Plan) -> None:
 
 
 def remove_run(run_dir: Path) -> None:
-    """Deletes a run directory in which nothing was started."""
+    """Deletes a run directory in which nothing was started. What is just ending may write its last words meanwhile."""
+    for _ in range(REMOVALS):
+        shutil.rmtree(run_dir, ignore_errors=True)
+        if not run_dir.exists():
+            return
+        time.sleep(REMOVAL_PAUSE_SECONDS)
     shutil.rmtree(run_dir)
 
 

@@ -12,14 +12,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from cluster import ClusterError, backend
+from cluster import backend
 from cluster.rundir import PLAN, read_progress, write_stop
 from launcher.cli.meter import Meter
 from launcher.cli.options import detach_option, json_option, quoted, runs_option
 from launcher.cli.output import make_console, print_json
 from launcher.cli.submit import prepare_here, ready_to_submit, require_hub_model, root_of
 from launcher.cli.sweeping import Planned, plan_all
-from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError, TuneyardError
+from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError
 from launcher.finishing import failed_parts
 from launcher.interrupts import exit_code_of, held
 from launcher.rundata import DEFAULT_BACKEND
@@ -118,7 +118,7 @@ def _submit(planned: list[Planned], folder: Path, max_parallel: int | None, cons
                 SlurmBackend().submit_array(folder, runs, max_parallel)
         else:
             _submit_each(made)
-    except (ClusterError, TuneyardError, KeyboardInterrupt):
+    except BaseException:  # a full disk and Ctrl-C, too
         _undo(made)
         raise
     return made

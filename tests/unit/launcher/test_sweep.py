@@ -1,6 +1,8 @@
 """Settings of a sweep taken apart, combined, and put into job files."""
 
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from launcher.cli.sweep import _print_table, _why
 from launcher.cli.sweeping import plan_all
 from launcher.errors import JobError
 from launcher.jobfile.document import parse_document
+from launcher.runs import remove_run
 from launcher.sweep import Sweep, best, combinations_of, derived, find_sweep, job_text, read_sweep, results, short_names
 
 JOB = """\
@@ -91,6 +94,36 @@ def test_a_sweep_that_is_interrupted_before_it_starts_leaves_nothing(
     assert run(words) == 130
     assert len(prepared) == 2 and list((tmp_path / "runs").iterdir()) == []
     assert "no run directory was kept" in capsys.readouterr().err
+
+
+def test_a_sweep_that_storage_refuses_leaves_nothing(write_job, tmp_path: Path, monkeypatch) -> None:
+    written: list[Path] = []
+
+    def refuse(run_dir: Path, *_: object) -> None:
+        written.append(run_dir)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(run_dir))
+
+    monkeypatch.setattr("launcher.cli.sweep.write_run", refuse)
+    words = ["sweep", str(write_job()), "--set", "training.max_steps=3,4,5", "--runs", str(tmp_path / "runs")]
+    assert run(words) == 3
+    assert len(written) == 2 and list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_directory_into_which_somebody_still_writes_is_removed(tmp_path: Path, monkeypatch) -> None:
+    real, left = shutil.rmtree, tmp_path / "run"
+    (left / "logs").mkdir(parents=True)
+    times: list[bool] = []
+
+    def with_a_last_word(path: Path, ignore_errors: bool = False) -> None:
+        real(path, ignore_errors=ignore_errors)
+        if not times:
+            (left / "logs").mkdir(parents=True)
+        times.append(ignore_errors)
+
+    monkeypatch.setattr("launcher.runs.shutil.rmtree", with_a_last_word)
+    remove_run(left)
+    assert not left.exists() and times == [True, True]
 
 
 def test_a_sweep_is_found_again_by_its_folder_its_name_or_as_the_last(tmp_path: Path) -> None:
