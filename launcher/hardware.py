@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.agent.gpus import UnreadableError, our_gpus
+from cluster.agent.gpus import Gpu, UnreadableError, our_gpus
 from launcher.errors import MachineError
 from launcher.sizing.gpus import has_bfloat16
 
@@ -51,19 +51,19 @@ def this_machine() -> Machine:
     return Machine(
         num_cores=_num_cores(),
         memory_bytes=_memory_bytes(),
-        gpu_names=tuple(name for name, _ in gpus),
-        gpu_memory_bytes=min((memory for _, memory in gpus), default=0),
-        compute_capability=_compute_capability() if gpus else None,
+        gpu_names=tuple(gpu.name for gpu in gpus),
+        gpu_memory_bytes=min((gpu.total_mib * MIB for gpu in gpus), default=0),
+        compute_capability=_compute_capability({gpu.index for gpu in gpus}) if gpus else None,
         has_flash_attention=importlib.util.find_spec("flash_attn") is not None,
     )
 
 
-def _gpus() -> list[tuple[str, int]]:
-    """Name and memory in bytes of each visible GPU whose memory is known; none where there is no driver."""
+def _gpus() -> list[Gpu]:
+    """Each visible GPU whose memory is known; none where there is no driver."""
     if shutil.which("nvidia-smi") is None:
         return []
     try:
-        return [(gpu.name, gpu.total_mib * MIB) for gpu in our_gpus() if gpu.total_mib]
+        return [gpu for gpu in our_gpus() if gpu.total_mib]
     except UnreadableError as error:
         raise MachineError(
             f"nvidia-smi is here but does not answer: {error}",
@@ -71,11 +71,11 @@ def _gpus() -> list[tuple[str, int]]:
         ) from error
 
 
-def _compute_capability() -> float | None:
-    """The lowest compute capability here; `None` from drivers that are too old to tell."""
+def _compute_capability(cards: set[int]) -> float | None:
+    """The lowest compute capability of some cards; `None` from drivers that are too old to tell."""
     try:
         answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
+            ["nvidia-smi", "--query-gpu=index,compute_cap", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             check=True,
@@ -83,8 +83,9 @@ def _compute_capability() -> float | None:
         )
     except (subprocess.SubprocessError, OSError):
         return None
-    found = [float(line) for line in answer.stdout.split() if line.replace(".", "", 1).isdigit()]
-    return min(found, default=None)
+    rows = (line.partition(",") for line in answer.stdout.splitlines())
+    told = [generation.strip() for index, _, generation in rows if index.strip() in map(str, cards)]
+    return min((float(text) for text in told if text.replace(".", "", 1).isdigit()), default=None)
 
 
 def _num_cores() -> int:

@@ -34,7 +34,10 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def answers(cards: str) -> None:
         (tmp_path / "cards").write_text(cards)
         (tmp_path / "list").write_text(LIST)
-        script = f'#!/bin/sh\ncase "$1" in -L) cat {tmp_path}/list;; *) cat {tmp_path}/cards;; esac\n'
+        (tmp_path / "generations").write_text("0, 8.0\n1, 7.5\n2, 8.0\n")
+        words = {"-L": "list", "*compute_cap*": "generations", "*": "cards"}
+        cases = " ".join(f"{word}) cat {tmp_path}/{file};;" for word, file in words.items())
+        script = f'#!/bin/sh\ncase "$1" in {cases} esac\n'
         (tmp_path / "nvidia-smi").write_text(script)
         (tmp_path / "nvidia-smi").chmod(0o755)
 
@@ -96,6 +99,14 @@ def test_the_planner_sees_the_same(driver, monkeypatch, given: str, num_gpus: in
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     machine = this_machine()
     assert (machine.num_gpus, machine.gpu_memory_bytes) == (num_gpus, mib * 2**20)
+
+
+@pytest.mark.parametrize(("given", "generation"), [("0,2", 8.0), ("0,1", 7.5)])
+def test_the_generation_is_that_of_the_gpus_that_are_ours(driver, monkeypatch, given: str, generation: float) -> None:
+    """An old card beside those that a run may use does not keep them from bfloat16."""
+    driver(CARDS.replace("[N/A], [N/A]", "24576, [N/A]"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert this_machine().compute_capability == generation
 
 
 def test_a_slice_is_planned_with_its_own_memory_and_without_the_cards_speed(driver, monkeypatch) -> None:
