@@ -65,12 +65,14 @@ def labels_of(groups: np.ndarray, contents: np.ndarray) -> np.ndarray:
         contents: digest of its tokens.
     """
     contents = np.unique(contents, return_inverse=True)[1]
-    labels = groups
+    label_of = np.arange(groups.max(initial=-1) + 1)
     while True:
-        before = labels
-        labels = _least(_least(before, contents), groups)
-        if (labels == before).all():
-            return labels
+        least = label_of.copy()
+        least[groups] = _least(_least(label_of[groups], contents), groups)
+        least = least[least]  # a label is a group, too: long chains shrink to half
+        if (least == label_of).all():
+            return label_of[groups]
+        label_of = least
 
 
 def _least(labels: np.ndarray, keys: np.ndarray) -> np.ndarray:

@@ -13,8 +13,7 @@ import gzip
 import io
 import json
 import lzma
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,19 +58,38 @@ def chunks_of(file: Path) -> Iterator[Rows]:
         elif kind in TABLES:
             yield from batched(_table(file, kind))
         elif _is_lines(file, kind):
-            yield from _lines(file)
+            with _open(file) as lines:
+                yield from batched(lines)
         else:
-            yield from batched(iter(_json_rows(file)))
+            yield from batched(_json_rows(file))
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise UserError(f"the file cannot be read: {error}", where=str(file)) from None
 
 
-def batched(rows: Iterator[Any]) -> Iterator[Rows]:
-    """Rows in chunks, each with the number of its first row."""
-    first = 1
-    while batch := list(islice(rows, CHUNK_ROWS)):
+def batched(rows: Iterable[Any]) -> Iterator[Rows]:
+    """Rows in chunks of bounded number and size, each with the number of its first row."""
+    batch: list[Any] = []
+    first, size = 1, 0
+    for row in rows:
+        batch.append(row)
+        size += _size(row)
+        if len(batch) == CHUNK_ROWS or size >= CHUNK_BYTES:
+            yield first, batch
+            batch, first, size = [], first + len(batch), 0
+    if batch:
         yield first, batch
-        first += len(batch)
+
+
+def _size(row: Any) -> int:
+    """Characters, or bytes, of all texts in a row."""
+    size, left = 0, [row]
+    while left:
+        value = left.pop()
+        if isinstance(value, str | bytes):
+            size += len(value)
+        elif isinstance(value, dict | list):
+            left += value.values() if isinstance(value, dict) else value
+    return size
 
 
 def _open(file: Path) -> IO[bytes]:
@@ -102,20 +120,6 @@ def _parses(text: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _lines(file: Path) -> Iterator[Rows]:
-    rows: list[bytes] = []
-    first, size = 1, 0
-    with _open(file) as lines:
-        for number, line in enumerate(lines, 1):
-            rows.append(line)
-            size += len(line)
-            if len(rows) == CHUNK_ROWS or size >= CHUNK_BYTES:
-                yield first, rows
-                rows, first, size = [], number + 1, 0
-    if rows:
-        yield first, rows
 
 
 def _json_rows(file: Path) -> list[Any]:

@@ -105,6 +105,13 @@ def test_copies_and_pieces_of_one_row_stay_on_one_side() -> None:
     assert 0 < len(held) <= round(0.1 * len(groups))
 
 
+def test_rows_that_a_long_chain_of_copies_connects_have_one_label() -> None:
+    """Each row of two pieces shares one with the row before it: some steps of labelling, not as many as rows."""
+    count = 50_000
+    pieces = np.arange(2 * count)
+    assert not labels_of(pieces // 2, (pieces + 1) // 2).any()
+
+
 def test_rows_that_all_differ_are_split_as_ever() -> None:
     labels = labels_of(np.arange(100), np.random.default_rng(1).permutation(100).astype(np.uint64))
     for new, old in zip(split_by_label(labels, 0.1, 5), split(100, 0.1, 5), strict=True):

@@ -27,27 +27,27 @@ def lines(rows: list[Any]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def written(file: Path) -> Path:
+def written(file: Path, rows: list[dict[str, str]] = ROWS) -> Path:
     kind = file.name.split(".", 1)[1]
     if kind in ("csv", "tsv"):
         with file.open("w", newline="", encoding="utf-8-sig") as stream:
-            table = csv.DictWriter(stream, list(ROWS[0]), delimiter="\t" if kind == "tsv" else ",")
+            table = csv.DictWriter(stream, list(rows[0]), delimiter="\t" if kind == "tsv" else ",")
             table.writeheader()
-            table.writerows(ROWS)
+            table.writerows(rows)
     elif kind == "parquet":
         from pyarrow import Table, parquet
 
-        parquet.write_table(Table.from_pylist(ROWS), file)
+        parquet.write_table(Table.from_pylist(rows), file)
     elif kind == "arrow":
         from pyarrow import Table, ipc
 
-        table = Table.from_pylist(ROWS)
+        table = Table.from_pylist(rows)
         with ipc.new_stream(str(file), table.schema) as stream:
             stream.write_table(table)
     elif kind == "jsonl.gz":
-        file.write_bytes(gzip.compress(lines(ROWS).encode()))
+        file.write_bytes(gzip.compress(lines(rows).encode()))
     else:
-        file.write_text(lines(ROWS) if kind == "jsonl" else json.dumps(ROWS))
+        file.write_text(lines(rows) if kind == "jsonl" else json.dumps(rows))
     return file
 
 
@@ -118,3 +118,15 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_text(lines(ROWS))
     assert files_of(str(tmp_path)) == [tmp_path / "a.jsonl"]
     assert left_out(str(tmp_path)) == [str(tmp_path / ".hidden.jsonl"), str(tmp_path / "README.md")]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_long_rows_come_in_smaller_chunks(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits in memory, and is tokenised at once, is bounded in characters whatever the file is written with."""
+    monkeypatch.setattr("trainer.data.readers.CHUNK_BYTES", 1000)
+    file = written(tmp_path / f"rows.{kind}", [{"prompt": "q" * 100, "completion": "a"}] * 25)
+    chunks = list(read_chunks([SourceConfig(path=str(file))]))
+    sizes = [len(chunk.rows) for chunk in chunks]
+    assert sum(sizes) == 25
+    assert max(sizes) <= 10
+    assert [chunk.first_row for chunk in chunks] == [1 + sum(sizes[:at]) for at in range(len(sizes))]
