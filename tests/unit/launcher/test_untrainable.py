@@ -12,6 +12,8 @@ import pytest
 from launcher.hardware import Machine
 from launcher.jobfile import SettingError, load_job
 from launcher.plan import Plan, make_plan
+from tests.unit.trainer.test_architectures import rows
+from trainer.capabilities import refusal, why_unpacked
 
 BLOOM = {"model_type": "bloom", "hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 96}
 LLAMA = {
@@ -65,6 +67,9 @@ def test_layers_of_their_own_train_without_packing(planned: Callable[..., Plan])
         (LLAMA, {"attention": "flash"}, "model.attention"),
         ({**LLAMA, "model_type": "bert"}, {}, "model.path"),
         ({**LLAMA, "is_encoder_decoder": True}, {}, "model.path"),
+        ({**LLAMA, "model_type": "doge"}, {}, "model.path"),
+        ({**LLAMA, "model_type": "qwen2_vl"}, {}, "model.path"),
+        ({**LLAMA, "model_type": "llama4_text"}, {"attention": "padded"}, "model.attention"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_with_its_setting(
@@ -74,3 +79,42 @@ def test_what_cannot_be_trained_is_refused_with_its_setting(
         planned(config, **changes)
     assert caught.value.setting == setting
     assert caught.value.remedy
+
+
+def how(config: dict[str, Any], max_length: int = 4096) -> str:
+    """What the table says of a model."""
+    if refused := refusal(config):
+        assert refused.message and refused.remedy
+        return "refused"
+    return "alone" if why_unpacked(config, max_length) else "packed"
+
+
+@pytest.mark.parametrize("family", rows())
+def test_what_plan_says_of_a_family_is_what_its_tiny_model_shows(family: str) -> None:
+    assert how({"model_type": family}) == rows()[family]
+
+
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "lfm2", "layer_types": ["conv", "full_attention"]}, "alone"),
+        ({"model_type": "lfm2", "full_attn_idxs": [2, 5]}, "alone"),
+        ({"model_type": "granitemoehybrid", "layer_types": ["attention", "attention"]}, "packed"),
+        ({"model_type": "llama4_text", "attn_temperature_tuning": False}, "packed"),
+        ({"model_type": "llama4", "text_config": {"attn_temperature_tuning": False}}, "packed"),
+        ({"model_type": "llama4_text", "attn_temperature_tuning": False, "attention_chunk_size": 8}, "alone"),
+        ({"model_type": "qwen4_exp_text", "indexer_n_heads": 4}, "alone"),
+        ({"model_type": "cohere_compass_text", "rope_parameters": {"full_attention": ROPE}}, "packed"),
+        ({"model_type": "gemma3n", "text_config": {"model_type": "gemma3n_text"}}, "refused"),
+        ({"model_type": "gemma4_assistant", "text_config": {"model_type": "gemma4_text"}}, "refused"),
+        ({"model_type": "llava", "text_config": {"model_type": "llama"}}, "refused"),
+        ({"model_type": "qwen2_vl", "auto_map": {"AutoModelForCausalLM": "own.Model"}}, "packed"),
+        ({"model_type": "a type of its own"}, "packed"),
+    ],
+)
+def test_switches_of_a_family_count(config: dict[str, Any], expected: str) -> None:
+    """What tiny models of Transformers 5.23 with these settings showed."""
+    assert how(config) == expected
