@@ -52,6 +52,7 @@ def _job(job_file: Path | None) -> JobFile | None:
 def _situation(job: JobFile | None, *, model: str, task: str, rows: str, tokens: str, gpus: str) -> Situation:
     from launcher.amounts import no_amounts
     from launcher.errors import JobError
+    from launcher.modelconfig import require_trainable
     from launcher.sizing import advice
     from launcher.sizing.advice_job import data_of
     from launcher.sizing.speed_amounts import MEAN_ROW_TOKENS, number_of
@@ -63,6 +64,7 @@ def _situation(job: JobFile | None, *, model: str, task: str, rows: str, tokens:
             "advise needs a job file or --model", "For example: tuneyard advise --model llama-3.1-8b --rows 20k"
         )
     shape = shape_of(name)
+    require_trainable(name)
     data, lengths = data_of(job, shape.vocab_size) if job else (no_amounts(), [])
     num_rows = number_of(rows, "--rows") or round(data.rows)
     mean = data.mean or MEAN_ROW_TOKENS

@@ -45,12 +45,16 @@ if TYPE_CHECKING:
 def estimate(as_json: bool, **asked: Any) -> int:
     """Print memory, speed, hours and cost of a fine-tune. Needs no GPU and no job file.
 
-    Exit code 6 when it does not fit, so that scripts can ask.
+    Exit code 6 when it does not fit, so that scripts can ask; 2 when Tuneyard cannot train the model.
     """
     from launcher.cli.output import make_console, print_json
+    from launcher.modelconfig import require_trainable
     from launcher.sizing.speed_request import answer
 
-    found = answer(request_of(**asked))
+    request = request_of(**asked)
+    if request.is_ours:
+        require_trainable(request.model)
+    found = answer(request)
     if as_json:
         print_json(found.as_json())
     else:

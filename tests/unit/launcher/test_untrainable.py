@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from launcher.cli import run
 from launcher.hardware import Machine
 from launcher.jobfile import SettingError, load_job
 from launcher.plan import Plan, make_plan
@@ -67,9 +68,7 @@ def test_layers_of_their_own_train_without_packing(planned: Callable[..., Plan])
         (LLAMA, {"attention": "flash"}, "model.attention"),
         ({**LLAMA, "model_type": "bert"}, {}, "model.path"),
         ({**LLAMA, "is_encoder_decoder": True}, {}, "model.path"),
-        ({**LLAMA, "model_type": "doge"}, {}, "model.path"),
         ({**LLAMA, "model_type": "qwen2_vl"}, {}, "model.path"),
-        ({**LLAMA, "model_type": "llama4_text"}, {"attention": "padded"}, "model.attention"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_with_its_setting(
@@ -118,3 +117,20 @@ ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 def test_switches_of_a_family_count(config: dict[str, Any], expected: str) -> None:
     """What tiny models of Transformers 5.23 with these settings showed."""
     assert how(config) == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["estimate", "--gpus", "1xH100-80"], 2),
+        (["estimate", "--gpus", "1xH100-80", "--preset", "trl"], 0),
+        (["advise"], 2),
+    ],
+)
+def test_what_plan_refuses_is_sized_for_other_trainers_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], code: int
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**LLAMA, "model_type": "qwen2_vl"}))
+    assert run([*command, "--model", str(file)]) == code
+    assert code == 0 or "qwen2_vl" in capsys.readouterr().err
