@@ -78,6 +78,7 @@ def context(run: RunData) -> dict[str, Any]:
         "warnings": preflight_warnings(run.preflight),
         "decisions": run.plan.get("decisions") or [],
         "memory": memory_bar(run.plan.get("prediction")),
+        "caution": run.progress.get("caution"),
         "compared": compared(run),
         "rejected": (run.plan.get("rejected") or [])[:MOST_REJECTED],
         "num_rejected": len(run.plan.get("rejected") or []),

@@ -26,6 +26,7 @@ from trainer.errors import UserError
 from trainer.evaluate import NoHeldOutLossError, held_out_loss, holds_out
 from trainer.finishing import note
 from trainer.meters import Meters, StepFacts
+from trainer.model.build import SupervisedModel
 from trainer.model.fingerprint import model_fingerprint
 from trainer.model.sharing import build_shared_model
 from trainer.observed import Observer
@@ -35,6 +36,7 @@ from trainer.resume import changes_the_curve, differences, exactness, refuse_oth
 from trainer.saving import Saver, pointer
 from trainer.schedule import LearningRate
 from trainer.steps import StepSource, StepWork
+from trainer.trained import counts_in_words, differs_from_plan, trained_counts
 
 
 @dataclass
@@ -77,7 +79,9 @@ class TrainingRun:
         seed_everything(config.training.seed, config.training.full_determinism)
         self.fingerprint = read_fingerprint(run_dir / "data")["content"]
         self.order = self._order()
-        self.engine = build_engine(build_shared_model(config, self.ranks, self.progress.pulse), config)
+        model = build_shared_model(config, self.ranks, self.progress.pulse)
+        self._tell_what_trains(model)
+        self.engine = build_engine(model, config)
         # after loading: a model of the hub lies in its cache now
         self.model_fingerprint = self.ranks.first_decides(
             "model", lambda: model_fingerprint(config.model.path, config.model.revision)
@@ -90,6 +94,14 @@ class TrainingRun:
         self.step = self.saver.saved_step = self._resume(store)
         self.meters = Meters(run_dir, config, self.ranks, attempt, self.step)
         self.observer = Observer(run_dir, self.ranks, attempt, self.engine, self.phases)
+
+    def _tell_what_trains(self, model: SupervisedModel) -> None:
+        counts = trained_counts(model)
+        caution = differs_from_plan(self.run_dir, counts)
+        self.report(counts_in_words(counts))
+        if caution:
+            self.report(f"warning: {caution}")
+        self.progress.update(trained_parameters=counts, caution=caution or None)
 
     def train(self) -> str:
         """Train to the end, or until asked to stop. Returns "finished" or "stopped"."""

@@ -105,6 +105,7 @@ def _progress_rows(progress: dict[str, Any], *, alive: bool, current: bool) -> d
         "failure": failure.get("message"),
         "remedy": failure.get("remedy") or None,
         "save": _save_problem(progress),
+        "caution": progress.get("caution"),
     }
     return {name: value for name, value in rows.items() if value is not None}
 

@@ -15,6 +15,7 @@ from cluster import Status
 from launcher.cli import run
 from launcher.overview import overview
 from launcher.registry import register, registered
+from launcher.report import write_report
 from launcher.runs import find_run, link_run
 from launcher.sweep import Sweep
 
@@ -72,6 +73,13 @@ def test_a_run_is_found_from_any_folder_by_those_who_do_not_say_where(tmp_path: 
     assert run(["status", "job", "--runs", str(here)]) == 2, "who says where means there"
     near = made(here / "runs", "job-20250101-000000-aaaa")
     assert find_run("last", here / "runs", anywhere=True) == near, "this folder's runs come first"
+
+
+def test_a_count_that_the_plan_did_not_expect_is_shown(tmp_path: Path, capsys) -> None:
+    folder = made(tmp_path, "job-20260101-000000-aaaa", caution="9 parameters train and the plan counted 3")
+    assert run(["status", str(folder)]) == 0
+    assert "9 parameters train" in capsys.readouterr().out
+    assert "9 parameters train" in write_report(folder).read_text()
 
 
 def test_the_days_between_a_stop_and_a_resume_are_not_part_of_a_run(tmp_path: Path) -> None:

@@ -146,10 +146,13 @@ def test_what_follows_does_not_show_in_what_comes_before(tmp_path: Path, case: s
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_rows_side_by_side_have_their_own_rotary_frequencies_too(tmp_path: Path) -> None:
-    folder = make(tmp_path / "model", *MODELS["longrope"])
+@pytest.mark.parametrize("case", ["longrope", "dynamic"])
+def test_rows_side_by_side_have_their_own_rotary_frequencies_too(tmp_path: Path, case: str) -> None:
+    folder = make(tmp_path / "model", *MODELS[case])
     packed, own = build(folder), build(folder, model={"attention": "own"})
-    assert seen(own, batch(LENGTHS))[0] == pytest.approx(seen(packed, batch(LENGTHS))[0], rel=2e-6)
+    together = seen(own, batch(LENGTHS))[0]
+    assert together == pytest.approx(seen(packed, batch(LENGTHS))[0], rel=2e-6)
+    assert sum(seen(own, *(batch((length,)) for length in LENGTHS))[0]) == pytest.approx(together[0], rel=2e-6)
 
 
 def test_the_routers_loss_can_be_switched_and_is_measured_apart(tmp_path: Path) -> None:
