@@ -94,7 +94,9 @@ job's own configuration when it is prepared, and counts for it; the answer is re
 - **refused**: the loss would not be Transformers' own, the model sees later tokens, or it cannot be run here; the
   reason is given.
 
-Encoders and parts of encoder-decoders are refused and not listed.
+Encoders and parts of encoder-decoders are refused and not listed. `tuneyard plan`, `estimate` and `advise` say the same
+from a table (`trainer/capabilities.py`), which a test holds against this page; what a configuration changes about its
+family is found out when the run is prepared.
 
 | model_type | how | why, and what is not trained |
 |---|---|---|"""
