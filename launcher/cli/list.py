@@ -31,7 +31,7 @@ PIPED_WIDTH = 180
 def list_(anywhere: bool, runs_dir: Path, as_json: bool) -> None:
     """List the runs in a folder, oldest first, sweeps together. Where it holds none, those in any folder."""
     runs = [] if anywhere else list_runs(runs_dir)
-    known = registered() if not runs and not runs_dir_is_given() else []
+    known = registered() if anywhere or not (runs or runs_dir_is_given()) else []
     rows = [_row_or_damage(run_dir) for run_dir in runs or oldest_first(known)]
     for folder, members in list_sweeps({run.parent for run in runs or known}):
         for row in rows:

@@ -143,3 +143,13 @@ def test_during_a_restart_status_does_not_take_the_last_attempt_for_the_present(
         shown = capsys.readouterr().out
         assert "the word of attempt 0" in shown
         assert "of training" not in shown and "tokens/s" not in shown
+
+
+def test_runs_in_any_folder_are_listed_whatever_folder_is_the_usual_one(tmp_path: Path, monkeypatch, capsys) -> None:
+    far = made(tmp_path / "far", "job-20260101-000000-aaaa")
+    register(far)
+    monkeypatch.setenv("TUNEYARD_RUNS", str(tmp_path / "usual"))
+    assert run(["list", "--anywhere", "--json"]) == 0
+    assert [row["run"] for row in json.loads(capsys.readouterr().out)] == [far.name]
+    assert run(["list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
