@@ -343,6 +343,7 @@ def _by_order(job: JobFile, basics: Basics, ground: Ground, with_speed: bool, se
         prediction=_final(learning, ground, basics.device),
         relative_time=1 / speed.tokens_per_second if speed and timed_as else plain.relative_time,
         layout=timed_as,
+        sized=_sized(job, basics, ground, plain) if timed_as else None,
         speed=corrected_speed(speed, learning.speed_correction) if speed else None,
         learning=learning,
     )

@@ -16,12 +16,13 @@ from typing import Any, get_args
 from launcher.asked import best_candidate, refuse_what_no_job_has
 from launcher.errors import JobError
 from launcher.modelfiles import find_config
+from launcher.prediction import BEYOND, GIB, Prediction
 from launcher.sizing import presets
 from launcher.sizing.advice_rules import MOST_STEP_TOKENS
 from launcher.sizing.estimate import FITTING, LONGEST, METHODS, QUANTISED, Estimate, estimate_job, sharded_if_needed
 from launcher.sizing.estimate import shape_of as shape_by_path_or_name
 from launcher.sizing.gpus import MOST_GPUS, GpuCount
-from launcher.sizing.memory import Adapters, Job
+from launcher.sizing.memory import Adapters, Job, Memory, Phase
 from launcher.sizing.memory.settings import Engine
 from launcher.sizing.shape import ModelShape
 from launcher.sizing.speed import Speed, predict_speed
@@ -199,10 +200,29 @@ def _planned(request: Request, shape: ModelShape) -> Answer:
     if best.sized is None or best.layout is None or best.speed is None:
         raise JobError(f"{request.gpus.gpu.name}: the sizing models do not know it", "Name a GPU of the catalogue.")
     sizing = estimate_job(best.sized, request.gpus.gpu, method=request.method, data_tokens=request.tokens)
+    if best.layout.number_format == "fp32" and best.prediction:
+        sizing = replace(sizing, memory=_in_single_precision(sizing.memory, best.prediction))
     cost = None
     if request.tokens:
         cost = bill(best.speed, best.layout, request.tokens, request.walltime_hours, steps.number or 0)
     return Answer(request=request, sizing=sizing, layout=best.layout, speed=best.speed, bill=cost, planned=fits)
+
+
+def _in_single_precision(memory: Memory, planned: Prediction) -> Memory:
+    """The planner's prediction for GPUs without bfloat16, which the model of `memory` does not know."""
+    found = tuple(Phase(name=name, parts=parts) for name, parts in planned.parts.items())
+    own = [sum(size for part, size in phase.parts.items() if part not in BEYOND) for phase in found]
+    allocated, process = max(own) / GIB, planned.peak_bytes / GIB
+    low, high = (bound / memory.allocated * allocated for bound in memory.interval)
+    return replace(
+        memory,
+        phases=found,
+        allocated=allocated,
+        reserved=process,
+        process=process,
+        nvidia_smi=process,
+        interval=(low, high),
+    )
 
 
 def _searched(request: Request, shape: ModelShape) -> Answer:

@@ -31,6 +31,8 @@ SAFE_SHARE = 0.9
 TIGHT_SHARE = 0.97
 """Up to this share of usable memory, what is predicted fits whatever its error."""
 HOPELESS_SHARE = 1.08
+BESIDE = ("load", "evaluate", "save")
+"""Phases beside training, which have ways around their peaks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class Memory:
     @property
     def busiest(self) -> Phase:
         """The phase of training that sets the peak."""
-        return max((phase for phase in self.phases if phase.name in TRAINING), key=lambda phase: phase.total)
+        return max((phase for phase in self.phases if phase.name not in BESIDE), key=lambda phase: phase.total)
 
     @property
     def verdict(self) -> str:

@@ -135,3 +135,13 @@ def test_what_does_not_fit_ends_with_a_code_of_its_own(capsys) -> None:
     assert "nothing near" in capsys.readouterr().out
     assert run(["estimate", "--model", "llama-3.1-70b", "--method", "full", "--gpus", "8xH100-80"]) == 6
     assert "--method lora" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("method", "code"), [("lora", 0), ("full", 6)])
+def test_gpus_without_bfloat16_are_sized_in_float32(capsys: pytest.CaptureFixture[str], method: str, code: int) -> None:
+    from launcher.cli import run
+
+    assert run(["estimate", "--model", "llama-3.2-1b", "--method", method, "--gpus", "1xT4", "--json"]) == code
+    found = json.loads(capsys.readouterr().out)
+    assert found["components_gib"]["weights"] == pytest.approx(4 * found["parameters"] / 1024**3, rel=0.02)
+    assert found["process_gib"] == pytest.approx(sum(found["components_gib"].values()), abs=0.02)
