@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer.capabilities import OWN
+from trainer.capabilities import OWN, lacking
 from trainer.config import TrainerConfig, read_trainer_config
 from trainer.errors import EXIT_DONE, UserError, run_reporting_user_errors
 from trainer.finishing import Part, finishing
@@ -223,7 +223,7 @@ def _shape(arguments: Any, config: None, attempt: int) -> int:
 
 
 def _refuse_unfit(config: TrainerConfig, verdict: dict[str, Any]) -> None:
-    """A plan that would run an architecture in a way in which its conversations are not kept apart."""
+    """Refuse a plan that would run an architecture in a way in which it is not itself, as its tiny twin showed."""
     from trainer.model.inspection import ALONE
 
     if verdict["how"] == ALONE and config.model.attention != OWN:
@@ -231,6 +231,12 @@ def _refuse_unfit(config: TrainerConfig, verdict: dict[str, Any]) -> None:
             f"conversations of this model cannot share a row: {verdict['reason']}",
             where="model.attention",
             remedy="set model.attention: own, with which each has a row to itself",
+        )
+    if lacks := lacking(str(config.model.attention), verdict["asked"]):
+        raise UserError(
+            f"attention `{config.model.attention}` has no {lacks}, which this model has",
+            where="model.attention",
+            remedy="set model.attention: flex",
         )
     if verdict["router_fault"] and config.loss.output_router_logits is True:
         raise UserError(

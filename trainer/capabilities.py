@@ -23,6 +23,9 @@ GPU_BACKENDS = ("flash", "varlen", "flex", "sdpa", "padded", OWN)
 FUSED_NEEDS_CAPABILITY = 8.0
 """NVIDIA's compute capability from which on there are bfloat16, FlashAttention-2 and Triton's kernels (Ampere)."""
 LARGEST_FUSED_HEAD = 256
+KERNEL_LACKS = {"flash": ("sinks",), "varlen": ("softcap", "sinks")}
+"""What kernels cannot do with scores; a dense mask and FlexAttention can do all."""
+WORDS = {"softcap": "bound on scores", "sinks": "attention sinks"}
 
 
 def _names(text: str) -> frozenset[str]:
@@ -287,6 +290,11 @@ def head_sizes(config: Mapping[str, Any]) -> tuple[int, int]:
     return largest, _number(inner, "v_head_dim") or largest
 
 
+def lacking(backend: str, asked: Iterable[str]) -> str:
+    """The first of what layers ask of their scores, `softcap` or `sinks`, that a kernel lacks; empty if it has all."""
+    return next((WORDS[what] for what in asked if what in KERNEL_LACKS.get(backend, ())), "")
+
+
 def _types(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Model types of the whole and of its language model, which is the last."""
     found = [str(part.get("model_type")) for part in (config, text_config(config)) if part.get("model_type")]
@@ -315,10 +323,9 @@ def _device_lacks(backend: str, device: Device) -> str:
 
 def _kernel_lacks(config: Mapping[str, Any], backend: str) -> str:
     kind = _types(config)[-1]
-    if backend == "varlen" and softcap(config):
-        return f"varlen has no bound on scores, which {kind} has"
-    if backend in ("flash", "varlen") and HAS_SINKS.intersection(_types(config)):
-        return f"{backend} has no attention sinks, which {kind} has"
+    asked = {"softcap": bool(softcap(config)), "sinks": bool(HAS_SINKS.intersection(_types(config)))}
+    if lacks := lacking(backend, [what for what, there in asked.items() if there]):
+        return f"{backend} has no {lacks}, which {kind} has"
     largest = max(head_sizes(config))
     if backend in ("flash", "varlen", "flex") and largest > LARGEST_FUSED_HEAD:
         return f"{backend} takes heads of at most {LARGEST_FUSED_HEAD}, and those of {kind} have {largest}"

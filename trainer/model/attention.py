@@ -29,14 +29,13 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface
 
-from trainer.capabilities import CPU_BACKENDS
+from trainer.capabilities import CPU_BACKENDS, lacking
 from trainer.data.batch import Batch
 from trainer.errors import UserError
 
 NAME = "tuneyard"
 DROPOUTS = ("attention_dropout", "attn_dropout", "attn_pdrop", "dropout_p")
 """Attributes by which attention modules call the dropout of their scores."""
-WORDS = {"sinks": "attention sinks", "softcap": "bound on scores"}
 USE_FLEX = "set `model.attention: flex`"
 
 
@@ -48,11 +47,13 @@ class Segments:
         backend: which kernel runs.
         batch: the micro-batch.
         reached: whether a layer has asked for attention.
+        asked: what layers ask of their scores that not every kernel has: `softcap`, `sinks`.
     """
 
     backend: str
     batch: Batch
     reached: bool = False
+    asked: set[str] = field(default_factory=set)
     masks: dict[Any, Any] = field(default_factory=dict)
 
     def mask(self, key: Any, build: Callable[[], Any]) -> Any:
@@ -80,7 +81,12 @@ class Scoring:
     @property
     def is_plain(self) -> bool:
         """Whether it is the softmax that every kernel has."""
-        return self.softcap is None and self.sinks is None
+        return not self.extras
+
+    @property
+    def extras(self) -> list[str]:
+        """What it has beyond that."""
+        return [name for name in ("softcap", "sinks") if getattr(self, name) is not None]
 
 
 Kernel = Callable[[Any, Any, Any, Segments, Scoring], torch.Tensor]
@@ -94,6 +100,11 @@ def announce(segments: Segments) -> None:
     Not every architecture hands arguments on from its decoder to its attention.
     """
     _current[:] = [segments]
+
+
+def asked_of_kernels() -> set[str]:
+    """What the layers of the micro-batch that was announced last have asked of their scores."""
+    return _current[0].asked
 
 
 def attend(
@@ -123,6 +134,9 @@ def attend(
     segments.reached = True
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scoring = Scoring(scale, sliding_window, softcap or None, s_aux)
+    segments.asked.update(scoring.extras)
+    if lacks := lacking(segments.backend, scoring.extras):  # families that the table does not name
+        raise UserError(f"attention `{segments.backend}` has no {lacks}, which this model has", remedy=USE_FLEX)
     return KERNELS[segments.backend](query, key, value, segments, scoring).contiguous(), None
 
 
@@ -156,7 +170,6 @@ def check_backend(backend: str, device: str) -> None:
 
 
 def _flash(q: Any, k: Any, v: Any, segments: Segments, scoring: Scoring) -> Any:
-    _refuse_unless_taken("flash", sinks=scoring.sinks)
     from flash_attn import flash_attn_varlen_func
 
     batch, width = segments.batch, v.shape[-1]
@@ -176,17 +189,6 @@ def _flash(q: Any, k: Any, v: Any, segments: Segments, scoring: Scoring) -> Any:
     return out[None, ..., :width]
 
 
-def _refuse_unless_taken(backend: str, **scoring: Any) -> None:
-    """What a kernel would leave out in silence, where the table of architectures does not know that a family has it.
-
-    Raises:
-        UserError: a layer asks for it.
-    """
-    for what, asked in scoring.items():
-        if asked is not None:
-            raise UserError(f"attention `{backend}` has no {WORDS[what]}, which this model has", remedy=USE_FLEX)
-
-
 def _of_one_size(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, multiple: int = 1) -> list[torch.Tensor]:
     """Heads filled up with zeros to one size: neither scores nor the first part of the output change."""
     size = -(-max(q.shape[-1], v.shape[-1]) // multiple) * multiple
@@ -194,7 +196,6 @@ def _of_one_size(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, multiple: in
 
 
 def _varlen(q: Any, k: Any, v: Any, segments: Segments, scoring: Scoring) -> Any:
-    _refuse_unless_taken("varlen", sinks=scoring.sinks, softcap=scoring.softcap)
     from torch.nn.attention.varlen import varlen_attn
 
     batch, width, window = segments.batch, v.shape[-1], scoring.window

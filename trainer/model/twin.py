@@ -49,12 +49,14 @@ class Verdict:
         reason: why not packed, or refused; empty else.
         router_fault: why the router's auxiliary loss cannot be trained; empty if it can, or if there is none.
         unused: patterns of the names of parameters that no loss depends on.
+        asked: of a packed model, what its layers ask of attention kernels: `softcap`, `sinks`.
     """
 
     how: str
     reason: str = ""
     router_fault: str = ""
     unused: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -115,7 +117,8 @@ def _verdict(config: Any, trust_remote_code: bool, balanced: bool) -> Verdict:
     for how, backend in ((PACKED, "padded"), (ALONE, OWN)):
         before, fault = fault, twin.fault(backend, own)
         if not fault:
-            return Verdict(how, before, unused=twin.unused)
+            asked = sorted(attention.asked_of_kernels()) if how == PACKED else []
+            return Verdict(how, before, unused=twin.unused, asked=asked)
     return Verdict(REFUSED, fault)
 
 

@@ -222,13 +222,30 @@ def test_residuals_that_stay_in_float32_reach_an_output_layer_in_bfloat16(tmp_pa
 def test_a_kernel_that_lacks_what_a_layer_asks_for_says_so(asked: tuple[str, str]) -> None:
     import torch
 
-    from trainer.model.attention import KERNELS, Scoring, Segments
+    from trainer.model.attention import Segments, attend
 
     backend, what = asked
-    heads = torch.zeros(1, 4, 5, 16)
-    scoring = Scoring(1.0, **{what: torch.zeros(4) if what == "sinks" else 2.0})
+    heads, segments = torch.zeros(1, 4, 5, 16), Segments(backend, batch((5,)))
+    extras: dict[str, Any] = {"s_aux": torch.zeros(4)} if what == "sinks" else {"softcap": 2.0}
     with pytest.raises(UserError, match=backend):
-        KERNELS[backend](heads, heads, heads, Segments(backend, batch((5,))), scoring)
+        attend(torch.nn.Identity(), heads, heads, heads, segments=segments, **extras)
+
+
+def test_what_layers_ask_of_kernels_is_known_before_a_gpu_is_asked_for(tmp_path: Path) -> None:
+    from trainer.__main__ import _refuse_unfit
+    from trainer.model.examine import how_to_run
+
+    folder = tiny.make_model(tmp_path / "model", "gemma2", head_dim=16, attn_logit_softcapping=2.0)
+    config = TrainerConfig.model_validate(tiny.trainer_config(folder, folder / "rows.jsonl"))
+    found = how_to_run(config.model).as_json()
+    assert found["asked"] == ["softcap"]
+    for backend, taken in (("varlen", False), ("flash", True), ("flex", True)):
+        there = config.model_copy(update={"model": config.model.model_copy(update={"attention": backend})})
+        if taken:
+            _refuse_unfit(there, found)
+        else:
+            with pytest.raises(UserError, match=f"{backend}. has no bound on scores"):
+                _refuse_unfit(there, found)
 
 
 def test_looking_leaves_every_generator_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
