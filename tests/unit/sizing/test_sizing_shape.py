@@ -132,14 +132,20 @@ def test_biases_of_adapted_projections() -> None:
     assert lora_parameters(shape, r=8, target_modules=["q_proj"], bias="all") - plain == (3584 + 2 * 512) * 28
 
 
-def test_all_linear_leaves_experts_and_routers_alone() -> None:
+def test_all_linear_reaches_experts_and_routers_as_peft_makes_their_adapters() -> None:
     names = {linear.name for linear, _ in targeted(shape_by_name("Qwen3-30B-A3B"), "all-linear")}
-    assert names == {f"self_attn.{n}_proj" for n in "qkvo"}
+    experts = {"mlp.experts.gate_up_proj", "mlp.experts.*.down_proj", "mlp.gate"}
+    assert names == {f"self_attn.{n}_proj" for n in "qkvo"} | experts
 
 
 def test_a_list_of_names_reaches_experts() -> None:
-    chosen = targeted(shape_by_name("Mixtral-8x7B"), ["w1"])
-    assert [(linear.copies, count) for linear, count in chosen] == [(8, 32)]
+    chosen = targeted(shape_by_name("Mixtral-8x7B"), ["w1", "w3"])
+    assert [(linear.copies, linear.ranks, count) for linear, count in chosen] == [(8, 2, 32)]
+
+
+def test_half_of_a_fused_pair_of_experts_is_refused() -> None:
+    with pytest.raises(JobError, match="w1 of the experts cannot get adapters without w3"):
+        targeted(shape_by_name("Mixtral-8x7B"), ["w1"])
 
 
 def transformers_count(config: dict[str, object]) -> int:
