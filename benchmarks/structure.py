@@ -30,7 +30,7 @@ DOCUMENT_KEYS = (
     "plan",
     "nodes",
 )
-"""Keys of a run directory's documents whose literal spellings are counted (`document["attempt"]`, `.get("attempt")`)."""
+"""Keys of a run directory's documents whose literal spellings are counted (`d["attempt"]`, `d.get("attempt")`)."""
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -115,7 +115,7 @@ def shape(folder: str, known: dict[str, Path]) -> dict[str, object]:
 
 
 def private_once(known: dict[str, Path]) -> tuple[int, int]:
-    """How many functions are private and named once more than where they are defined; and how many functions there are."""
+    """How many functions are private and used in one place only, and how many functions there are."""
     defined: Counter[str] = Counter()
     every = 0
     for path in known.values():
