@@ -12,9 +12,9 @@ from typing import Any
 
 from benchmarks.sizing.speed_rows import OPEN_ACCUMULATION, UNKNOWN_LENGTH, Reading, Row, UnreadableError, read_row
 from launcher.errors import JobError
-from launcher.sizing.speed import predict_speed
-from launcher.sizing.speed_kernels import FITTED, Fitted
-from launcher.sizing.speed_work import model_flops
+from launcher.sizing.speed.kernels import FITTED, Fitted
+from launcher.sizing.speed.predict import predict_speed
+from launcher.sizing.speed.work import model_flops
 
 SPEED_UNIT_WORDS = ("/s", "mfu", "flop", "s/it", "s/step", "/iter", "per second", "seconds", "tps")
 GOOD_SHARE = 0.15

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.sizing.speed import Scored, kendall, per_gpu, scored, source_family, summary
 from benchmarks.sizing.speed_rows import UNKNOWN_LENGTH, Reading, Row, UnreadableError, read_row
-from launcher.sizing.speed_kernels import Fitted
+from launcher.sizing.speed.kernels import Fitted
 
 PRIOR = Fitted(
     sustained={"ampere": 0.95, "hopper": 0.85, "blackwell": 0.8, "turing": 0.6, "ada": 0.95, "cdna": 0.7},

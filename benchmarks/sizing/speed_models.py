@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from launcher.sizing.shape import find_model, shape_by_name, shape_by_size, size_in_name
-from launcher.sizing.speed_work import Work, work_of
+from launcher.sizing.speed.work import Work, work_of
 
 TABLE = """
 mpt-125m 12 768 12 12 64 3072 50368

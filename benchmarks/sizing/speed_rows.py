@@ -12,8 +12,8 @@ from benchmarks.sizing.memory_words import measured_in, number_in
 from benchmarks.sizing.speed_models import UNMODELLED, work_named
 from launcher.errors import JobError
 from launcher.sizing.gpus import Gpu, find_gpu
-from launcher.sizing.speed_layout import SpeedLayout
-from launcher.sizing.speed_work import Work
+from launcher.sizing.speed.layout import SpeedLayout
+from launcher.sizing.speed.work import Work
 
 Row = dict[str, str]
 

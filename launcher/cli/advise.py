@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launcher.cli.options import json_option
+from launcher.cli._options import json_option
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from launcher.advice.advise import Advice, Situation
     from launcher.jobfile import JobFile
-    from launcher.sizing.advice import Advice, Situation
 
 
 @click.command()
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 @json_option
 def advise(job_file: Path | None, model: str, task: str, rows: str, tokens: str, gpus: str, as_json: bool) -> None:
     """Say whether and how to fine-tune; with JOB, warn where the job file departs from that."""
-    from launcher.cli.output import make_console, print_json
-    from launcher.sizing import advice
+    from launcher.advice import advise as advice
+    from launcher.cli._output import make_console, print_json
 
     job = _job(job_file)
     situation = _situation(job, model=model, task=task, rows=rows, tokens=tokens, gpus=gpus)
@@ -50,13 +50,13 @@ def _job(job_file: Path | None) -> JobFile | None:
 
 
 def _situation(job: JobFile | None, *, model: str, task: str, rows: str, tokens: str, gpus: str) -> Situation:
-    from launcher.amounts import no_amounts
+    from launcher.advice import advise as advice
+    from launcher.advice.job_warnings import data_of
+    from launcher.dataset.amounts import no_amounts
     from launcher.errors import JobError
-    from launcher.modelconfig import require_trainable
-    from launcher.sizing import advice
-    from launcher.sizing.advice_job import data_of
-    from launcher.sizing.speed_amounts import MEAN_ROW_TOKENS, number_of
-    from launcher.sizing.speed_request import shape_of
+    from launcher.model.config import require_trainable
+    from launcher.planner.request import shape_of
+    from launcher.sizing.speed.amounts import MEAN_ROW_TOKENS, number_of
 
     name = model or (job.model.path if job else "")
     if not name:
@@ -83,9 +83,9 @@ def _fitting(model: str, gpus: str, lengths: list[int]) -> tuple[str, ...] | Non
     """Methods whose memory fits the GPUs, at the length that the data wants; `None` where none are named."""
     if not gpus:
         return None
-    from launcher.sizing.advice_rules import COVERED_SHARE, DEFAULT_LENGTH, LENGTHS
+    from launcher.advice.rules import COVERED_SHARE, DEFAULT_LENGTH, LENGTHS
+    from launcher.planner.request import Request, best_of, shape_of
     from launcher.sizing.gpus import parse_gpus
-    from launcher.sizing.speed_request import Request, best_of, shape_of
 
     wanted = sorted(lengths)[int(COVERED_SHARE * len(lengths))] if lengths else DEFAULT_LENGTH
     length = next((entry for entry in LENGTHS if entry >= wanted), LENGTHS[-1])
@@ -98,7 +98,7 @@ def _fitting(model: str, gpus: str, lengths: list[int]) -> tuple[str, ...] | Non
 def _warnings(job: JobFile | None, given: Advice, situation: Situation) -> list[str]:
     if job is None:
         return []
-    from launcher.sizing.advice_job import warnings
+    from launcher.advice.job_warnings import warnings
 
     return warnings(job, given, situation)
 

@@ -10,13 +10,13 @@ from typing import Any
 import click
 from rich.table import Table
 
-from launcher.cli.options import json_option, runs_option
-from launcher.cli.output import facts, gib, make_console, print_json
+from launcher.calibration.observed import all_measurements
+from launcher.calibration.store import Measurement, read, removed, set_removed, store_path
+from launcher.cli._options import json_option, runs_option
+from launcher.cli._output import facts, gib, make_console, print_json
 from launcher.errors import JobError
-from launcher.learning.observed import all_measurements
-from launcher.learning.store import Measurement, read, removed, set_removed, store_path
-from launcher.runs import list_runs
-from launcher.siteprofile import LOCAL, load_profile
+from launcher.runs.directory import list_runs
+from launcher.site.profile import LOCAL, load_profile
 
 profile_option = click.option(
     "--profile", default=LOCAL, show_default=True, help="Site profile whose runs taught; local: this machine's."

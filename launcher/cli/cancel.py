@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from cluster import backend
-from launcher.cli.follow import next_step
-from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
-from launcher.cli.output import make_console, print_json
-from launcher.cli.phases import watched
+from launcher.cli._follow import next_step
+from launcher.cli._options import json_option, quoted, run_argument, run_dir_of
+from launcher.cli._output import make_console, print_json
+from launcher.cli._phases import watched
 from launcher.errors import JobError
-from launcher.rundata import backend_name
+from launcher.runs.read import backend_name
 
 
 @click.command()

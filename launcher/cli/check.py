@@ -9,16 +9,16 @@ from typing import Any
 import click
 
 from cluster.rundir import PLAN, write_json_atomic
-from launcher.cli.options import job_argument, json_option, quoted
-from launcher.cli.output import make_console, print_json
-from launcher.cli.planning import planned_from, recounted
-from launcher.cli.preparing import prepare
-from launcher.cli.showplan import print_warnings, steps_in_words
-from launcher.counting import counting_config
+from launcher.cli._options import job_argument, json_option, quoted
+from launcher.cli._output import make_console, print_json
+from launcher.cli._planning import planned_from, recounted
+from launcher.cli._preparing import prepare
+from launcher.cli._show_plan import print_warnings, steps_in_words
 from launcher.errors import TuneyardError
-from launcher.hub import require_hub_files
 from launcher.jobfile import JobFileError, LoadedJob, SettingError, load_job
-from launcher.plan import Plan, trainer_json
+from launcher.model.hub import require_hub_files
+from launcher.planner.plan import Plan, trainer_json
+from launcher.planner.tokenise_config import counting_config
 from launcher.trainer_process import require_trainer
 
 

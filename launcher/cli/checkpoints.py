@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import backend
-from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
-from launcher.cli.output import gib, make_console, print_json
-from launcher.cli.phases import watched
+from launcher.cli._options import json_option, quoted, run_argument, run_dir_of
+from launcher.cli._output import gib, make_console, print_json
+from launcher.cli._phases import watched
 from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError
-from launcher.rundata import backend_name
+from launcher.runs.read import backend_name
 from launcher.trainer_process import ask_trainer
 
 COLUMNS = ("checkpoint", "state", "kept", "size", "age", "saved on", "")

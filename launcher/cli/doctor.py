@@ -11,12 +11,12 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from launcher.cli.options import json_option, runs_option
-from launcher.cli.output import make_console, print_json
+from launcher.cli._options import json_option, runs_option
+from launcher.cli._output import make_console, print_json
 from launcher.doctor import FAIL, OK, WARN, Check, report_json
 from launcher.doctor.machine import machine_checks
 from launcher.errors import EXIT_ENVIRONMENT, EXIT_OK, EXIT_USER
-from launcher.siteprofile import LOCAL, known_profiles, load_profile
+from launcher.site.profile import LOCAL, known_profiles, load_profile
 
 COLORS = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 

@@ -12,18 +12,18 @@ from rich.table import Table
 
 from cluster import Backend, backend
 from cluster.rundir import PLAN, read_progress, write_json_atomic
-from launcher.cli.options import job_argument, json_option, quoted, runs_option
-from launcher.cli.output import make_console, print_json
-from launcher.cli.phases import watched
-from launcher.cli.planning import load_and_plan
-from launcher.cli.preparing import prepare
+from launcher.cli._options import job_argument, json_option, quoted, runs_option
+from launcher.cli._output import make_console, print_json
+from launcher.cli._phases import watched
+from launcher.cli._planning import load_and_plan
+from launcher.cli._preparing import prepare
 from launcher.cli.submit import require_hub_model
 from launcher.drill.faults import FAULTS, Fault
 from launcher.drill.run import drill_plan, rehearse, share_data
 from launcher.drill.verdict import Verdict, judge
 from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError, RunFailedError
-from launcher.plan import Plan
-from launcher.runs import new_run_dir, remove_run, write_run
+from launcher.planner.plan import Plan
+from launcher.runs.directory import new_run_dir, remove_run, write_run
 from launcher.trainer_process import require_trainer
 
 ALL = "all"

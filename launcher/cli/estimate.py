@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launcher.cli.options import json_option
+from launcher.cli._options import json_option
 from launcher.errors import EXIT_DOES_NOT_FIT, EXIT_OK
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from launcher.sizing.speed_request import Answer
+    from launcher.planner.request import Answer
 
 
 @click.command()
@@ -47,9 +47,9 @@ def estimate(as_json: bool, **asked: Any) -> int:
 
     Exit code 6 when it does not fit, so that scripts can ask; 2 when Tuneyard cannot train the model.
     """
-    from launcher.cli.output import make_console, print_json
-    from launcher.modelconfig import require_trainable
-    from launcher.sizing.speed_request import answer
+    from launcher.cli._output import make_console, print_json
+    from launcher.model.config import require_trainable
+    from launcher.planner.request import answer
 
     request = request_of(**asked)
     if request.is_ours:
@@ -77,9 +77,9 @@ def request_of(
     **same: Any,
 ) -> Any:
     """The request that the options make."""
+    from launcher.planner.request import Request
     from launcher.sizing.gpus import parse_gpus, priced, with_prices
-    from launcher.sizing.speed_amounts import hours_of, number_of, total_tokens
-    from launcher.sizing.speed_request import Request
+    from launcher.sizing.speed.amounts import hours_of, number_of, total_tokens
 
     counted = parse_gpus(gpus, with_prices(prices))
     if price is not None:
@@ -99,7 +99,7 @@ def request_of(
 
 def print_estimate(found: Answer, console: Console) -> None:
     """What would run, the memory as a bar per component, the time by cause, and the bill."""
-    from launcher.cli.output import facts, print_bars
+    from launcher.cli._output import facts, print_bars
 
     console.print(facts(_head(found)), highlight=False)
     print_bars("memory of the busiest phase", _memory_parts(found), found.sizing.memory.usable, " GiB", console)

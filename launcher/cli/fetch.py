@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from cluster import backend
-from launcher.cli.meter import Meter
-from launcher.cli.options import json_option, quoted, run_argument, run_dir_of
-from launcher.cli.output import make_console, print_json
+from launcher.cli._meter import Meter
+from launcher.cli._options import json_option, quoted, run_argument, run_dir_of
+from launcher.cli._output import make_console, print_json
 from launcher.errors import JobError
-from launcher.rundata import backend_name
+from launcher.runs.read import backend_name
 
 
 @click.command()

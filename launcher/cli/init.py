@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from launcher.cli.options import quoted
+from launcher.cli._options import quoted
 from launcher.errors import JobError, MachineError
 
 TEMPLATE = """\

@@ -9,14 +9,14 @@ import click
 from rich.table import Table
 
 from cluster import ClusterError, backend
-from launcher.cli.meter import duration_in_words
-from launcher.cli.options import json_option, runs_dir_is_given, runs_option
-from launcher.cli.output import make_console, print_json
-from launcher.overview import overview
-from launcher.registry import registered
-from launcher.rundata import backend_name
-from launcher.runs import list_runs, oldest_first
-from launcher.sweep import list_sweeps
+from launcher.cli._meter import duration_in_words
+from launcher.cli._options import json_option, runs_dir_is_given, runs_option
+from launcher.cli._output import make_console, print_json
+from launcher.runs.directory import list_runs, oldest_first
+from launcher.runs.overview import overview
+from launcher.runs.read import backend_name
+from launcher.runs.registry import registered
+from launcher.runs.sweep import list_sweeps
 
 FACTS = ("run", "begun", "took", "model", "method", "state", "outcome", "attempts", "step", "loss", "eval_loss")
 COLUMNS = ("run", "begun", "took", "model", "state", "attempts", "step", "loss", "eval_loss")

@@ -8,9 +8,9 @@ import click
 
 from cluster import backend
 from cluster.rundir import read_plan
-from launcher.cli.options import last_run_argument, quoted, run_dir_of
+from launcher.cli._options import last_run_argument, quoted, run_dir_of
 from launcher.errors import JobError
-from launcher.rundata import backend_name
+from launcher.runs.read import backend_name
 
 
 @click.command()

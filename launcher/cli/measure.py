@@ -11,18 +11,18 @@ import click
 from rich.console import Console
 
 from cluster.rundir import read_json
-from launcher.cli.options import job_argument, json_option
-from launcher.cli.output import facts, gib, make_console, print_json
-from launcher.cli.phases import watched
-from launcher.cli.planning import learned_on, machine_for
+from launcher.calibration.measured import compared, measurement_of_plan
+from launcher.calibration.store import append, store_path
+from launcher.cli._options import job_argument, json_option
+from launcher.cli._output import facts, gib, make_console, print_json
+from launcher.cli._phases import watched
+from launcher.cli._planning import learned_on, machine_for
 from launcher.errors import JobError, MachineError, RunFailedError
-from launcher.hardware import this_machine
 from launcher.jobfile import LoadedJob, SettingError, load_job
-from launcher.learning.measured import compared, measurement_of_plan
-from launcher.learning.store import append, store_path
-from launcher.modelfiles import find_config
-from launcher.plan import Plan, make_plan
-from launcher.runs import write_run
+from launcher.model.files import find_config
+from launcher.planner.plan import Plan, make_plan
+from launcher.runs.directory import write_run
+from launcher.site.hardware import this_machine
 from launcher.trainer_process import require_trainer, run_trainer
 
 COUNTED = "counted: the trainer's code on tensors that hold nothing, so that no GPU was needed and none was timed"

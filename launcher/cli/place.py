@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from launcher.errors import EXIT_OK
-from launcher.place import NODES_VARIABLE, POD_GPUS_VARIABLE, Site, place_run
+from launcher.replan.materialize import NODES_VARIABLE, POD_GPUS_VARIABLE, Site, place_run
 
 
 @click.command()

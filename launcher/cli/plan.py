@@ -6,15 +6,15 @@ from pathlib import Path
 
 import click
 
-from launcher.cli.options import job_argument, json_option, no_correction_option, quoted, runs_option
-from launcher.cli.output import make_console, print_json
-from launcher.cli.planning import learned_on, load_and_plan, machine_for
-from launcher.cli.showplan import print_comparison, print_plan
-from launcher.hub import caution
+from launcher.cli._options import job_argument, json_option, no_correction_option, quoted, runs_option
+from launcher.cli._output import make_console, print_json
+from launcher.cli._planning import learned_on, load_and_plan, machine_for
+from launcher.cli._show_plan import print_comparison, print_plan
+from launcher.dataset.token_counts import tokenised_by
 from launcher.jobfile import load_job
-from launcher.runs import list_runs
-from launcher.tokenised import tokenised_by
-from launcher.whatif import compare, engines_in
+from launcher.model.hub import caution
+from launcher.planner.what_if import compare, engines_in
+from launcher.runs.directory import list_runs
 
 
 @click.command()

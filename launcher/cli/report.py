@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from launcher.cli.options import json_option, last_run_argument, run_dir_of
-from launcher.cli.output import print_json
-from launcher.learning.observed import record_run
-from launcher.report import write_report
+from launcher.calibration.observed import record_run
+from launcher.cli._options import json_option, last_run_argument, run_dir_of
+from launcher.cli._output import print_json
+from launcher.report.html import write_report
 
 
 @click.command()

@@ -13,21 +13,21 @@ from rich.table import Table
 
 from cluster import Backend, backend
 from cluster.rundir import read_plan, read_progress, read_stop
-from launcher.changes import CURVE, Change
-from launcher.cli.follow import follow
-from launcher.cli.options import detach_option, json_option, quoted, run_argument, run_dir_of
-from launcher.cli.output import make_console, print_json
+from launcher.cli._follow import follow
+from launcher.cli._options import detach_option, json_option, quoted, run_argument, run_dir_of
+from launcher.cli._output import make_console, print_json
+from launcher.cli._waiting import wait_until_left
 from launcher.cli.submit import handed_over
-from launcher.cli.waiting import wait_until_left
+from launcher.doctor.run_folder import require_folder
 from launcher.errors import EXIT_OK, JobError
-from launcher.finishing import failed_parts
-from launcher.grace import adjust
-from launcher.hub import require_hub_files
 from launcher.jobfile import SettingError
-from launcher.places import require_folder
-from launcher.registry import register
-from launcher.revise import Revision, lengthened, replanned, saved_step
-from launcher.rundata import DEFAULT_BACKEND, backend_name, lies_elsewhere
+from launcher.model.hub import require_hub_files
+from launcher.planner.grace_period import adjust
+from launcher.replan.plan_diff import CURVE, Change
+from launcher.replan.revise import Revision, lengthened, replanned, saved_step
+from launcher.runs.finishing import failed_parts
+from launcher.runs.read import DEFAULT_BACKEND, backend_name, lies_elsewhere
+from launcher.runs.registry import register
 from launcher.trainer_process import require_trainer
 
 

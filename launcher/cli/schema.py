@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from launcher.cli.output import print_json
+from launcher.cli._output import print_json
 from launcher.jobfile.reference import settings_markdown
 from launcher.jobfile.schema import json_schema
 

@@ -12,15 +12,15 @@ import click
 from cluster import Status, backend
 from cluster.goodput import has_trained
 from cluster.rundir import read_attempts, read_progress
-from launcher import goodput
-from launcher.cli.follow import next_step, seconds_left
-from launcher.cli.meter import duration_in_words
-from launcher.cli.options import json_option, last_run_argument, quoted, run_dir_of
-from launcher.cli.output import facts, make_console, print_json
-from launcher.finishing import failed_parts
-from launcher.learning.observed import record_run
-from launcher.overview import overview
-from launcher.rundata import backend_name
+from launcher.calibration.observed import record_run
+from launcher.cli._follow import next_step, seconds_left
+from launcher.cli._meter import duration_in_words
+from launcher.cli._options import json_option, last_run_argument, quoted, run_dir_of
+from launcher.cli._output import facts, make_console, print_json
+from launcher.report import goodput
+from launcher.runs.finishing import failed_parts
+from launcher.runs.overview import overview
+from launcher.runs.read import backend_name
 
 ALIVE = ("queued", "running")
 

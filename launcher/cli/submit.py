@@ -10,8 +10,8 @@ import click
 from rich.console import Console
 
 from cluster import ClusterError, Handle, backend
-from launcher.cli.follow import follow
-from launcher.cli.options import (
+from launcher.cli._follow import follow
+from launcher.cli._options import (
     detach_option,
     job_argument,
     json_option,
@@ -20,18 +20,18 @@ from launcher.cli.options import (
     runs_dir_is_given,
     runs_option,
 )
-from launcher.cli.output import make_console, print_json
-from launcher.cli.planning import load_and_plan
-from launcher.cli.preparing import prepare, settle
-from launcher.cli.showplan import print_plan
+from launcher.cli._output import make_console, print_json
+from launcher.cli._planning import load_and_plan
+from launcher.cli._preparing import prepare, settle
+from launcher.cli._show_plan import print_plan
+from launcher.doctor.run_folder import require_folder
 from launcher.errors import EXIT_OK, TuneyardError
-from launcher.hub import require_hub_files
 from launcher.interrupts import held
 from launcher.jobfile import LoadedJob, SettingError
-from launcher.places import require_folder
-from launcher.plan import Plan
-from launcher.runs import fresh_path, link_run, new_run_dir, remove_run, write_run
-from launcher.siteprofile import LOCAL
+from launcher.model.hub import require_hub_files
+from launcher.planner.plan import Plan
+from launcher.runs.directory import fresh_path, link_run, new_run_dir, remove_run, write_run
+from launcher.site.profile import LOCAL
 from launcher.trainer_process import require_trainer
 
 SLURM = "slurm"

@@ -14,17 +14,17 @@ from rich.table import Table
 
 from cluster import backend
 from cluster.rundir import PLAN, read_progress, write_stop
-from launcher.cli.meter import Meter
-from launcher.cli.options import detach_option, json_option, quoted, runs_option
-from launcher.cli.output import make_console, print_json
+from launcher.cli._meter import Meter
+from launcher.cli._options import detach_option, json_option, quoted, runs_option
+from launcher.cli._output import make_console, print_json
+from launcher.cli._sweeping import Planned, plan_all
 from launcher.cli.submit import prepare_here, ready_to_submit, require_hub_model, root_of
-from launcher.cli.sweeping import Planned, plan_all
 from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError
-from launcher.finishing import failed_parts
 from launcher.interrupts import exit_code_of, held
-from launcher.rundata import DEFAULT_BACKEND
-from launcher.runs import fresh_path, link_run, remove_run, write_run
-from launcher.sweep import Sweep, best, combinations_of, find_sweep, in_words, read_sweep, results, short_names
+from launcher.runs.directory import fresh_path, link_run, remove_run, write_run
+from launcher.runs.finishing import failed_parts
+from launcher.runs.read import DEFAULT_BACKEND
+from launcher.runs.sweep import Sweep, best, combinations_of, find_sweep, in_words, read_sweep, results, short_names
 
 POLL_SECONDS = 1.0
 ALIVE = ("queued", "running", "unknown")

@@ -13,7 +13,7 @@ from pathlib import Path
 from cluster.installing import install_line
 from launcher.doctor import Check, fail, ok, warn
 from launcher.errors import MachineError
-from launcher.hardware import this_machine
+from launcher.site.hardware import this_machine
 
 GIB = 1024**3
 FREE_DISK_BYTES = 20 * GIB

@@ -13,7 +13,7 @@ from cluster.slurm.facts import Node, Partition, parse_version, requeue_hold_sec
 from cluster.slurm.profile import JOB, PREPARE_CPUS, Profile
 from launcher.doctor import Check, fail, not_read, ok, warn
 from launcher.doctor.accounting import account_checks, grace_check, preemption_check, qos_of, walltime_limit
-from launcher.launch import walltime_seconds
+from launcher.yamlfile.durations import walltime_seconds
 
 WARNING_SLOP_SECONDS = 60
 """SLURM sends its warning up to so much early (measured)."""

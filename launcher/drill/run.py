@@ -14,7 +14,7 @@ from cluster.rundir import attempt_log_dir, read_attempts
 from launcher.drill.faults import SAVE_EVERY, Blow, Fault
 from launcher.drill.scene import PATIENCE_SECONDS, Scene
 from launcher.errors import RunFailedError
-from launcher.rundata import metric_lines
+from launcher.runs.read import metric_lines
 from launcher.trainer_process import ask_trainer
 
 KEEP = 3

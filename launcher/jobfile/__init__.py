@@ -1,7 +1,7 @@
 """The job file: one YAML file that says what is wanted, checked whole before anything runs."""
 
 from launcher.jobfile.loader import LoadedJob, load_job
-from launcher.jobfile.problems import JobFileError, Problem, SettingError
 from launcher.jobfile.schema import JobFile
+from launcher.yamlfile.problems import JobFileError, Problem, SettingError
 
 __all__ = ["JobFile", "JobFileError", "LoadedJob", "Problem", "SettingError", "load_job"]

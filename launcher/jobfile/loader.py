@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from launcher.jobfile.document import Document, read_document
 from launcher.jobfile.paths import resolve_paths
-from launcher.jobfile.problems import JobFileError, KeyPath, Problem, SettingError
 from launcher.jobfile.schema import JobFile
 from launcher.jobfile.wording import problems_from
+from launcher.yamlfile.document import Document, read_document
+from launcher.yamlfile.problems import JobFileError, KeyPath, Problem, SettingError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,10 @@ from typing import Any
 
 from launcher.errors import JobError
 from launcher.home import expanded
-from launcher.jobfile.document import Document
-from launcher.jobfile.problems import KeyPath, Problem, dotted, shown
 from launcher.sizing.shape import shape_of_folder
 from launcher.sizing.shape.counted import require_code
+from launcher.yamlfile.document import Document
+from launcher.yamlfile.problems import KeyPath, Problem, dotted, shown
 from trainer.errors import UserError
 from trainer.prompts import read_prompts
 
@@ -128,7 +128,7 @@ def _is_in_pods(value: str, document: Document) -> bool:
     named = _get(document.data, ("cluster", "profile"))
     if not value.startswith("/") or not isinstance(named, str) or named == "local":
         return False
-    from launcher.siteprofile import load_profile  # which reads its file with this package
+    from launcher.site.profile import load_profile  # which reads its file with this package
 
     try:
         profile = load_profile(named, Path(document.file).resolve().parent)

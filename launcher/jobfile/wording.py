@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from launcher.jobfile.document import Document
 from launcher.jobfile.foreign import foreign
-from launcher.jobfile.problems import KeyPath, Problem, dotted, shown
 from launcher.jobfile.schema import NAME_PATTERN, WALLTIME_PATTERN, JobFile
+from launcher.yamlfile.document import Document
+from launcher.yamlfile.problems import KeyPath, Problem, dotted, shown
 
 PATTERNS = {
     NAME_PATTERN: "lower-case letters, digits and dashes, with a letter or digit at both ends",

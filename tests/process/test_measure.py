@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from launcher.calibration.store import read, store_path
 from launcher.cli import run as tuneyard
-from launcher.learning.store import read, store_path
 from tests.support import tiny
 from tests.support.ranks import run_on_ranks
 from tests.support.steps import Bench, job, prepared_run

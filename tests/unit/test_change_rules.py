@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from launcher.changes import CURVE, FREE, REFUSED, _meaning
+from launcher.replan.plan_diff import CURVE, FREE, REFUSED, _meaning
 from trainer.config import CHANGE_RULES, SourceConfig, TrainerConfig, change_rule
 from trainer.resume import changes_the_curve, is_fixed
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.rundir import read_attempts, read_progress
-from launcher.rundata import last_of_each_step, metric_lines
+from launcher.runs.read import last_of_each_step, metric_lines
 from tests.cluster.outcomes.standin_run import until
 
 

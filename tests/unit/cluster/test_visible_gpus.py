@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.agent.gpus import read_gpus, visible
-from launcher.hardware import this_machine
+from launcher.site.hardware import this_machine
 from launcher.sizing.gpus import known_gpu
 
 CARDS = """\

@@ -13,8 +13,8 @@ from cluster import rundir
 from cluster.contract import ClusterError
 from cluster.kubernetes import mirror
 from cluster.rundir import MIRRORED, read_attempts, read_progress, read_stop
-from launcher.learning.observed import record_run
-from launcher.learning.store import read
+from launcher.calibration.observed import record_run
+from launcher.calibration.store import read
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from cluster.kubernetes.profile import Profile, quantity
 from cluster.profiles import ProfileError
 from launcher.jobfile import JobFileError
-from launcher.siteprofile import known_profiles, load_profile
+from launcher.site.profile import known_profiles, load_profile
 
 LEAST: dict[str, Any] = {"image": "registry.example.com/t:1", "runs": {"claim": "runs"}}
 BAD: list[tuple[dict[str, Any], str]] = [

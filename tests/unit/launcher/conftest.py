@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from launcher_samples import GOOD_JOB, write_model
 
-from launcher.hardware import Machine
+from launcher.site.hardware import Machine
 
 
 @pytest.fixture

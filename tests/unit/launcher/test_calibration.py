@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from launcher.calibration.store import Key, Measurement, append, read, store_path
 from launcher.cli import run
-from launcher.learning.store import Key, Measurement, append, read, store_path
 
 KEY = Key(cluster="local@here", gpu="cpu", engine="zero1", family="lora")
 

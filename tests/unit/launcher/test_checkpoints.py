@@ -13,8 +13,8 @@ from cluster import Status
 from launcher.cli import run
 from launcher.cli.checkpoints import age, to_be_pruned
 from launcher.jobfile import load_job
-from launcher.plan import make_plan
-from launcher.runs import new_run_dir, write_run
+from launcher.planner.plan import make_plan
+from launcher.runs.directory import new_run_dir, write_run
 
 
 def entry(step: int, **changes: Any) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import pytest
 
 from launcher.cli import VERBS, run
 from launcher.jobfile import JobFileError, Problem, load_job
-from launcher.plan import make_plan
-from launcher.runs import find_run, list_runs, new_run_dir, run_id, write_run
+from launcher.planner.plan import make_plan
+from launcher.runs.directory import find_run, list_runs, new_run_dir, run_id, write_run
 
 
 def everything_in(folder: Path) -> dict[str, bytes]:

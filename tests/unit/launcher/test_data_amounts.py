@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from launcher.amounts import Amounts
+from launcher.dataset.amounts import Amounts
+from launcher.dataset.text_tokens import estimated, row_tokens, text_tokens
 from launcher.jobfile import JobFile
-from launcher.texttokens import estimated, row_tokens, text_tokens
 
 ROWS = [{"instruction": "w" * 90, "input": "", "output": f"{n} " + "x" * (n % 400)} for n in range(600)]
 
@@ -98,8 +98,8 @@ def test_what_cannot_be_read_is_not_known(tmp_path: Path, name: str, content: by
 
 
 def test_large_files_are_looked_at_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launcher.datafiles.BYTES_READ", 20_000)
-    monkeypatch.setattr("launcher.datafiles.WHOLE_JSON_BYTES", 20_000)
+    monkeypatch.setattr("launcher.dataset.files.BYTES_READ", 20_000)
+    monkeypatch.setattr("launcher.dataset.files.WHOLE_JSON_BYTES", 20_000)
     whole = sum(row_tokens(row) for row in ROWS)
     for kind in ("jsonl", "json", "csv"):
         (tmp_path / kind).mkdir()

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from launcher_samples import write_model
 
-from launcher.amounts import Amounts, combined, num_packs
-from launcher.hardware import Machine
+from launcher.advice.advise import Situation, settings_of
+from launcher.dataset.amounts import Amounts, combined, num_packs
 from launcher.jobfile import JobFile, load_job
-from launcher.plan import Plan, make_plan
-from launcher.sizing.advice import Situation, settings_of
+from launcher.planner.plan import Plan, make_plan
+from launcher.site.hardware import Machine
 from launcher.sizing.shape import ModelShape, shape_of_folder
 from trainer.config import TrainingConfig
 from trainer.data.order import GlobalOrder

@@ -15,7 +15,7 @@ from launcher.doctor.draft import drafted
 from launcher.doctor.folders import folder_checks, kind_of
 from launcher.doctor.machine import disk, machine_checks
 from launcher.doctor.site import Site, megabytes, site_checks
-from launcher.siteprofile import load_profile
+from launcher.site.profile import load_profile
 
 CONFIG = {
     "ClusterName": "alpha",

@@ -17,7 +17,7 @@ from launcher.drill.run import Evidence, drill_plan
 from launcher.drill.scene import Scene
 from launcher.drill.verdict import Verdict, judge
 from launcher.jobfile import load_job
-from launcher.plan import make_plan
+from launcher.planner.plan import make_plan
 from trainer.config import TrainerConfig
 
 STEPS = 12

@@ -12,7 +12,7 @@ import pytest
 
 from cluster import Outcome, Status
 from launcher.cli import run as main
-from launcher.cli.follow import (
+from launcher.cli._follow import (
     ENDINGS,
     EXIT_BY_OUTCOME,
     follow,
@@ -21,11 +21,11 @@ from launcher.cli.follow import (
     seconds_left,
     unsaid_restarts,
 )
-from launcher.cli.meter import duration_in_words
+from launcher.cli._meter import duration_in_words
 from launcher.errors import EXIT_RUN_FAILED
 from launcher.jobfile import load_job
-from launcher.plan import make_plan
-from launcher.runs import new_run_dir, write_run
+from launcher.planner.plan import make_plan
+from launcher.runs.directory import new_run_dir, write_run
 
 
 def ended(attempt: int, outcome: str = "crashed", wait: float = 10.0, action: str = "restart") -> dict[str, Any]:
@@ -73,7 +73,7 @@ def test_following_goes_on_into_the_next_attempt(write_job: Callable[..., Path],
         return found
 
     monkeypatch.setattr("cluster.local.LocalBackend.status", status)
-    monkeypatch.setattr("launcher.cli.follow.POLL_SECONDS", 0)
+    monkeypatch.setattr("launcher.cli._follow.POLL_SECONDS", 0)
     assert follow(run_dir) == 0
     shown = capsys.readouterr().out
     assert "attempt 0 crashed at step 12 (rank 1 died); attempt 1 starts in 2 s\n" in shown
@@ -89,7 +89,7 @@ def test_tokenising_in_a_job_of_its_own_has_its_bar(
     (tmp_path / "phase.json").write_text(json.dumps(phase))
     left = iter([Status("running", "job 2 waits for its data"), Status("ended", "", None, "stopped")])
     monkeypatch.setattr("cluster.local.LocalBackend.status", lambda *_: next(left))
-    monkeypatch.setattr("launcher.cli.follow.POLL_SECONDS", 0)
+    monkeypatch.setattr("launcher.cli._follow.POLL_SECONDS", 0)
     assert follow(tmp_path) == 75
     assert "30/120 MB" in capsys.readouterr().out
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from cluster.goodput import PHASES
-from launcher import goodput
 from launcher.cli import run
 from launcher.jobfile import load_job
-from launcher.plan import make_plan
-from launcher.report import write_report
-from launcher.runs import new_run_dir, write_run
+from launcher.planner.plan import make_plan
+from launcher.report import goodput
+from launcher.report.html import write_report
+from launcher.runs.directory import new_run_dir, write_run
 
 DECISION = {"action": "restart", "reason": "crashed: going on from step 8", "wait_seconds": 10.0,
             "exclude": [{"node": "node-7", "evidence": "Xid 79", "until": 2e9}]}  # fmt: skip

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from launcher.cli import run
-from launcher.grace import SaveTime, adjust, grace_of, measured, refuse_no_time, site_is_hasty, too_short
 from launcher.jobfile import SettingError
+from launcher.planner.grace_period import SaveTime, adjust, grace_of, measured, refuse_no_time, site_is_hasty, too_short
 
 BIG = SaveTime(step_seconds=20.4, save_seconds=106, source="847 GB")
 SMALL = SaveTime(step_seconds=0.1, save_seconds=0.2, source="1 MB")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cli import run
-from launcher.registry import register, registered
+from launcher.runs.registry import register, registered
 
 TOO_LONG = "x" * 300
 """No file can be called like that: a look at it fails as one at a folder that may not be read."""

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from launcher.cli import run
-from launcher.hub import caution, require_hub_files
 from launcher.jobfile import SettingError
+from launcher.model.hub import caution, require_hub_files
 from launcher.trainer_process import user_error
 
 NAME = "org/small-model"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from launcher.hardware import Machine
 from launcher.jobfile import JobFileError, load_job
 from launcher.jobfile.schema import json_schema
-from launcher.plan import make_plan
+from launcher.planner.plan import make_plan
+from launcher.site.hardware import Machine
 
 HEAD = "name: quick\nmodel: {path: model}\n"
 DATA = "data: {train: [{path: train.jsonl}]}\n"

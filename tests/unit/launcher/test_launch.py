@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from launcher_samples import GOOD_JOB
 
-from launcher.hardware import Machine
 from launcher.jobfile import JobFile, JobFileError, load_job
-from launcher.plan import Plan, make_plan
+from launcher.planner.plan import Plan, make_plan
+from launcher.site.hardware import Machine
 
 WATCHED = """\
 resources:

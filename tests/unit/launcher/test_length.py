@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from launcher.amounts import FILL
-from launcher.decisions import Basics
+from launcher.dataset.amounts import FILL
+from launcher.dataset.text_tokens import estimated
+from launcher.dataset.token_counts import tokenised_by
 from launcher.jobfile import SettingError, load_job
-from launcher.length import EXACT, step_warnings, steps_of
-from launcher.plan import make_plan
-from launcher.texttokens import estimated
-from launcher.tokenised import tokenised_by
+from launcher.planner.defaults import Basics
+from launcher.planner.num_steps import EXACT, step_warnings, steps_of
+from launcher.planner.plan import make_plan
 
 PLAIN = Basics(device="cpu", dtype="float32", attention="padded", world_size=2, packs_per_step=8, learning_rate=1e-3)
 VOCABULARY = 131_072

@@ -13,10 +13,10 @@ import pytest
 from rich.console import Console
 
 from cluster.rundir import PHASE
-from launcher.cli import meter as meters
-from launcher.cli.follow import show_progress
-from launcher.cli.meter import Meter
-from launcher.cli.phases import read_phase, show_phase, watched
+from launcher.cli import _meter as meters
+from launcher.cli._follow import show_progress
+from launcher.cli._meter import Meter
+from launcher.cli._phases import read_phase, show_phase, watched
 from trainer.counting import EVERY_SECONDS, Counter, counting
 from trainer.counting import FILE as WRITTEN
 

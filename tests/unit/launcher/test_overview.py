@@ -13,11 +13,11 @@ import pytest
 
 from cluster import Status
 from launcher.cli import run
-from launcher.overview import overview
-from launcher.registry import register, registered
-from launcher.report import write_report
-from launcher.runs import find_run, link_run
-from launcher.sweep import Sweep
+from launcher.report.html import write_report
+from launcher.runs.directory import find_run, link_run
+from launcher.runs.overview import overview
+from launcher.runs.registry import register, registered
+from launcher.runs.sweep import Sweep
 
 TRAINER = {"name": "job", "model": {"path": "/models/small"}, "method": {"kind": "lora", "quantization": "nf4"}}
 

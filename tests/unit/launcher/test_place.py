@@ -10,7 +10,7 @@ import pytest
 
 from cluster.rundir import read_plan
 from launcher.cli import VERBS, run
-from launcher.hardware import cores_worth
+from launcher.site.hardware import cores_worth
 
 PODS = 8
 

@@ -12,11 +12,11 @@ import pytest
 from launcher_samples import GOOD_JOB
 
 from launcher.cli import run
+from launcher.doctor.run_folder import require_folder
 from launcher.errors import MachineError
-from launcher.hub import require_hub_files
 from launcher.jobfile import SettingError
-from launcher.modelfiles import hub_cache, offline_switch, what_is_missing
-from launcher.places import require_folder
+from launcher.model.files import hub_cache, offline_switch, what_is_missing
+from launcher.model.hub import require_hub_files
 
 COMMIT = "c" * 40
 

@@ -15,20 +15,20 @@ from launcher_samples import write_model
 
 from cluster.slurm.profile import Profile
 from launcher import estimate
-from launcher.candidates import Ground, every_candidate, memory_limit_bytes
 from launcher.cli import run
-from launcher.elsewhere import machine_of
 from launcher.errors import JobError
-from launcher.forecast import bill_json
-from launcher.gpusizing import planned_gpu
-from launcher.hardware import Machine
 from launcher.jobfile import JobFile, SettingError, load_job
-from launcher.layouts import basics_for
-from launcher.plan import Plan, make_plan
+from launcher.planner.candidates import Ground, every_candidate, memory_limit_bytes
+from launcher.planner.forecast import bill_json
+from launcher.planner.gpu_candidate import planned_gpu
+from launcher.planner.node_counts import basics_for
+from launcher.planner.plan import Plan, make_plan
+from launcher.planner.remote import machine_of
+from launcher.planner.request import Request, answer
+from launcher.planner.what_if import compare, imagined
+from launcher.site.hardware import Machine
 from launcher.sizing.gpus import parse_gpus
 from launcher.sizing.shape import shape_by_name
-from launcher.sizing.speed_request import Request, answer
-from launcher.whatif import compare, imagined
 
 LLAMA_8B = {
     "hidden_size": 4096,

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from launcher_samples import GOOD_JOB, write_model
 
-from launcher.decisions import decide_basics
 from launcher.errors import JobError, MachineError
-from launcher.hardware import Machine
 from launcher.jobfile import JobFile, SettingError, load_job
-from launcher.memory import GIB, PHASES, Layout, LoraLayout, predict
-from launcher.plan import Plan, make_plan
+from launcher.planner.defaults import decide_basics
+from launcher.planner.plan import Plan, make_plan
+from launcher.site.hardware import Machine
+from launcher.sizing.cpu_memory import GIB, PHASES, Layout, LoraLayout, predict
 from launcher.sizing.shape import find_model, shape_by_name, shape_from_config
 from trainer.config import DECIDED_WHILE_RUNNING, ENGINES, TrainerConfig, unresolved
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from launcher.cli.output import print_preflight
+from launcher.cli._output import print_preflight
 
 REPORT: dict[str, Any] = {
     "train": {

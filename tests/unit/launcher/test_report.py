@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from launcher.charts import Series, line_chart, nice_ticks, thinned, tick_text
 from launcher.jobfile import load_job
-from launcher.plan import make_plan
-from launcher.report import write_report
-from launcher.rundata import read_run
+from launcher.planner.plan import make_plan
+from launcher.report.charts import Series, line_chart, nice_ticks, thinned, tick_text
+from launcher.report.html import write_report
+from launcher.runs.read import read_run
 
 HOSTILE = "</pre><script>alert('x')</script><img src=x onerror=alert(1)>\" {{ 7 * 7 }} &amp;"
 

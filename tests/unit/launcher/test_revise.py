@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from launcher_samples import GOOD_JOB
 
-from launcher.changes import compare
 from launcher.cli import run
 from launcher.errors import JobError
-from launcher.hardware import Machine
 from launcher.jobfile import load_job
-from launcher.plan import make_plan
-from launcher.revise import lengthened, next_number, replanned
-from launcher.runs import new_run_dir, write_run
+from launcher.planner.plan import make_plan
+from launcher.replan.plan_diff import compare
+from launcher.replan.revise import lengthened, next_number, replanned
+from launcher.runs.directory import new_run_dir, write_run
+from launcher.site.hardware import Machine
 
 ENDS = ("training.max_steps", "training.num_train_epochs")
 TRAINING = "training: {tokens_per_step: 8192"
@@ -25,7 +25,7 @@ TRAINING = "training: {tokens_per_step: 8192"
 
 @pytest.fixture(autouse=True)
 def _this_machine(monkeypatch: pytest.MonkeyPatch, cpu_machine: Machine) -> None:
-    monkeypatch.setattr("launcher.revise.this_machine", lambda: cpu_machine)
+    monkeypatch.setattr("launcher.replan.revise.this_machine", lambda: cpu_machine)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from launcher_samples import GOOD_JOB
 
 from launcher.cli import run
-from launcher.runs import find_run, link_run, list_runs
+from launcher.runs.directory import find_run, link_run, list_runs
 
 
 def planned(folder: Path) -> Path:

@@ -7,7 +7,7 @@ import pytest
 
 from launcher.errors import JobError
 from launcher.jobfile import JobFileError, load_job
-from launcher.siteprofile import find_profile, known_profiles, load_profile, profile_of
+from launcher.site.profile import find_profile, known_profiles, load_profile, profile_of
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = sorted(path.stem for path in (ROOT / "slurm" / "profiles").glob("*.yaml"))

@@ -8,12 +8,22 @@ from pathlib import Path
 import pytest
 
 from launcher.cli import run
+from launcher.cli._sweeping import plan_all
 from launcher.cli.sweep import _print_table, _why
-from launcher.cli.sweeping import plan_all
 from launcher.errors import JobError
-from launcher.jobfile.document import parse_document
-from launcher.runs import remove_run
-from launcher.sweep import Sweep, best, combinations_of, derived, find_sweep, job_text, read_sweep, results, short_names
+from launcher.runs.directory import remove_run
+from launcher.runs.sweep import (
+    Sweep,
+    best,
+    combinations_of,
+    derived,
+    find_sweep,
+    job_text,
+    read_sweep,
+    results,
+    short_names,
+)
+from launcher.yamlfile.document import parse_document
 
 JOB = """\
 name: tiny            # of the run
@@ -121,7 +131,7 @@ def test_a_directory_into_which_somebody_still_writes_is_removed(tmp_path: Path,
             (left / "logs").mkdir(parents=True)
         times.append(ignore_errors)
 
-    monkeypatch.setattr("launcher.runs.shutil.rmtree", with_a_last_word)
+    monkeypatch.setattr("launcher.runs.directory.shutil.rmtree", with_a_last_word)
     remove_run(left)
     assert not left.exists() and times == [True, True]
 

@@ -11,11 +11,11 @@ import pytest
 from launcher_samples import GOOD_JOB
 
 from launcher.cli.submit import prepares_here
-from launcher.hardware import Machine
 from launcher.jobfile import JobFileError, load_job
-from launcher.plan import Plan, make_plan
-from launcher.siteprofile import load_profile
-from launcher.tokenising import tokenising
+from launcher.planner.plan import Plan, make_plan
+from launcher.planner.tokenising import tokenising
+from launcher.site.hardware import Machine
+from launcher.site.profile import load_profile
 
 SITE = "backend: slurm\naccount: a\ngpu_request: none\n"
 

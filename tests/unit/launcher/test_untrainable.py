@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from launcher.cli import run
-from launcher.hardware import Machine
 from launcher.jobfile import SettingError, load_job
-from launcher.plan import Plan, make_plan
+from launcher.planner.plan import Plan, make_plan
+from launcher.site.hardware import Machine
 from tests.unit.trainer.test_architectures import rows
 from trainer.capabilities import refusal, why_unpacked
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from launcher.learning.correction import Learned, corrected_memory, corrected_speed
-from launcher.learning.observed import all_measurements, comparison, measurement_of, record_run
-from launcher.learning.store import Key, Measurement, append, read, set_removed, store_path
-from launcher.prediction import Prediction
-from launcher.sizing.speed import Speed
+from launcher.calibration.correction import Learned, corrected_memory, corrected_speed
+from launcher.calibration.observed import all_measurements, comparison, measurement_of, record_run
+from launcher.calibration.store import Key, Measurement, append, read, set_removed, store_path
+from launcher.sizing.prediction import Prediction
+from launcher.sizing.speed.predict import Speed
 
 KEY = Key(cluster="site", gpu="A100-80", engine="zero2", family="lora")
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from cluster.rundir import put_attempt
+from launcher.calibration.correction import Learned
+from launcher.calibration.observed import record_run
+from launcher.calibration.out_of_memory import exhausted
+from launcher.calibration.store import Key, Measurement, read, store_path
 from launcher.cli import run as tuneyard
-from launcher.learning.correction import Learned
-from launcher.learning.exhausted import exhausted
-from launcher.learning.observed import record_run
-from launcher.learning.store import Key, Measurement, read, store_path
-from launcher.revise import replanned
+from launcher.replan.revise import replanned
 
 JOB = """
 name: big

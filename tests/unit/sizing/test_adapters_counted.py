@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from launcher.errors import JobError
-from launcher.memory import Layout, LoraLayout, predict
+from launcher.sizing.cpu_memory import Layout, LoraLayout, predict
 from launcher.sizing.shape import (
     lora_parameters,
     refused_adapters,

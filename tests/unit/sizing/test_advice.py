@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from launcher.advice import rules
+from launcher.advice.advise import Situation, advise, batch_rows, covered
+from launcher.advice.job_warnings import data_of, warnings
 from launcher.cli import tuneyard
 from launcher.errors import JobError
 from launcher.jobfile import JobFile
-from launcher.sizing import advice_rules as rules
-from launcher.sizing.advice import Situation, advise, batch_rows, covered
-from launcher.sizing.advice_job import data_of, warnings
 from launcher.sizing.shape import config_by_name, shape_by_name
 
 LLAMA = shape_by_name("llama-3.1-8b")

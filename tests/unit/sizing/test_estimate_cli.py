@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 
 from launcher.cli import tuneyard
 from launcher.errors import JobError
-from launcher.sizing.estimate import estimate
+from launcher.planner.estimate import estimate
+from launcher.planner.request import Request, answer
 from launcher.sizing.gpus import parse_gpus
-from launcher.sizing.speed_amounts import hours_of, number_of, total_tokens
-from launcher.sizing.speed_request import Request, answer
+from launcher.sizing.speed.amounts import hours_of, number_of, total_tokens
 
 
 def run(*arguments: str) -> Result:

@@ -9,12 +9,12 @@ import pytest
 from launcher.errors import JobError
 from launcher.sizing.gpus import find_gpu
 from launcher.sizing.shape import shape_by_name
-from launcher.sizing.speed import predict_speed
-from launcher.sizing.speed_cost import bill
-from launcher.sizing.speed_kernels import product_seconds, rates_of
-from launcher.sizing.speed_layout import SpeedLayout
-from launcher.sizing.speed_links import Group, exposed, group
-from launcher.sizing.speed_work import model_flops, work_of
+from launcher.sizing.speed.cost import bill
+from launcher.sizing.speed.kernels import product_seconds, rates_of
+from launcher.sizing.speed.layout import SpeedLayout
+from launcher.sizing.speed.links import Group, exposed, group
+from launcher.sizing.speed.predict import predict_speed
+from launcher.sizing.speed.work import model_flops, work_of
 
 H100 = find_gpu("H100-80")
 LLAMA = shape_by_name("llama-3.1-8b")

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.sizing.speed import is_speed_row, kendall, per_gpu, read_all, render, score, scored
 from benchmarks.sizing.speed_rows import UnreadableError, read_row
-from launcher.sizing.speed_kernels import FITTED
+from launcher.sizing.speed.kernels import FITTED
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = ROOT / "benchmarks" / "sizing" / "rows" / "speed.csv"

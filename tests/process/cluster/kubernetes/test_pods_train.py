@@ -10,7 +10,7 @@ from agent_runs import ROOT, Run
 from pod_runs import LONG_SECONDS, Pods
 
 from cluster.rundir import read_attempts
-from launcher.place import Site, place_run
+from launcher.replan.materialize import Site, place_run
 
 sys.path.insert(0, str(ROOT))
 from tests.support import tiny

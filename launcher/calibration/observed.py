@@ -1,0 +1,104 @@
+"""From a run directory to a measurement: plan.json has what was predicted, observed.json what the trainer saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cluster import ClusterError
+from cluster.rundir import OBSERVED, read_json, read_plan
+from launcher.calibration.out_of_memory import exhausted
+from launcher.calibration.store import Key, Measurement, append, read, removed, store_path
+from launcher.errors import MachineError
+
+
+def measurements_of(run_dir: Path) -> list[Measurement]:
+    """Everything that a run has shown: attempts that ran out of memory, and what was observed at its end."""
+    whole = measurement_of(run_dir)
+    return [*exhausted(run_dir), *([whole] if whole else [])]
+
+
+def all_measurements(store: Path, runs: Iterable[Path]) -> list[Measurement]:
+    """What a store holds, and what runs have shown that nobody has recorded yet."""
+    stored = read(store)
+    known = {one.source for one in stored} | removed(store)
+    return [*stored, *(one for run in runs for one in measurements_of(run) if one.source not in known)]
+
+
+def measurement_of(run_dir: Path) -> Measurement | None:
+    """What a run has shown; `None` where it, or its plan, says nothing that could be compared."""
+    try:
+        prediction, observed = read_plan(run_dir).get("prediction") or {}, read_json(run_dir / OBSERVED) or {}
+        key = Key(**prediction["measured_as"])
+        memory = _memory(prediction, observed["memory_bytes"])
+        written = (run_dir / OBSERVED).stat().st_mtime
+    except (ClusterError, KeyError, TypeError, OSError):
+        return None
+    return Measurement(
+        source=run_dir.name,
+        key=key,
+        time=written,
+        steps=observed["steps"],
+        step_seconds=_seconds(prediction, observed),
+        memory=memory,
+        note={name: observed.get(name) for name in ("device_name", "world_size", "torch", "load")},
+    )
+
+
+def _seconds(prediction: dict[str, Any], observed: dict[str, Any]) -> tuple[float, float] | None:
+    """Predicted and observed seconds of a step whose packs are full: what data leaves empty is no matter of speed."""
+    predicted = prediction["uncorrected"].get("step_seconds")
+    if not predicted or not observed.get("fill") or not observed["step_seconds"]:
+        return None
+    return predicted, observed["step_seconds"] / observed["fill"]
+
+
+def _memory(prediction: dict[str, Any], found: dict[str, int | None]) -> tuple[int, int] | None:
+    """What torch allocated, of GPUs; what the process held, of the CPU."""
+    raw = prediction["uncorrected"]
+    seen = found.get("allocated") or found.get("process")
+    predicted = raw["allocated_bytes"] if found.get("allocated") else raw["peak_bytes"]
+    return (predicted, seen) if seen and predicted else None
+
+
+def store_of(plan: dict[str, Any]) -> Path:
+    """The store of the cluster that a plan is for."""
+    return store_path((plan.get("launch") or {}).get("run_root"))
+
+
+def record_run(run_dir: Path) -> None:
+    """Adds what a run has shown to its cluster's store, unless that is there already. Never fails a command for it."""
+    found = measurements_of(run_dir)
+    if not found:
+        return
+    try:
+        path = store_of(read_plan(run_dir))
+        known, gone = read(path), removed(path)
+        new = [one for one in found if one.source not in gone and not any(_same(one, other) for other in known)]
+        if new:
+            append(path, new)
+    except (ClusterError, MachineError):
+        return
+
+
+def _same(one: Measurement, other: Measurement) -> bool:
+    return one.source == other.source and one.steps == other.steps and one.step_seconds == other.step_seconds
+
+
+def comparison(plan: dict[str, Any], observed: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """Predicted and observed, by name, where both are known: seconds, and bytes of memory."""
+    prediction = plan.get("prediction") or {}
+    memory, parts = observed.get("memory_bytes") or {}, observed.get("components_bytes") or {}
+    raw = prediction.get("uncorrected") or {}
+    gpu = bool(memory.get("allocated"))
+    pairs = {
+        "step seconds": (prediction.get("step_seconds"), observed.get("step_seconds")),
+        "tokens per second": (prediction.get("tokens_per_second"), observed.get("tokens_per_second")),
+        "allocated": (raw.get("allocated_bytes"), memory.get("allocated")),
+        "process" if gpu else "resident memory": (prediction.get("peak_bytes"), memory.get("process")),
+        **{
+            f"of it {n.replace('_', ' ')}": (prediction.get("components_bytes", {}).get(n), parts.get(n)) for n in parts
+        },
+    }
+    return [(name, said, seen) for name, (said, seen) in pairs.items() if said and seen]

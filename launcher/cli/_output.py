@@ -1,0 +1,87 @@
+"""How facts are printed: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from launcher.report.preflight import preflight_findings, preflight_sources, preflight_table, preflight_warnings
+from launcher.sizing.prediction import GIB
+
+BAR_WIDTH = 44
+PIPED_WIDTH = 110
+
+
+def make_console(*, stderr: bool = False, piped_width: int = PIPED_WIDTH) -> Console:
+    """A console that does not fold tables to 80 columns in a file, and takes `[/x]` in a value for what it is."""
+    console = Console(stderr=stderr, markup=False)
+    return console if console.is_terminal else Console(stderr=stderr, width=piped_width, markup=False)
+
+
+def make_echo(*, stderr: bool) -> Callable[[str], None]:
+    """Prints lines of another process; beside JSON they go to standard error."""
+    return functools.partial(click.echo, err=stderr)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on standard output."""
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def gib(num_bytes: float) -> str:
+    """Bytes in GiB, or MiB when that reads better."""
+    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB / 10 else f"{num_bytes / 1024**2:.1f} MiB"
+
+
+def facts(rows: dict[str, Any]) -> Table:
+    """A table of names and values without lines."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def print_preflight(preflight: dict[str, Any], console: Console) -> None:
+    """What was found in the data: counts, a column for each split; then findings with a place, losses, warnings."""
+    found = preflight_table(preflight)
+    if found is None:
+        return
+    _print_columns(("Data", *found["splits"]), [(name, *cells) for name, cells in found["rows"]], console)
+    findings = preflight_findings(preflight)
+    if findings:
+        console.print()
+        _print_columns(("Findings", "rows", "such as"), findings, console)
+    sources = preflight_sources(preflight)
+    if len(sources) > 1:
+        console.print()
+        _print_columns(("Sources", "rows", "tokens", "lost"), sources, console)
+    for split, warning in preflight_warnings(preflight):
+        console.print(f"warning: {split}: {warning}", style="yellow", highlight=False, markup=False)
+
+
+def _print_columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], console: Console) -> None:
+    """A table without lines: names and places to the left, numbers to the right."""
+    table = Table(box=None, pad_edge=False)
+    for name in head:
+        left = name in (head[0], "such as")
+        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, highlight=False, markup=False)
+
+
+def print_bars(title: str, parts: dict[str, float], full: float, unit: str, console: Console) -> None:
+    """Values as bars beside each other; a bar of the whole width is `full`."""
+    console.print(title, style="bold", highlight=False)
+    width = max((len(name) for name in parts), default=0)
+    for name, value in parts.items():
+        bar = "#" * max(1, min(BAR_WIDTH, round(BAR_WIDTH * value / full)))
+        console.print(f"  {name:<{width}}  {value:8.2f}{unit}  {bar}", highlight=False)

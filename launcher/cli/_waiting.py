@@ -1,0 +1,28 @@
+"""Waiting for a run to leave, with something to look at."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from cluster import Status, backend
+from cluster.rundir import read_progress
+from launcher.cli._meter import Meter
+from launcher.runs.read import backend_name
+
+LOOK_SECONDS = 0.5
+
+
+def wait_until_left(run_dir: Path, console: Console) -> Status:
+    """Waits until a run that was asked to leave has left; its status then. Ctrl-C ends only the waiting."""
+    where = backend(backend_name(run_dir))
+    began = time.monotonic()
+    with Meter(console) as meter:
+        while (status := where.wait(run_dir, LOOK_SECONDS)).state in ("queued", "running"):
+            progress = read_progress(run_dir) or {}
+            step = f" at step {progress['step']}" if progress.get("step") else ""
+            words = f"until the run has saved and left; it is {progress.get('state', status.state)}{step}"
+            meter.show("waiting", facts=words, begun_seconds=time.monotonic() - began)
+    return status

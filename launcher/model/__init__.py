@@ -1,0 +1,1 @@
+"""Where a job's model lies, what its configuration says, and whether the hub has it."""

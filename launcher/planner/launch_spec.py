@@ -1,0 +1,62 @@
+"""The `launch` part of plan.json: what the node agent starts, and how it watches over it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launcher.jobfile.schema import JobFile
+from launcher.planner.candidates import Ground
+from launcher.planner.oom_remedy import out_of_memory
+from launcher.planner.select import Choice
+from launcher.yamlfile.durations import walltime_seconds
+
+MAX_ATTEMPTS_WITHOUT_PROGRESS = 3
+CHECKPOINT_BYTES_PER_PARAMETER = 12
+"""A float32 parameter and its two moments."""
+
+
+def launch_json(job: JobFile, choice: Choice, ground: Ground, threads: int, grace_seconds: int) -> dict[str, Any]:
+    """What the node agent reads; every key is described in docs/run-directory.md."""
+    basics = choice.basics
+    launch: dict[str, Any] = {
+        "nodes": basics.nodes,
+        "ranks_per_node": basics.ranks_per_node,
+        "device": basics.device,
+        "threads_per_rank": threads,
+        "grace_seconds": grace_seconds,
+        "grace_is_auto": job.resources.grace_seconds == "auto",
+        "phases": ["prepare", "train", "export"] + (["evaluate"] if job.evaluation.generate else []),
+        **_watching(job),
+        "health": _health(job, choice),
+        "afterwards": ["-m", "launcher.cli", "report"],
+        "remedies": {"out_of_memory": out_of_memory(job, choice, ground)},
+    }
+    if job.resources.walltime:
+        launch["walltime_seconds"] = walltime_seconds(job.resources.walltime)
+    return launch
+
+
+def _watching(job: JobFile) -> dict[str, Any]:
+    asked = job.resources
+    return {
+        "hang_seconds": None if asked.hang_minutes is None else 60 * asked.hang_minutes,
+        "start_seconds": 60 * asked.start_minutes,
+        "restart": {
+            "auto": asked.restart,
+            "max_crashes": asked.max_crashes,
+            "max_attempts_without_progress": MAX_ATTEMPTS_WITHOUT_PROGRESS,
+        },
+    }
+
+
+def _health(job: JobFile, choice: Choice) -> dict[str, Any]:
+    """Own checks, and what must be free: the checkpoints that are kept and the one being written; host memory."""
+    prediction, basics = choice.candidate.prediction, choice.basics
+    trainable = prediction.num_trainable if prediction else 0
+    peak = prediction.peak_bytes if prediction and basics.device == "cpu" else 0
+    return {
+        "checks": job.resources.health_checks,
+        "skip": job.resources.skip_health_checks,
+        "free_disk_bytes": CHECKPOINT_BYTES_PER_PARAMETER * trainable * (job.checkpoint.keep + 1),
+        "free_memory_bytes": peak * basics.ranks_per_node,
+    }

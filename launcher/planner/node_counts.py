@@ -1,0 +1,84 @@
+"""Over how many nodes and GPUs a job may go: every number that the job file leaves open and that divides a step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from launcher.dataset.amounts import Amounts
+from launcher.jobfile.schema import JobFile
+from launcher.planner.defaults import MOST_CPU_RANKS, Basics, decide_basics
+from launcher.site.hardware import Machine
+from launcher.sizing.shape import ModelShape
+from launcher.yamlfile.problems import SettingError
+from trainer.schedule_rules import FEW_STEPS
+
+NODE_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256, 512, 1024)
+"""Numbers of nodes that are looked at: all small ones, and fewer and fewer of the large."""
+
+
+def basics_for(
+    job: JobFile,
+    machine: Machine,
+    *,
+    imagined: bool = False,
+    shape: ModelShape | None = None,
+    data: Amounts | None = None,
+) -> list[Basics]:
+    """What is settled for each number of ranks that may be taken; one where the job file leaves nothing open.
+
+    Args:
+        job: The job file.
+        machine: One node.
+        imagined: Whether there may be more such nodes than there are.
+        shape: The model's shape; `None` where it is not known.
+        data: How much data there is; `None` where nobody has looked.
+
+    Raises:
+        SettingError: no number of ranks divides the step, or a setting contradicts itself.
+        MachineError: this machine does not have what is asked for.
+    """
+    node = replace(machine, is_imagined=True) if imagined else machine
+    found, problem = [], None
+    for ranks in _rank_settings(job, node, data):
+        resources = job.resources.model_copy(update=ranks)
+        try:
+            found.append(decide_basics(job.model_copy(update={"resources": resources}), node, shape=shape, data=data))
+        except SettingError as error:
+            problem = problem or error
+    if problem and not found:
+        raise problem
+    return found
+
+
+def _rank_settings(job: JobFile, machine: Machine, data: Amounts | None) -> list[dict[str, Any]]:
+    """Settings of nodes and ranks to try; an empty one takes the job file's."""
+    resources = job.resources
+    if resources.gpu == "none" or not machine.num_gpus:
+        ranks = min(MOST_CPU_RANKS, machine.num_cores)
+        fewer = resources.cpu_ranks == "auto" and resources.nodes in ("auto", 1) and _is_little(job, data, ranks)
+        return [*([{"cpu_ranks": part} for part in range(1, ranks)] if fewer else []), {}]
+    counts = [{"nodes": nodes} for nodes in _node_counts(job, machine)] or [{}]
+    if resources.gpus_per_node != "auto" or resources.nodes not in ("auto", 1):
+        return counts
+    if resources.objective != "gpus" and not _is_little(job, data, machine.num_gpus):
+        return counts
+    return [{"nodes": 1, "gpus_per_node": gpus} for gpus in _part_of_a_node(machine.num_gpus)] + counts
+
+
+def _is_little(job: JobFile, data: Amounts | None, ranks: int) -> bool:
+    """Whether a pack on each rank of a whole node would leave few steps; an asked step is what it is."""
+    if data is None or not data.is_known or job.training.tokens_per_step != "auto":
+        return False
+    return data.packs(job.data.max_length, bool(job.data.packing)) * job.training.num_train_epochs < ranks * FEW_STEPS
+
+
+def _node_counts(job: JobFile, machine: Machine) -> list[int]:
+    if job.resources.nodes != "auto" or (job.cluster.profile == "local" and not machine.is_imagined):
+        return []
+    most = job.resources.max_nodes
+    return sorted({nodes for nodes in NODE_COUNTS if nodes < most} | {most})
+
+
+def _part_of_a_node(num_gpus: int) -> list[int]:
+    return [gpus for gpus in range(1, num_gpus) if num_gpus % gpus == 0]

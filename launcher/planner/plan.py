@@ -1,0 +1,264 @@
+"""From a job file to the content of plan.json: what was decided, why, and what was turned down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.profiles import SiteProfile
+from launcher import __version__
+from launcher.advice.idle_settings import idle_settings
+from launcher.calibration.correction import Learned
+from launcher.calibration.store import read, store_path
+from launcher.dataset.amounts import Amounts
+from launcher.dataset.text_tokens import USUAL_VOCABULARY, estimated
+from launcher.errors import JobError
+from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
+from launcher.model.files import find_config
+from launcher.planner.candidates import Ground
+from launcher.planner.defaults import MOST_CPU_RANKS, MOST_TOKENIZER_PROCESSES, Basics, Decision
+from launcher.planner.forecast import forecast_json, learning_json, short_of_memory
+from launcher.planner.gpu_candidate import planned_gpu
+from launcher.planner.grace_period import grace_of, predicted, refuse_no_time, site_is_hasty
+from launcher.planner.launch_spec import launch_json
+from launcher.planner.node_counts import basics_for
+from launcher.planner.num_steps import Steps, step_warnings, steps_of, with_packing
+from launcher.planner.packing_off import apart
+from launcher.planner.remote import UNKNOWN_HOST_BYTES, cluster_json, job_there
+from launcher.planner.select import Choice, choose
+from launcher.planner.tokenising import tokenising
+from launcher.site.hardware import Machine
+from launcher.sizing.memory.limits import COUNTED_SPREAD
+from launcher.sizing.shape import ModelShape, find_model, shape_by_name, shape_of_folder, targeted, without_adapters
+from launcher.yamlfile.problems import SettingError
+from trainer.capabilities import OWN
+from trainer.config import TrainerConfig
+from trainer.schedule_rules import check_schedule
+
+DOUBT = 3
+"""Times as many steps as were estimated: what fails even so is refused before the data is counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that is decided about a run before it starts."""
+
+    trainer: TrainerConfig
+    launch: dict[str, Any]
+    decisions: list[Decision]
+    choice: Choice
+    shape: ModelShape | None
+    steps: Steps
+    warnings: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of plan.json."""
+        return {
+            "tuneyard": __version__,
+            "trainer": trainer_json(self.trainer),
+            "launch": self.launch,
+            "steps": self.steps.as_json(),
+            "warnings": list(self.warnings),
+            "decisions": [decision.as_json() for decision in self.decisions],
+            "prediction": self._prediction_json(),
+            "rejected": [rejected.as_json() for rejected in self.choice.rejected],
+        }
+
+    def _prediction_json(self) -> dict[str, Any] | None:
+        prediction = self.choice.candidate.prediction
+        if prediction is None:
+            return None
+        return {
+            **prediction.as_json(),
+            "limit_bytes": self.choice.limit_bytes,
+            "steps": self.steps.number,
+            "steps_from": self.steps.source or None,
+            **self.forecast_json(),
+            **learning_json(self.choice.candidate),
+        }
+
+    def forecast_json(self) -> dict[str, Any]:
+        """Speed, hours and cost; empty where they cannot be known."""
+        candidate, walltime = self.choice.candidate, self.launch.get("walltime_seconds")
+        return forecast_json(candidate, self.steps.number, walltime)
+
+
+def make_plan(
+    job: JobFile,
+    machine: Machine,
+    profile: SiteProfile | None = None,
+    *,
+    files_here: bool = False,
+    learned: Learned | None = None,
+    tokenised: Amounts | None = None,
+) -> Plan:
+    """Decides every `auto` of a job.
+
+    Args:
+        job: The checked job file, its paths absolute.
+        machine: Where the run takes place; one of its nodes.
+        profile: The cluster that the nodes belong to; `None` for this machine.
+        files_here: Leave the job's files where this machine sees them.
+        learned: Measurements that correct predictions; by default those that the cluster's store holds.
+        tokenised: What a run or `check` has counted in the data; else it is estimated from its text.
+
+    Raises:
+        TuneyardError: something contradicts itself, is not here, or does not fit.
+    """
+    shape, from_catalogue = _shape(job)
+    if learned is None:
+        learned = Learned(measurements=read(store_path(profile.run_folder() if profile else None)))
+    data = tokenised or estimated(job, shape.vocab_size if shape else USUAL_VOCABULARY)
+    job, stateful = apart(job)
+    job, packing = with_packing(job, data, _most_ranks(job, machine))
+    is_known = machine.memory_bytes != UNKNOWN_HOST_BYTES
+    ground = Ground(
+        machine=machine,
+        gpu=planned_gpu(machine),
+        shape=shape,
+        learned=learned,
+        host_bytes=machine.memory_bytes if is_known else 0,
+        data=data,
+    )
+    choice = choose(job, basics_for(job, machine, shape=shape, data=ground.data), ground)
+    basics = choice.basics
+    short = short_of_memory(choice.candidate, machine.memory_bytes) if is_known else ()
+    threads = _threads(basics, machine, profile)
+    needs = predicted(choice)
+    grace_seconds, grace = grace_of(job, needs)
+    launch = launch_json(job, choice, ground, threads.value, grace_seconds)
+    if profile is not None:
+        launch |= cluster_json(job, profile, basics.ranks_per_node, basics.device, threads.value)
+        refuse_no_time(launch)
+        grace += site_is_hasty(profile.preemption.grace_seconds, needs)
+        job = job if files_here else job_there(job, profile)
+    trainer, steps = _trainer_config(job, basics, choice, machine), steps_of(job, basics)
+    doubts = _check_schedule(trainer, steps)
+    told = tokenising(launch, basics.data.tokens, trainer.execution.num_proc, choice.candidate)
+    return Plan(
+        trainer=trainer,
+        launch=launch,
+        decisions=[
+            *from_catalogue,
+            *stateful,
+            *packing,
+            *_adapter_notes(job, ground.shape),
+            *basics.decisions,
+            *choice.decisions,
+            threads,
+            *grace,
+            *short,
+            *told,
+        ],
+        choice=choice,
+        shape=ground.shape,
+        steps=steps,
+        warnings=(*step_warnings(job, basics), *doubts, *idle_settings(job)),
+    )
+
+
+def _most_ranks(job: JobFile, machine: Machine) -> int:
+    """Ranks on the nodes that are asked for, or on one."""
+    asked = job.resources
+    on_cpu = asked.gpu == "none" or not machine.num_gpus
+    here = min(MOST_CPU_RANKS, machine.num_cores) if on_cpu else machine.num_gpus
+    each = asked.cpu_ranks if on_cpu else asked.gpus_per_node
+    return (here if each == "auto" else each) * (1 if asked.nodes == "auto" else asked.nodes)
+
+
+def _check_schedule(trainer: TrainerConfig, steps: Steps) -> tuple[str, ...]:
+    """What is wrong with the schedule if the run has as many steps as is estimated.
+
+    Raises:
+        SettingError: the schedule cannot be followed, however far an estimate may be off.
+    """
+    likely = check_schedule(trainer.training, steps.number)
+    certain = likely if steps.is_exact or not steps.number else check_schedule(trainer.training, DOUBT * steps.number)
+    for problem in certain:
+        raise SettingError(problem.setting, problem.message, got=problem.got, remedy=problem.remedy)
+    return tuple(f"{problem}, by an estimate. {problem.remedy}".strip() for problem in likely)
+
+
+def _shape(job: JobFile) -> tuple[ModelShape | None, list[Decision]]:
+    """The model's shape from its `config.json`, else from the catalogue, which is then said; else `None`.
+
+    Raises:
+        SettingError: the architecture is not described, and its tensors cannot be counted.
+    """
+    config = find_config(job.model.path, job.model.revision)
+    if config:
+        return _shape_here(config.parent)
+    name = find_model(job.model.path)
+    if name is None:
+        return None, []
+    reason = "its config.json is not on this machine, so the shape is the catalogue's"
+    return shape_by_name(name), [Decision(setting="model.shape", value=name, reason=reason)]
+
+
+def _shape_here(folder: Path) -> tuple[ModelShape, list[Decision]]:
+    """The shape of a model that lies here; it is said when it had to be counted, and what that leaves open."""
+    try:
+        shape = shape_of_folder(folder)
+    except JobError as error:
+        raise SettingError("model.path", error.message, remedy=error.remedy) from None
+    if not shape.counted:
+        return shape, []
+    reason = f"{'; '.join(shape.notes)}; {100 * COUNTED_SPREAD:.0f} % of memory is left free for what may differ"
+    return shape, [Decision(setting="model.shape", value=f"{shape.num_parameters:,} parameters", reason=reason)]
+
+
+def _adapter_notes(job: JobFile, shape: ModelShape | None) -> list[Decision]:
+    """What one would not expect of the adapters: routed experts that get none."""
+    if job.method.kind != "lora" or shape is None:
+        return []
+    if not without_adapters(shape, targeted(shape, job.method.target_modules)):
+        return []
+    reason = (
+        f"PEFT makes none for those of {shape.model_type}, or target_modules does not name them: they stay as they are"
+    )
+    return [Decision(setting="experts", value="no adapters", reason=reason)]
+
+
+def _threads(basics: Basics, machine: Machine, profile: SiteProfile | None) -> Decision:
+    threads, reason = 1, "the cores of the nodes are not known here"
+    if not machine.is_imagined and (profile is None or basics.device == "cuda"):
+        threads = max(1, machine.num_cores // basics.ranks_per_node)
+        reason = f"{machine.num_cores} cores / {basics.ranks_per_node} ranks"
+    return Decision(setting="launch.threads_per_rank", value=threads, reason=reason)
+
+
+def _trainer_config(job: JobFile, basics: Basics, choice: Choice, machine: Machine) -> TrainerConfig:
+    best = choice.candidate
+    sections = {name: getattr(job, name).model_dump() for name in SHARED_SECTIONS}
+    sections["method"] = _method_json(job)
+    if basics.attention == OWN:
+        sections["data"]["packing"] = False
+    sections["model"] |= {"attention": basics.attention, "dtype": basics.dtype}
+    sections["training"] |= {
+        "tokens_per_step": basics.packs_per_step * job.data.max_length,
+        "learning_rate": basics.learning_rate,
+        "gradient_checkpointing": best.checkpointing,
+    }
+    execution = {
+        "engine": best.engine,
+        "device": basics.device,
+        "world_size": basics.world_size,
+        "packs_per_step": basics.packs_per_step,
+        "micro_batch": best.micro_batch,
+        "accumulation": best.accumulation,
+        "shard_quantized": best.shard_quantized,
+        "num_proc": min(machine.num_cores, MOST_TOKENIZER_PROCESSES),
+    }
+    return TrainerConfig.model_validate({"name": job.name, **sections, "execution": execution})
+
+
+def _method_json(job: JobFile) -> dict[str, Any]:
+    """A full fine-tune states its kind only: the settings of adapters are refused beside it."""
+    return {"kind": "full"} if job.method.kind == "full" else job.method.model_dump()
+
+
+def trainer_json(config: TrainerConfig) -> dict[str, Any]:
+    """The trainer's part of plan.json."""
+    dumped = config.model_dump(mode="json")
+    return dumped | ({"method": {"kind": "full"}} if config.method.kind == "full" else {})

@@ -1,0 +1,150 @@
+"""When nothing fits: the smallest changes of the job that would make it fit, each tried, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from launcher.errors import JobError, MachineError
+from launcher.jobfile.schema import JobFile
+from launcher.planner.candidates import Candidate, Ground, every_candidate, memory_limit_bytes
+from launcher.planner.node_counts import NODE_COUNTS, basics_for
+from launcher.sizing.prediction import GIB
+from launcher.sizing.shape import targeted
+from launcher.yamlfile.problems import SettingError
+
+LEAST_RANK = 4
+LEAST_LENGTH = 512
+MOST_NODES = 64
+MOST_WAYS = 4
+
+Changes = dict[str, dict[str, Any]]
+
+
+def nothing_fits(job: JobFile, candidates: list[Candidate], ground: Ground, limit_bytes: int) -> JobError:
+    """The error that says what the leanest plan needs, and what would fit."""
+    least = min(candidates, key=lambda candidate: candidate.peak_bytes)
+    phase = least.prediction.binding_phase if least.prediction else ""
+    gpus = least.basics.world_size
+    ranks = f" on {gpus} GPU{'s' if gpus > 1 else ''}" if least.basics.device == "cuda" else ""
+    return JobError(
+        f"no plan fits: the leanest ({least.label}{ranks}) needs {least.peak_bytes / GIB:.1f} GiB per rank "
+        f"in its {phase} phase, and {limit_bytes / GIB:.1f} GiB are usable{_learned(least, limit_bytes)}",
+        _remedy(job, ground) if least.basics.device == "cuda" else _on_cpu(job),
+    )
+
+
+def _learned(least: Candidate, limit_bytes: int) -> str:
+    """Says it when the models alone would have let it run."""
+    learning = least.learning
+    if learning is None or not learning.memory_correction.runs or learning.prediction.peak_bytes > limit_bytes:
+        return ""
+    return f", after {learning.memory_correction.in_words()}; --no-correction leaves that out"
+
+
+def _on_cpu(job: JobFile) -> str:
+    return f"Use {_leaner_method(job)}a shorter data.max_length, a smaller model, or more ranks."
+
+
+def _leaner_method(job: JobFile) -> str:
+    if job.method.kind == "full":
+        return "`method: {kind: lora}`, "
+    return "" if job.method.quantization == "nf4" else "`quantization: nf4` in `method`, "
+
+
+def _remedy(job: JobFile, ground: Ground) -> str:
+    ways = ways_to_fit(job, ground)
+    if not ways:
+        return f"Nothing near fits, not even {MOST_NODES} nodes: use a smaller model or GPUs with more memory."
+    return f"Would fit, each alone: {'; '.join(ways)}."
+
+
+def ways_to_fit(job: JobFile, ground: Ground) -> list[str]:
+    """Changes that make the job fit, in words, the smallest first."""
+    found: list[str] = []
+    for words, changes in _changes(job, ground):
+        kind = words.split(":")[0]
+        if any(way.startswith(f"{kind}:") for way in found):
+            continue
+        more_nodes = "nodes" in changes.get("resources", {})
+        if _fits(_changed(job, changes), ground, imagined=more_nodes):
+            found.append(words)
+        if len(found) == MOST_WAYS:
+            break
+    return found
+
+
+def _changes(job: JobFile, ground: Ground) -> Iterator[tuple[str, Changes]]:
+    """What can be changed, that which changes the result least first."""
+    yield from _open_layout(job)
+    yield from _fewer_numbers(job)
+    yield from _more_nodes(job, ground)
+    length = job.data.max_length // 2
+    while length >= LEAST_LENGTH:
+        yield f"data.max_length: {length}", {"data": {"max_length": length}, "training": {"tokens_per_step": "auto"}}
+        length //= 2
+    if job.method.kind == "full":
+        lora = job.method.model_copy(update={"kind": "lora"}).model_dump()
+        yield "method: {kind: lora}", {"method": lora}
+        yield "method: {kind: lora, quantization: nf4}", {"method": lora | {"quantization": "nf4"}}
+
+
+def _open_layout(job: JobFile) -> Iterator[tuple[str, Changes]]:
+    """Layout that the job file closes without need: the result does not depend on it."""
+    closed = {name: "auto" for name in ("engine", "micro_batch") if getattr(job.resources, name) != "auto"}
+    for name in closed:
+        yield f"resources.{name}: auto", {"resources": {name: "auto"}}
+    if job.resources.shard_quantized is False and job.method.quantization:
+        yield "resources.shard_quantized: true", {"resources": {"shard_quantized": True}}
+    if job.training.gradient_checkpointing is False:
+        yield "training.gradient_checkpointing: true", {"training": {"gradient_checkpointing": True}}
+    if len(closed) > 1:
+        yield "resources: engine and micro_batch auto", {"resources": closed}
+
+
+def _fewer_numbers(job: JobFile) -> Iterator[tuple[str, Changes]]:
+    """A lower rank of adapters, and a base in four bits."""
+    if job.method.kind != "lora":
+        return
+    rank = job.method.r // 2
+    while rank >= LEAST_RANK:
+        yield f"method.r: {rank}", {"method": {"r": rank}}
+        rank //= 2
+    if job.method.quantization != "nf4":
+        yield "method.quantization: nf4", {"method": {"quantization": "nf4"}}
+
+
+def _more_nodes(job: JobFile, ground: Ground) -> Iterator[tuple[str, Changes]]:
+    here = job.cluster.profile == "local" and not ground.machine.is_imagined
+    where = " on a cluster of such machines" if here else ""
+    setting = "max_nodes" if job.resources.nodes == "auto" and not here else "nodes"
+    taken = job.resources.max_nodes if setting == "max_nodes" else job.resources.nodes
+    least = taken if isinstance(taken, int) else 1
+    for nodes in (count for count in NODE_COUNTS if least < count <= MOST_NODES):
+        step = {"training": {"tokens_per_step": "auto"}}
+        yield f"resources.{setting}: {nodes}{where}", {"resources": {"nodes": nodes}} | step
+
+
+def _changed(job: JobFile, changes: Changes) -> JobFile:
+    sections = {name: getattr(job, name).model_copy(update=update) for name, update in changes.items()}
+    return job.model_copy(update=sections)
+
+
+def _fits(job: JobFile, ground: Ground, *, imagined: bool) -> bool:
+    """Whether the leanest layout of the changed job fits: one pack at a time, with checkpointing where it is open."""
+    lean: Changes = {"resources": {}, "training": {}}
+    if job.resources.micro_batch == "auto":
+        lean["resources"]["micro_batch"] = 1
+    if job.training.gradient_checkpointing == "auto":
+        lean["training"]["gradient_checkpointing"] = True
+    try:
+        if job.method.kind == "lora" and ground.shape:
+            targeted(ground.shape, job.method.target_modules)
+        basics = basics_for(job, ground.machine, imagined=imagined, shape=ground.shape, data=ground.data)
+    except (JobError, SettingError, MachineError):
+        return False
+    return any(
+        candidate.peak_bytes <= memory_limit_bytes(each, ground)
+        for each in basics
+        for candidate in every_candidate(_changed(job, lean), each, ground, with_speed=False)
+    )

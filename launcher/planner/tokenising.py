@@ -1,0 +1,55 @@
+"""Where a run's data are tokenised, how long that takes, and what GPUs that wait for it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from launcher.planner.candidates import Candidate
+from launcher.planner.defaults import Decision
+
+TOKENS_PER_SECOND = 100_000
+"""Of one process: what a core that is half busy otherwise was seen to do. Tokenizers differ by a factor of three."""
+WORTH_SECONDS = 60.0
+"""Waiting for less is not worth a job of its own."""
+SETTING = "launch.prepare"
+INSIDE = "inside"
+
+
+def tokenising(launch: Mapping[str, Any], tokens: float, num_proc: int, candidate: Candidate) -> Iterator[Decision]:
+    """Says where the data of a cluster's run are tokenised, and what that takes.
+
+    Args:
+        launch: plan.json's, with the site's own part.
+        tokens: Of all rows; 0 where nobody can know.
+        num_proc: Processes that tokenise in the run's own job.
+        candidate: The plan that is taken.
+    """
+    backend = launch.get("backend")
+    if backend is None:
+        return
+    asked = (launch.get(str(backend)) or {}).get("prepare") or {}
+    where, gpus = asked.get("where", INSIDE), candidate.basics.world_size if candidate.basics.device == "cuda" else 0
+    seconds = tokens / TOKENS_PER_SECOND / (asked.get("cpus", num_proc) if where == "job" else num_proc)
+    takes = f"about {_time(seconds)} for {tokens:,.0f} tokens" if tokens else "for how long is not known"
+    if where == "job":
+        held = f"; {_cost(seconds, gpus, candidate)} less than inside" if gpus and tokens else ""
+        place = f"on partition {asked['partition']}, " if asked.get("partition") else ""
+        words = f"a job of its own {place}{asked.get('cpus', 1)} cores, {takes}, before the run's is taken{held}"
+        yield Decision(setting=SETTING, value=where, reason=words)
+    elif where == "submit":
+        yield Decision(setting=SETTING, value=where, reason=f"on this machine before anything is queued, {takes}")
+    elif gpus and seconds > WORTH_SECONDS:
+        words = f"{takes} while {gpus} GPUs wait ({_cost(seconds, gpus, candidate)})"
+        way = "; `prepare: {partition: ...}` in the site profile does it before" if backend == "slurm" else ""
+        yield Decision(setting=SETTING, value=where, reason=words + way)
+
+
+def _cost(seconds: float, gpus: int, candidate: Candidate) -> str:
+    hours = seconds * gpus / 3600
+    price = candidate.layout.gpu.price if candidate.layout else None
+    return f"{hours:,.1f} GPU-hours" + (f", {hours * price:,.2f} USD" if price else "")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{max(1.0, seconds / 60):,.0f} min"

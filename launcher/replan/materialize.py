@@ -1,0 +1,208 @@
+"""Making a run directory on the storage of a cluster, from within it: several pods at once, and only one makes it.
+
+The plan was made outside, or is made here on what this pod has. Either way, what it names must be there.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.rundir import PLAN, read_plan, write_json_atomic
+from launcher.errors import JobError, MachineError
+from launcher.jobfile import JobFile, SettingError, load_job
+from launcher.jobfile.paths import path_settings
+from launcher.planner.plan import Plan, make_plan
+from launcher.site.hardware import Machine, this_machine
+from launcher.yamlfile.problems import dotted
+
+NODES_VARIABLE = "TUNEYARD_NODES_COUNT"
+POD_GPUS_VARIABLE = "TUNEYARD_POD_GPUS"
+JOB = "job.yaml"
+BACKEND = "kubernetes"
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+_MOUNTS = "Paths are those in the pods: mount the volume that holds it there (the chart's `volumes` and `runs`)."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where the run is going to be."""
+
+    base: Path
+    """What relative paths in the job file are relative to."""
+    nodes: int | None = None
+    gpus: int | None = None
+    """GPUs that each pod asks for; `None` when nobody says."""
+
+
+def place_run(run_dir: Path, job_file: Path, plan_file: Path | None, site: Site) -> str:
+    """Makes a run directory, unless it is there; gives a line for people.
+
+    Args:
+        run_dir: The directory, whose parent exists.
+        job_file: What was asked.
+        plan_file: What was decided; `None` decides it here.
+        site: Where the run is going to be.
+
+    Raises:
+        JobError: another job lies there; the plan names what is not here; the job does not fit these pods.
+        MachineError: the directory cannot be made.
+    """
+    job_text = _read(job_file)
+    if run_dir.exists() and plan_file is None:
+        return _left_alone(run_dir, job_text)
+    plan = _plan_here(job_file, site) if plan_file is None else _given_plan(plan_file, site)
+    if run_dir.exists():
+        return _revised(run_dir, job_text, plan) or _left_alone(run_dir, job_text)
+    try:
+        made = _make(run_dir, job_text, plan)
+    except OSError as error:
+        raise MachineError(
+            f"{run_dir}: cannot be made: {error.strerror}", "Mount a volume there that this user may write to."
+        ) from error
+    if not made:
+        return _left_alone(run_dir, job_text)
+    launch = plan["launch"]
+    return (
+        f"placed {run_dir}: {launch['nodes']} nodes with {launch['ranks_per_node']} ranks each, on {launch['device']}"
+    )
+
+
+def _left_alone(run_dir: Path, job_text: bytes) -> str:
+    if not (run_dir / JOB).is_file() or not (run_dir / PLAN).is_file():
+        raise JobError(f"{run_dir}: is there, and holds no run", "Name a run directory of its own (`run.name`).")
+    if _digest((run_dir / JOB).read_bytes()) != _digest(job_text):
+        raise JobError(
+            f"{run_dir}: holds the run of another job file", "Give the new job a name of its own (`run.name`)."
+        )
+    return f"{run_dir} is there already, with this job"
+
+
+def _revised(run_dir: Path, job_text: bytes, plan: dict[str, Any]) -> str:
+    """Puts a plan in place that `tuneyard resume` has made of the one that lies here; empty when it is no such plan.
+
+    What lay here is kept under the number of its changes, so all pods of the run do the very same.
+    """
+    if not (run_dir / JOB).is_file() or not (run_dir / PLAN).is_file():
+        return ""
+    old = read_plan(run_dir)
+    before, now = old.get("changes") or [], plan.get("changes") or []
+    if len(now) <= len(before) or now[: len(before)] != before:
+        return ""
+    number = len(before)
+    _keep(run_dir / JOB, run_dir / f"job-{number:03d}.yaml")
+    _keep(run_dir / PLAN, run_dir / f"plan-{number:03d}.json")
+    _replace(run_dir / JOB, job_text)
+    write_json_atomic(run_dir / PLAN, plan)
+    return f"{run_dir} goes on with a changed plan; the one before is plan-{number:03d}.json"
+
+
+def _keep(file: Path, kept: Path) -> None:
+    if not kept.exists():
+        _replace(kept, file.read_bytes())
+
+
+def _replace(file: Path, content: bytes) -> None:
+    beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.new")
+    beside.write_bytes(content)
+    beside.replace(file)
+
+
+def _make(run_dir: Path, job_text: bytes, plan: dict[str, Any]) -> bool:
+    """Writes beside and renames; False when somebody else was quicker."""
+    beside = run_dir.parent / f".placing-{run_dir.name}-{secrets.token_hex(4)}"
+    try:
+        (beside / "logs").mkdir(parents=True)
+        (beside / JOB).write_bytes(job_text)
+        write_json_atomic(beside / PLAN, plan)
+        os.rename(beside, run_dir)  # noqa: PTH104
+    except OSError as error:
+        if error.errno not in _TAKEN or not run_dir.exists():
+            raise
+        return False
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return True
+
+
+def _given_plan(plan_file: Path, site: Site) -> dict[str, Any]:
+    try:
+        plan = json.loads(_read(plan_file))
+        nodes = plan["launch"]["nodes"]
+        trainer = plan["trainer"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise JobError(f"{plan_file}: is no plan: {error}", "Submit the job again.") from None
+    if site.nodes is not None and nodes != site.nodes:
+        raise JobError(f"{plan_file}: the plan needs {nodes} nodes, and the run has {site.nodes} pods", "Set `nodes`.")
+    _require_paths(trainer)
+    checked: dict[str, Any] = plan
+    return checked
+
+
+def _require_paths(trainer: dict[str, Any]) -> None:
+    """Every local path of a plan must be here, so that a missing mount is said before anything is spent."""
+    missing = []
+    for key in path_settings(trainer):
+        value: Any = trainer
+        for part in key:
+            value = value[part]
+        if value.startswith("/") and not Path(value).exists() and not glob.glob(value, recursive=True):  # noqa: PTH207
+            missing.append(f"{dotted(key)}: {value} is not in this pod")
+    if missing:
+        raise JobError("; ".join(missing), _MOUNTS)
+
+
+def _plan_here(job_file: Path, site: Site) -> dict[str, Any]:
+    loaded, machine, nodes = load_job(job_file, site.base), this_machine(), site.nodes or 1
+    _require_agreement(loaded.job, machine, nodes, site.gpus)
+    try:
+        plan = make_plan(_spread(loaded.job, nodes), machine)
+    except SettingError as error:
+        raise loaded.located(error) from None
+    except MachineError as error:  # the pods lack what the job asks for: another try will not help
+        raise JobError(error.message, error.remedy) from None
+    return _as_json(plan)
+
+
+def _as_json(plan: Plan) -> dict[str, Any]:
+    made = plan.as_json()
+    return {**made, "launch": made["launch"] | {"backend": BACKEND}}
+
+
+def _require_agreement(job: JobFile, machine: Machine, nodes: int, gpus: int | None) -> None:
+    asked = job.resources.nodes
+    if asked not in ("auto", nodes):
+        raise JobError(
+            f"resources.nodes asks for {asked}, and the run has {nodes} pods", f"Set the chart's `nodes` to {asked}."
+        )
+    if gpus is not None and gpus > machine.num_gpus:
+        raise JobError(
+            f"each pod asks for {gpus} GPUs, and this container sees {machine.num_gpus}",
+            "Give the init container the same resources, or set `runtimeClassName` as the cluster wants it.",
+        )
+
+
+def _spread(job: JobFile, nodes: int) -> JobFile:
+    """The same job over all pods: what `nodes: auto` would choose has been chosen with the number of pods."""
+    resources = job.resources.model_copy(update={"nodes": nodes})
+    cluster = job.cluster.model_copy(update={"profile": BACKEND})
+    return job.model_copy(update={"resources": resources, "cluster": cluster})
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise JobError(f"{path}: cannot be read: {error.strerror}", "Name a file that is there.") from None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,180 @@
+"""Changing the plan of a run that exists: planned anew from a job file, or lengthened, and nothing forgotten."""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.rundir import PLAN, read_attempts, read_plan, read_progress, write_json_atomic
+from launcher.calibration.correction import Learned
+from launcher.calibration.observed import all_measurements
+from launcher.calibration.store import store_path
+from launcher.dataset.token_counts import tokenised_by
+from launcher.errors import JobError, MachineError
+from launcher.jobfile import JobFile, LoadedJob, SettingError, load_job
+from launcher.planner.defaults import Decision
+from launcher.planner.forecast import bill_json
+from launcher.planner.plan import make_plan
+from launcher.planner.remote import machine_of
+from launcher.replan.plan_diff import REFUSED, Change, compare, trainer_of
+from launcher.site.hardware import this_machine
+from launcher.site.profile import profile_of
+from trainer.config import TrainerConfig, TrainingConfig
+from trainer.schedule_rules import check_schedule
+
+KEPT = re.compile(r"(?:plan|job)-(\d{3,})\.(?:json|yaml)")
+PINNED = (
+    ("model", "dtype"),
+    ("data", "packing"),
+    ("training", "tokens_per_step"),
+    ("training", "learning_rate"),
+)
+"""Settings whose `auto` means, for a run that exists: as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revision:
+    """A changed plan, not written yet."""
+
+    run_dir: Path
+    plan: dict[str, Any]
+    changes: list[Change]
+    job_text: bytes | None = None
+
+    @property
+    def refused(self) -> list[Change]:
+        """The changes that the run cannot take."""
+        return [change for change in self.changes if change.kind == REFUSED]
+
+    def goes_on(self) -> bool:
+        """Whether the changed plan leaves steps to do for a run that was finished."""
+        training, progress = self.plan["trainer"]["training"], read_progress(self.run_dir) or {}
+        if training["max_steps"]:
+            return bool(training["max_steps"] > (progress.get("step") or 0))
+        return bool(training["num_train_epochs"] > (progress.get("epoch") or 0) + 1e-9)
+
+    def write(self, by: str) -> None:
+        """Puts the plan (and the job file) in place; what stood there stays under the next free number.
+
+        Raises:
+            MachineError: the folder cannot be written to.
+            cluster.ClusterError: likewise, for the plan.
+        """
+        number = next_number(self.run_dir)
+        try:
+            _keep(self.run_dir / PLAN, self.run_dir / f"plan-{number:03d}.json")
+            if self.job_text is not None:
+                _keep(self.run_dir / "job.yaml", self.run_dir / f"job-{number:03d}.yaml")
+                _replace(self.run_dir / "job.yaml", self.job_text)
+        except OSError as error:
+            raise MachineError(f"{self.run_dir}: cannot be written: {error.strerror}") from error
+        write_json_atomic(self.run_dir / PLAN, self.plan | {"changes": self._history(by)})
+
+    def _history(self, by: str) -> list[dict[str, Any]]:
+        settings = [change.as_json() for change in self.changes]
+        earlier: list[dict[str, Any]] = read_plan(self.run_dir).get("changes") or []
+        return [*earlier, {"time": time.time(), "by": by, "step": saved_step(self.run_dir), "settings": settings}]
+
+
+def replanned(run_dir: Path, job_file: Path) -> Revision:
+    """The run's plan made anew from a job file, on this machine.
+
+    Raises:
+        JobError: the job file is wrong, or a step of the run cannot be laid over what it asks for.
+    """
+    old = read_plan(run_dir)
+    before, loaded = trainer_of(old), load_job(job_file)
+    job, decisions = pinned(loaded.job, before)
+    plan = _planned(run_dir, loaded, job, before)
+    plan["decisions"] = [*(decision.as_json() for decision in decisions), *plan["decisions"]]
+    changes = compare(old, plan, saved_step(run_dir))
+    return Revision(run_dir=run_dir, plan=plan, changes=changes, job_text=job_file.read_bytes())
+
+
+def lengthened(run_dir: Path, *, max_steps: int | None = None, epochs: float | None = None) -> Revision:
+    """The run's plan with another end, counted in steps or in epochs; all else stays."""
+    old = read_plan(run_dir)
+    plan = copy.deepcopy(old)
+    # max_steps wins where both are set, so counting in epochs takes it away
+    plan["trainer"]["training"] |= {"max_steps": max_steps} | ({} if epochs is None else {"num_train_epochs": epochs})
+    _refuse_schedule(trainer_of(plan).training, max_steps)
+    plan |= {"steps": {"number": max_steps}, "warnings": []}
+    if plan.get("prediction"):
+        gpus = plan["trainer"]["execution"]["world_size"]
+        plan["prediction"] |= {"steps": max_steps} | bill_json(plan["prediction"], max_steps, gpus)
+    return Revision(run_dir=run_dir, plan=plan, changes=compare(old, plan, saved_step(run_dir)))
+
+
+def _refuse_schedule(training: TrainingConfig, max_steps: int | None) -> None:
+    """Only for what the new length brings about: what the run began with may be older than a rule.
+
+    Raises:
+        JobError: the schedule does not fit into the new length.
+    """
+    if not check_schedule(training):
+        for problem in check_schedule(training, max_steps):
+            raise JobError(str(problem), problem.remedy)
+
+
+def pinned(job: JobFile, before: TrainerConfig) -> tuple[JobFile, list[Decision]]:
+    """The job with the run's own name, and with the run's own values where it says `auto` and they must stay."""
+    values: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "training": {}}
+    decisions = []
+    for section, name in PINNED:
+        # with another max_length the step is refused anyway, and in words about max_length
+        if getattr(getattr(job, section), name) == "auto" and job.data.max_length == before.data.max_length:
+            value = values[section][name] = getattr(getattr(before, section), name)
+            decisions.append(Decision(setting=f"{section}.{name}", value=value, reason="as the run has it"))
+    sections = {section: getattr(job, section).model_copy(update=update) for section, update in values.items()}
+    return job.model_copy(update={**sections, "name": before.name}), decisions
+
+
+def _planned(run_dir: Path, loaded: LoadedJob, job: JobFile, before: TrainerConfig) -> dict[str, Any]:
+    """The plan, with what this run has shown of memory and of its data."""
+    try:
+        profile = profile_of(loaded)
+        machine = machine_of(job, profile) if profile else this_machine()
+        store = store_path(profile.run_folder() if profile else None)
+        learned = Learned(measurements=all_measurements(store, [run_dir]))
+        known = tokenised_by([run_dir], loaded.job)
+        return make_plan(job, machine, profile, learned=learned, tokenised=known).as_json()
+    except SettingError as error:
+        tokens, packs = before.training.tokens_per_step, before.execution.packs_per_step
+        if error.setting == "training.tokens_per_step" and job.training.tokens_per_step == tokens:
+            raise JobError(
+                f"a step of this run is {packs} packs, which the ranks that the job asks for do not divide",
+                f"Take a number of ranks that divides {packs}.",
+            ) from None
+        raise loaded.located(error) from None
+
+
+def saved_step(run_dir: Path) -> int | None:
+    """The step of the newest published checkpoint; `None` when there is none.
+
+    A run directory that is a copy has no checkpoints: there the records tell.
+    """
+    if not (run_dir / "checkpoints").is_dir():
+        return max((record.get("last_checkpoint_step") or 0 for record in read_attempts(run_dir)), default=0) or None
+    names = [path.name for path in (run_dir / "checkpoints").glob("step-*")]
+    return max((int(name.removeprefix("step-")) for name in names if name[len("step-") :].isdigit()), default=None)
+
+
+def next_number(run_dir: Path) -> int:
+    """The number under which the plan and the job file that stand now are to be kept."""
+    used = [int(found[1]) for path in run_dir.iterdir() if (found := KEPT.fullmatch(path.name))]
+    return max(used, default=-1) + 1
+
+
+def _keep(file: Path, kept: Path) -> None:
+    if file.exists():
+        _replace(kept, file.read_bytes())
+
+
+def _replace(file: Path, content: bytes) -> None:
+    beside = file.with_name(f".{file.name}.new")
+    beside.write_bytes(content)
+    beside.replace(file)

@@ -1,0 +1,1 @@
+"""How a run is shown: one HTML file, charts, where its time went."""

@@ -1,0 +1,220 @@
+"""A sweep: one run for every combination of settings, with a file that says which run has which."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from cluster.rundir import read_json, read_json_loosely, read_progress, write_json_atomic
+from launcher.errors import JobError
+from launcher.runs.read import last_of_each_step, metric_lines
+from launcher.yamlfile.document import Document
+
+FILE = "sweep.json"
+MOST_RUNS = 1000
+_SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*")
+_OPENING, _CLOSING = "[{", "]}"
+
+Combination = dict[str, Any]
+"""Dotted settings and the value that each has in one run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A sweep that was submitted. `runs` are in the order of `combinations`."""
+
+    folder: Path
+    backend: str
+    runs: list[Path]
+    combinations: list[Combination]
+
+    def write(self) -> None:
+        """Leaves the sweep's file in its folder."""
+        runs = [
+            {"run": str(run), "settings": settings} for run, settings in zip(self.runs, self.combinations, strict=True)
+        ]
+        write_json_atomic(self.folder / FILE, {"backend": self.backend, "runs": runs})
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """The sweep in a folder; JobError when there is none."""
+    found = read_json(folder / FILE)
+    if found is None:
+        raise JobError(f"{folder} holds no sweep", "Name the folder that `tuneyard sweep` printed.")
+    try:
+        runs = [(Path(one["run"]), dict(one["settings"])) for one in found["runs"]]
+        return Sweep(
+            folder=folder,
+            backend=str(found["backend"]),
+            runs=[run for run, _ in runs],
+            combinations=[settings for _, settings in runs],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise JobError(f"{folder / FILE}: is damaged: {error!r}", "Its runs are runs like any other.") from None
+
+
+def find_sweep(text: str, root: Path) -> Path:
+    """The folder of a sweep: a path, `last`, or how its name begins under `root`."""
+    if (Path(text) / FILE).is_file():
+        return Path(text).absolute()
+    known = sorted(path.parent.absolute() for path in root.glob(f"*/{FILE}"))
+    known.sort(key=lambda folder: folder.name.rsplit("-", 3)[1:])
+    matching = known[-1:] if text == "last" else [folder for folder in known if folder.name.startswith(text)]
+    if len(matching) == 1:
+        return matching[0]
+    names = ", ".join(folder.name for folder in (matching or known)[-5:]) or "none"
+    raise JobError(f"{text!r} names {len(matching)} sweeps in {root}", f"There is: {names}.")
+
+
+def list_sweeps(roots: Iterable[Path]) -> Iterator[tuple[Path, set[str]]]:
+    """Every sweep in some folders, with the names of its runs."""
+    for root in roots:
+        for file in sorted(root.glob(f"*/{FILE}")):
+            runs = read_json_loosely(file).get("runs") or []
+            yield file.parent, {Path(one["run"]).name for one in runs if isinstance(one, dict) and "run" in one}
+
+
+def combinations_of(given: Sequence[str]) -> list[Combination]:
+    """All combinations of `setting=value,value,...`, the last setting changing fastest.
+
+    Raises:
+        JobError: a setting cannot be understood, is given twice, or there are too many combinations.
+    """
+    settings = [_parsed(text) for text in given]
+    names = [name for name, _ in settings]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise JobError(f"--set {twice} is given twice", f"Write all values in one: --set {twice}=A,B")
+    found = [dict(zip(names, values, strict=True)) for values in itertools.product(*(values for _, values in settings))]
+    if len(found) > MOST_RUNS:
+        raise JobError(f"that makes {len(found)} runs", f"At most {MOST_RUNS}: give fewer values.")
+    return found
+
+
+def derived(document: Document, settings: Combination, name: str) -> Document:
+    """The job file with other settings and another name. Problems keep the lines of the file that a person wrote."""
+    data = copy.deepcopy(document.data)
+    for setting, value in {**settings, "name": name}.items():
+        *sections, last = setting.split(".")
+        inner = data
+        for section in sections:
+            inner = inner.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise JobError(f"--set {setting}: {section} is no section of the job file")
+        inner[last] = value
+    return replace(document, data=data)
+
+
+def job_text(text: str, settings: Combination, name: str) -> bytes:
+    """The job file's text with these settings; comments and order stay."""
+    yaml = YAML(typ="rt")
+    yaml.preserve_quotes, yaml.width = True, 4096
+    tree = yaml.load(text)
+    for setting, value in {**settings, "name": name}.items():
+        *sections, last = setting.split(".")
+        inner = tree
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[last] = value
+    out = io.BytesIO()
+    yaml.dump(tree, out)
+    return out.getvalue()
+
+
+def in_words(settings: Combination) -> str:
+    """`training.learning_rate=1e-05 method.r=8`."""
+    return " ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def short_names(settings: Sequence[str]) -> dict[str, str]:
+    """Each setting's last part, or as many as tell it from the others: `learning_rate`, `method.r`, `other.r`."""
+    found = {}
+    for name in settings:
+        parts = name.split(".")
+        ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        others = [f".{other}" for other in settings if other != name]
+        found[name] = next((end for end in ends if not any(one.endswith(f".{end}") for one in others)), name)
+    return found
+
+
+def results(sweep: Sweep) -> list[dict[str, Any]]:
+    """What each run has reached, as its own directory tells.
+
+    `eval_loss` is that of the checkpoint that an export takes, the newest one: not the lowest of the run, which is
+    `lowest_eval_loss`, at `lowest_eval_step`.
+    """
+    return [_result(run, settings) for run, settings in zip(sweep.runs, sweep.combinations, strict=True)]
+
+
+def best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The run whose model answers best, where prompts were answered; else the one whose model has the least loss."""
+    scored = [row for row in rows if row["exact_match"] is not None]
+    if scored:
+        return max(scored, key=lambda row: row["exact_match"])
+    held_out = [row for row in rows if row["eval_loss"] is not None]
+    return min(held_out, key=lambda row: row["eval_loss"], default=None)
+
+
+def _result(run: Path, settings: Combination) -> dict[str, Any]:
+    progress, evaluation = read_progress(run) or {}, read_json(run / "evaluation.json") or {}
+    lines = last_of_each_step(line for line in metric_lines(run / "logs" / "metrics.jsonl") if "eval_loss" in line)
+    saved = (progress.get("last_checkpoint") or {}).get("step")
+    of_model = [line for line in lines if saved is not None and line["step"] <= saved]
+    lowest = min(lines, key=lambda line: line["eval_loss"], default={})
+    return {
+        "run": run.name,
+        "settings": settings,
+        "step": progress.get("step"),
+        "max_steps": progress.get("max_steps"),
+        "loss": progress.get("loss"),
+        "eval_loss": of_model[-1]["eval_loss"] if of_model else None,
+        "eval_step": of_model[-1]["step"] if of_model else None,
+        "lowest_eval_loss": lowest.get("eval_loss"),
+        "lowest_eval_step": lowest.get("step"),
+        "lowest_is_kept": bool(lowest) and (run / "checkpoints" / f"step-{lowest['step']:08d}").is_dir(),
+        "exact_match": evaluation.get("exact_match"),
+    }
+
+
+def _parsed(text: str) -> tuple[str, list[Any]]:
+    name, equals, values = text.partition("=")
+    if not equals or not _SETTING.fullmatch(name):
+        raise JobError(f"--set {text!r} is no setting", "Write it as in --set training.learning_rate=1e-5,2e-5")
+    if name == "name":
+        raise JobError("--set name: each run gets a name of its own")
+    return name, [_value(name, value) for value in _split(values)]
+
+
+def _split(text: str) -> Iterator[str]:
+    """Parts at commas that are not within brackets: a list is one value."""
+    depth, begin = 0, 0
+    for place, character in enumerate(text):
+        depth += (character in _OPENING) - (character in _CLOSING)
+        if character == "," and depth == 0:
+            yield text[begin:place]
+            begin = place + 1
+    yield text[begin:]
+
+
+def _value(name: str, text: str) -> Any:
+    """A value as the job file would read it. YAML takes 1e-5 for text, and nobody means that."""
+    if not text.strip():
+        raise JobError(f"--set {name}: a value is missing")
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        raise JobError(f"--set {name}: {text!r} is no value") from None
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,1 @@
+"""What the cluster or this machine offers: site profiles and hardware."""

@@ -1,0 +1,1 @@
+"""What a YAML file says, and on which line."""
