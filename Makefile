@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check lint types format install startup kubernetes-tools clean
+.PHONY: help quickstart test test-unit check lint types format install startup kubernetes-tools clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -25,6 +25,9 @@ quickstart: $(STAMP) ## Train a small model on this machine: plan, interrupt, re
 
 test: $(STAMP) ## Run all tests; what this machine has no GPU or no Kubernetes for is skipped, counted and named
 	$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder
+
+test-unit: $(STAMP) ## Run the unit tests alone, in about a minute: what one runs while writing
+	$(BIN)/python -m pytest -n 2 -m "not models" tests/unit
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff format --check .
