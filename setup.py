@@ -10,6 +10,6 @@ SHIPPED = ("helm", "helm/profiles", "helm/tuneyard", "slurm/profiles")
 folders = {"cluster._shipped." + folder.replace("/", "."): folder for folder in SHIPPED}
 
 setup(
-    packages=[*find_packages(include=["launcher*", "cluster*", "trainer*"]), *folders],
+    packages=[*find_packages(include=["launcher*", "cluster*", "trainer*", "rundir*"]), *folders],
     package_dir=folders,
 )

@@ -22,6 +22,7 @@ from cluster.contract import Backend, ClusterError, Handle, Status
 from cluster.logs import read_logs
 from cluster.policy import RESTART
 from cluster.processes import boot_id, is_here, signal_process
+from rundir.quantities import count
 
 SPAWN_LOG = "agent-spawn.log"
 _START_SECONDS = 30.0
@@ -41,7 +42,7 @@ class LocalBackend(Backend):
         launch = Launch.from_plan(rundir.read_plan(run_dir))
         if launch.nodes != 1:
             raise ClusterError(
-                f"the plan needs {launch.nodes} nodes, and this is one machine",
+                f"the plan needs {count(launch.nodes, 'node')}, and this is one machine",
                 "submit it to SLURM or Kubernetes, or set resources.nodes to 1",
             )
         if (who := lock.holder(run_dir)) is not None:

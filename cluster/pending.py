@@ -15,16 +15,3 @@ class Explanation:
     category: str
     words: str
     remedy: str = ""
-
-
-def duration(seconds: float | None) -> str:
-    """A time as people say it: 2 d 4 h."""
-    if seconds is None:
-        return "no limit"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 1:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = [f"{days} d" if days else "", f"{hours} h" if hours else "", f"{minutes} min" if minutes else ""]
-    return " ".join(part for part in parts if part)

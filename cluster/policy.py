@@ -12,6 +12,7 @@ from itertools import takewhile
 from typing import Any
 
 from cluster.contract import ClusterError, Outcome
+from rundir.quantities import count
 
 RESTART = "restart"
 STOP = "stop"
@@ -103,7 +104,7 @@ def exclusions(records: Sequence[Record], now: float) -> list[Exclusion]:
         for node, line in dict(_blamed(record, "suspect")).items():
             suspected.setdefault(node, []).append(line)
             if len(suspected[node]) >= _SUSPICIONS_TO_EXCLUDE and node not in found:
-                times = f"suspected in {len(suspected[node])} attempts, last: "
+                times = f"suspected in {count(len(suspected[node]), 'attempt')}, last: "
                 found[node] = Exclusion(node, times + line, until)
     return list(found.values())
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rundir.quantities import count
 from trainer.capabilities import OWN, lacking
 from trainer.config import TrainerConfig, read_trainer_config
 from trainer.errors import EXIT_DONE, UserError, run_reporting_user_errors
@@ -191,7 +192,7 @@ def _answer_prompts(arguments: Any, config: TrainerConfig) -> int:
         output=arguments.output or arguments.run_dir / "evaluation.json",
         counted_in=arguments.run_dir,
     )
-    print(f"exact_match {result['exact_match']:.4f} over {result['prompts']} prompts")
+    print(f"exact_match {result['exact_match']:.4f} over {count(result['prompts'], 'prompt')}")
     return EXIT_DONE
 
 

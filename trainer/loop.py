@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rundir.quantities import count
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.store import CheckpointStore
 from trainer.collectives import Ranks
@@ -345,7 +346,7 @@ class TrainingRun:
         planned = self.config.execution.world_size
         if self.ranks.size != planned:
             raise UserError(
-                f"the plan is for {planned} ranks, {self.ranks.size} were started",
+                f"the plan is for {count(planned, 'rank')}, {self.ranks.size} were started",
                 remedy="start the attempt through tuneyard, or plan again",
             )
 

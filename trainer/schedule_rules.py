@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from rundir.quantities import count
 from trainer.config import TrainingConfig
 from trainer.errors import UserError
 
@@ -188,7 +189,7 @@ def _of_length(training: TrainingConfig, max_steps: int) -> Iterator[SchedulePro
     if warmup > max_steps:
         yield ScheduleProblem(
             setting=WARMUP,
-            message=f"the warm-up is longer than the run, which has {_plural(max_steps)}",
+            message=f"the warm-up is longer than the run, which has {count(max_steps, 'step')}",
             got=warmup,
             remedy="Write a share such as 0.03, or train longer.",
         )
@@ -211,14 +212,14 @@ def _of_phases(training: TrainingConfig, max_steps: int, warmup: int) -> Iterato
     if needed > max_steps:
         yield ScheduleProblem(
             setting=f"{ARGUMENTS}.num_decay_steps",
-            message=f"the phases ({lengths}) are longer than the run, which has {_plural(max_steps)}",
+            message=f"the phases ({lengths}) are longer than the run, which has {count(max_steps, 'step')}",
             got=given["num_decay_steps"],
             remedy="Write shares below 1, such as `num_decay_steps: 0.2`.",
         )
     elif stable is not None and needed < max_steps and not arguments.get("min_lr_ratio"):
         yield ScheduleProblem(
             setting=f"{ARGUMENTS}.num_stable_steps",
-            message=f"the phases ({lengths}) end before the run, which has {_plural(max_steps)}: "
+            message=f"the phases ({lengths}) end before the run, which has {count(max_steps, 'step')}: "
             f"the last {max_steps - needed} would have rate 0",
             got=given["num_stable_steps"],
             remedy="Delete num_stable_steps, so that the stable phase fills the run, or set min_lr_ratio.",
@@ -228,7 +229,3 @@ def _of_phases(training: TrainingConfig, max_steps: int, warmup: int) -> Iterato
 def _ends_at_zero(training: TrainingConfig) -> bool:
     given = training.lr_scheduler_kwargs
     return not (given.get("min_lr") or given.get("min_lr_rate"))
-
-
-def _plural(steps: int) -> str:
-    return "1 step" if steps == 1 else f"{steps} steps"

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.sizing.memory import LABELS, Scored, score_all, summary, usable_gib
 from benchmarks.sizing.memory_rows import read_rows
 from launcher.sizing.memory import activations, limits, predict, predict_memory
-from launcher.sizing.memory.settings import GIB
+from rundir.quantities import GIB
 
 SWEEPS = 2
 """Rounds of the coordinate search."""

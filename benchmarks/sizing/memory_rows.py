@@ -27,8 +27,9 @@ from benchmarks.sizing.memory_words import (
     virtual_tokens_in,
 )
 from launcher.sizing import presets
-from launcher.sizing.memory.settings import GIB, Engine, Job
+from launcher.sizing.memory.settings import Engine, Job
 from launcher.sizing.shape import ModelShape, find_model, shape_by_name, shape_by_size, size_in_name
+from rundir.quantities import GIB
 
 GB = 1e9
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.contract import Outcome
+from rundir.quantities import count
 
 _TAIL_BYTES = 65536
 _LINE_CHARACTERS = 300
@@ -150,7 +151,7 @@ def without_aftermath(found: list[Evidence], killed: bool) -> list[Evidence]:
 
 def killed_for_memory(node: str, kills: int) -> Evidence:
     """The kernel's out-of-memory killer was seen at work during the attempt."""
-    line = f"the kernel killed {kills} process{'es' if kills > 1 else ''} of this job's memory cgroup"
+    line = f"the kernel killed {count(kills, 'process', 'processes')} of this job's memory cgroup"
     words = "the machine, or the limit on this job, has too little host memory"
     remedy = "ask for more host memory, or fewer ranks per node"
     return Evidence("host_out_of_memory", node, line, "job", Outcome.FATAL, words, remedy)

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from rundir.quantities import count
+
 _ASK = (
     "index",
     "uuid",
@@ -72,7 +74,7 @@ def trouble_with(gpus: Sequence[Gpu], busy: Mapping[str, list[str]], num_needed:
     """What speaks against starting ranks on these GPUs; `busy` names processes by the GPU's uuid."""
     found = []
     if len(gpus) < num_needed:
-        found.append(f"{len(gpus)} GPUs, {num_needed} needed")
+        found.append(f"{count(len(gpus), 'GPU')}, {num_needed} needed")
     for gpu in gpus:
         if gpu.ecc_errors:
             found.append(f"GPU {gpu.index} has {gpu.ecc_errors} uncorrectable ECC errors")

@@ -25,12 +25,12 @@ from cluster.agent.node import this_node
 from cluster.agent.outcome import Verdict
 from cluster.contract import ClusterError, Outcome
 from cluster.rundir import read_plan
+from rundir.quantities import gib
 
 _OWN_CHECK_SECONDS = 60.0
 _PROBE_BYTES = b"tuneyard" * 8192
 _SANE_YEARS = (1_704_067_200.0, 4_102_444_800.0)  # 2024 to 2100: a machine without a clock starts in 1970
 _MAX_SKEW_SECONDS = 300.0
-_GIB = 2.0**30
 
 
 REMEDIES = {
@@ -254,8 +254,7 @@ def _talk_to_ourselves() -> None:
 
 
 def _amounts(free: float, need: float) -> str:
-    wanted = f", {need / _GIB:.2f} GiB needed" if need else ""
-    return f"{free / _GIB:.2f} GiB free{wanted}"
+    return f"{gib(free, 2)} free" + (f", {gib(need, 2)} needed" if need else "")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from cluster.agent.stopping import StopWishes
 from cluster.contract import ClusterError, Outcome
 from cluster.policy import Decision, Limits
 from cluster.rundir import rank_log_name, read_plan, read_progress
+from rundir.quantities import count
 
 PHASE_STARTED = "TUNEYARD_PHASE_STARTED"
 """Unix seconds at which the agent started the phase, for the trainer's account of the time."""
@@ -72,7 +73,8 @@ def run_one(
 ) -> PhaseEnd:
     """One phase, on every node when it is training; its end, which the attempt has noted."""
     endpoint = crew.call_to_train(attempt.number) if name == "train" else ""
-    attempt.say(f"{name}: started" + (f" on {len(crew.node.names)} nodes, meeting at {endpoint}" if endpoint else ""))
+    where = f" on {count(len(crew.node.names), 'node')}, meeting at {endpoint}" if endpoint else ""
+    attempt.say(f"{name}: started{where}")
     end = run_phase(make_phase(launch, name, attempt, crew, endpoint), children, wishes)
     attempt.say(f"{name}: {describe_exit(end.exit_code)} after {end.seconds:.1f} s")
     if name == "train":
@@ -86,7 +88,9 @@ def check_health(attempt: Attempt, launch: Launch, wishes: StopWishes, crew: Cre
     """Asks the health gate of every node; the verdict when one, or the storage, is not fit to begin."""
     began = time.monotonic()
     if launch.nodes != len(crew.node.names):
-        raise ClusterError(f"the plan needs {launch.nodes} nodes, and this is {len(crew.node.names)}", "submit it anew")
+        raise ClusterError(
+            f"the plan needs {count(launch.nodes, 'node')}, and this is {len(crew.node.names)}", "submit it anew"
+        )
     crew.call_to_check(launch, attempt.number)
     checks = {crew.node.name: run_checks(attempt.run_dir, launch)}
     reports = crew.collect(launch.join_seconds, wishes)

@@ -16,6 +16,7 @@ from cluster.agent.ranks import Rank, condition, dump_stacks, ranks_in, where_in
 from cluster.agent.watch import HeartbeatWatch, Stall
 from cluster.contract import Outcome
 from cluster.rundir import read_progress
+from rundir.quantities import count
 
 LINGER_SECONDS = 3.0
 _LOOK_SECONDS = 0.5
@@ -102,7 +103,7 @@ class Oversight:
             for rank in lingering:
                 children.kill(rank.pid)
             if lingering:
-                self.scene.say(f"killed {len(lingering)} ranks that waited for a dead one")
+                self.scene.say(f"killed {count(len(lingering), 'rank')} that waited for a dead one")
 
 
 class HeadOversight(Oversight):

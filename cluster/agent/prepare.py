@@ -25,6 +25,7 @@ from cluster.agent.takeover import taken_over
 from cluster.contract import Outcome
 from cluster.policy import RESTART, Decision
 from cluster.rundir import attempt_log_dir, next_attempt, read_plan, read_progress
+from rundir.quantities import count
 
 PREPARE = "prepare"
 _DONE = 0
@@ -65,7 +66,7 @@ def _run(run_dir: Path, launch: Launch, num_proc: int, wishes: StopWishes) -> Ph
     log_dir.mkdir(parents=True, exist_ok=True)
     command = [*phase_command(launch, PREPARE, run_dir, number), "--num-proc", str(num_proc)]
     environment = phase_environment(launch, number, log_dir, os.environ) | facts(0.0)
-    _say(f"{PREPARE}: started with {num_proc} processes")
+    _say(f"{PREPARE}: started with {count(num_proc, 'process', 'processes')}")
     with Children(_say) as children:
         end = run_phase(Phase(PREPARE, command, environment, log_dir / f"{PREPARE}.log", 0.0), children, wishes)
     _say(f"{PREPARE}: exit code {end.exit_code} after {end.seconds:.1f} s")

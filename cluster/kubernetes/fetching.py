@@ -24,6 +24,7 @@ from cluster import rundir
 from cluster.contract import ClusterError
 from cluster.kubernetes import mirror
 from cluster.lock import try_lock
+from rundir.quantities import count
 
 SENDER = Path(__file__).with_name("model_sender.py")
 PART_BYTES = 8 * 2**20
@@ -95,8 +96,8 @@ def _listed(ask: Ask, remote: str) -> list[ModelFile]:
         raise ClusterError(words, "it is written when the run finishes: `tuneyard status` tells how far it is")
     odd = [one.path for one in files if not _NAME.fullmatch(one.path) or not _is_size(one.size_bytes)]
     if odd or len(files) > _MOST_FILES:
-        words = f"{remote} holds what is no model's: {odd[0][:200]!r}" if odd else f"{remote} holds {len(files)} files"
-        raise ClusterError(words, "look at the claim: somebody else writes there")
+        what = f"what is no model's: {odd[0][:200]!r}" if odd else count(len(files), "file")
+        raise ClusterError(f"{remote} holds {what}", "look at the claim: somebody else writes there")
     return files
 
 

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cluster.pending import WAIT, Explanation, duration
+from cluster.pending import WAIT, Explanation
 from cluster.slurm.facts import Job, Node, Partition
 from cluster.slurm.limits import Limit, Reason, limit_in_force, reason_of
+from rundir.quantities import count, duration
 
 _SEE_LIMITS = "`sacctmgr show assoc user=$USER` and `sacctmgr show qos` show the limits"
 _NEVER = f"it can never start as it is: cancel it, and ask for less; {_SEE_LIMITS}"
@@ -90,7 +91,7 @@ def _time_limit(job: Job, read: Evidence) -> Explanation:
 
 def _node_limit(job: Job, read: Evidence) -> Explanation:
     limit = "not read" if read.partition is None else read.partition.max_nodes or read.partition.num_nodes
-    words = f"it asks for {job.num_nodes} nodes, and the limit of partition {job.partition} is {limit}"
+    words = f"it asks for {count(job.num_nodes, 'node')}, and the limit of partition {job.partition} is {limit}"
     return Explanation("resources", words, "cancel it, lower resources.max_nodes, and submit again")
 
 

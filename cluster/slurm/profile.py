@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.profiles import Finding, Key, given, like, one_of, require_sound, settings, text, variable, variables
+from rundir.quantities import walltime_seconds
 
 GPU_REQUESTS = ("auto", "gpus-per-node", "gres", "gpus-per-task", "none")
 JOB, SUBMIT, INSIDE = "job", "submit", "inside"
@@ -33,7 +34,6 @@ _FIRST_WITH_GPUS_PER_NODE = (19, 5)
 _TYPE = re.compile(r"[\w.+-]+")
 _MEMORY = re.compile(r"\d+[KMGT]?")
 _WALLTIME = re.compile(r"[1-9]\d*[mhd]")
-_SECONDS = {"m": 60, "h": 3600, "d": 86400}
 _ABSOLUTE = re.compile(r"[/~$]")
 _UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4, "": 1024**2}
 _TEXTS = ("partition", "account", "qos", "constraint", "reservation", "comment", "python")
@@ -230,7 +230,7 @@ class Profile:
         found |= {"partition": asked.partition, "constraint": asked.constraint, "memory": asked.memory}
         found |= {"account": asked.account or self.account, "qos": asked.qos or self.qos}
         if asked.walltime:
-            found["walltime_seconds"] = int(asked.walltime[:-1]) * _SECONDS[asked.walltime[-1]]
+            found["walltime_seconds"] = walltime_seconds(asked.walltime)
         return {name: value for name, value in found.items() if value}
 
     def _own_python(self) -> str:

@@ -28,6 +28,7 @@ from cluster.slurm.facts import (
 )
 from cluster.slurm.limits import reason_of
 from cluster.slurm.refusals import SlurmError, absent, refusal
+from rundir.quantities import count
 
 __all__ = ["Job", "Node", "Partition", "Scheduler", "SlurmError", "clean_environment"]
 
@@ -196,7 +197,9 @@ class Scheduler:
                 raise error
             if wait_seconds is not None:
                 time.sleep(wait_seconds)
-        raise SlurmError(f"{error.message} (tried {tries} times)", error.remedy, kind=error.kind, words=error.words)
+        raise SlurmError(
+            f"{error.message} (tried {count(tries, 'time')})", error.remedy, kind=error.kind, words=error.words
+        )
 
     def _ask(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         try:

@@ -10,6 +10,7 @@ from launcher.advice import rules
 from launcher.advice.rules import Rule, batch_rows, pick
 from launcher.errors import JobError
 from launcher.sizing.shape import ModelShape, lora_parameters
+from rundir.quantities import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def advise(situation: Situation) -> Advice:
         known = ", ".join(f"{name} ({what})" for name, what in rules.TASKS.items())
         raise JobError(f"unknown task {situation.task!r}", f"Known: {known}.")
     if situation.tokens and situation.rows > situation.tokens:
-        raise JobError(f"{situation.rows:,} rows cannot have only {situation.tokens:,} tokens")
+        raise JobError(f"{count(situation.rows, 'row')} cannot have only {count(situation.tokens, 'token')}")
     reasons = tuple(_approach(situation))
     approach = reasons[0].value
     method = approach if approach in ("full", "lora", "qlora") else _adapter_method(situation)
@@ -183,7 +184,7 @@ def _step(situation: Situation, epochs: float, length: int) -> Item:
     rows, batch = situation.rows, batch_rows(situation.rows, epochs)
     wanted = rules.step_tokens(rows, situation.tokens, epochs) if rows else batch * length / 4
     value: int | str = rules.power_of_two_near(wanted / length) * length
-    reason = f"about {batch} rows: {rules.batch_reason(rows, epochs)}"
+    reason = f"about {count(batch, 'row')}: {rules.batch_reason(rows, epochs)}"
     if wanted < length:
         value, reason = "auto", f"{reason}; that is less than a pack, so the plan may leave conversations apart"
     return Item(

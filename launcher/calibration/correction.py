@@ -19,6 +19,7 @@ from typing import Any
 from launcher.calibration.store import Key, Measurement
 from launcher.sizing.prediction import BEYOND, Prediction
 from launcher.sizing.speed.predict import Speed
+from rundir.quantities import count
 
 NINE_IN_TEN = 1.645
 """Standard deviations within which nine of ten values of a normal distribution lie."""
@@ -56,7 +57,7 @@ class Correction:
 
     def in_words(self) -> str:
         """What it rests on: `3 runs (lora on zero2)`."""
-        return f"{self.runs} run{'' if self.runs == 1 else 's'} ({self.rests_on})"
+        return f"{count(self.runs, 'run')} ({self.rests_on})"
 
     def as_json(self) -> dict[str, Any] | None:
         """The correction as it stands in plan.json."""

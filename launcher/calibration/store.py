@@ -13,6 +13,7 @@ from typing import Any
 
 from launcher.errors import MachineError
 from launcher.home import expanded, user_folder
+from rundir.quantities import count, gib
 
 FILE = "measured.jsonl"
 PATH_VARIABLE = "TUNEYARD_MEASURED"
@@ -79,7 +80,7 @@ class Measurement:
             return "no speed"
         seconds = self.steps * self.step_seconds[1]
         if "rank" not in self.note and self.steps < ENOUGH_STEPS:
-            return f"only {self.steps} steps"
+            return f"only {count(self.steps, 'step')}"
         if "rank" not in self.note and seconds < ENOUGH_SECONDS:
             return f"only {seconds:.1f} s"
         return _crowded(self.note.get("load") or {})
@@ -99,9 +100,9 @@ def _crowded(load: dict[str, Any]) -> str:
     """What took from the run while it was timed, in words; empty where it had the machine to itself."""
     cores, ours, others = (load.get(name) or 0.0 for name in ("cores", "our_cores", "other_cores"))
     if others > CROWDED_SHARE * cores and ours + others > FULL_SHARE * cores:
-        return f"other processes took {others:.1f} of {cores} cores"
+        return f"other processes took {others:.1f} of {count(cores, 'core')}"
     gpu_bytes = load.get("other_gpu_bytes") or 0
-    return f"other processes held {gpu_bytes / 2**30:.0f} GiB of the GPU" if gpu_bytes > OTHERS_GPU_BYTES else ""
+    return f"other processes held {gib(gpu_bytes, 0)} of the GPU" if gpu_bytes > OTHERS_GPU_BYTES else ""
 
 
 def _pair(value: Any) -> tuple[Any, Any]:

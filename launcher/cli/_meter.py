@@ -14,18 +14,13 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from rundir.quantities import rounded_duration
+
 LINE_SECONDS = 10.0
 WAITING_LINE_SECONDS = 60.0
 """The same of a phase in which nothing can be counted: a run may wait for hours."""
 RATE_AFTER_SECONDS = 1.0
 """A rate needs that long: the first parts of a phase come in bursts."""
-
-
-def duration_in_words(seconds: float) -> str:
-    """`2.4 h`, `12.5 min` or `40 s`."""
-    if seconds >= 5400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 @dataclass
@@ -158,11 +153,11 @@ class Meter:
             parts.append(facts)
         elif rate:
             parts.append(f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s")
-        parts.append(f"{duration_in_words(taken)} so far")
+        parts.append(f"{rounded_duration(taken)} so far")
         is_open = total is not None and done is not None and done < total  # what comes after the last is not known
         by_rate = (total - done) / rate if rate and total and done is not None else None
         known = [seconds for seconds in (left, by_rate) if seconds is not None and is_open]
-        return "  ".join([*parts, f"{duration_in_words(max(known))} left"] if known else parts)
+        return "  ".join([*parts, f"{rounded_duration(max(known))} left"] if known else parts)
 
     def _show_bar(self, phase: _Phase, text: str, done: float | None, total: float | None) -> None:
         assert self._bar is not None

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.report.preflight import preflight_findings, preflight_sources, preflight_table, preflight_warnings
-from launcher.sizing.prediction import GIB
 
 BAR_WIDTH = 44
 PIPED_WIDTH = 110
@@ -32,11 +31,6 @@ def make_echo(*, stderr: bool) -> Callable[[str], None]:
 def print_json(value: Any) -> None:
     """One JSON value on standard output."""
     click.echo(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def gib(num_bytes: float) -> str:
-    """Bytes in GiB, or MiB when that reads better."""
-    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB / 10 else f"{num_bytes / 1024**2:.1f} MiB"
 
 
 def facts(rows: dict[str, Any]) -> Table:

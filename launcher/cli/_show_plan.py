@@ -7,13 +7,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from launcher.cli._output import facts, gib, print_bars
+from launcher.cli._output import facts, print_bars
 from launcher.planner.candidates import Candidate
 from launcher.planner.num_steps import EXACT, Steps
 from launcher.planner.plan import Plan
 from launcher.planner.select import Rejected
 from launcher.planner.what_if import Compared
-from launcher.sizing.prediction import GIB
+from rundir.quantities import GIB, count, rounded_duration, size
 
 REJECTED_SHOWN = 5
 OTHER_RANKS_SHOWN = 4
@@ -63,18 +63,19 @@ def _summary(plan: Plan) -> dict[str, Any]:
         "run": plan.trainer.name,
         "model": f"{plan.trainer.model.path} ({_parameters(plan)})",
         "engine": f"{execution.engine} on {execution.world_size} x {_device(plan)}",
-        "step": f"{execution.packs_per_step} x 1 conversation = {execution.world_size} ranks x {execution.micro_batch}"
-        f" x {execution.accumulation} micro-steps, of at most {length:,} tokens each"
+        "step": f"{execution.packs_per_step} x 1 conversation = {count(execution.world_size, 'rank')}"
+        f" x {execution.micro_batch} x {count(execution.accumulation, 'micro-step')}, of at most {length:,} tokens each"
         if not plan.trainer.data.packing
-        else f"{training.tokens_per_step:,} tokens = {execution.world_size} ranks"
-        f" x {execution.micro_batch} packs x {execution.accumulation} micro-steps of {length:,} tokens",
+        else f"{training.tokens_per_step:,} tokens = {count(execution.world_size, 'rank')}"
+        f" x {count(execution.micro_batch, 'pack')} x {count(execution.accumulation, 'micro-step')}"
+        f" of {length:,} tokens",
         "steps": steps_in_words(plan.steps, training.num_train_epochs),
     }
 
 
 def steps_in_words(steps: Steps, epochs: float) -> str:
     """How many steps there will be, of the run and of an epoch, how many are warm-up, and who says so."""
-    passes = f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
+    passes = f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'}"
     if steps.number is None:
         return f"known once the data is tokenised ({passes}): {steps.source}"
     about = "" if steps.is_exact else "about "
@@ -119,7 +120,7 @@ def _print_memory(plan: Plan, console: Console) -> None:
     phase = prediction.binding_phase.replace("_", " ")
     parts = sorted(prediction.binding_components().items(), key=lambda part: -part[1])
     shown = {name.replace("_", " "): size / GIB for name, size in parts if size > LEAST_SHOWN * peak}
-    title = f"Memory per rank: {gib(peak)} of {gib(limit)} usable, in the {phase} phase"
+    title = f"Memory per rank: {size(peak)} of {size(limit)} usable, in the {phase} phase"
     print_bars(title, shown, limit / GIB, " GiB", console)
 
 
@@ -134,11 +135,12 @@ def _print_speed(plan: Plan, console: Console) -> None:
         "time": "known once the number of steps is: training.max_steps says it",
     }
     if found["hours"]:
-        lines["time"] = _time(found["hours"]) + (f", {found['gpu_hours']:,.1f} GPU-hours" if found["gpu"] else "")
+        lines["time"] = rounded_duration(3600 * found["hours"], hours_from=360, hours=2, minutes=2)
+        lines["time"] += f", {found['gpu_hours']:,.1f} GPU-hours" if found["gpu"] else ""
         if found["gpu"]:
             lines["cost"] = _cost(found)
     if found["walltime_slices"]:
-        lines["walltime"] = f"{found['walltime_slices']} slices of {found['walltime_hours']:g} h"
+        lines["walltime"] = f"{count(found['walltime_slices'], 'slice')} of {found['walltime_hours']:g} h"
     if needs := found["node_memory_gib"]:
         loading, training = needs["load_gib"], needs["training_gib"]
         lines["host memory"] = f"up to {loading:.0f} GiB a node while loading, {training:.0f} in training"
@@ -147,10 +149,6 @@ def _print_speed(plan: Plan, console: Console) -> None:
     if found["cautions"]:
         lines["caution"] = "; ".join(found["cautions"])
     console.print(facts(lines), highlight=False)
-
-
-def _time(hours: float) -> str:
-    return f"{hours:,.2f} h" if hours >= 0.1 else f"{60 * hours:,.2f} min"
 
 
 def corrections_in_words(candidate: Candidate) -> str:
@@ -191,7 +189,7 @@ def _table(title: str, *more: str) -> Table:
 
 def _row(candidate: Candidate) -> tuple[str, str, str, str]:
     seconds = f"{candidate.speed.step_seconds:,.2f}" if candidate.speed else "-"
-    memory = gib(candidate.peak_bytes) if candidate.peak_bytes else "-"
+    memory = size(candidate.peak_bytes) if candidate.peak_bytes else "-"
     return candidate.label, str(candidate.basics.world_size), memory, seconds
 
 

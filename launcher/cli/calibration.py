@@ -13,10 +13,11 @@ from rich.table import Table
 from launcher.calibration.observed import all_measurements
 from launcher.calibration.store import Measurement, read, removed, set_removed, store_path
 from launcher.cli._options import json_option, runs_option
-from launcher.cli._output import facts, gib, make_console, print_json
+from launcher.cli._output import facts, make_console, print_json
 from launcher.errors import JobError
 from launcher.runs.directory import list_runs
 from launcher.site.profile import LOCAL, load_profile
+from rundir.quantities import size
 
 profile_option = click.option(
     "--profile", default=LOCAL, show_default=True, help="Site profile whose runs taught; local: this machine's."
@@ -144,5 +145,5 @@ def _rows(one: Measurement) -> dict[str, Any]:
     if one.step_seconds:
         rows["s a step"] = f"{one.step_seconds[1]:.3g}, predicted {one.step_seconds[0]:.3g}"
     if one.memory:
-        rows["memory"] = f"{gib(one.memory[1])}, predicted {gib(one.memory[0])}"
+        rows["memory"] = f"{size(one.memory[1])}, predicted {size(one.memory[0])}"
     return rows | {"corrects": _use(one)} | {name: value for name, value in one.note.items() if value is not None}

@@ -14,14 +14,14 @@ from rich.table import Table
 
 from cluster import backend
 from launcher.cli._options import json_option, quoted, run_argument, run_dir_of
-from launcher.cli._output import gib, make_console, print_json
+from launcher.cli._output import make_console, print_json
 from launcher.cli._phases import watched
 from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError
 from launcher.runs.read import backend_name
 from launcher.trainer_process import ask_trainer
+from rundir.quantities import age, count, size
 
 COLUMNS = ("checkpoint", "state", "kept", "size", "age", "saved on", "")
-AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 @click.command()
@@ -76,9 +76,9 @@ def _ask(run_dir: Path, keep: int) -> None:
     if not going:
         return
     if not sys.stdin.isatty():
-        raise JobError(f"{len(going)} checkpoints would be removed, and nobody can be asked", "Add --yes.")
+        raise JobError(f"{count(len(going), 'checkpoint')} would be removed, and nobody can be asked", "Add --yes.")
     for entry in going:
-        click.echo(f"  {entry['name']}  {gib(entry['bytes'])}", err=True)
+        click.echo(f"  {entry['name']}  {size(entry['bytes'])}", err=True)
     click.confirm(f"Remove these {len(going)} for good?", abort=True, err=True)
 
 
@@ -106,12 +106,12 @@ def _print_table(found: dict[str, Any], console: Console) -> None:
 
 
 def _cells(entry: dict[str, Any], resume_from: str | None, now: float) -> tuple[str, ...]:
-    where = f"{entry['world_size']} ranks, {entry['engine']}" if entry["engine"] else ""
+    where = f"{count(entry['world_size'], 'rank')}, {entry['engine']}" if entry["engine"] else ""
     return (
         entry["name"],
         _state(entry),
         "" if entry["state"] != "published" else "for good" if entry["permanent"] else "newest",
-        gib(entry["bytes"]),
+        size(entry["bytes"]),
         age(now - entry["saved"]) if entry["saved"] else "",
         where,
         "<- resume" if entry["name"] == resume_from else "",
@@ -122,12 +122,6 @@ def _state(entry: dict[str, Any]) -> str:
     if entry["state"] == "published" and entry["problem"]:
         return "damaged"
     return "verified" if entry["verified"] else str(entry["state"])
-
-
-def age(seconds: float) -> str:
-    """How long ago, in its largest unit."""
-    size, unit = next(((size, unit) for size, unit in AGES if seconds >= size), AGES[-1])
-    return f"{max(0.0, seconds) / size:.0f} {unit}"
 
 
 def _next_step(run_dir: Path, found: dict[str, Any], verify: bool) -> str:

@@ -10,6 +10,7 @@ import click
 
 from launcher.cli._options import json_option
 from launcher.errors import EXIT_DOES_NOT_FIT, EXIT_OK
+from rundir.quantities import GIB, count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,9 +125,8 @@ def _head(found: Answer) -> dict[str, Any]:
 
 
 def _memory_parts(found: Answer) -> dict[str, float]:
-    gib = 1024**3
     parts = sorted(found.sizing.memory.busiest.parts.items(), key=lambda part: -part[1])
-    return {name.replace("_", " "): size / gib for name, size in parts if size > gib / 100}
+    return {name.replace("_", " "): size / GIB for name, size in parts if size > GIB / 100}
 
 
 def _tail(found: Answer) -> dict[str, Any]:
@@ -156,9 +156,10 @@ def _bill(found: Answer) -> dict[str, Any]:
     low, high = bill.hours_interval
     cost = f"{bill.cost:,.2f} USD at {bill.price:.2f}" if bill.cost is not None else "unknown"
     lines = {
-        "time": f"{bill.hours:,.2f} h ({low:,.2f} to {high:,.2f}) for {bill.tokens:,} tokens in {bill.steps:,} steps",
+        "time": f"{bill.hours:,.2f} h ({low:,.2f} to {high:,.2f}) "
+        f"for {count(bill.tokens, 'token')} in {count(bill.steps, 'step')}",
         "cost": f"{cost} per GPU-hour ({bill.price_note}), {bill.gpu_hours:,.1f} GPU-hours"
         if bill.cost is not None
         else f"{bill.gpu_hours:,.1f} GPU-hours; {bill.price_note}",
     }
-    return lines | ({"walltime": f"{bill.slices} slices"} if bill.slices else {})
+    return lines | ({"walltime": count(bill.slices, "slice")} if bill.slices else {})

@@ -9,7 +9,6 @@ import click
 from rich.table import Table
 
 from cluster import ClusterError, backend
-from launcher.cli._meter import duration_in_words
 from launcher.cli._options import json_option, runs_dir_is_given, runs_option
 from launcher.cli._output import make_console, print_json
 from launcher.runs.directory import list_runs, oldest_first
@@ -17,6 +16,7 @@ from launcher.runs.overview import overview
 from launcher.runs.read import backend_name
 from launcher.runs.registry import registered
 from launcher.runs.sweep import list_sweeps
+from rundir.quantities import count, rounded_duration
 
 FACTS = ("run", "begun", "took", "model", "method", "state", "outcome", "attempts", "step", "loss", "eval_loss")
 COLUMNS = ("run", "begun", "took", "model", "state", "attempts", "step", "loss", "eval_loss")
@@ -60,7 +60,7 @@ def _row(run_dir: Path) -> dict[str, Any]:
     found, glance = backend(backend_name(run_dir)).status(run_dir), overview(run_dir)
     return {
         "begun": glance.date(),
-        "took": None if glance.seconds is None else duration_in_words(glance.seconds),
+        "took": None if glance.seconds is None else rounded_duration(glance.seconds),
         "seconds": glance.seconds,
         "model": glance.model,
         "method": glance.method,
@@ -88,7 +88,7 @@ def _print_table(rows: list[dict[str, Any]], *, whole_paths: bool) -> None:
         elif row["sweep"] not in told:
             told.add(row["sweep"])
             members = sorted((one for one in rows if one["sweep"] == row["sweep"]), key=lambda one: one["run"])
-            lines.append({"run": f"{row['sweep']}: {len(members)} runs"})
+            lines.append({"run": f"{row['sweep']}: {count(len(members), 'run')}"})
             lines += [one | {"run": f"  {one['run']}"} for one in (_cells(member, whole_paths) for member in members)]
     columns = [column for column in COLUMNS if any(line.get(column) for line in lines)]
     table = Table(box=None, pad_edge=False)

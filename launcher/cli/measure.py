@@ -14,7 +14,7 @@ from cluster.rundir import read_json
 from launcher.calibration.measured import compared, measurement_of_plan
 from launcher.calibration.store import append, store_path
 from launcher.cli._options import job_argument, json_option
-from launcher.cli._output import facts, gib, make_console, print_json
+from launcher.cli._output import facts, make_console, print_json
 from launcher.cli._phases import watched
 from launcher.cli._planning import learned_on, machine_for
 from launcher.errors import JobError, MachineError, RunFailedError
@@ -24,6 +24,7 @@ from launcher.planner.plan import Plan, make_plan
 from launcher.runs.directory import write_run
 from launcher.site.hardware import this_machine
 from launcher.trainer_process import require_trainer, run_trainer
+from rundir.quantities import count, size
 
 COUNTED = "counted: the trainer's code on tensors that hold nothing, so that no GPU was needed and none was timed"
 REAL = "measured: two steps on this machine's {device}, beside ranks that answer at once"
@@ -97,7 +98,7 @@ def _measured(loaded: LoadedJob, plan: Plan, rank: int, *, counted: bool) -> dic
         raise JobError(f"{model.path}: its config.json is not on this machine", "Download it, or name a folder.")
     world = plan.trainer.execution.world_size
     if rank >= world:
-        raise JobError(f"--rank {rank}: the plan has {world} ranks", f"Nearest: {world - 1}.")
+        raise JobError(f"--rank {rank}: the plan has {count(world, 'rank')}", f"Nearest: {world - 1}.")
     with tempfile.TemporaryDirectory(prefix="tuneyard-measure-") as folder:
         run_dir = Path(folder)
         write_run(run_dir, loaded.path.read_bytes(), plan)
@@ -119,6 +120,6 @@ def _print(found: dict[str, Any], plan: Plan, rows: list[Any], console: Console)
     console.print(facts(head), highlight=False)
     console.print(f"{'':<24}{'predicted':>12}{'measured':>12}{'apart':>9}", highlight=False)
     for row in rows:
-        form = gib if row.unit == "bytes" else "{:.3g} s".format
+        form = size if row.unit == "bytes" else "{:.3g} s".format
         apart = f"{100 * (row.predicted / row.measured - 1):+.1f} %" if row.measured else "-"
         console.print(f"{row.name:<24}{form(row.predicted):>12}{form(row.measured):>12}{apart:>9}", highlight=False)

@@ -14,13 +14,13 @@ from cluster.goodput import has_trained
 from cluster.rundir import read_attempts, read_progress
 from launcher.calibration.observed import record_run
 from launcher.cli._follow import next_step, seconds_left
-from launcher.cli._meter import duration_in_words
 from launcher.cli._options import json_option, last_run_argument, quoted, run_dir_of
 from launcher.cli._output import facts, make_console, print_json
 from launcher.report import goodput
 from launcher.runs.finishing import failed_parts
 from launcher.runs.overview import overview
 from launcher.runs.read import backend_name
+from rundir.quantities import rounded_duration
 
 ALIVE = ("queued", "running")
 
@@ -54,7 +54,7 @@ def _rows(run_dir: Path, found: Status, progress: dict[str, Any], attempts: list
     glance = overview(run_dir)
     rows: dict[str, Any] = {"run": run_dir, "model": " ".join(filter(None, (glance.model, glance.method)))}
     if glance.begun is not None:
-        took = duration_in_words(glance.seconds or 0.0)
+        took = rounded_duration(glance.seconds or 0.0)
         rows["begun"] = f"{glance.date()}, {took} so far" if found.state in ALIVE else f"{glance.date()}, {took} in all"
     rows["state"] = found.state
     if found.outcome:
@@ -95,11 +95,11 @@ def _progress_rows(progress: dict[str, Any], *, alive: bool, current: bool) -> d
     if alive and not current:
         heard = f"the word of attempt {progress.get('attempt')}, {heard}"
     rows = {
-        "trainer": f"{progress.get('state')}, {heard} {duration_in_words(age_seconds)} ago",
+        "trainer": f"{progress.get('state')}, {heard} {rounded_duration(age_seconds)} ago",
         "step": _step(progress),
         "loss": _rounded(progress.get("loss"), ".4f"),
         "tokens/s": _rounded(progress.get("tokens_per_second") if current or not alive else None, ",.0f"),
-        "left": duration_in_words(left) + " of training" if current and (left := seconds_left(progress)) else None,
+        "left": rounded_duration(left) + " of training" if current and (left := seconds_left(progress)) else None,
         "last checkpoint": checkpoint.get("path"),
         "resumed": progress.get("exactness"),
         "failure": failure.get("message"),

@@ -25,6 +25,7 @@ from launcher.runs.directory import fresh_path, link_run, remove_run, write_run
 from launcher.runs.finishing import failed_parts
 from launcher.runs.read import DEFAULT_BACKEND
 from launcher.runs.sweep import Sweep, best, combinations_of, find_sweep, in_words, read_sweep, results, short_names
+from rundir.quantities import count
 
 POLL_SECONDS = 1.0
 ALIVE = ("queued", "running", "unknown")
@@ -85,12 +86,14 @@ def sweep(
 
 
 def _print_plans(planned: list[Planned], console: Console) -> None:
-    table = Table(box=None, pad_edge=False, title=f"Sweep: {len(planned)} runs", title_justify="left")
+    table = Table(box=None, pad_edge=False, title=f"Sweep: {count(len(planned), 'run')}", title_justify="left")
     for column in ("run", "settings", "plan"):
         table.add_column(column, overflow="fold")
     for one in planned:
         ranks = one.plan.trainer.execution.world_size
-        table.add_row(one.name, in_words(one.settings), f"{one.plan.trainer.execution.engine} on {ranks} ranks")
+        table.add_row(
+            one.name, in_words(one.settings), f"{one.plan.trainer.execution.engine} on {count(ranks, 'rank')}"
+        )
     console.print(table, highlight=False, markup=False)
 
 
@@ -268,7 +271,7 @@ def _cancel(made: Sweep, as_json: bool) -> int:
     if as_json:
         print_json({"sweep": str(made.folder), "cancelled": [run.name for run in living]})
     else:
-        click.echo(f"cancelled {len(living)} runs\nNext: tuneyard sweep --status {quoted(made.folder)}")
+        click.echo(f"cancelled {count(len(living), 'run')}\nNext: tuneyard sweep --status {quoted(made.folder)}")
     return EXIT_OK
 
 

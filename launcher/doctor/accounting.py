@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from difflib import get_close_matches
 
-from cluster.pending import duration
 from cluster.slurm.accounts import Accounts, Association, Qos
 from cluster.slurm.facts import Partition
 from cluster.slurm.profile import Profile
 from launcher.doctor import Check, fail, not_read, ok, warn
+from rundir.quantities import count, duration
 
 _YOURS = "`sacctmgr show assoc user=$USER format=account,partition,qos`"
 
@@ -75,7 +75,7 @@ def _qos(profile: Profile, qos: Qos, association: Association) -> Check:
     most, of_whom = min(((most, whom) for whom, most in limits.items() if most is not None), default=(None, ""))
     if most is None:
         return ok("qos", words)
-    said = f"{words}: {most} GPUs of {of_whom}"
+    said = f"{words}: {count(most, 'GPU')} of {of_whom}"
     if per_node > most:
         return fail("qos", f"{said}; a node has {per_node}", "choose another QOS, or set gpus_per_node to that")
     if per_node:

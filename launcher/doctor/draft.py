@@ -9,6 +9,7 @@ from cluster.slurm.facts import Node, Partition
 from cluster.slurm.profile import Profile
 from launcher.doctor.accounting import walltime_limit
 from launcher.doctor.site import Site, is_preemptable, preempts_by_qos, sends_user_signal, usual_preempt_mode
+from rundir.quantities import walltime
 
 
 def drafted(site: Site, partition_name: str | None = None) -> str:
@@ -83,7 +84,7 @@ def _time_and_preemption(site: Site, partition: Partition) -> Iterator[str]:
     if most is None:
         yield "max_walltime: 2d   # the partition has no limit; shorter jobs start sooner"
     else:
-        yield f"max_walltime: {_walltime(most)}   # the limit of {whose}"
+        yield f"max_walltime: {walltime(most)}   # the limit of {whose}"
     preempted = is_preemptable(partition, site)
     cancels = preempted and "CANCEL" in usual_preempt_mode(partition, site)
     why = "   # preempted jobs are cancelled here" if cancels else ""
@@ -105,12 +106,6 @@ def _preemption_by_qos(site: Site, signal: str) -> Iterator[str]:
             requeue = {"CANCEL": "; then requeue: false", "REQUEUE": "; then requeue: true"}.get(qos.preempt_mode, "")
             preemption = f"{{grace_seconds: {qos.grace_seconds:.0f}, signal: {signal}}}"
             yield f"# preemption: {preemption}   # with qos: {qos.name}{requeue}"
-
-
-def _walltime(seconds: float) -> str:
-    if seconds >= 3600 and seconds % 3600 == 0:
-        return f"{seconds / 3600:.0f}h"
-    return f"{max(1, int(seconds // 60))}m"
 
 
 def _quoted(text: str) -> str:

@@ -16,6 +16,7 @@ from cluster.kubernetes.refusals import ROLE, KubernetesError
 from cluster.kubernetes.rights import NEEDED, OPTIONAL
 from cluster.kubernetes.state import Submitted
 from launcher.doctor import Check, fail, not_read, ok, warn
+from rundir.quantities import count
 
 OLDEST = (1, 28)
 LEVELS = "pod-security.kubernetes.io/enforce"
@@ -137,7 +138,7 @@ def _nodes(profile: Profile, nodes: list[dict[str, Any]] | None) -> Iterator[Che
     if not with_gpus:
         yield warn("gpus", f"no node has {profile.gpu_resource}", "only runs without GPUs will start")
     else:
-        yield ok("gpus", f"{sum(gpus.values())} x {profile.gpu_resource} on {len(with_gpus)} nodes")
+        yield ok("gpus", f"{sum(gpus.values())} x {profile.gpu_resource} on {count(len(with_gpus), 'node')}")
     for kind, labels in profile.gpu_types.items():
         fitting = [one for one in nodes if labels.items() <= (one["metadata"].get("labels") or {}).items()]
         words = f"{len(fitting)} nodes have its labels"

@@ -14,8 +14,8 @@ from cluster.installing import install_line
 from launcher.doctor import Check, fail, ok, warn
 from launcher.errors import MachineError
 from launcher.site.hardware import this_machine
+from rundir.quantities import GIB, count, gib
 
-GIB = 1024**3
 FREE_DISK_BYTES = 20 * GIB
 LAUNCHING = ("click", "jinja2", "pydantic", "rich", "ruamel.yaml")
 TRAINING = ("torch", "transformers", "datasets", "safetensors", "numpy", "deepspeed", "peft", "bitsandbytes")
@@ -48,7 +48,7 @@ def disk(folder: Path) -> Check:
     if problem:
         return fail("disk", f"{there} cannot be written: {problem}", "name another folder with --runs")
     free = shutil.disk_usage(there).free
-    words = f"{free / GIB:.0f} GiB free in {there}"
+    words = f"{gib(free, 0)} free in {there}"
     return ok("disk", words) if free >= FREE_DISK_BYTES else warn("disk", words, "free space, or name another folder")
 
 
@@ -86,10 +86,10 @@ def _hardware() -> Iterator[Check]:
     except MachineError as error:
         yield fail("gpus", error.message, error.remedy)
         return
-    size = f"{machine.num_cores} cores, {machine.memory_bytes / GIB:.0f} GiB"
+    size = f"{count(machine.num_cores, 'core')}, {gib(machine.memory_bytes, 0)}"
     yield ok("cores and memory", size)
     if machine.num_gpus:
-        gpu = f"{machine.num_gpus} x {machine.gpu_names[0]}, {machine.gpu_memory_bytes / GIB:.0f} GiB each"
+        gpu = f"{machine.num_gpus} x {machine.gpu_names[0]}, {gib(machine.gpu_memory_bytes, 0)} each"
         yield ok("gpus", gpu)
     else:
         yield warn("gpus", "none", "small models train on the CPU; `resources: {gpu: none}` says so")

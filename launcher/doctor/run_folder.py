@@ -9,8 +9,7 @@ from typing import Any
 
 from launcher.doctor.machine import write_problem
 from launcher.errors import MachineError
-
-GIB = 1024**3
+from rundir.quantities import GIB, gib
 
 
 def require_folder(launch: Mapping[str, Any], root: Path) -> None:
@@ -34,7 +33,7 @@ def require_folder(launch: Mapping[str, Any], root: Path) -> None:
     free_bytes, needed_bytes = shutil.disk_usage(there).free, health.get("free_disk_bytes") or 0
     if free_bytes < needed_bytes:
         raise MachineError(
-            f"{root}: {free_bytes / GIB:.1f} GiB are free, and the run's checkpoints take {needed_bytes / GIB:.1f}",
+            f"{root}: {gib(free_bytes)} are free, and the run's checkpoints take {needed_bytes / GIB:.1f}",
             f"Free space, or lower checkpoint.keep. {_other_folder(launch)}",
         )
 

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from cluster.pending import duration
 from cluster.slurm.accounts import Accounts
 from cluster.slurm.facts import Node, Partition, parse_version, requeue_hold_seconds
 from cluster.slurm.profile import JOB, PREPARE_CPUS, Profile
 from launcher.doctor import Check, fail, not_read, ok, warn
 from launcher.doctor.accounting import account_checks, grace_check, preemption_check, qos_of, walltime_limit
-from launcher.yamlfile.durations import walltime_seconds
+from rundir.quantities import count, duration, walltime_seconds
 
 WARNING_SLOP_SECONDS = 60
 """SLURM sends its warning up to so much early (measured)."""
@@ -117,7 +116,7 @@ def _no_partition(profile: Profile, site: Site) -> Check:
 
 
 def _partition(partition: Partition) -> Check:
-    words = f"{partition.name}, {partition.num_nodes} nodes, {partition.state}"
+    words = f"{partition.name}, {count(partition.num_nodes, 'node')}, {partition.state}"
     if partition.state == "UP":
         return ok("partition", words)
     return warn("partition", words, "jobs wait until the site opens it again")
@@ -156,7 +155,8 @@ def _prepare(profile: Profile, site: Site) -> Iterator[Check]:
         yield replace(_no_partition(replace(profile, partition=asked.partition), site), name="prepare")
         return
     most, cores = partition.max_time_seconds, max((node.cpus for node in site.nodes_of(partition)), default=0)
-    words = f"{partition.name}: {asked.cpus or PREPARE_CPUS} of {cores} cores, {asked.walltime or 'its usual time'}"
+    time = asked.walltime or "its usual time"
+    words = f"{partition.name}: {asked.cpus or PREPARE_CPUS} of {count(cores, 'core')}, {time}"
     if asked.walltime and most is not None and walltime_seconds(asked.walltime) > most:
         yield fail("prepare", words, f"set `prepare.walltime` to at most {duration(most)}")
     elif cores and (asked.cpus or PREPARE_CPUS) > cores:
@@ -168,9 +168,9 @@ def _prepare(profile: Profile, site: Site) -> Iterator[Check]:
 def _gpus(profile: Profile, nodes: list[Node]) -> Check:
     found: dict[str, int] = {}
     for node in nodes:
-        for kind, count in node.gpus.items():
-            found[kind] = max(found.get(kind, 0), count)
-    shown = ", ".join(f"{count} x {kind or 'GPU'}" for kind, count in found.items()) or "none"
+        for kind, number in node.gpus.items():
+            found[kind] = max(found.get(kind, 0), number)
+    shown = ", ".join(f"{number} x {kind or 'GPU'}" for kind, number in found.items()) or "none"
     if profile.gpu_request == "none":
         return warn("gpus", f"none are asked for; a node has {shown}", "runs train on the CPU")
     if not found:
@@ -187,7 +187,11 @@ def _size(profile: Profile, nodes: list[Node]) -> Iterator[Check]:
     cores = (profile.cpus_per_gpu or 0) * gpus
     most = max((node.cpus for node in nodes), default=0)
     if cores > most:
-        yield fail("cpus", f"{cores} for {gpus} GPUs; a node has {most}", f"set cpus_per_gpu to {most // max(gpus, 1)}")
+        yield fail(
+            "cpus",
+            f"{cores} for {count(gpus, 'GPU')}; a node has {most}",
+            f"set cpus_per_gpu to {most // max(gpus, 1)}",
+        )
     elif profile.cpus_per_gpu is None and profile.gpu_request != "none":
         yield warn("cpus", "cpus_per_gpu is not set: many sites then give one core to a node", "set `cpus_per_gpu`")
     else:

@@ -10,6 +10,7 @@ from typing import Any
 
 from launcher.drill.faults import Fault
 from launcher.drill.run import KEEP, Evidence
+from rundir.quantities import count
 
 ORDER_EXACT_TOLERANCE = 1e-3
 
@@ -63,7 +64,7 @@ def _problems(fault: Fault, found: Evidence, steps: int) -> Iterator[str]:
     if outcomes[-1] != "finished" or progress.get("step") != steps:
         yield f"the run ended as {outcomes[-1]} at step {progress.get('step')} of {steps}{_last_cause(found)}"
     elif len(outcomes) != 2:
-        yield f"it took {len(outcomes)} attempts: {', '.join(map(str, outcomes))}"
+        yield f"it took {count(len(outcomes), 'attempt')}: {', '.join(map(str, outcomes))}"
     if fault.outcome == "hang" and not found.num_stacks:
         yield "nobody wrote down where the ranks stood"
     yield from _wrong_start(found)
@@ -135,7 +136,7 @@ def _seconds(found: Evidence) -> tuple[float | None, float | None, float | None]
 
 def _praise(found: Evidence, num_compared: int) -> str:
     level = found.progress.get("exactness")
-    steps = "1 step" if num_compared == 1 else f"{num_compared} steps"
+    steps = count(num_compared, "step")
     compared = f"{steps} trained twice: the same loss ({level})" if num_compared else "no step was trained twice"
     aside = f"; {found.blow.damaged} was set aside" if found.blow.damaged else ""
     return f"went on from step {found.progress.get('resumed_from')}; {compared}{aside}"

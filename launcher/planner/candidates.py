@@ -25,6 +25,7 @@ from launcher.sizing.shape import ModelShape
 from launcher.sizing.speed.jobs import speed_layout
 from launcher.sizing.speed.layout import SpeedLayout
 from launcher.sizing.speed.predict import SPREAD, Speed, predict_speed
+from rundir.quantities import GIB
 from trainer.config import ENGINES
 
 COMPUTE_BYTES = {"bfloat16": 2, "float32": 4}
@@ -167,7 +168,7 @@ def every_candidate(job: JobFile, basics: Basics, ground: Ground, *, with_speed:
 def memory_limit_bytes(basics: Basics, ground: Ground) -> int:
     """What one rank may take on this machine: on GPUs the share of usable memory up to which a plan is `tight`."""
     if ground.gpu and basics.device == "cuda":
-        return int(usable_gib(ground.machine, ground.gpu.gpu) * TIGHT_SHARE * 1024**3)
+        return int(usable_gib(ground.machine, ground.gpu.gpu) * TIGHT_SHARE * GIB)
     return int(ground.machine.memory_bytes * USABLE_CPU_SHARE / basics.ranks_per_node)
 
 

@@ -17,6 +17,7 @@ from launcher.model.config import config_of
 from launcher.site.hardware import Machine
 from launcher.sizing.shape import ModelShape
 from launcher.yamlfile.problems import SettingError
+from rundir.quantities import count
 from trainer.capabilities import (
     OWN,
     Device,
@@ -239,7 +240,7 @@ def _packs_per_step(job: JobFile, device: str, world_size: int, data: Amounts, l
         wanted, why = _step_tokens(job, device, data)
         each = _smaller_on_little(job, world_size, rules.power_of_two_near(wanted / unit), data)
         tokens = unit * each
-        reason = f"{why}; {world_size} ranks x packs of {length} tokens x a power of two"
+        reason = f"{why}; {count(world_size, 'rank')} x packs of {length} tokens x a power of two"
         log.append(Decision(setting="training.tokens_per_step", value=tokens, reason=reason))
     elif tokens % unit:
         raise SettingError(
@@ -276,10 +277,9 @@ def _step_tokens(job: JobFile, device: str, data: Amounts) -> tuple[float, str]:
     batch = rules.batch_rows(data.rows, job.training.num_train_epochs)
     rows = wanted / data.mean
     if rows < batch:
-        why = f"about {rows:,.0f} rows: {rules.MOST_STEP_TOKENS[device]:,} tokens are the largest step"
+        why = f"about {count(rows, 'row')}: {rules.MOST_STEP_TOKENS[device]:,} tokens are the largest step"
     else:
-        plural = "row" if batch == 1 else "rows"
-        why = f"about {batch} {plural}: {rules.batch_reason(data.rows, job.training.num_train_epochs)}"
+        why = f"about {count(batch, 'row')}: {rules.batch_reason(data.rows, job.training.num_train_epochs)}"
     return (wanted if job.data.packing else batch * job.data.max_length), why
 
 

@@ -11,10 +11,11 @@ from launcher.errors import JobError
 from launcher.sizing import presets
 from launcher.sizing.gpus import Gpu, parse_gpus
 from launcher.sizing.host import Disk, Host, disk, host
-from launcher.sizing.memory import GIB, LOSSES, Adapters, Job, Memory, Regime, predict_memory
+from launcher.sizing.memory import LOSSES, Adapters, Job, Memory, Regime, predict_memory
 from launcher.sizing.memory.settings import OPTIMIZER_BYTES, Attention, Checkpointing, Engine
 from launcher.sizing.memory.states import Parameters
 from launcher.sizing.shape import ModelShape, read_shape, shape_by_name, shape_of_folder
+from rundir.quantities import GIB
 
 METHODS = ("full", "lora", "qlora", "int8")
 FITTING = ("fits", "tight")

@@ -12,8 +12,9 @@ from launcher.planner.candidates import Candidate
 from launcher.planner.defaults import Decision
 from launcher.planner.num_steps import steps_of
 from launcher.sizing.host import Host, host
-from launcher.sizing.prediction import BEYOND, GIB
+from launcher.sizing.prediction import BEYOND
 from launcher.sizing.speed.cost import SLICE_OVERHEAD_HOURS, slices_of
+from rundir.quantities import GIB, gib
 
 CPU_CAUTION = "speed on the CPU is a guess, good to a factor of five, until a run here has corrected it"
 
@@ -71,7 +72,7 @@ def starved(candidate: Candidate, node_bytes: int) -> str:
     needs = node_memory(candidate)
     if needs is None or needs.training <= node_bytes / GIB:
         return ""
-    return f"takes {needs.training:.0f} GiB of each node's memory in training, and it has {node_bytes / GIB:.0f} GiB"
+    return f"takes {needs.training:.0f} GiB of each node's memory in training, and it has {gib(node_bytes, 0)}"
 
 
 def short_of_memory(candidate: Candidate, node_bytes: int) -> Iterator[Decision]:
@@ -79,7 +80,7 @@ def short_of_memory(candidate: Candidate, node_bytes: int) -> Iterator[Decision]
     needs = node_memory(candidate)
     if needs and max(needs.load, needs.training) > node_bytes / GIB:
         reason = f"may not be enough: up to {needs.load:.0f} GiB while loading, {needs.training:.0f} in training"
-        yield Decision(setting="node memory", value=f"{node_bytes / GIB:.0f} GiB", reason=reason)
+        yield Decision(setting="node memory", value=gib(node_bytes, 0), reason=reason)
 
 
 def forecast_json(candidate: Candidate, steps: int | None, walltime_seconds: int | None) -> dict[str, Any]:

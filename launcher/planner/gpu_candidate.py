@@ -14,11 +14,12 @@ from launcher.sizing.memory import Adapters, Job, predict_memory
 from launcher.sizing.memory.limits import COMMUNICATORS_GIB, CONTEXT_GIB
 from launcher.sizing.memory.predict import TRAINING
 from launcher.sizing.memory.states import Parameters
-from launcher.sizing.prediction import GIB, Prediction
+from launcher.sizing.prediction import Prediction
 from launcher.sizing.shape import ModelShape
 from launcher.sizing.speed.jobs import speed_layout
 from launcher.sizing.speed.layout import SpeedLayout
 from launcher.sizing.speed.predict import Speed, predict_speed
+from rundir.quantities import GIB
 
 STAND_IN = "H100-80"
 """Ranks plans on GPUs that the catalogue does not have; its speed is not shown then."""

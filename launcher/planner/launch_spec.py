@@ -8,7 +8,7 @@ from launcher.jobfile.schema import JobFile
 from launcher.planner.candidates import Ground
 from launcher.planner.oom_remedy import out_of_memory
 from launcher.planner.select import Choice
-from launcher.yamlfile.durations import walltime_seconds
+from rundir.quantities import walltime_seconds
 
 MAX_ATTEMPTS_WITHOUT_PROGRESS = 3
 CHECKPOINT_BYTES_PER_PARAMETER = 12

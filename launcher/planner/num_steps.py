@@ -10,6 +10,7 @@ from launcher.advice.rules import EPOCHS, pick
 from launcher.dataset.amounts import Amounts
 from launcher.jobfile.schema import JobFile
 from launcher.planner.defaults import Basics, Decision
+from rundir.quantities import count
 from trainer.schedule_rules import FEW_STEPS, warmup_count
 
 EXACT = "training.max_steps"
@@ -91,8 +92,8 @@ def with_packing(job: JobFile, data: Amounts, ranks: int) -> tuple[JobFile, list
     if not apart:
         return packed, []
     reason = (
-        f"{data.rows:,.0f} conversations would share {packs} packs of {job.data.max_length} tokens, which leaves "
-        f"{ranks} ranks few steps"
+        f"{count(data.rows, 'conversation')} would share {count(packs, 'pack')} of {job.data.max_length} "
+        f"tokens, which leaves {count(ranks, 'rank')} few steps"
     )
     return packed, [Decision(setting="data.packing", value=False, reason=reason)]
 
@@ -114,9 +115,10 @@ def step_warnings(job: JobFile, basics: Basics) -> Iterator[str]:
 def _larger_than_an_epoch(job: JobFile, basics: Basics, steps: Steps) -> str:
     tokens = basics.packs_per_step * job.data.max_length
     empty = basics.world_size - steps.packs
-    ranks = f", and {empty} of {basics.world_size} ranks have nothing to do" if empty > 0 else ""
-    packs = "1 pack" if steps.packs == 1 else f"{steps.packs} packs"
-    return f"a step of {tokens:,} tokens ({basics.packs_per_step} packs) is larger than an epoch ({packs}){ranks}"
+    ranks = f", and {empty} of {count(basics.world_size, 'rank')} have nothing to do" if empty > 0 else ""
+    packs = count(steps.packs, "pack")
+    step = f"{tokens:,} tokens ({count(basics.packs_per_step, 'pack')})"
+    return f"a step of {step} is larger than an epoch ({packs}){ranks}"
 
 
 def more_steps(job: JobFile, basics: Basics, steps: Steps) -> Iterator[str]:
@@ -138,7 +140,7 @@ def more_steps(job: JobFile, basics: Basics, steps: Steps) -> Iterator[str]:
         if advised > training.num_train_epochs:
             yield (
                 f"training.num_train_epochs: {advised} makes {_of_epochs(advised, steps.per_epoch)}"
-                f" (advised for {data.rows:,.0f} rows)"
+                f" (advised for {count(data.rows, 'row')})"
             )
     else:
         yield "raise training.max_steps"

@@ -7,7 +7,7 @@ from typing import Any
 from launcher.jobfile.schema import JobFile
 from launcher.planner.candidates import Candidate, Ground, every_candidate
 from launcher.planner.select import Choice
-from launcher.sizing.prediction import GIB
+from rundir.quantities import GIB, gib
 
 LEANER_SHARE = 0.85
 """A plan counts as leaner when its predicted peak is at most this share: predictions are not better than that."""
@@ -25,7 +25,7 @@ def out_of_memory(job: JobFile, choice: Choice, ground: Ground) -> str:
         return _other_ways(job)
     best = min(leaner, key=lambda other: (round(_slower(other, taken), 3), len(_changes(other, taken))))
     settings = " and ".join(f"{name} to {_text(value)}" for name, value in _changes(best, taken).items())
-    less = f"{best.peak_bytes / GIB:.1f} GiB instead of {taken.peak_bytes / GIB:.1f}"
+    less = f"{gib(best.peak_bytes)} instead of {taken.peak_bytes / GIB:.1f}"
     return f"set {settings}: predicted {less}, {_cost(_slower(best, taken))}"
 
 

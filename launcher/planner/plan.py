@@ -32,6 +32,7 @@ from launcher.site.hardware import Machine
 from launcher.sizing.memory.limits import COUNTED_SPREAD
 from launcher.sizing.shape import ModelShape, find_model, shape_by_name, shape_of_folder, targeted, without_adapters
 from launcher.yamlfile.problems import SettingError
+from rundir.quantities import count
 from trainer.capabilities import OWN
 from trainer.config import TrainerConfig
 from trainer.schedule_rules import check_schedule
@@ -224,7 +225,7 @@ def _threads(basics: Basics, machine: Machine, profile: SiteProfile | None) -> D
     threads, reason = 1, "the cores of the nodes are not known here"
     if not machine.is_imagined and (profile is None or basics.device == "cuda"):
         threads = max(1, machine.num_cores // basics.ranks_per_node)
-        reason = f"{machine.num_cores} cores / {basics.ranks_per_node} ranks"
+        reason = f"{count(machine.num_cores, 'core')} / {count(basics.ranks_per_node, 'rank')}"
     return Decision(setting="launch.threads_per_rank", value=threads, reason=reason)
 
 

@@ -11,10 +11,9 @@ from launcher.home import expanded
 from launcher.jobfile.schema import JobFile
 from launcher.site.hardware import Machine, this_machine
 from launcher.sizing.gpus import known_gpu
-from launcher.yamlfile.durations import walltime_seconds
 from launcher.yamlfile.problems import SettingError
+from rundir.quantities import GIB, walltime_seconds
 
-GIB = 1024**3
 UNKNOWN_HOST_BYTES = 1024**4
 
 

@@ -23,12 +23,13 @@ from launcher.sizing import presets
 from launcher.sizing.gpus import MOST_GPUS, GpuCount
 from launcher.sizing.memory import Adapters, Job, Memory, Phase
 from launcher.sizing.memory.settings import Engine
-from launcher.sizing.prediction import BEYOND, GIB, Prediction
+from launcher.sizing.prediction import BEYOND, Prediction
 from launcher.sizing.shape import ModelShape
 from launcher.sizing.speed.cost import Bill, bill
 from launcher.sizing.speed.jobs import speed_layout
 from launcher.sizing.speed.layout import SpeedLayout
 from launcher.sizing.speed.predict import Speed, predict_speed
+from rundir.quantities import GIB
 
 ENGINES = ("zero0", "zero1", "zero2", "fsdp2", "zero3")
 FILLED_FORWARD = 16_384

@@ -27,9 +27,9 @@ from launcher.planner.defaults import Basics, Decision
 from launcher.planner.forecast import over_limit, starved, why_unchecked
 from launcher.planner.num_steps import steps_of
 from launcher.planner.suggestions import nothing_fits
-from launcher.sizing.prediction import GIB
 from launcher.sizing.shape import refused_adapters, targeted
 from launcher.yamlfile.problems import SettingError
+from rundir.quantities import count, gib
 from trainer.schedule_rules import FEW_STEPS
 
 AS_CHEAP = 1.05
@@ -194,7 +194,7 @@ def _check_micro_batch(job: JobFile, basics: Basics) -> None:
     near = sorted(sorted(divisors(basics.packs_per_rank), key=lambda d: abs(d - asked))[:2])
     raise SettingError(
         "resources.micro_batch",
-        f"must divide the {basics.packs_per_rank} packs that each rank has in a step",
+        f"must divide the {count(basics.packs_per_rank, 'pack')} that each rank has in a step",
         got=asked,
         remedy=f"Nearest: {' or '.join(map(str, near))}.",
     )
@@ -275,7 +275,7 @@ def _reject(job: JobFile, candidate: Candidate, best: Candidate, limit_bytes: in
     peak, over = candidate.peak_bytes, _starved(ground, candidate) or over_limit(job, candidate)
     if candidate.prediction and peak > limit_bytes:
         phase = candidate.prediction.binding_phase
-        reason = f"does not fit: {peak / GIB:.1f} GiB in {phase}, {limit_bytes / GIB:.1f} GiB usable"
+        reason = f"does not fit: {gib(peak)} in {phase}, {gib(limit_bytes)} usable"
         learning = candidate.learning
         if learning and learning.prediction.peak_bytes <= limit_bytes and learning.memory_correction.runs:
             reason += f" after {learning.memory_correction.in_words()}"
@@ -286,7 +286,7 @@ def _reject(job: JobFile, candidate: Candidate, best: Candidate, limit_bytes: in
     elif _rank(candidate)[0] > _rank(best)[0]:
         reason = f"fits, but takes about {100 * (candidate.relative_time / best.relative_time - 1):.1f} % longer"
     else:
-        reason = f"fits and is as quick, but needs more memory: {peak / GIB:.1f} GiB"
+        reason = f"fits and is as quick, but needs more memory: {gib(peak)}"
     return Rejected(candidate=candidate, reason=reason)
 
 
@@ -298,8 +298,7 @@ def _other_ranks(candidate: Candidate, best: Candidate) -> str:
 
 def _ranks(candidate: Candidate) -> str:
     """What a plan takes: GPUs, or ranks where there are none."""
-    number, unit = candidate.basics.world_size, "GPU" if candidate.basics.device == "cuda" else "rank"
-    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
+    return count(candidate.basics.world_size, "GPU" if candidate.basics.device == "cuda" else "rank")
 
 
 def _decisions(
@@ -311,7 +310,8 @@ def _decisions(
     accumulation = Decision(
         setting="execution.accumulation",
         value=best.accumulation,
-        reason=f"{best.basics.packs_per_rank} packs of a rank / {best.micro_batch} packs in a forward pass",
+        reason=f"{count(best.basics.packs_per_rank, 'pack')} of a rank / "
+        f"{count(best.micro_batch, 'pack')} in a forward pass",
     )
     return [*found, accumulation, *why_unchecked(job, best)]
 
@@ -340,7 +340,8 @@ def _few_ranks(job: JobFile, best: Candidate, fitting: list[Candidate]) -> str:
     """Why ranks are left out: they would leave the run too few steps."""
     most = max(fitting, key=lambda candidate: candidate.basics.ranks_per_node)
     steps, more = (steps_of(job, candidate.basics).per_epoch for candidate in (best, most))
-    return f"the data is little: {more} steps an epoch on {most.basics.world_size}, {steps} on {best.basics.world_size}"
+    ranks, all_ranks = best.basics.world_size, most.basics.world_size
+    return f"the data is little: {more} steps an epoch on {all_ranks}, {steps} on {ranks}"
 
 
 def _open_decisions(

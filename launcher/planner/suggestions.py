@@ -9,9 +9,9 @@ from launcher.errors import JobError, MachineError
 from launcher.jobfile.schema import JobFile
 from launcher.planner.candidates import Candidate, Ground, every_candidate, memory_limit_bytes
 from launcher.planner.node_counts import NODE_COUNTS, basics_for
-from launcher.sizing.prediction import GIB
 from launcher.sizing.shape import targeted
 from launcher.yamlfile.problems import SettingError
+from rundir.quantities import count, gib
 
 LEAST_RANK = 4
 LEAST_LENGTH = 512
@@ -26,10 +26,10 @@ def nothing_fits(job: JobFile, candidates: list[Candidate], ground: Ground, limi
     least = min(candidates, key=lambda candidate: candidate.peak_bytes)
     phase = least.prediction.binding_phase if least.prediction else ""
     gpus = least.basics.world_size
-    ranks = f" on {gpus} GPU{'s' if gpus > 1 else ''}" if least.basics.device == "cuda" else ""
+    ranks = f" on {count(gpus, 'GPU')}" if least.basics.device == "cuda" else ""
     return JobError(
-        f"no plan fits: the leanest ({least.label}{ranks}) needs {least.peak_bytes / GIB:.1f} GiB per rank "
-        f"in its {phase} phase, and {limit_bytes / GIB:.1f} GiB are usable{_learned(least, limit_bytes)}",
+        f"no plan fits: the leanest ({least.label}{ranks}) needs {gib(least.peak_bytes)} per rank "
+        f"in its {phase} phase, and {gib(limit_bytes)} are usable{_learned(least, limit_bytes)}",
         _remedy(job, ground) if least.basics.device == "cuda" else _on_cpu(job),
     )
 
@@ -120,7 +120,7 @@ def _more_nodes(job: JobFile, ground: Ground) -> Iterator[tuple[str, Changes]]:
     setting = "max_nodes" if job.resources.nodes == "auto" and not here else "nodes"
     taken = job.resources.max_nodes if setting == "max_nodes" else job.resources.nodes
     least = taken if isinstance(taken, int) else 1
-    for nodes in (count for count in NODE_COUNTS if least < count <= MOST_NODES):
+    for nodes in (number for number in NODE_COUNTS if least < number <= MOST_NODES):
         step = {"training": {"tokens_per_step": "auto"}}
         yield f"resources.{setting}: {nodes}{where}", {"resources": {"nodes": nodes}} | step
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from launcher.planner.candidates import Candidate
 from launcher.planner.defaults import Decision
+from rundir.quantities import count, rounded_duration
 
 TOKENS_PER_SECOND = 100_000
 """Of one process: what a core that is half busy otherwise was seen to do. Tokenizers differ by a factor of three."""
@@ -31,16 +32,20 @@ def tokenising(launch: Mapping[str, Any], tokens: float, num_proc: int, candidat
     asked = (launch.get(str(backend)) or {}).get("prepare") or {}
     where, gpus = asked.get("where", INSIDE), candidate.basics.world_size if candidate.basics.device == "cuda" else 0
     seconds = tokens / TOKENS_PER_SECOND / (asked.get("cpus", num_proc) if where == "job" else num_proc)
-    takes = f"about {_time(seconds)} for {tokens:,.0f} tokens" if tokens else "for how long is not known"
+    takes = "for how long is not known"
+    if tokens:
+        takes = f"about {rounded_duration(max(60, seconds), hours_from=3600, minutes=0)} for {count(tokens, 'token')}"
     if where == "job":
         held = f"; {_cost(seconds, gpus, candidate)} less than inside" if gpus and tokens else ""
         place = f"on partition {asked['partition']}, " if asked.get("partition") else ""
-        words = f"a job of its own {place}{asked.get('cpus', 1)} cores, {takes}, before the run's is taken{held}"
+        cores = count(asked.get("cpus", 1), "core")
+        words = f"a job of its own {place}{cores}, {takes}, before the run's is taken{held}"
         yield Decision(setting=SETTING, value=where, reason=words)
     elif where == "submit":
         yield Decision(setting=SETTING, value=where, reason=f"on this machine before anything is queued, {takes}")
     elif gpus and seconds > WORTH_SECONDS:
-        words = f"{takes} while {gpus} GPUs wait ({_cost(seconds, gpus, candidate)})"
+        waiting = f"{count(gpus, 'GPU')} {'waits' if gpus == 1 else 'wait'}"
+        words = f"{takes} while {waiting} ({_cost(seconds, gpus, candidate)})"
         way = "; `prepare: {partition: ...}` in the site profile does it before" if backend == "slurm" else ""
         yield Decision(setting=SETTING, value=where, reason=words + way)
 
@@ -49,7 +54,3 @@ def _cost(seconds: float, gpus: int, candidate: Candidate) -> str:
     hours = seconds * gpus / 3600
     price = candidate.layout.gpu.price if candidate.layout else None
     return f"{hours:,.1f} GPU-hours" + (f", {hours * price:,.2f} USD" if price else "")
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{max(1.0, seconds / 60):,.0f} min"

@@ -23,6 +23,7 @@ from launcher.jobfile.paths import path_settings
 from launcher.planner.plan import Plan, make_plan
 from launcher.site.hardware import Machine, this_machine
 from launcher.yamlfile.problems import dotted
+from rundir.quantities import count
 
 NODES_VARIABLE = "TUNEYARD_NODES_COUNT"
 POD_GPUS_VARIABLE = "TUNEYARD_POD_GPUS"
@@ -71,9 +72,8 @@ def place_run(run_dir: Path, job_file: Path, plan_file: Path | None, site: Site)
     if not made:
         return _left_alone(run_dir, job_text)
     launch = plan["launch"]
-    return (
-        f"placed {run_dir}: {launch['nodes']} nodes with {launch['ranks_per_node']} ranks each, on {launch['device']}"
-    )
+    nodes, ranks = count(launch["nodes"], "node"), count(launch["ranks_per_node"], "rank")
+    return f"placed {run_dir}: {nodes} with {ranks} each, on {launch['device']}"
 
 
 def _left_alone(run_dir: Path, job_text: bytes) -> str:
@@ -141,7 +141,10 @@ def _given_plan(plan_file: Path, site: Site) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise JobError(f"{plan_file}: is no plan: {error}", "Submit the job again.") from None
     if site.nodes is not None and nodes != site.nodes:
-        raise JobError(f"{plan_file}: the plan needs {nodes} nodes, and the run has {site.nodes} pods", "Set `nodes`.")
+        raise JobError(
+            f"{plan_file}: the plan needs {count(nodes, 'node')}, and the run has {count(site.nodes, 'pod')}",
+            "Set `nodes`.",
+        )
     _require_paths(trainer)
     checked: dict[str, Any] = plan
     return checked
@@ -181,11 +184,12 @@ def _require_agreement(job: JobFile, machine: Machine, nodes: int, gpus: int | N
     asked = job.resources.nodes
     if asked not in ("auto", nodes):
         raise JobError(
-            f"resources.nodes asks for {asked}, and the run has {nodes} pods", f"Set the chart's `nodes` to {asked}."
+            f"resources.nodes asks for {asked}, and the run has {count(nodes, 'pod')}",
+            f"Set the chart's `nodes` to {asked}.",
         )
     if gpus is not None and gpus > machine.num_gpus:
         raise JobError(
-            f"each pod asks for {gpus} GPUs, and this container sees {machine.num_gpus}",
+            f"each pod asks for {count(gpus, 'GPU')}, and this container sees {machine.num_gpus}",
             "Give the init container the same resources, or set `runtimeClassName` as the cluster wants it.",
         )
 

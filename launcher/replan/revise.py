@@ -23,6 +23,7 @@ from launcher.planner.remote import machine_of
 from launcher.replan.plan_diff import REFUSED, Change, compare, trainer_of
 from launcher.site.hardware import this_machine
 from launcher.site.profile import profile_of
+from rundir.quantities import count
 from trainer.config import TrainerConfig, TrainingConfig
 from trainer.schedule_rules import check_schedule
 
@@ -146,7 +147,7 @@ def _planned(run_dir: Path, loaded: LoadedJob, job: JobFile, before: TrainerConf
         tokens, packs = before.training.tokens_per_step, before.execution.packs_per_step
         if error.setting == "training.tokens_per_step" and job.training.tokens_per_step == tokens:
             raise JobError(
-                f"a step of this run is {packs} packs, which the ranks that the job asks for do not divide",
+                f"a step of this run is {count(packs, 'pack')}, which the ranks that the job asks for do not divide",
                 f"Take a number of ranks that divides {packs}.",
             ) from None
         raise loaded.located(error) from None

@@ -8,6 +8,7 @@ from typing import Any
 
 from cluster.goodput import Goodput, steps_of, summarise
 from cluster.goodput import account as account_of_attempt
+from rundir.quantities import count
 
 GROUPS = {
     "starting": ("launch", "import", "rendezvous", "load", "first_step"),
@@ -65,7 +66,7 @@ def lost(steps: int, seconds: float) -> str:
     """`4 steps, 12 s`; `nothing` where that is so."""
     if not steps:
         return "nothing"
-    return f"{steps} step{'' if steps == 1 else 's'}, " + (f"{seconds:.0f} s" if seconds >= 1 else "< 1 s")
+    return f"{count(steps, 'step')}, " + (f"{seconds:.0f} s" if seconds >= 1 else "< 1 s")
 
 
 def percent(share: float) -> str:

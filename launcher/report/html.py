@@ -21,7 +21,7 @@ from launcher.report import goodput
 from launcher.report.charts import Chart, Point, Series, line_chart, smoothed
 from launcher.report.preflight import preflight_findings, preflight_table, preflight_warnings
 from launcher.runs.read import RunData, read_run
-from launcher.sizing.prediction import GIB
+from rundir.quantities import elapsed, size
 
 TEMPLATE = "report.html.jinja"
 SMALL = {"width": 400, "height": 210}
@@ -132,13 +132,7 @@ def _of(value: Any, total: Any) -> str | None:
 
 
 def _duration(seconds: float) -> str | None:
-    if seconds <= 0:
-        return None
-    if round(seconds) == 0:
-        return "< 1 s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return elapsed(seconds) if seconds > 0 else None
 
 
 def _seconds(record: dict[str, Any]) -> dict[str, float]:
@@ -204,9 +198,9 @@ def memory_bar(prediction: dict[str, Any] | None) -> dict[str, Any] | None:
     parts = sorted(prediction["binding_components_bytes"].items(), key=lambda part: -part[1])
     limit = max(prediction.get("limit_bytes") or 0, prediction["peak_bytes"], 1)
     return {
-        "parts": [(name.replace("_", " "), size_text(size), 100 * size / limit) for name, size in parts],
-        "peak": size_text(prediction["peak_bytes"]),
-        "limit": size_text(limit),
+        "parts": [(name.replace("_", " "), size(part, 2), 100 * part / limit) for name, part in parts],
+        "peak": size(prediction["peak_bytes"], 2),
+        "limit": size(limit, 2),
         "phase": prediction["binding_phase"],
         "parameters": prediction["parameters"],
         "trainable": prediction["trainable_parameters"],
@@ -217,7 +211,7 @@ def compared(run: RunData) -> list[tuple[str, str, str, str]]:
     """What was predicted beside what was observed: name, both, and how far they are apart."""
     rows = []
     for name, said, seen in comparison(run.plan, run.observed):
-        form = SPEEDS.get(name, size_text)
+        form = SPEEDS.get(name, lambda num_bytes: size(num_bytes, 2))
         rows.append((name, form(said), form(seen), f"{100 * (said / seen - 1):+.0f} %"))
     return [*rows, *_bill(run)]
 
@@ -234,11 +228,6 @@ def _bill(run: RunData) -> list[tuple[str, str, str, str]]:
         spent = prediction["cost"] * hours / prediction["hours"]
         rows.append(("cost", f"{prediction['cost']:,.2f} USD", f"{spent:,.2f} USD", share))
     return rows
-
-
-def size_text(num_bytes: float) -> str:
-    """Bytes in GiB or MiB."""
-    return f"{num_bytes / GIB:.2f} GiB" if num_bytes >= GIB / 10 else f"{num_bytes / 1024**2:.1f} MiB"
 
 
 def attempt_row(record: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launcher.sizing.prediction import GIB, Prediction
+from launcher.sizing.prediction import Prediction
 from launcher.sizing.shape import Linear, ModelShape, lora_parameters, targeted
+from rundir.quantities import GIB
 
 NF4_BLOCK = 64
 """Numbers of a weight that share a scale in bitsandbytes' NF4."""

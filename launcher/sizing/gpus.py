@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import JobError
+from rundir.quantities import GIB
 
 CATALOGUE = Path(__file__).with_name("gpus.json")
 PRICES_VARIABLE = "TUNEYARD_PRICES"
 """Environment variable that names the user's own file of prices."""
-GIB = 1024**3
 MOST_GPUS = 65_536
 NOISE = re.compile(
     r"nvidia|tesla|geforce|\bamd\b|instinct|rtx|quadro|graphics|device|corporation|hbm\d?e?|dgx|hgx|generation", re.I

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launcher.sizing.memory import GIB, Job
+from launcher.sizing.memory import Job
 from launcher.sizing.memory.activations import activation_bytes
 from launcher.sizing.memory.settings import BF16, FP32
 from launcher.sizing.memory.states import Parameters, loaded_bytes, packed_bytes
+from rundir.quantities import GIB
 
 RUNTIME_GIB = 4.0
 """Python, torch, CUDA libraries, a data loader, and pinned buffers of one rank: 3 to 5 GiB resident."""

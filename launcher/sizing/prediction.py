@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-GIB = 1024**3
 BEYOND = ("runtime", "fragmentation")
 """What a process needs beside what torch allocates on a GPU."""
 UNKNOWN = "unknown_architecture"

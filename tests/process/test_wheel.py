@@ -14,7 +14,7 @@ import pytest
 from tests.support import tiny
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("cluster", "launcher", "trainer")
+PACKAGES = ("cluster", "launcher", "rundir", "trainer")
 JOB = """\
 name: tiny
 model: {path: ./model}

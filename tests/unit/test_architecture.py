@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OURS = {"launcher", "cluster", "trainer", "benchmarks", "tests"}
+OURS = {"launcher", "cluster", "trainer", "rundir", "benchmarks", "tests"}
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "numpy"}
-PACKAGES = ("launcher", "cluster", "trainer")
+PACKAGES = ("launcher", "cluster", "trainer", "rundir")
 TORCH_FREE = {"trainer.capabilities", "trainer.config", "trainer.errors", "trainer.prompts", "trainer.schedule_rules"}
-MAY_IMPORT = {"launcher": {"cluster"} | TORCH_FREE, "cluster": set(), "trainer": set()}
+MAY_IMPORT: dict[str, set[str]] = {
+    "launcher": {"cluster", "rundir"} | TORCH_FREE,
+    "cluster": {"rundir"},
+    "trainer": {"rundir"},
+    "rundir": set(),
+}
 FILE_LINES, FUNCTION_LINES, MEDIAN_FUNCTION_LINES = 600, 80, 20
 
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -62,11 +67,11 @@ ON_THE_SUBMITTING_MACHINE = {
 """Files that need more than the standard library, and never run on a node."""
 
 
-def test_cluster_needs_the_standard_library_only() -> None:
-    for path in (ROOT / "cluster").rglob("*.py"):
+def test_cluster_and_rundir_need_the_standard_library_only() -> None:
+    for path in (*(ROOT / "cluster").rglob("*.py"), *(ROOT / "rundir").rglob("*.py")):
         tops = {imported.partition(".")[0] for imported in imports(path)}
         more = ON_THE_SUBMITTING_MACHINE.get(name(path), set())
-        assert tops <= sys.stdlib_module_names | {"cluster"} | more, name(path)
+        assert tops <= sys.stdlib_module_names | {"cluster", "rundir"} | more, name(path)
 
 
 @pytest.mark.parametrize(

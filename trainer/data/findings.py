@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from rundir.quantities import count
 from trainer.errors import UserError
 
 EXAMPLES_KEPT = 5
@@ -99,4 +100,6 @@ class Findings:
         more = self.bad_rows - len(lines)
         lines += [f"and {more} more"] if more else []
         remedies = list(dict.fromkeys(remedy for *_, remedy in self.bad if remedy))
-        raise UserError(f"{self.bad_rows} rows cannot be used:\n  " + "\n  ".join(lines), remedy="; ".join(remedies))
+        raise UserError(
+            f"{count(self.bad_rows, 'row')} cannot be used:\n  " + "\n  ".join(lines), remedy="; ".join(remedies)
+        )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rundir.quantities import count
 from trainer.config import TrainerConfig
 from trainer.data.order import GlobalOrder
 from trainer.data.store import TokenStore
@@ -40,7 +41,7 @@ def _histograms(store: TokenStore, sources: int) -> list[list[list[int]]]:
 
 def _in_words(config: TrainerConfig, steps: int, promised: int) -> str:
     warmup = warmup_count(config.training, steps)
-    words = f"{steps} optimizer step{'s' if steps > 1 else ''}, the first {warmup} of them warm-up"
+    words = f"{count(steps, 'optimizer step')}, the first {warmup} of them warm-up"
     if not 1 / FAR < steps / promised < FAR:
         words += f" (the plan reckoned with about {promised})"
     return words if steps >= FEW_STEPS else f"warning: only {words}: some {FEW_STEPS} are the least to learn from"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rundir.quantities import count
 from trainer.config import SourceConfig, TrainerConfig
 from trainer.counting import counting
 from trainer.data.extent import Extent
@@ -99,8 +100,8 @@ def _prepare_split(
     with counting(folder.parents[1], "tokenising", extent.total_megabytes, "MB") as counter:
         for done in write_shards(missing, tokeniser, config):
             megabytes, rows = extent.at(done)
-            counter.at(megabytes, f"{rows:,} rows of {folder.name}")
-            report(f"tokenised {done} chunk{'s' if done > 1 else ''} of {folder.name}, {rows:,} rows")
+            counter.at(megabytes, f"{count(rows, 'row')} of {folder.name}")
+            report(f"tokenised {count(done, 'chunk')} of {folder.name}, {count(rows, 'row')}")
     found = SplitReport(folder, sources, "data.train" if folder.name == "train" else "data.eval")
     found.refuse_useless()
     _refuse_endless(found, tokeniser)

@@ -17,6 +17,7 @@ from cluster.kubernetes.pod.post import Post
 from cluster.kubernetes.pod.presence import PODS
 from cluster.policy import Exclusion, exclusions
 from cluster.rundir import read_attempts, read_json_loosely, write_json_atomic
+from rundir.quantities import count
 
 MOST_MOVES = 2
 
@@ -39,7 +40,7 @@ class Placement:
             self._say(f"{why}; leaving for another node")
             return True
         self._stays = True
-        self._say(f"warning: {why}; the scheduler put this pod here {moves} times again, so it stays")
+        self._say(f"warning: {why}; the scheduler put this pod here {count(moves, 'time')} again, so it stays")
         return False
 
     def _exclusion(self) -> Exclusion | None:

@@ -2,7 +2,8 @@
 
 from launcher.sizing.memory.limits import Memory, predict_memory
 from launcher.sizing.memory.predict import Phase, peak, phases
-from launcher.sizing.memory.settings import GIB, LOSSES, Adapters, Job, LossKernel, Regime
+from launcher.sizing.memory.settings import LOSSES, Adapters, Job, LossKernel, Regime
+from rundir.quantities import GIB
 
 __all__ = [
     "GIB",

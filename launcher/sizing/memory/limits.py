@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from launcher.sizing.memory.predict import TRAINING, Phase, phases
-from launcher.sizing.memory.settings import GIB, Job
+from launcher.sizing.memory.settings import Job
+from rundir.quantities import GIB
 
 CONTEXT_GIB = 0.5
 """CUDA context with lazily loaded kernels and a cuBLAS workspace: 0.14 GiB on a T4, 0.47 on an A100."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from launcher.sizing.memory import activations as act
 from launcher.sizing.memory import buffers, states
-from launcher.sizing.memory.settings import BF16, GIB, Job
+from launcher.sizing.memory.settings import BF16, Job
+from rundir.quantities import GIB
 
 SMALL_BUFFERS = int(0.05 * GIB)
 """Rotary tables, masks, indices, cuBLAS workspace: the remainder of the simplest rows."""

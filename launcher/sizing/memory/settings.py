@@ -7,7 +7,6 @@ from typing import Literal
 
 from launcher.sizing.shape import ModelShape
 
-GIB = 1024**3
 FP32 = 4
 BF16 = 2
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from launcher.sizing.memory.settings import BF16, FP32, GIB, OPTIMIZER_BYTES, Adapters, Job
+from launcher.sizing.memory.settings import BF16, FP32, OPTIMIZER_BYTES, Adapters, Job
 from launcher.sizing.shape import Linear, ModelShape, lora_parameters
+from rundir.quantities import GIB
 
 NF4_BLOCK = 64
 """Numbers of a weight that share a scale in bitsandbytes' NF4."""

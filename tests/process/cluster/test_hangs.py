@@ -64,5 +64,5 @@ def test_ranks_that_wait_for_a_dead_one_do_not_cost_torchruns_thirty_seconds(run
     assert agent.wait(30) == 3
     assert LINGER_SECONDS <= time.monotonic() - died < LINGER_SECONDS + 8
     assert not lives(pids[0])
-    assert "killed 1 ranks that waited for a dead one" in run.log("agent.log")
+    assert "killed 1 rank that waited for a dead one" in run.log("agent.log")
     assert run.record()["cause"] == "train: rank 1 killed by SIGKILL"

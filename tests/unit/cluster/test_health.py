@@ -57,7 +57,7 @@ def test_idle_gpus_pass(nvidia_smi, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("told", "apps", "words"),
     [
-        (cards(4), "", "1 GPUs, 2 needed"),
+        (cards(4), "", "1 GPU, 2 needed"),
         (cards(4, 4, ecc="3"), "", "GPU 0 has 3 uncorrectable ECC errors; GPU 1 has 3 uncorrectable ECC errors"),
         (cards(4, 70123), "", "GPU 1 has 70123 of 81559 MiB in use by somebody unseen"),
         (
@@ -84,7 +84,7 @@ def test_only_gpus_that_are_given_to_us_count(nvidia_smi, tmp_path: Path, monkey
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
         assert gpu_check(tmp_path).ok
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert gpu_check(tmp_path).words == "1 GPUs, 2 needed"
+    assert gpu_check(tmp_path).words == "1 GPU, 2 needed"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert gpu_check(tmp_path).words == "0 GPUs, 2 needed"
 

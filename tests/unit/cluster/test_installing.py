@@ -53,7 +53,7 @@ def test_a_checkout_installs_itself_with_its_tested_versions() -> None:
 
 
 def test_nothing_tells_to_install_a_name_that_no_index_has() -> None:
-    files = [path for folder in ("launcher", "cluster", "trainer", "docs", "slurm") for path in
+    files = [path for folder in ("launcher", "cluster", "trainer", "rundir", "docs", "slurm") for path in
              (ROOT / folder).rglob("*") if path.suffix in (".py", ".md", ".yaml")]  # fmt: skip
     wrong = re.compile(r"pip install ['\"]?tuneyard\b")
     assert [str(path) for path in [*files, ROOT / "README.md"] if wrong.search(path.read_text())] == [

@@ -11,10 +11,11 @@ import pytest
 
 from cluster import Status
 from launcher.cli import run
-from launcher.cli.checkpoints import age, to_be_pruned
+from launcher.cli.checkpoints import to_be_pruned
 from launcher.jobfile import load_job
 from launcher.planner.plan import make_plan
 from launcher.runs.directory import new_run_dir, write_run
+from rundir.quantities import age
 
 
 def entry(step: int, **changes: Any) -> dict[str, Any]:

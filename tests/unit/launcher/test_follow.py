@@ -21,11 +21,11 @@ from launcher.cli._follow import (
     seconds_left,
     unsaid_restarts,
 )
-from launcher.cli._meter import duration_in_words
 from launcher.errors import EXIT_RUN_FAILED
 from launcher.jobfile import load_job
 from launcher.planner.plan import make_plan
 from launcher.runs.directory import new_run_dir, write_run
+from rundir.quantities import rounded_duration
 
 
 def ended(attempt: int, outcome: str = "crashed", wait: float = 10.0, action: str = "restart") -> dict[str, Any]:
@@ -128,7 +128,7 @@ def test_after_a_fatal_end_one_may_go_on_with_a_changed_job(tmp_path: Path) -> N
 def test_what_is_left_follows_from_steps_and_speed(facts: dict[str, float], seconds: float, words: str) -> None:
     left = seconds_left(facts)
     assert left == seconds
-    assert duration_in_words(left) == words
+    assert rounded_duration(left) == words
 
 
 def test_nothing_is_said_to_be_left_before_there_is_a_speed() -> None:

@@ -74,7 +74,7 @@ def test_a_plan_from_outside_is_taken_when_all_that_it_names_is_here(job: Path, 
     assert place(tmp_path / "runs" / "second", job, "--plan", plan) == 0
     assert read_plan(tmp_path / "runs" / "second") == made
     assert place(tmp_path / "runs" / "third", job, "--plan", plan, "--nodes", 3) == 2
-    assert "the plan needs 1 nodes, and the run has 3 pods" in capsys.readouterr().err
+    assert "the plan needs 1 node, and the run has 3 pods" in capsys.readouterr().err
     made["trainer"]["data"]["train"][0]["path"] = "/data/rows.jsonl"
     plan.write_text(json.dumps(made))
     assert place(tmp_path / "runs" / "third", job, "--plan", plan) == 2
@@ -88,7 +88,7 @@ def test_a_plan_from_outside_is_taken_when_all_that_it_names_is_here(job: Path, 
     ("new", "more", "words"),
     [
         ("nodes: 4, cpu_ranks: 2", ("--nodes", 2), "resources.nodes asks for 4, and the run has 2 pods"),
-        ("cpu_ranks: 2", ("--gpus", 2000), "each pod asks for 2000 GPUs, and this container sees "),
+        ("cpu_ranks: 2", ("--gpus", 2000), "each pod asks for 2,000 GPUs, and this container sees "),
     ],
 )
 def test_a_job_that_contradicts_its_pods_is_refused(write_job, tmp_path: Path, capsys, new, more, words) -> None:

@@ -14,8 +14,9 @@ from launcher.jobfile import JobFile, SettingError, load_job
 from launcher.planner.defaults import decide_basics
 from launcher.planner.plan import Plan, make_plan
 from launcher.site.hardware import Machine
-from launcher.sizing.cpu_memory import GIB, PHASES, Layout, LoraLayout, predict
+from launcher.sizing.cpu_memory import PHASES, Layout, LoraLayout, predict
 from launcher.sizing.shape import find_model, shape_by_name, shape_from_config
+from rundir.quantities import GIB
 from trainer.config import DECIDED_WHILE_RUNNING, ENGINES, TrainerConfig, unresolved
 
 LLAMA_8B = {

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from launcher.sizing import presets
-from launcher.sizing.memory import GIB, Adapters, Job, Regime, buffers, peak, phases, predict_memory, states
+from launcher.sizing.memory import Adapters, Job, Regime, buffers, peak, phases, predict_memory, states
 from launcher.sizing.memory import activations as act
 from launcher.sizing.shape import ModelShape, shape_by_name, shape_from_config
+from rundir.quantities import GIB
 
 TINY: ModelShape = shape_from_config(
     {
