@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.packing import pack
+from trainer.data.pack.packing import pack
 
 CASES = [(1_000_000, 780, 4096), (1_000_000, 800, 16_384), (1_000_000, 300, 8192), (200_000, 4000, 131_072)]
 REPEATS = 3

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from trainer.data.batch import Reduction, collate
-from trainer.data.packing import pack
-from trainer.data.shards import ROW
-from trainer.model.attention import NAME
-from trainer.model.build import SupervisedModel
-from trainer.model.loss import HeadSettings
+from trainer.data.pack.batch import Reduction, collate
+from trainer.data.pack.packing import pack
+from trainer.data.shards.shard import ROW
+from trainer.model.attention.packed_attention import NAME
+from trainer.model.loss.cross_entropy import HeadSettings
+from trainer.model.supervised import SupervisedModel
 
 VOCABULARY = 32_000
 CAPACITY = 2048

@@ -28,7 +28,7 @@ SHAPE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 8, 
 
 def save_times(folder: str, raw: dict[str, Any]) -> dict[str, Any]:
     """One rank's medians in seconds, by way of saving."""
-    from trainer.checkpoint import safetensors_file
+    from trainer.checkpoint.format import safetensors_file
     from trainer.config import TrainerConfig
     from trainer.engines import build_engine
     from trainer.model.build import build_model
@@ -56,9 +56,9 @@ class _NoHash:
 
 def _one_save(folder: Path, engine: Any, step: int, *, overlapped: bool) -> tuple[float, int]:
     """Seconds that training waited, and the size of the checkpoint."""
-    from trainer.checkpoint.manifest import Manifest
+    from trainer.checkpoint.format.manifest import Manifest
     from trainer.checkpoint.store import CheckpointStore
-    from trainer.collectives import Ranks
+    from trainer.runtime.collectives import Ranks
 
     ranks = Ranks()
     store = CheckpointStore(folder / "checkpoints", ranks, 1, lambda _: None)

@@ -18,11 +18,11 @@ import numpy as np
 
 from tests.support import tiny
 from trainer.config import TrainerConfig
-from trainer.data.batch import Reduction, collate
-from trainer.data.epochs import known_steps, order_key, remember_steps
-from trainer.data.order import GlobalOrder
-from trainer.data.shards import ROW
-from trainer.data.store import TokenStore
+from trainer.data.pack.batch import Reduction, collate
+from trainer.data.pack.epoch_steps import known_steps, order_key, remember_steps
+from trainer.data.pack.global_order import GlobalOrder
+from trainer.data.shards.shard import ROW
+from trainer.data.shards.token_store import TokenStore
 
 CONVERSATIONS, MEAN_TOKENS, MAX_LENGTH = 100_000, 300, 4096
 POSITIONS = (10, 100_000)

@@ -24,11 +24,10 @@ from rundir.quantities import count
 from trainer.capabilities import OWN, lacking
 from trainer.config import TrainerConfig, read_trainer_config
 from trainer.errors import EXIT_DONE, UserError, run_reporting_user_errors
-from trainer.finishing import Part, finishing
-from trainer.imports import heavy_imports, hidden, hide
-from trainer.parent import end_with_whoever_waits
-from trainer.phases import PhaseClock
-from trainer.progress import Progress, record_failure, say
+from trainer.run.finishing import Part, finishing
+from trainer.runtime.phase_clock import PhaseClock
+from trainer.runtime.process import end_with_whoever_waits, heavy_imports, hidden, hide
+from trainer.runtime.progress import Progress, record_failure, say
 
 
 def main() -> int:
@@ -90,8 +89,8 @@ def _config(run_dir: Path) -> TrainerConfig:
 
 
 def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
-    from trainer.data.fingerprint import cache_key, prepared_report
-    from trainer.model.inspection import inspected
+    from trainer.data.shards.fingerprint import cache_key, prepared_report
+    from trainer.model_files.inspection_cache import inspected
 
     run_dir = arguments.run_dir
     if arguments.num_proc:
@@ -121,7 +120,7 @@ def _train(arguments: Any, config: TrainerConfig, attempt: int) -> int:
         import torch
         import torch.distributed as dist
 
-        from trainer.loop import TrainingRun
+        from trainer.run.loop import TrainingRun
 
     faulthandler.register(signal.SIGQUIT, all_threads=True)  # the node agent asks for stacks when nothing moves
     phases = PhaseClock.of_this_process()
@@ -150,7 +149,7 @@ def _export(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     hide(*_unused(config))
     with _noted(arguments.run_dir, "export", arguments.output):
         with heavy_imports():
-            from trainer.export import export
+            from trainer.checkpoint.export import export
 
         folder = export(arguments.run_dir, config, step=arguments.step, merge=arguments.merge, output=arguments.output)
     print(f"exported to {folder}")
@@ -166,7 +165,7 @@ def _held_out(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     hide(*_unused(config))
     with finishing(arguments.run_dir, "held_out"):
         with heavy_imports():
-            from trainer.reevaluate import held_out_loss_of
+            from trainer.evaluation.checkpoint_loss import held_out_loss_of
 
         line = held_out_loss_of(arguments.run_dir, config, arguments.step)
     print(f"step {line['step']}  eval_loss {line['eval_loss']:.4f}")
@@ -180,7 +179,7 @@ def _evaluate(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
 def _answer_prompts(arguments: Any, config: TrainerConfig) -> int:
     with heavy_imports():
-        from trainer.generate import evaluate_prompts
+        from trainer.evaluation.answers import evaluate_prompts
 
     prompts = arguments.prompts or (config.evaluation.generate and Path(config.evaluation.generate))
     if not prompts:
@@ -208,7 +207,7 @@ def _checkpoints(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 def _measure(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     hide(*_unused(config))
     with heavy_imports():
-        from trainer.measure import measure, write
+        from trainer.measure.one_rank import measure, write
 
     write(arguments.run_dir, measure(config, arguments.rank, arguments.counted))
     return EXIT_DONE
@@ -217,7 +216,7 @@ def _measure(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 def _shape(arguments: Any, config: None, attempt: int) -> int:
     hide("peft", "bitsandbytes")
     with heavy_imports():
-        from trainer.shape import tensors_of
+        from trainer.model.inspection.tensor_shapes import tensors_of
 
     print(json.dumps(tensors_of(arguments.run_dir)))
     return EXIT_DONE
@@ -225,7 +224,7 @@ def _shape(arguments: Any, config: None, attempt: int) -> int:
 
 def _refuse_unfit(config: TrainerConfig, verdict: dict[str, Any]) -> None:
     """Refuse a plan that would run an architecture in a way in which it is not itself, as its tiny twin showed."""
-    from trainer.model.inspection import ALONE
+    from trainer.model_files.inspection_cache import ALONE
 
     if verdict["how"] == ALONE and config.model.attention != OWN:
         raise UserError(
@@ -251,7 +250,7 @@ def _inspect(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     """What can be found out about the model before it trains, as one line of JSON; a refusal is an answer, too."""
     hide("peft", "bitsandbytes")
     with heavy_imports():
-        from trainer.model.examine import examine
+        from trainer.model.inspection.examine import examine
 
     try:
         found = examine(config.model)

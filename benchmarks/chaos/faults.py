@@ -6,7 +6,7 @@ import random
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trainer.checkpoint.points import POINTS
+from trainer.checkpoint.fault_points import POINTS
 
 ENDINGS = {
     "kill one": 3,

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from benchmarks.chaos.faults import Fault
-from trainer.checkpoint.manifest import published
+from trainer.checkpoint.format.manifest import published
 
 
 def damage(fault: Fault, run_dir: Path) -> bool:

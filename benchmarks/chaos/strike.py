@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos.faults import OF_EVERY_RANK, Fault
-from trainer.checkpoint import points
-from trainer.checkpoint.manifest import published
+from trainer.checkpoint import fault_points
+from trainer.checkpoint.format.manifest import published
 
 BALLAST = "ballast"
 FULL_STEPS = 5
@@ -39,7 +39,7 @@ class Striker:
         self._chosen = rank == fault.rank % world_size
         self._strikes_at_point = self._chosen if fault.point in OF_EVERY_RANK else rank == 0
         self._armed = False
-        points.watch(self._at_point)
+        fault_points.watch(self._at_point)
 
     def at_step(self, steps: int) -> None:
         """Training has done `steps` steps in this attempt."""
@@ -119,8 +119,8 @@ def _newest_bytes(checkpoints: Path) -> int:
 def attempt(run_dir: str, number: int, raw: list[dict[str, Any]]) -> str:
     """One attempt of a run on this rank, with faults in it."""
     from trainer.config import read_trainer_config
-    from trainer.loop import TrainingRun
-    from trainer.progress import say
+    from trainer.run.loop import TrainingRun
+    from trainer.runtime.progress import say
 
     folder = Path(run_dir)
     run = TrainingRun(folder, read_trainer_config(folder), number, say)

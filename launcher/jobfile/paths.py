@@ -21,8 +21,8 @@ from launcher.sizing.shape import shape_of_folder
 from launcher.sizing.shape.counted import require_code
 from launcher.yamlfile.document import Document
 from launcher.yamlfile.problems import KeyPath, Problem, dotted, shown
+from trainer.data.prompts import read_prompts
 from trainer.errors import UserError
-from trainer.prompts import read_prompts
 
 HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 DATA_SUFFIXES = (
@@ -191,4 +191,6 @@ def template_names() -> list[str]:
     spec = importlib.util.find_spec("trainer")
     if spec is None or spec.origin is None:
         return []
-    return sorted(path.stem for path in (Path(spec.origin).parent / "data" / "templates").glob("*.jinja"))
+    return sorted(
+        path.stem for path in (Path(spec.origin).parent / "data" / "chat_template" / "templates").glob("*.jinja")
+    )

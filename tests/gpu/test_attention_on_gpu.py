@@ -15,8 +15,8 @@ BACKENDS = ["varlen", "flex", "padded", *(["flash"] if importlib.util.find_spec(
 def attention(backend: str, dtype_name: str, window: int | None) -> Any:
     import torch
 
-    from trainer.data.batch import _assemble
-    from trainer.model.attention import Segments, attend
+    from trainer.data.pack.batch import _assemble
+    from trainer.model.attention.packed_attention import Segments, attend
 
     generator = torch.Generator().manual_seed(0)
     lengths = [5, 130, 64, 1, 200]

@@ -49,8 +49,8 @@ def differences(model_dir: str, rows: str) -> dict[str, Any]:
 
     from trainer.capabilities import Device, usable, why_unpacked
     from trainer.config import TrainerConfig
-    from trainer.data.batch import _assemble
-    from trainer.model.attention import silence_dropout
+    from trainer.data.pack.batch import _assemble
+    from trainer.model.attention.packed_attention import silence_dropout
     from trainer.model.build import build_model
 
     config = json.loads((Path(model_dir) / "config.json").read_text())
@@ -102,8 +102,8 @@ def kernels(capped: bool, with_sinks: bool, value_size: int) -> list[float]:
     """FlexAttention's output against the dense one's, with scores of every kind."""
     import torch
 
-    from trainer.data.batch import _assemble
-    from trainer.model.attention import Segments, attend
+    from trainer.data.pack.batch import _assemble
+    from trainer.model.attention.packed_attention import Segments, attend
 
     draw = torch.Generator().manual_seed(0)
     lengths = [5, 30, 1, 12]
@@ -133,8 +133,9 @@ def embedding_gradients(model_dir: str, rows: str) -> dict[str, float]:
     import torch
 
     from trainer.config import TrainerConfig
-    from trainer.data.batch import _assemble
-    from trainer.model.build import build_model, trainable_parameters
+    from trainer.data.pack.batch import _assemble
+    from trainer.model.build import build_model
+    from trainer.model.supervised import trainable_parameters
 
     method = {"kind": "lora", "r": 4, "target_modules": ["q_proj", "embed_tokens"]}
     model = build_model(TrainerConfig.model_validate(tiny.trainer_config(Path(model_dir), Path(rows), method=method)))

@@ -15,7 +15,7 @@ import pytest
 from tests.support import tiny
 from trainer.config import TrainerConfig
 from trainer.data.prepare import prepare
-from trainer.data.store import TokenStore
+from trainer.data.shards.token_store import TokenStore
 from trainer.errors import UserError
 
 PLAIN = (

@@ -56,8 +56,8 @@ def reference(run_dir: str, dtype: str, reduction: str, method: dict[str, Any], 
     from transformers import AutoModelForCausalLM
 
     from trainer.config import MethodConfig, read_trainer_config
-    from trainer.data.store import TokenStore
-    from trainer.model.lora import add_adapters
+    from trainer.data.shards.token_store import TokenStore
+    from trainer.model.adapters.lora import add_adapters
 
     store = TokenStore(Path(run_dir) / "data" / "train")
     path = read_trainer_config(Path(run_dir)).model.path
@@ -93,14 +93,14 @@ def against_reference(raw: dict[str, Any], stores: dict[str, str], references: d
     import torch
     from safetensors.torch import load_file
 
-    from trainer.collectives import Ranks
     from trainer.config import TrainerConfig
-    from trainer.data.batch import Reduction, collate
-    from trainer.data.order import GlobalOrder, deal
-    from trainer.data.store import TokenStore
+    from trainer.data.pack.batch import Reduction, collate
+    from trainer.data.pack.global_order import GlobalOrder, deal
+    from trainer.data.shards.token_store import TokenStore
     from trainer.engines import build_engine
-    from trainer.model.build import decoder_layers, trainable_parameters
     from trainer.model.sharing import build_shared_model
+    from trainer.model.supervised import decoder_layers, trainable_parameters
+    from trainer.runtime.collectives import Ranks
 
     config, ranks = TrainerConfig.model_validate(raw), Ranks()
     torch.manual_seed(0)
@@ -147,8 +147,8 @@ def against_reference(raw: dict[str, Any], stores: dict[str, str], references: d
 def stop_where_all_meet(run_dir: str) -> list[str]:
     """Evaluation, save and stop at step 1; evaluation, save and end at step 2, after a resume."""
     from trainer.config import read_trainer_config
-    from trainer.loop import TrainingRun
-    from trainer.progress import say
+    from trainer.run.loop import TrainingRun
+    from trainer.runtime.progress import say
 
     run, states = Path(run_dir), []
     (run / "stop").touch()

@@ -19,13 +19,13 @@ def gradients(raw: dict[str, Any], run_dir: str) -> dict[str, list[float]]:
     """Every trainable parameter's gradient of step 0, and the gradient norm."""
     import torch.distributed as dist
 
-    from trainer.collectives import Ranks
-    from trainer.data.batch import Reduction, collate
-    from trainer.data.order import GlobalOrder, deal, work_of
-    from trainer.data.store import TokenStore
+    from trainer.data.pack.batch import Reduction, collate
+    from trainer.data.pack.global_order import GlobalOrder, deal, work_of
+    from trainer.data.shards.token_store import TokenStore
     from trainer.engines import build_engine
-    from trainer.model.build import trainable_parameters
     from trainer.model.sharing import build_shared_model
+    from trainer.model.supervised import trainable_parameters
+    from trainer.runtime.collectives import Ranks
 
     config = TrainerConfig.model_validate(raw)
     store = TokenStore(Path(run_dir) / "data" / "train")

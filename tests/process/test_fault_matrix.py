@@ -16,7 +16,7 @@ from benchmarks.chaos.campaign import Campaign, Script, StruckRun, Tally
 from benchmarks.chaos.faults import AT_REST, DAMAGE, OF_EVERY_RANK, REFUSALS, Fault
 from benchmarks.chaos.job import Layout, Workshop
 from tests.support.ranks import run_on_ranks
-from trainer.checkpoint.points import POINTS
+from trainer.checkpoint.fault_points import POINTS
 from trainer.config import TrainerConfig
 
 WRITES = ("reserve", "file half", "file synced", "manifest open", "staging synced", "prune")
@@ -126,7 +126,7 @@ def test_ranks_that_do_not_divide_the_step_are_refused(workshop: Workshop) -> No
 
 
 def coordinator_fails(kind: str) -> str:
-    from trainer.collectives import Ranks
+    from trainer.runtime.collectives import Ranks
 
     ranks = Ranks()
 
@@ -154,9 +154,9 @@ def test_a_failure_of_the_first_rank_alone_reaches_every_rank() -> None:
 
 def signalled_attempt(run_dir: str, when: str) -> str:
     """One attempt; the last rank gets SIGTERM while it loads, or while it evaluates."""
-    import trainer.loop
+    import trainer.run.loop
     from trainer.config import read_trainer_config
-    from trainer.progress import say
+    from trainer.runtime.progress import say
 
     last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
 
@@ -169,8 +169,8 @@ def signalled_attempt(run_dir: str, when: str) -> str:
         return wrapped
 
     name = {"loading": "build_shared_model", "evaluating": "held_out_loss"}[when]
-    setattr(trainer.loop, name, then_signal(getattr(trainer.loop, name)))
-    return trainer.loop.TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 0, say).train()
+    setattr(trainer.run.loop, name, then_signal(getattr(trainer.run.loop, name)))
+    return trainer.run.loop.TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 0, say).train()
 
 
 @pytest.mark.parametrize("when", ["loading", "evaluating"])
@@ -186,9 +186,9 @@ def test_sigterm_to_one_rank_outside_of_steps_stops_all_of_them(workshop: Worksh
 
 def reads_refused(run_dir: str) -> str:
     """One attempt on storage that does not give back what it holds."""
-    from trainer.checkpoint import manifest
+    from trainer.checkpoint.format import manifest
     from trainer.config import read_trainer_config
-    from trainer.loop import TrainingRun
+    from trainer.run.loop import TrainingRun
 
     def refused(*_: Any) -> None:
         raise OSError(5, "Input/output error")

@@ -12,10 +12,10 @@ import pytest
 
 from tests.support import tiny
 from trainer.config import TrainerConfig
-from trainer.data.holdout import split
-from trainer.data.order import GlobalOrder
+from trainer.data.pack.global_order import GlobalOrder
+from trainer.data.pack.holdout import split
 from trainer.data.prepare import prepare
-from trainer.data.store import TokenStore
+from trainer.data.shards.token_store import TokenStore
 from trainer.errors import UserError
 
 TEXT_ONLY = (
@@ -297,7 +297,7 @@ def test_a_stop_token_that_few_rows_train_is_a_warning(tmp_path: Path, models: d
 
 def test_a_step_of_rows_of_weight_zero_ends_no_run(tmp_path: Path) -> None:
     """Folders that were prepared before such rows were left out."""
-    from trainer.steps import StepSource
+    from trainer.run.step_source import StepSource
 
     prepared = Prepared(tmp_path, with_config(tmp_path / "m", **TINY), [ask()])
     (file,) = prepared.run.glob("data/train/shard-*/rows.npy")

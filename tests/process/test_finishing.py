@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import tiny
 from tests.support.ranks import RankFailedError, run_on_ranks
-from trainer.files import read_json
+from trainer.runtime.files import read_json
 
 STEPS = 2
 
@@ -26,16 +26,16 @@ def prepare_run(run_dir: str) -> None:
 
 def train(run_dir: str, attempt: int) -> str:
     from trainer.config import read_trainer_config
-    from trainer.loop import TrainingRun
-    from trainer.progress import say
+    from trainer.run.loop import TrainingRun
+    from trainer.runtime.progress import say
 
     return TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), attempt, say).train()
 
 
 def held_out_again(run_dir: str) -> dict[str, Any]:
     from trainer.config import read_trainer_config
-    from trainer.finishing import finishing
-    from trainer.reevaluate import held_out_loss_of
+    from trainer.evaluation.checkpoint_loss import held_out_loss_of
+    from trainer.run.finishing import finishing
 
     with finishing(Path(run_dir), "held_out"):
         return held_out_loss_of(Path(run_dir), read_trainer_config(Path(run_dir)))
@@ -46,9 +46,9 @@ def export_onto(run_dir: str, limit_bytes: int) -> str:
     import resource
     import signal
 
+    from trainer.checkpoint.export import export
     from trainer.config import read_trainer_config
     from trainer.errors import UserError
-    from trainer.export import export
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY))

@@ -26,8 +26,8 @@ def losses(model_dir: str, rows: str, backend: str, checkpointing: bool) -> dict
     from transformers import AutoModelForCausalLM
 
     from trainer.config import TrainerConfig
-    from trainer.data.batch import Reduction, collate
-    from trainer.data.store import TokenStore
+    from trainer.data.pack.batch import Reduction, collate
+    from trainer.data.shards.token_store import TokenStore
     from trainer.model.build import build_model
 
     config = TrainerConfig.model_validate(

@@ -63,7 +63,7 @@ def test_counting_agrees_with_running(
 
 def among_others(made: dict[str, str], engine: str, sharded: bool, method: dict[str, Any]) -> dict[str, int]:
     from trainer.config import TrainerConfig
-    from trainer.observed import held_bytes
+    from trainer.metrics.observed import held_bytes
 
     raw = job(made, engine, 2, method=method).model_dump()
     raw["execution"]["shard_quantized"] = sharded

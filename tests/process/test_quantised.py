@@ -38,7 +38,7 @@ def base_bytes(model: Any) -> str:
 
     import torch
 
-    from trainer.model.quantise import quantised_layers
+    from trainer.model.adapters.quantise import quantised_layers
 
     frozen = [tensor for _, layer in quantised_layers(model) for tensor in stored_tensors(layer)]
     found = hashlib.sha256()
@@ -59,8 +59,9 @@ def stored_tensors(layer: Any) -> list[Any]:
 def facts(made: dict[str, str], method: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from trainer.model.build import build_model, trainable_parameters
-    from trainer.model.quantise import quantised_layers
+    from trainer.model.adapters.quantise import quantised_layers
+    from trainer.model.build import build_model
+    from trainer.model.supervised import trainable_parameters
 
     model = build_model(job(made, "zero0", 1, method=method))
     layers = dict(quantised_layers(model))
@@ -107,15 +108,17 @@ def own_forward(made: dict[str, str], kind: str) -> dict[str, float]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from trainer.model import attention
+    from trainer.model.adapters.quantise import loading_options
+    from trainer.model.attention import packed_attention
     from trainer.model.build import build_model
-    from trainer.model.quantise import loading_options
 
     config = job(made, "zero0", 1, method=qlora(kind))
     options = loading_options(config.method, "cpu", torch.float32)
-    reference = AutoModelForCausalLM.from_pretrained(made["model"], attn_implementation=attention.NAME, **options)
+    reference = AutoModelForCausalLM.from_pretrained(
+        made["model"], attn_implementation=packed_attention.NAME, **options
+    )
     batch = first_batch(made, config)
-    segments = attention.Segments("padded", batch)
+    segments = packed_attention.Segments("padded", batch)
     arguments = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
     found = {}
     for mode in (True, False):
@@ -135,8 +138,8 @@ def plain_kernels(model: Any) -> Any:
 
 
 def first_batch(made: dict[str, str], config: Any) -> Any:
-    from trainer.data.batch import Reduction, collate
-    from trainer.data.store import TokenStore
+    from trainer.data.pack.batch import Reduction, collate
+    from trainer.data.shards.token_store import TokenStore
 
     store = TokenStore(Path(made["run"]) / "data" / "train")
     return collate(store, list(range(6)), Reduction(store, config.loss.reduction))
@@ -152,8 +155,9 @@ def moved_and_evaluated(made: dict[str, str], kind: str) -> dict[str, Any]:
     """Gradients after an evaluation and a move, against those before; whether a move takes everything along."""
     import torch
 
-    from trainer.model.build import build_model, trainable_parameters
-    from trainer.model.quantise import quantised_layers
+    from trainer.model.adapters.quantise import quantised_layers
+    from trainer.model.build import build_model
+    from trainer.model.supervised import trainable_parameters
 
     config = job(made, "zero0", 1, method=qlora(kind))
     model, batch = build_model(config), first_batch(made, config)
@@ -191,8 +195,8 @@ def kept_inputs(made: dict[str, str], kind: str) -> list[bool]:
 
     import torch
 
+    from trainer.model.adapters.quantise import quantised_layers
     from trainer.model.build import build_model
-    from trainer.model.quantise import quantised_layers
 
     model = build_model(job(made, "zero0", 1, method=qlora(kind)))
     _, layer = next(quantised_layers(model))
@@ -219,8 +223,8 @@ def train_on_all(
     """Per engine: the gradient of step 0, the losses of some steps on it, and whether the base kept its bytes."""
     import torch
 
-    from trainer.collectives import Ranks
-    from trainer.model.build import trainable_parameters
+    from trainer.model.supervised import trainable_parameters
+    from trainer.runtime.collectives import Ranks
 
     found = {}
     for engine in engines:
@@ -310,8 +314,8 @@ def test_what_cannot_work_is_refused(made: dict[str, str], tmp_path: Path) -> No
 
 def train(run_dir: str) -> str:
     from trainer.config import read_trainer_config
-    from trainer.loop import TrainingRun
-    from trainer.progress import say
+    from trainer.run.loop import TrainingRun
+    from trainer.runtime.progress import say
 
     return TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 0, say).train()
 
@@ -322,9 +326,9 @@ def export_and_load(run_dir: str) -> dict[str, float]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from trainer.checkpoint.export import export
     from trainer.config import read_trainer_config
-    from trainer.export import export
-    from trainer.model.quantise import loading_options
+    from trainer.model.adapters.quantise import loading_options
 
     run = Path(run_dir)
     config = read_trainer_config(run)
@@ -371,7 +375,7 @@ def test_a_setting_that_nothing_could_act_on_is_refused() -> None:
 
     from trainer.config import MethodConfig
     from trainer.errors import UserError
-    from trainer.model.quantise import hide_quantised_weights
+    from trainer.model.adapters.quantise import hide_quantised_weights
 
     with pytest.raises(UserError, match="no linear layers"):
         hide_quantised_weights(nn.Sequential(nn.Embedding(4, 4)), MethodConfig(kind="lora", quantization="nf4"))

@@ -17,7 +17,7 @@ import pytest
 from tests.support import tiny
 from tests.support.ranks import RankFailedError, run_on_ranks
 from trainer.config import ENGINES
-from trainer.files import read_json
+from trainer.runtime.files import read_json
 
 STEPS = 24
 
@@ -25,8 +25,8 @@ STEPS = 24
 def train(run_dir: str, attempt: int, disturbance: str | None = None, at_step: int = 0) -> str:
     """One attempt; a thread on every rank disturbs it once progress.json has reached `at_step`."""
     from trainer.config import read_trainer_config
-    from trainer.loop import TrainingRun
-    from trainer.progress import say
+    from trainer.run.loop import TrainingRun
+    from trainer.runtime.progress import say
 
     if disturbance:
         threading.Thread(target=disturb, args=(Path(run_dir), attempt, disturbance, at_step), daemon=True).start()
@@ -261,8 +261,8 @@ def train_on_full_storage(run_dir: str, full_from: int, full_to: int) -> str:
     import resource
 
     from trainer.config import read_trainer_config
-    from trainer.loop import TrainingRun
-    from trainer.progress import say
+    from trainer.run.loop import TrainingRun
+    from trainer.runtime.progress import say
 
     run = TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 0, say)
     optimise = run._optimise

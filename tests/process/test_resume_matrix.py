@@ -52,7 +52,7 @@ def save_all(made: dict[str, str], folder: str, method: dict[str, Any], ranks: i
 
 
 def save(bench: Any, place: Path, step: int) -> None:
-    from trainer.checkpoint.manifest import Manifest
+    from trainer.checkpoint.format.manifest import Manifest
 
     kind = bench.config.execution
     manifest = Manifest(
@@ -72,7 +72,7 @@ def save(bench: Any, place: Path, step: int) -> None:
 
 def store(place: Path) -> Any:
     from trainer.checkpoint.store import CheckpointStore
-    from trainer.collectives import Ranks
+    from trainer.runtime.collectives import Ranks
 
     place.mkdir(parents=True, exist_ok=True)
     return CheckpointStore(place, Ranks(), keep=9, report=print)
@@ -82,7 +82,7 @@ class WholeState:
     """Puts every tensor and moment together from the ranges of all ranks; elements that no rank holds stay NaN."""
 
     def __init__(self, engine: Any) -> None:
-        from trainer.collectives import Ranks
+        from trainer.runtime.collectives import Ranks
 
         self._engine = engine
         mine = [(f"{r.kind}/{r.tensor}", r.start, math.prod(r.shape), r.view.numel()) for r in engine.ranges()]
@@ -133,7 +133,7 @@ def differences(bench: Any, state: WholeState, place: Path, step: int) -> list[s
     """Load the checkpoint; what is not, to the bit, what its writer held."""
     from safetensors.torch import load_file
 
-    from trainer.checkpoint.manifest import published, verified
+    from trainer.checkpoint.format.manifest import published, verified
 
     for held in bench.engine.ranges():
         held.view.fill_(math.nan)  # whatever is not loaded shows
@@ -187,7 +187,7 @@ NORMS = "model.layers.*.input_layernorm.weight"
 
 def resume_with_less(made: dict[str, str], folder: str) -> list[list[str]]:
     """Save while all is trained; load where the layers' norms are kept as they are, then where one is not there."""
-    from trainer.checkpoint.manifest import published
+    from trainer.checkpoint.format.manifest import published
     from trainer.errors import UserError
 
     told: list[list[str]] = []

@@ -23,7 +23,7 @@ def one_step(made: dict[str, str], engine: str, world_size: int) -> Any:
     import torch
 
     from tests.support.steps import Bench
-    from trainer.collectives import Ranks
+    from trainer.runtime.collectives import Ranks
 
     bench = Bench(made, job(made, engine, world_size))
     loss = bench.accumulate(0)

@@ -28,7 +28,7 @@ def steps_of(made: dict[str, str], engines: list[str], ranks: int, changes: dict
     """Losses of some steps and of an evaluation between them, and all that trains, with whole and sharded weights."""
     import hashlib
 
-    from trainer.model.build import trainable_parameters
+    from trainer.model.supervised import trainable_parameters
 
     found: dict[str, Any] = {}
     for engine in engines:
@@ -62,8 +62,8 @@ def held(made: dict[str, str], ranks: int, kind: str, double: bool) -> dict[str,
     """What lies in memory before, between and after uses, and how often the next layer was on its way."""
     import torch
 
-    from trainer.model.quantise import quantised_layers, stored_tensors
-    from trainer.model.shards import Shard, everything_whole, shard_of
+    from trainer.model.adapters.quantise import quantised_layers, stored_tensors
+    from trainer.model.adapters.quantised_shards import Shard, everything_whole, shard_of
 
     method = {"kind": "lora", "r": 4, "quantization": kind} | ({} if double else {"double_quantization": False})
     changes = {"method": method, "training": {"gradient_checkpointing": True}}
@@ -122,7 +122,7 @@ def test_a_rank_holds_its_part_and_two_layers_at_most(made: dict[str, str], kind
 
 def whole_at_once(made: dict[str, str], ranks: int) -> int:
     """Most layers whose packed bytes were there at one time while the model was loaded."""
-    from trainer.model import shards as module
+    from trainer.model.adapters import quantised_shards as module
 
     alive, most = [], 0
     plain = module.shard_weight

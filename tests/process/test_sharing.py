@@ -120,7 +120,7 @@ def test_no_other_rank_ever_holds_the_model(tmp_path: Path, engine: str) -> None
 
 def counted(made: dict[str, str], engine: str, ranks: int) -> int:
     """Bytes of all tensors that live on this rank while weights are handed out, at their most."""
-    from trainer.allocation import Allocations
+    from trainer.measure.allocation_counter import Allocations
 
     module = importlib.import_module("trainer.engines.fsdp2" if engine == "fsdp2" else "trainer.engines.zero")
     Bench(made, job(made, engine, ranks))  # what libraries keep for themselves

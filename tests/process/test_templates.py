@@ -13,12 +13,12 @@ import pytest
 from tests.support import tiny
 from tests.support.stock_templates import STOCK, Stock, stock_tokenizer
 from trainer.config import TrainerConfig
-from trainer.data import template
-from trainer.data.batch import Reduction
-from trainer.data.formats import Conversation, to_conversation
+from trainer.data.chat_template import tokenizer as tokenizer_templates
+from trainer.data.chat_template.render import Renderer, TemplateRefusalError
+from trainer.data.conversation.formats import Conversation, to_conversation
+from trainer.data.pack.batch import Reduction
 from trainer.data.prepare import prepare
-from trainer.data.render import Renderer, TemplateRefusalError
-from trainer.data.store import TokenStore
+from trainer.data.shards.token_store import TokenStore
 from trainer.errors import UserError
 
 USER = {"role": "user", "content": "Q1"}
@@ -295,14 +295,14 @@ GOLDEN = {
 
 def built_in_renderer(name: str) -> Renderer:
     """With the tokenizer of a base model that has the template's control tokens, and another end of sequence."""
-    tokens = tuple(template.needed_tokens(name))
+    tokens = tuple(tokenizer_templates.needed_tokens(name))
     tokenizer = stock_tokenizer(Stock("", "</s>", tokens=tokens))
-    texts = template.chat_templates(tokenizer, name)
+    texts = tokenizer_templates.chat_templates(tokenizer, name)
     return Renderer(tokenizer, texts, [tokenizer.eos_token_id], {})
 
 
 def test_every_built_in_template_has_its_golden_text() -> None:
-    assert sorted(GOLDEN) == template.built_in()
+    assert sorted(GOLDEN) == tokenizer_templates.built_in()
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -316,11 +316,11 @@ def test_built_in_templates_write_the_documented_text(name: str) -> None:
     assert text + rendering.text[at:] == GOLDEN[name]
 
 
-@pytest.mark.parametrize("name", [name for name in GOLDEN if not template.needed_tokens(name)])
+@pytest.mark.parametrize("name", [name for name in GOLDEN if not tokenizer_templates.needed_tokens(name)])
 def test_templates_for_any_model_need_no_beginning_of_sequence(name: str) -> None:
     tokenizer = stock_tokenizer(Stock("", "</s>"))
     tokenizer.bos_token = None
-    own = Renderer(tokenizer, template.chat_templates(tokenizer, name), [tokenizer.eos_token_id], {})
+    own = Renderer(tokenizer, tokenizer_templates.chat_templates(tokenizer, name), [tokenizer.eos_token_id], {})
     assert "None" not in own.render(Conversation([USER, ANSWER])).renderings[0].text
 
 
@@ -366,6 +366,6 @@ def test_a_base_model_is_told_which_templates_fit_its_tokenizer() -> None:
     base = stock_tokenizer(Stock("", "</s>"))
     base.chat_template = None
     with pytest.raises(UserError, match=r"no chat template(.|\n)*fits this tokenizer: alpaca, llama2, vicuna, zephyr"):
-        template.chat_templates(base, None)
+        tokenizer_templates.chat_templates(base, None)
     with pytest.raises(UserError, match=r"writes <.im_start.>, <.im_end.>(.|\n)*model.added_tokens"):
-        template.chat_templates(base, "chatml")
+        tokenizer_templates.chat_templates(base, "chatml")

@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support import tiny
 from tests.support.stock_templates import Stock, stock_tokenizer
+from trainer.checkpoint.export import save_chat
 from trainer.config import ModelConfig, TrainerConfig
-from trainer.data.template import load_tokenizer
+from trainer.data.chat_template.tokenizer import load_tokenizer
 from trainer.errors import UserError
-from trainer.export import save_chat
-from trainer.generate import evaluate_prompts, load_exported
+from trainer.evaluation.answers import evaluate_prompts, load_exported
 from trainer.model.build import build_model
 
 ADDED = ["<|im_start|>", "<|im_end|>"]

@@ -10,8 +10,8 @@ def held_out(model: Any, run: Path, config: Any) -> float:
     """Loss per supervised token over the held-out conversations, each alone, by the model's own loss."""
     import torch
 
-    from trainer.data.order import GlobalOrder
-    from trainer.data.store import TokenStore
+    from trainer.data.pack.global_order import GlobalOrder
+    from trainer.data.shards.token_store import TokenStore
 
     order = GlobalOrder(TokenStore(run / "data" / "train"), config)
     total = tokens = 0.0

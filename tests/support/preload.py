@@ -15,11 +15,11 @@ import torch.utils.tensorboard  # noqa: F401
 import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers import conversion_mapping
 
+import trainer.checkpoint.export
 import trainer.data.prepare
 import trainer.engines.fsdp2
 import trainer.engines.zero
-import trainer.export
-import trainer.loop  # noqa: F401
+import trainer.run.loop  # noqa: F401
 
 # What every rank would do again in its first second: hundreds of patterns compiled, and DeepSpeed's search for kernels.
 conversion_mapping.get_checkpoint_conversion_mapping("llama")

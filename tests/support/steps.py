@@ -40,13 +40,13 @@ class Bench:
     def __init__(self, made: dict[str, str], config: Any) -> None:
         import torch.distributed as dist
 
-        from trainer.collectives import Ranks
-        from trainer.data.order import GlobalOrder
-        from trainer.data.store import TokenStore
+        from trainer.data.pack.global_order import GlobalOrder
+        from trainer.data.shards.token_store import TokenStore
         from trainer.engines import build_engine
-        from trainer.loop import seed_everything
         from trainer.model.sharing import build_shared_model
-        from trainer.steps import StepSource
+        from trainer.run.loop import seed_everything
+        from trainer.run.step_source import StepSource
+        from trainer.runtime.collectives import Ranks
 
         seed_everything(config.training.seed, config.training.full_determinism)
         self.config = config

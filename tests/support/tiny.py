@@ -7,7 +7,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-CHATML = (Path(__file__).parents[2] / "trainer" / "data" / "templates" / "chatml.jinja").read_text(encoding="utf-8")
+CHATML = (Path(__file__).parents[2] / "trainer" / "data" / "chat_template" / "templates" / "chatml.jinja").read_text(
+    encoding="utf-8"
+)
 WORDS = [
     "red",
     "blue",

@@ -13,7 +13,13 @@ ROOT = Path(__file__).parents[2]
 OURS = {"launcher", "cluster", "trainer", "rundir", "benchmarks", "tests"}
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "numpy"}
 PACKAGES = ("launcher", "cluster", "trainer", "rundir")
-TORCH_FREE = {"trainer.capabilities", "trainer.config", "trainer.errors", "trainer.prompts", "trainer.schedule_rules"}
+TORCH_FREE = {
+    "trainer.capabilities",
+    "trainer.config",
+    "trainer.errors",
+    "trainer.data.prompts",
+    "trainer.schedule_rules",
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "launcher": {"cluster", "rundir"} | TORCH_FREE,
     "cluster": {"rundir"},

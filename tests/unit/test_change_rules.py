@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from launcher.replan.plan_diff import CURVE, FREE, REFUSED, _meaning
 from trainer.config import CHANGE_RULES, SourceConfig, TrainerConfig, change_rule
-from trainer.resume import changes_the_curve, is_fixed
+from trainer.run.resume import changes_the_curve, is_fixed
 
 MANUAL = Path(__file__).parents[2] / "docs" / "job-file.md"
 SAID = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint.manifest import (
+from trainer.checkpoint.format.manifest import (
     DamagedCheckpointError,
     Manifest,
     UnreadableStorageError,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.checkpoint.manifest import published
-from trainer.checkpoint.points import passing
+from trainer.checkpoint.fault_points import passing
+from trainer.checkpoint.format.manifest import published
 
 PERMANENT_MARK = "permanent"
 """An empty file of this name in a checkpoint's folder keeps it for good."""

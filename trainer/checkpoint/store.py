@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoint.manifest import (
+from trainer.checkpoint.fault_points import passing
+from trainer.checkpoint.format.manifest import (
     DamagedCheckpointError,
     Manifest,
     StoredRange,
@@ -25,15 +26,14 @@ from trainer.checkpoint.manifest import (
     read_manifest,
     verified,
 )
-from trainer.checkpoint.points import passing
-from trainer.checkpoint.read import RangeReader
+from trainer.checkpoint.format.range_reader import RangeReader
+from trainer.checkpoint.format.rank_writer import BackgroundWriter, HostCopy, combined, digest
 from trainer.checkpoint.retention import DAMAGED, PERMANENT_MARK, doomed, outdated_damaged, remove, sweep
-from trainer.checkpoint.writer import BackgroundWriter, HostCopy, combined, digest
-from trainer.collectives import Ranks
 from trainer.engines.base import Engine, Range
 from trainer.errors import UserError
-from trainer.files import fsync_folder
-from trainer.model.build import trainable_parameters
+from trainer.model.supervised import trainable_parameters
+from trainer.runtime.collectives import Ranks
+from trainer.runtime.files import fsync_folder
 
 STATE_KEY = "random/"
 

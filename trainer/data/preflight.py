@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from trainer.config import SourceConfig
-from trainer.data.findings import EXAMPLES_KEPT, Findings
-from trainer.data.rendered import AS_PYTHON, NOT_RENDERED
-from trainer.data.sources import left_out
-from trainer.data.store import TokenStore
+from trainer.data.chat_template.lost_content import AS_PYTHON, NOT_RENDERED
+from trainer.data.read.sources import left_out
+from trainer.data.shards.token_store import TokenStore
+from trainer.data.tokenise.findings import EXAMPLES_KEPT, Findings
 from trainer.errors import UserError
 
 LOST_SHARE = 0.02

@@ -16,19 +16,19 @@ from typing import Any
 
 from rundir.quantities import count
 from trainer.config import SourceConfig, TrainerConfig
-from trainer.counting import counting
-from trainer.data.extent import Extent
-from trainer.data.fingerprint import cache_key, prepared_report
-from trainer.data.lengths import settle_steps
+from trainer.data.chat_template.tokenizer import fitting_advice
+from trainer.data.pack.length_counts import settle_steps
 from trainer.data.preflight import SplitReport
-from trainer.data.sources import Chunk, read_chunks
-from trainer.data.store import TokenStore
-from trainer.data.template import fitting_advice
-from trainer.data.tokenise import Tokeniser
-from trainer.data.workers import write_shards
+from trainer.data.prompts import read_prompts
+from trainer.data.read.extent import Extent
+from trainer.data.read.sources import Chunk, read_chunks
+from trainer.data.shards.fingerprint import cache_key, prepared_report
+from trainer.data.shards.token_store import TokenStore
+from trainer.data.tokenise.tokeniser import Tokeniser
+from trainer.data.tokenise.workers import write_shards
 from trainer.errors import RowError, UserError
-from trainer.files import write_json_atomic
-from trainer.prompts import read_prompts
+from trainer.runtime.files import write_json_atomic
+from trainer.runtime.phase_progress import counting
 
 
 def prepare(run_dir: Path, config: TrainerConfig, report: Callable[[str], None] = print) -> dict[str, Any]:

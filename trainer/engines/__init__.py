@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainer.config import TrainerConfig
 from trainer.engines.base import Engine, Range
-from trainer.model.build import SupervisedModel
+from trainer.model.supervised import SupervisedModel
 
 
 def build_engine(model: SupervisedModel, config: TrainerConfig) -> Engine:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from trainer.config import TrainingConfig
-from trainer.data.batch import Batch
-from trainer.model.build import SupervisedModel, trainable_parameters
+from trainer.data.pack.batch import Batch
+from trainer.model.supervised import SupervisedModel, trainable_parameters
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KINDS = ("param", *MOMENTS)

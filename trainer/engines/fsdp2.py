@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from trainer.config import TrainerConfig
-from trainer.data.batch import Batch
+from trainer.data.pack.batch import Batch
 from trainer.engines.base import (
     KINDS,
     Engine,
@@ -22,8 +22,9 @@ from trainer.engines.base import (
     rank_device,
     set_learning_rate,
 )
-from trainer.model.build import DTYPES, SupervisedModel, decoder_layers, trainable_parameters
+from trainer.model.build import DTYPES
 from trainer.model.sharing import materialise, receive, share_buffers, take_weights
+from trainer.model.supervised import SupervisedModel, decoder_layers, trainable_parameters
 
 
 class Fsdp2Engine(Engine):

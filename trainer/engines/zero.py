@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from trainer.config import TrainerConfig
-from trainer.data.batch import Batch
+from trainer.data.pack.batch import Batch
 from trainer.engines.base import (
     MOMENTS,
     Engine,
@@ -27,8 +27,8 @@ from trainer.engines.base import (
     rank_device,
     set_learning_rate,
 )
-from trainer.model.build import SupervisedModel, decoder_layers, trainable_parameters
 from trainer.model.sharing import materialise, replace_tensors, share_buffers
+from trainer.model.supervised import SupervisedModel, decoder_layers, trainable_parameters
 
 LARGEST_BUCKET = 200_000_000  # elements
 NO_CLIPPING = 1e30  # DeepSpeed computes the norm only when it clips

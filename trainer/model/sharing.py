@@ -14,10 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from trainer.collectives import Ranks
 from trainer.config import TrainerConfig
 from trainer.errors import UserError
-from trainer.model.build import SupervisedModel, build_model
+from trainer.model.build import build_model
+from trainer.model.supervised import SupervisedModel
+from trainer.runtime.collectives import Ranks
 
 META = torch.device("meta")
 _ROUND_SECONDS = 30.0

@@ -21,9 +21,9 @@ from launcher.planner.plan import Plan, make_plan
 from launcher.site.hardware import Machine
 from launcher.sizing.shape import ModelShape, shape_of_folder
 from trainer.config import TrainingConfig
-from trainer.data.order import GlobalOrder
-from trainer.data.packing import pack
-from trainer.schedule import LearningRate
+from trainer.data.pack.global_order import GlobalOrder
+from trainer.data.pack.packing import pack
+from trainer.run.learning_rate import LearningRate
 from trainer.schedule_rules import FEW_STEPS
 
 ROWS = (20, 60, 200, 999, 2000)

@@ -17,8 +17,8 @@ from launcher.cli import _meter as meters
 from launcher.cli._follow import show_progress
 from launcher.cli._meter import Meter
 from launcher.cli._phases import read_phase, show_phase, watched
-from trainer.counting import EVERY_SECONDS, Counter, counting
-from trainer.counting import FILE as WRITTEN
+from trainer.runtime.phase_progress import EVERY_SECONDS, Counter, counting
+from trainer.runtime.phase_progress import FILE as WRITTEN
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_what_the_trainer_counts_is_read_while_it_lasts(tmp_path: Path, monkeypa
     with counting(tmp_path, "exporting", 4, "tensors") as counter:
         counter.at(1)
         assert read_phase(tmp_path) == {}, "what is over in a second is not told"
-        monkeypatch.setattr("trainer.counting.time.monotonic", lambda: time.perf_counter() + 1e6)
+        monkeypatch.setattr("trainer.runtime.phase_progress.time.monotonic", lambda: time.perf_counter() + 1e6)
         counter.at(2, "two of them")
         found = read_phase(tmp_path)
         assert (found["phase"], found["done"], found["total"], found["unit"]) == ("exporting", 2, 4, "tensors")

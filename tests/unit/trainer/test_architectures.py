@@ -19,7 +19,7 @@ def rows() -> dict[str, str]:
 def test_the_page_lists_every_family_of_the_installed_transformers() -> None:
     import transformers
 
-    from trainer.model.architectures import families
+    from trainer.model.inspection.architectures import families
 
     assert list(rows()) == families()
     assert f"Transformers {transformers.__version__}" in PAGE.read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def test_the_page_lists_every_family_of_the_installed_transformers() -> None:
 
 @pytest.mark.parametrize("family", rows())
 def test_a_tiny_model_of_the_family_is_run_as_the_page_says(family: str) -> None:
-    from trainer.model.architectures import verdict_of_family
+    from trainer.model.inspection.architectures import verdict_of_family
 
     verdict = verdict_of_family(family)
     assert verdict.how == rows()[family], verdict.reason
@@ -37,6 +37,6 @@ def test_a_tiny_model_of_the_family_is_run_as_the_page_says(family: str) -> None
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "bart", "electra"])
 def test_what_is_no_decoder_is_refused(family: str) -> None:
-    from trainer.model.architectures import verdict_of_family
+    from trainer.model.inspection.architectures import verdict_of_family
 
     assert verdict_of_family(family).how == "refused"

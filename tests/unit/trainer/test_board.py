@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.support import tiny
 from trainer.config import TrainerConfig
-from trainer.meters import Meters, StepFacts
+from trainer.metrics.step_metrics import Meters, StepFacts
 
 
 class OneRank:

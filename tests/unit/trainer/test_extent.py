@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from trainer.config import SourceConfig
-from trainer.data.extent import Extent
-from trainer.data.sources import read_chunks
+from trainer.data.read.extent import Extent
+from trainer.data.read.sources import read_chunks
 
 
 @pytest.mark.parametrize("done_before", [False, True])

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from trainer.data.formats import RowError, mapped, to_conversation
-from trainer.data.messages import ROLES
+from trainer.data.conversation.formats import RowError, mapped, to_conversation
+from trainer.data.conversation.messages import ROLES
 
 HELLO = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 CALL = {"name": "f", "arguments": {"x": 1}}

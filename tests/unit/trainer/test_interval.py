@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from trainer.checkpoint.interval import (
+from trainer.checkpoint.save_interval import (
     FIRST_SECONDS,
     LEAST_SECONDS,
     MOST_SECONDS,

@@ -10,12 +10,12 @@ import pytest
 
 from tests.support import tiny
 from trainer.config import TrainerConfig
-from trainer.data.batch import Reduction
-from trainer.data.holdout import labels_of, split, split_by_label
-from trainer.data.order import GlobalOrder, deal, work_of
-from trainer.data.packing import pack
-from trainer.data.shards import CONTENTS, ROW, Piece, write_pieces
-from trainer.data.store import TokenStore
+from trainer.data.pack.batch import Reduction
+from trainer.data.pack.global_order import GlobalOrder, deal, work_of
+from trainer.data.pack.holdout import labels_of, split, split_by_label
+from trainer.data.pack.packing import pack
+from trainer.data.shards.shard import CONTENTS, ROW, Piece, write_pieces
+from trainer.data.shards.token_store import TokenStore
 from trainer.errors import UserError
 
 

@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from trainer.other_load import OtherLoad, load
+from trainer.metrics.other_load import OtherLoad, load
 
 
 def test_work_of_another_process_is_not_taken_for_ours() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.data.packing import alone, pack
+from trainer.data.pack.packing import alone, pack
 
 
 def lognormal(count: int, mean: float, capacity: int, seed: int = 0) -> np.ndarray:

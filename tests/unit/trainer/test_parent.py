@@ -8,10 +8,10 @@ from pathlib import Path
 
 from cluster.processes import stat_fields
 from launcher.trainer_process import PARENT as SAID
-from trainer.parent import PARENT
+from trainer.runtime.process import PARENT
 
 CHILD = """import time
-from trainer.parent import end_with_whoever_waits
+from trainer.runtime.process import end_with_whoever_waits
 end_with_whoever_waits()
 print("up", flush=True)
 time.sleep(600)

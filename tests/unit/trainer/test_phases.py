@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import trainer.progress
+import trainer.runtime.progress
 from cluster.rundir import read_progress
-from trainer.phases import PHASES, PhaseClock
-from trainer.progress import Progress, record_failure
+from trainer.runtime.phase_clock import PHASES, PhaseClock
+from trainer.runtime.progress import Progress, record_failure
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_full_disk_does_not_stop_the_heart(tmp_path: Path, monkeypatch: pytest
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(trainer.progress, "write_json_atomic", full)
+    monkeypatch.setattr(trainer.runtime.progress, "write_json_atomic", full)
     time.sleep(0.01)
     progress.update(step=8)
     after = read_progress(tmp_path)

@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 
 from tests.support import tiny
-from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.format.manifest import Manifest
 from trainer.config import TrainerConfig
 from trainer.errors import UserError
-from trainer.model.fingerprint import model_fingerprint
-from trainer.resume import changes_the_curve, differences, exactness, is_fixed, refuse_other_run, refuse_past_the_end
+from trainer.model_files.fingerprint import model_fingerprint
+from trainer.run.resume import (
+    changes_the_curve,
+    differences,
+    exactness,
+    is_fixed,
+    refuse_other_run,
+    refuse_past_the_end,
+)
 
 
 def config(**changes: Any) -> TrainerConfig:

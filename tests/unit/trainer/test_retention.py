@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer.checkpoint.format.manifest import Manifest, UnreadableStorageError, published, read_manifest
 from trainer.checkpoint.inventory import inventory, prune
-from trainer.checkpoint.manifest import Manifest, UnreadableStorageError, published, read_manifest
 from trainer.checkpoint.retention import PERMANENT_MARK, doomed, outdated_damaged, remove
 from trainer.errors import UserError
 

@@ -14,7 +14,7 @@ from transformers.trainer_utils import SchedulerType
 
 from trainer.config import FOLLOWING_A_METRIC, Schedule, TrainingConfig
 from trainer.errors import UserError
-from trainer.schedule import FIRST_DEFINITION, LearningRate
+from trainer.run.learning_rate import FIRST_DEFINITION, LearningRate
 from trainer.schedule_rules import KNOWN, check_schedule
 
 PEAK, STEPS = 1e-5, 40

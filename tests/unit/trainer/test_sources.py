@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from trainer.config import SourceConfig
-from trainer.data.sources import files_of, left_out, read_chunks
+from trainer.data.read.sources import files_of, left_out, read_chunks
 from trainer.errors import UserError
 
 ROWS = [{"prompt": "hi", "completion": "007"}, {"prompt": "é;,", "completion": "1\n2"}]
@@ -123,7 +123,7 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
 def test_long_rows_come_in_smaller_chunks(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits in memory, and is tokenised at once, is bounded in characters whatever the file is written with."""
-    monkeypatch.setattr("trainer.data.readers.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("trainer.data.read.file_readers.CHUNK_BYTES", 1000)
     file = written(tmp_path / f"rows.{kind}", [{"prompt": "q" * 100, "completion": "a"}] * 25)
     chunks = list(read_chunks([SourceConfig(path=str(file))]))
     sizes = [len(chunk.rows) for chunk in chunks]

@@ -13,8 +13,8 @@ from trainer.config import TrainerConfig
 
 
 def counts(folder: Path, **method: Any) -> dict[str, int]:
+    from trainer.metrics.trained_parameters import trained_counts
     from trainer.model.build import build_model
-    from trainer.trained import trained_counts
 
     raw = tiny.trainer_config(folder, folder / "rows.jsonl", method=method)
     return trained_counts(build_model(TrainerConfig.model_validate(raw), weights=False))
@@ -38,7 +38,7 @@ def test_trained_parameters_are_counted_by_kind(tmp_path: Path) -> None:
     ("planned", "is_said"), [(32_520, False), (32_500, False), (3_840, True), (50_000, True), (None, False)]
 )
 def test_a_plan_that_counted_otherwise_is_said(tmp_path: Path, planned: int | None, is_said: bool) -> None:
-    from trainer.trained import differs_from_plan
+    from trainer.metrics.trained_parameters import differs_from_plan
 
     prediction = planned and {"trainable_parameters": planned}
     (tmp_path / "plan.json").write_text(json.dumps({"trainer": {}, "prediction": prediction}))

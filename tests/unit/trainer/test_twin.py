@@ -65,7 +65,7 @@ def make(folder: Path, family: str, changes: dict[str, Any]) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from trainer.model.twin import _spread_weights
+    from trainer.model.inspection.twin import _spread_weights
 
     tiny.make_model(folder, family, **changes)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -83,7 +83,7 @@ def build(folder: Path, **changes: Any) -> Any:
 
 def batch(lengths: tuple[int, ...]) -> Any:
     """Conversations of so many tokens, the same for the same length, their second half supervised."""
-    from trainer.data.batch import _assemble
+    from trainer.data.pack.batch import _assemble
 
     tokens = [np.random.default_rng(length).integers(20, 250, length) for length in lengths]
     masks = [(np.arange(length) >= length // 2).astype(np.uint8) for length in lengths]
@@ -185,7 +185,7 @@ def test_a_model_without_a_router_cannot_be_asked_for_its_loss(tmp_path: Path) -
 
 
 def test_the_routers_loss_is_the_same_with_recomputation_and_of_nothing_without_tokens(tmp_path: Path) -> None:
-    from trainer.data.batch import _assemble
+    from trainer.data.pack.batch import _assemble
 
     folder = make(tmp_path / "model", *MODELS["router's loss"])
     plain, recomputing = build(folder), build(folder, training={"gradient_checkpointing": True})
@@ -222,7 +222,7 @@ def test_residuals_that_stay_in_float32_reach_an_output_layer_in_bfloat16(tmp_pa
 def test_a_kernel_that_lacks_what_a_layer_asks_for_says_so(asked: tuple[str, str]) -> None:
     import torch
 
-    from trainer.model.attention import Segments, attend
+    from trainer.model.attention.packed_attention import Segments, attend
 
     backend, what = asked
     heads, segments = torch.zeros(1, 4, 5, 16), Segments(backend, batch((5,)))
@@ -233,7 +233,7 @@ def test_a_kernel_that_lacks_what_a_layer_asks_for_says_so(asked: tuple[str, str
 
 def test_what_layers_ask_of_kernels_is_known_before_a_gpu_is_asked_for(tmp_path: Path) -> None:
     from trainer.__main__ import _refuse_unfit
-    from trainer.model.examine import how_to_run
+    from trainer.model.inspection.examine import how_to_run
 
     folder = tiny.make_model(tmp_path / "model", "gemma2", head_dim=16, attn_logit_softcapping=2.0)
     config = TrainerConfig.model_validate(tiny.trainer_config(folder, folder / "rows.jsonl"))
@@ -252,7 +252,7 @@ def test_looking_leaves_every_generator_as_it_was(tmp_path: Path, monkeypatch: p
     import torch
     from transformers import AutoConfig
 
-    from trainer.model.twin import verdict_of
+    from trainer.model.inspection.twin import verdict_of
 
     seeded: list[int] = []
     config = AutoConfig.from_pretrained(tiny.make_model(tmp_path / "model"))
@@ -273,7 +273,7 @@ def test_looking_leaves_every_generator_as_it_was(tmp_path: Path, monkeypatch: p
 def test_a_model_whose_loss_is_not_known_is_refused_by_name(
     tmp_path: Path, family: str, changes: dict[str, Any], reason: str
 ) -> None:
-    from trainer.model.examine import how_to_run
+    from trainer.model.inspection.examine import how_to_run
 
     folder = tiny.make_model(tmp_path / "model", family, **changes)
     config = TrainerConfig.model_validate(tiny.trainer_config(folder, tmp_path / "rows.jsonl"))
@@ -284,7 +284,7 @@ def test_a_model_whose_loss_is_not_known_is_refused_by_name(
 def test_what_was_found_out_is_remembered_until_the_configuration_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import trainer.model.examine as examine
+    import trainer.model.inspection.examine as examine
 
     monkeypatch.setenv("TUNEYARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(examine, "_found", {})

@@ -84,7 +84,7 @@ SOUND = {
 def test_what_files_and_model_do_not_share_is_named_before_and_while_loading(
     models: dict[str, Path], tmp_path: Path, case: str
 ) -> None:
-    from trainer.model.weights import checked_headers, load_complete
+    from trainer.model.loading.weights import checked_headers, load_complete
 
     model, change, config, named = BROKEN[case]
     folder = variant(models[model], tmp_path / "model", change, **config)
@@ -97,7 +97,7 @@ def test_what_files_and_model_do_not_share_is_named_before_and_while_loading(
 
 @pytest.mark.parametrize("case", SOUND)
 def test_what_an_architecture_derives_is_no_fault(models: dict[str, Path], tmp_path: Path, case: str) -> None:
-    from trainer.model.weights import checked_headers, load_complete
+    from trainer.model.loading.weights import checked_headers, load_complete
 
     model, change = SOUND[case]
     folder = variant(models[model], tmp_path / "model", change)
@@ -123,7 +123,7 @@ def test_quantised_and_adapted_loads_name_what_is_missing(models: dict[str, Path
 def test_absent_and_damaged_files_are_named(
     models: dict[str, Path], tmp_path: Path, content: bytes | None, said: str
 ) -> None:
-    from trainer.model.headers import weight_headers
+    from trainer.model_files.headers import weight_headers
 
     folder = variant(models["plain"], tmp_path / "model")
     file = folder / "model.safetensors"
@@ -135,7 +135,7 @@ def test_absent_and_damaged_files_are_named(
 def test_a_model_that_is_stored_quantised_is_refused_before_it_is_queued(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
-    from trainer.model.examine import examine
+    from trainer.model.inspection.examine import examine
 
     packed = {"quant_method": "gptq", "bits": 4, "group_size": 128}
     folder = variant(models["plain"], tmp_path / "packed", quantization_config=packed)

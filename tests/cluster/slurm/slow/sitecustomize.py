@@ -14,7 +14,7 @@ class SlowSteps(importlib.abc.MetaPathFinder):
     """Adds a pause to the trainer's step, when it is imported."""
 
     def find_spec(self, fullname, path, target=None):
-        if fullname != "trainer.loop":
+        if fullname != "trainer.run.loop":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)

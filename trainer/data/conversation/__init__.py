@@ -1,0 +1,1 @@
+"""From rows to conversations: formats, messages, tool calls."""

@@ -1,0 +1,1 @@
+"""Tokenised conversations on disk: shards, the index over them, and what they were made from."""

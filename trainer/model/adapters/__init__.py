@@ -1,0 +1,1 @@
+"""LoRA adapters, and the quantised weights below them."""

@@ -1,0 +1,1 @@
+"""Attention within conversations that lie end to end in one row."""

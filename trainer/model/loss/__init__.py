@@ -1,0 +1,1 @@
+"""The loss: weighted cross-entropy over supervised tokens, and the router's auxiliary loss."""

@@ -1,0 +1,1 @@
+"""What every process of the trainer needs: files, progress, the clock of phases, collectives, its start."""
