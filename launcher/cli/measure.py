@@ -53,14 +53,16 @@ def measure(job_file: Path, gpu: str | None, rank: int, real: bool | None, no_st
     found = _measured(loaded, plan, rank, counted=not _is_real(plan, gpu, real))
     one = measurement_of_plan(plan.as_json(), found, f"measure-{loaded.job.name}-{time.time():.0f}")
     kept = store_path(run_root)
-    if not no_store:
-        append(kept, [one])
     rows = compared(plan.as_json(), found)
     if as_json:
         print_json({**found, "compared": [row._asdict() for row in rows], "store": None if no_store else str(kept)})
+    else:
+        _print(found, plan, rows, make_console())
+    if no_store:
         return
-    _print(found, plan, rows, make_console())
-    click.echo("" if no_store else f"kept in {kept}: later plans for this GPU, engine and method are corrected by it")
+    append(kept, [one])  # after it was shown: minutes of measuring are not lost to a folder that cannot be written
+    if not as_json:
+        click.echo(f"kept in {kept}: later plans for this GPU, engine and method are corrected by it")
 
 
 def _plan(loaded: LoadedJob, gpu: str | None) -> tuple[Plan, str | None]:

@@ -106,5 +106,9 @@ def _digest(*parts: Any) -> str:
 
 
 def _cache() -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        usual = Path.home() / ".cache"
+    except RuntimeError:  # a user number without a name, as containers have: nothing can be kept
+        usual = Path("/nonexistent")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or usual)
     return Path(os.environ.get("TUNEYARD_CACHE") or home / "tuneyard") / "models"
