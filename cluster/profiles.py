@@ -1,13 +1,18 @@
-"""What site profiles of every scheduler share: findings, and the checks of single values. Pure."""
+"""What site profiles of every scheduler share: how settings are declared, read out of plain values, and checked. Pure.
+
+A profile is a dataclass whose every setting is written once, with its type, default and description. The launcher makes
+the model of the profile's file out of it (`launcher.site.file_model`).
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from cluster.contract import ClusterError
+from rundir.quantities import WALLTIME_PATTERN
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SECRET = re.compile(r"(?:^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|KEY|APIKEY|CREDENTIALS?)(?:$|_)", re.IGNORECASE)
@@ -15,6 +20,37 @@ RESERVED = re.compile(r"TUNEYARD_.*|MASTER_(ADDR|PORT)|(LOCAL_|GROUP_)?RANK|(LOC
 """Variables that the run itself sets."""
 
 Key = tuple[str | int, ...]
+Made = TypeVar("Made", bound="SiteProfile")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What a value in a profile's file must be beyond its type, as pydantic's `Field` has it."""
+
+    gt: int | None = None
+    ge: int | None = None
+    min_length: int | None = None
+    pattern: str | None = None
+
+
+Text = Annotated[str, Rule(min_length=1)]
+"""Text that says something; a profile's object has "" where the file leaves it out."""
+Walltime = Annotated[str, Rule(pattern=WALLTIME_PATTERN)]
+PositiveInt = Annotated[int, Rule(gt=0)]
+NotNegativeInt = Annotated[int, Rule(ge=0)]
+
+
+def setting(description: str, default: Any = None, *, factory: Any = None, required: bool = False) -> Any:
+    """One setting of a profile, as a dataclass's field.
+
+    Args:
+        description: What it says, for people who write the file.
+        default: What it is where the file leaves it out.
+        factory: Makes the default, where that is a list, a mapping or a section.
+        required: The file must say it.
+    """
+    metadata = {"description": description, "required": required}
+    return field(metadata=metadata, **({"default_factory": factory} if factory else {"default": default}))
 
 
 @dataclass(frozen=True)
@@ -86,31 +122,49 @@ class SiteProfile(Protocol):
         """A path of the submitting machine as the run sees it; None when the run cannot see it."""
 
 
-def settings(kind: type[Any], name: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a profile of this kind says, without what it leaves empty.
+def profile_from(kind: type[Made], name: str, data: Mapping[str, Any]) -> Made:
+    """A profile of this kind out of plain values; what is None in them counts as left out.
 
     Raises:
-        ProfileError: with every setting that there is none of.
+        ProfileError: with every wrong value, every setting that there is none of, and every one that is missing.
     """
-    known = {one.name for one in fields(kind)} - {"name"}
-    if unknown := [Finding((key,), "unknown setting") for key in data if key not in known]:
-        raise ProfileError(name, unknown)
-    return given(data)
+    findings: list[Finding] = []
+    made: Made = _section(kind, (), data, findings, name=name)
+    findings += made.findings()
+    if findings:
+        raise ProfileError(name, findings)
+    return made
 
 
-def given(values: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A section without what is left empty in it."""
-    return {key: value for key, value in (values or {}).items() if value is not None}
+def section_in(hint: Any) -> type[Any] | None:
+    """The dataclass that a setting's type is, or holds: `Sequence[Volume]` holds a Volume."""
+    found = (hint if isinstance(hint, type) and is_dataclass(hint) else None, *map(section_in, get_args(hint)))
+    return next((one for one in found if one is not None), None)
 
 
-def require_sound(profile: SiteProfile) -> None:
-    """Refuses wrong values.
+def _section(kind: type[Any], key: Key, data: Mapping[str, Any], findings: list[Finding], **more: str) -> Any:
+    """One section as an object; what is wrong with its values' names and choices is added to the findings."""
+    hints, settings = get_type_hints(kind), {one.name: one for one in fields(kind) if one.metadata}
+    given = {name: value for name, value in data.items() if value is not None}
+    findings += [Finding((*key, name), "unknown setting") for name in given if name not in settings]
+    needed = [name for name, one in settings.items() if one.metadata["required"] and name not in given]
+    findings += [Finding((*key, name), "is missing") for name in needed]
+    values = {name: _value(hints[name], (*key, name), given[name], findings) for name in settings if name in given}
+    return kind(**more, **values)
 
-    Raises:
-        ProfileError: with all of them.
-    """
-    if findings := list(profile.findings()):
-        raise ProfileError(profile.name, findings)
+
+def _value(hint: Any, key: Key, value: Any, findings: list[Finding]) -> Any:
+    """A plain value, or, where the type is a section, a list of sections or a mapping to them, these as objects."""
+    if get_origin(hint) is Literal:
+        findings += one_of(key, value, get_args(hint))
+    section = section_in(hint)
+    if section is None:
+        return value
+    if get_origin(hint) is Sequence:
+        return [_section(section, (*key, number), one, findings) for number, one in enumerate(value)]
+    if get_origin(hint) is Mapping:
+        return {name: _section(section, (*key, name), one, findings) for name, one in value.items()}
+    return _section(section, key, value, findings)
 
 
 def text(key: Key, value: str) -> Iterator[Finding]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 GIB = 1024**3
 MIB = 1024**2
+WALLTIME_PATTERN = r"^[1-9][0-9]*[mhd]$"
+"""A walltime as people write it: `90m`, `4h` or `2d`."""
 WALLTIME_UNITS = {"m": 60, "h": 3600, "d": 86400}
-"""Seconds in the units that a walltime such as `90m`, `4h` or `2d` ends with."""
+"""Seconds in the units that a walltime ends with."""
 
 
 def count(number: float, noun: str, plural: str = "") -> str:

@@ -8,14 +8,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
-from cluster.profiles import Finding, Key, given, like, one_of, require_sound, settings, text, variable, variables
+from cluster.profiles import (
+    Finding,
+    Key,
+    NotNegativeInt,
+    PositiveInt,
+    Text,
+    Walltime,
+    like,
+    one_of,
+    profile_from,
+    setting,
+    text,
+    variable,
+    variables,
+)
 
-JOBSET = ("auto", "always", "never")
-PULL_POLICIES = ("", "Always", "IfNotPresent", "Never")
 TOPOLOGY = ("required", "preferred")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -32,64 +44,68 @@ _OBJECTS = ("namespace", "priority_class", "service_account", "runtime_class", "
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """Where run directories lie: a claim that all nodes can mount, and where it is mounted."""
+    """Where run directories lie: storage that all nodes can mount."""
 
-    claim: str = ""
-    size: str = ""
-    """Without a claim: the chart makes one of this size for the run."""
-    storage_class: str = ""
-    path: str = "/runs"
-    local: str = ""
-    """The same folder on the submitting machine, where it is mounted there, too."""
+    claim: Text = setting("An existing ReadWriteMany claim.", "")
+    size: Text = setting("In place of a claim: the chart makes one of this size per run.", "")
+    storage_class: Text = setting("Of the claim that the chart makes.", "")
+    path: Text = setting("Where the pods see it.", "/runs")
+    local: Text = setting("The same folder on the submitting machine, if it is mounted there.", "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
     """A claim with models or data."""
 
-    name: str
-    claim: str
-    path: str
-    sub_path: str = ""
-    read_only: bool = True
-    local: str = ""
+    name: Text = setting("A short name, unique here.", "", required=True)
+    claim: Text = setting("The claim.", "", required=True)
+    path: Text = setting("Where the pods see it.", "", required=True)
+    sub_path: Text = setting("A folder within the claim, in place of all of it.", "")
+    read_only: bool = setting("Pods cannot write to it.", True)
+    local: Text = setting("The same folder on the submitting machine: paths are translated.", "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kueue:
     """The queue that admits runs, where Kueue is installed."""
 
-    queue: str = ""
-    priority_class: str = ""
-    topology: Mapping[str, str] = field(default_factory=dict)
-    """`{required: LABEL}` or `{preferred: LABEL}`: how near to each other a run's nodes must be."""
+    queue: Text = setting("The LocalQueue.", "")
+    priority_class: Text = setting("A WorkloadPriorityClass.", "")
+    topology: Mapping[str, Text] = setting(
+        "{required: LABEL} or {preferred: LABEL}: how near to each other a run's nodes must be.", factory=dict
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rdma:
-    """The extended resource of the network cards, and how many a pod gets."""
+    """Network cards that pods get as an extended resource."""
 
-    resource: str = ""
-    count: int = 1
+    resource: Text = setting("The resource, such as rdma/hca_shared.", "", required=True)
+    count: PositiveInt = setting("How many of them each pod gets.", 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preemption:
-    """What the site does to a pod before it takes the machine away."""
+    """What the site does before it takes machines away."""
 
-    grace_seconds: int | None = None
+    grace_seconds: NotNegativeInt | None = setting("Seconds between warning and end, on spot nodes say.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
     """Numbers that pods run as; those who own the files on the claims."""
 
-    uid: int = 1000
-    gid: int = 1000
-    fs_group: int | None = None
+    uid: PositiveInt = setting("User; never 0.", 1000)
+    gid: PositiveInt = setting("Group.", 1000)
+    fs_group: PositiveInt | None = setting("Group that claims are made writable for.")
 
 
-_PARTS = {"runs": Runs, "kueue": Kueue, "rdma": Rdma, "preemption": Preemption, "identity": Identity}
+@dataclass(frozen=True, kw_only=True)
+class Secret:
+    """Where a variable's value is kept; never the value."""
+
+    name: Text = setting("The Secret, in the run's namespace.", "", required=True)
+    key: Text = setting("Its key.", "", required=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,54 +113,48 @@ class Profile:
     """One cluster, or one way of using it."""
 
     name: str
-    backend: str = "kubernetes"
-    description: str = ""
-    context: str = ""
-    """A context of the user's kubeconfig; empty takes the current one."""
-    namespace: str = ""
-    image: str = ""
-    image_pull_policy: str = ""
-    image_pull_secrets: Sequence[str] = ()
-    runs: Runs = field(default_factory=Runs)
-    volumes: Sequence[Volume] = ()
-    gpu_resource: str = "nvidia.com/gpu"
-    gpu_types: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Our name of a GPU to the labels of its nodes."""
-    gpus_per_node: int | None = None
-    cpus_per_gpu: int | None = None
-    memory_per_gpu: str = ""
-    shared_memory: str = ""
-    scratch: str = ""
-    """Size of a node-local folder at /scratch; empty: none."""
-    priority_class: str = ""
-    kueue: Kueue = field(default_factory=Kueue)
-    jobset: str = "auto"
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: Sequence[Mapping[str, Any]] = ()
-    rdma: Rdma = field(default_factory=Rdma)
-    host_network: bool = False
-    network_annotation: str = ""
-    network_policy: bool = True
-    runtime_class: str = ""
-    scheduler: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    nccl: Mapping[str, str] = field(default_factory=dict)
-    """NCCL's settings without their prefix: {SOCKET_IFNAME: eth0}."""
-    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """A variable's name to the Secret and the key that hold its value; never the value."""
-    pod_labels: Mapping[str, str] = field(default_factory=dict)
-    pod_annotations: Mapping[str, str] = field(default_factory=dict)
-    service_account: str = ""
-    identity: Identity = field(default_factory=Identity)
-    preemption: Preemption = field(default_factory=Preemption)
-    unreachable_seconds: int = 30
-    backoff_limit: int | None = None
-    keep_seconds: int | None = None
-    """How long the objects of a run that is over are kept; None: until somebody removes them."""
-    tensorboard: bool = False
-    max_walltime: str = ""
-    helm: str = ""
-    chart: str = ""
+    backend: Literal["kubernetes"] = setting("The scheduler.", "kubernetes")
+    description: str = setting("One line for people.", "")
+    context: Text = setting("A context of your kubeconfig; none takes the current one.", "")
+    namespace: Text = setting("None takes the context's own.", "")
+    image: Text = setting("The training image: tag or, better, digest.", "", required=True)
+    image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = setting("As in Kubernetes.", "")
+    image_pull_secrets: Sequence[Text] = setting("Secrets for the image's registry.", ())
+    runs: Runs = setting("Where run directories lie.", factory=Runs, required=True)
+    volumes: Sequence[Volume] = setting("Claims with models and data.", ())
+    gpu_resource: Text = setting("The resource that GPUs are counted as.", "nvidia.com/gpu")
+    gpu_types: Mapping[str, Mapping[str, Text]] = setting("Our name of a GPU to the labels of its nodes.", factory=dict)
+    gpus_per_node: PositiveInt | None = setting("GPUs that each node has.")
+    cpus_per_gpu: PositiveInt | None = setting("CPU cores for each GPU; without GPUs for each rank.")
+    memory_per_gpu: Text = setting("Memory for each GPU, such as 200Gi; likewise.", "")
+    shared_memory: Text = setting("Size of /dev/shm, which counts as memory.", "")
+    scratch: Text = setting("Size of a node's own fast folder at /scratch, for caches.", "")
+    priority_class: Text = setting("A PriorityClass.", "")
+    kueue: Kueue = setting("Queue, where Kueue is installed.", factory=Kueue)
+    jobset: Literal["auto", "always", "never"] = setting("Whether runs are JobSets; auto: if it can.", "auto")
+    node_selector: Mapping[str, Text] = setting("Labels that nodes must have.", factory=dict)
+    tolerations: Sequence[Mapping[str, Any]] = setting("As in Kubernetes.", ())
+    rdma: Rdma | None = setting("Network cards.")
+    host_network: bool = setting("Pods use their node's network; restricted namespaces refuse it.", False)
+    network_annotation: Text = setting("Multus' k8s.v1.cni.cncf.io/networks.", "")
+    network_policy: bool = setting("Only the run's own pods may talk to its pods.", True)
+    runtime_class: Text = setting("A RuntimeClass.", "")
+    scheduler: Text = setting("Another scheduler's name.", "")
+    environment: Mapping[str, str] = setting("Variables of the run. Never secrets.", factory=dict)
+    nccl: Mapping[str, str] = setting("NCCL's settings without the NCCL_ prefix: {SOCKET_IFNAME: eth0}.", factory=dict)
+    secrets: Mapping[str, Secret] = setting("Variables out of Secrets, by reference.", factory=dict)
+    pod_labels: Mapping[str, Text] = setting("More labels of the pods.", factory=dict)
+    pod_annotations: Mapping[str, str] = setting("More annotations of the pods.", factory=dict)
+    service_account: Text = setting("An existing ServiceAccount; none: the chart makes one.", "")
+    identity: Identity = setting("Numbers that pods run as.", factory=Identity)
+    preemption: Preemption = setting("What comes before machines are taken away.", factory=Preemption)
+    unreachable_seconds: NotNegativeInt = setting("How long a pod stays with a node that went silent.", 30)
+    backoff_limit: NotNegativeInt | None = setting("Deaths of pods by themselves that a run survives.")
+    keep_seconds: NotNegativeInt | None = setting("How long objects of a run that is over are kept; none: for good.")
+    tensorboard: bool = setting("A TensorBoard beside each run.", False)
+    max_walltime: Walltime = setting("The longest a run may live here, such as 24h.", "")
+    helm: Text = setting("Path of Helm, where it is not on the PATH.", "")
+    chart: Text = setting("A chart in place of the one that comes with Tuneyard.", "")
 
     @classmethod
     def from_dict(cls, name: str, data: Mapping[str, Any]) -> Profile:
@@ -153,18 +163,10 @@ class Profile:
         Raises:
             ProfileError: with everything that is wrong with them.
         """
-        values = settings(cls, name, data)
-        for part, kind in _PARTS.items():
-            if part in values:
-                values[part] = kind(**given(values[part]))
-        values["volumes"] = [Volume(**given(one)) for one in values.get("volumes") or ()]
-        made = cls(name=name, **values)
-        require_sound(made)
-        return made
+        return profile_from(cls, name, data)
 
     def findings(self) -> Iterator[Finding]:
         """Everything that is wrong with the values."""
-        yield from one_of(("backend",), self.backend, ("kubernetes",))
         for name in _PLAIN:
             yield from text((name,), getattr(self, name))
         for name in _OBJECTS:
@@ -172,8 +174,6 @@ class Profile:
         if not self.image:
             yield Finding(("image",), "is needed", remedy="the address of an image with tuneyard in it")
         yield from like(("image",), self.image, _IMAGE, "an image's address, such as registry.example.com/tuneyard:1")
-        yield from one_of(("image_pull_policy",), self.image_pull_policy, PULL_POLICIES)
-        yield from one_of(("jobset",), self.jobset, JOBSET)
         yield from self._storage_findings()
         yield from self._hardware_findings()
         yield from self._environment_findings()
@@ -237,7 +237,8 @@ class Profile:
         for name in ("memory_per_gpu", "shared_memory", "scratch"):
             yield from like((name,), getattr(self, name), _QUANTITY, "a size such as 64Gi")
         yield from like(("gpu_resource",), self.gpu_resource, _LABEL_KEY, "a resource such as nvidia.com/gpu")
-        yield from like(("rdma", "resource"), self.rdma.resource, _LABEL_KEY, "a resource such as rdma/hca_shared")
+        if self.rdma:
+            yield from like(("rdma", "resource"), self.rdma.resource, _LABEL_KEY, "a resource such as rdma/hca_shared")
         yield from _labels(("node_selector",), self.node_selector)
         yield from _labels(("pod_labels",), self.pod_labels)
         for kind, labels in self.gpu_types.items():
@@ -256,9 +257,9 @@ class Profile:
             yield from variables(section, getattr(self, section), remedy)
         for name, reference in self.secrets.items():
             yield from variable(("secrets", name), name)
-            yield from like(("secrets", name, "name"), reference.get("name", ""), _DOMAIN, "the name of a Secret")
-            yield from like(("secrets", name, "key"), reference.get("key", ""), _SECRET_KEY, "a key of the Secret")
-            if set(reference) != {"name", "key"}:
+            yield from like(("secrets", name, "name"), reference.name, _DOMAIN, "the name of a Secret")
+            yield from like(("secrets", name, "key"), reference.key, _SECRET_KEY, "a key of the Secret")
+            if not reference.name or not reference.key:
                 remedy = "{name: my-secret, key: token}"
                 yield Finding(("secrets", name), "must name a Secret and its key", remedy=remedy)
 
@@ -295,4 +296,4 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
         found = {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
         return {name: part for name, part in found.items() if part not in ("", None, {}, [])}
-    return dict(value) if isinstance(value, Mapping) else value
+    return {name: _plain(part) for name, part in value.items()} if isinstance(value, Mapping) else value

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-from cluster.profiles import Finding, Key, given, like, one_of, require_sound, settings, text, variable, variables
-from rundir.quantities import walltime_seconds
+from cluster.profiles import (
+    Finding,
+    Key,
+    NotNegativeInt,
+    PositiveInt,
+    Text,
+    Walltime,
+    like,
+    profile_from,
+    setting,
+    text,
+    variable,
+    variables,
+)
+from rundir.quantities import WALLTIME_PATTERN, walltime_seconds
 
-GPU_REQUESTS = ("auto", "gpus-per-node", "gres", "gpus-per-task", "none")
 JOB, SUBMIT, INSIDE = "job", "submit", "inside"
-PREPARE = (JOB, SUBMIT, INSIDE)
-"""Where data are tokenised: in a CPU job before the run's, on the submitting machine, in the run's own job."""
 PREPARE_CPUS = 8
-CONTAINERS = ("apptainer", "pyxis")
-SIGNALS = ("USR1", "TERM")
 # fmt: off
 DIRECTIVES = frozenset({
     "acctg-freq", "bb", "contiguous", "core-spec", "cpu-freq", "deadline", "delay-boot", "distribution", "gpu-bind",
@@ -33,7 +41,7 @@ DIRECTIVES = frozenset({
 _FIRST_WITH_GPUS_PER_NODE = (19, 5)
 _TYPE = re.compile(r"[\w.+-]+")
 _MEMORY = re.compile(r"\d+[KMGT]?")
-_WALLTIME = re.compile(r"[1-9]\d*[mhd]")
+_WALLTIME = re.compile(WALLTIME_PATTERN)
 _ABSOLUTE = re.compile(r"[/~$]")
 _UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4, "": 1024**2}
 _TEXTS = ("partition", "account", "qos", "constraint", "reservation", "comment", "python")
@@ -43,43 +51,47 @@ _TEXTS = ("partition", "account", "qos", "constraint", "reservation", "comment",
 class Container:
     """The image that every process of ours runs in."""
 
-    kind: str
-    image: str
-    mounts: Sequence[str] = ()
+    kind: Literal["apptainer", "pyxis"] = setting("How the site runs images.", "apptainer", required=True)
+    image: Text = setting("A .sif or .sqsh file that all nodes see, or an image's address.", "", required=True)
+    mounts: Sequence[Text] = setting("Folders that the job sees beside its own ones.", ())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """How a job comes by its Python: at most one of a venv, a conda environment and a container."""
+    """How a job comes by its Python: at most one of venv, conda and container."""
 
-    venv: str = ""
-    conda: str = ""
-    container: Container | None = None
-    lines: Sequence[str] = ()
-    """Shell lines of the site's own, run as they stand before anything else of ours."""
+    venv: Text = setting("Folder of a venv that all nodes see.", "")
+    conda: Text = setting("Name or path of a conda environment.", "")
+    container: Container | None = setting("An image, in place of both.")
+    lines: Sequence[Text] = setting(
+        "Shell lines of the site's own, run as they stand before anything else of ours.", ()
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preemption:
-    """What the site does to a job before it takes the machines away."""
+    """What the site does to a job before it takes machines away."""
 
-    grace_seconds: int | None = None
-    signal: str = ""
-    """USR1 where the site sends a job's own warning signal; TERM where only SIGTERM comes."""
+    grace_seconds: NotNegativeInt | None = setting("Seconds between warning and end.")
+    signal: Literal["", "USR1", "TERM"] = setting("The warning: the job's own USR1, or SIGTERM.", "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Where the data of runs are tokenised, and what the job that does it asks for."""
+    """Where the data of runs are tokenised, so that no GPU waits for it, and what the job that does it asks for."""
 
-    where: str = ""
-    partition: str = ""
-    account: str = ""
-    qos: str = ""
-    constraint: str = ""
-    cpus: int | None = None
-    memory: str = ""
-    walltime: str = ""
+    where: Literal["", "job", "submit", "inside"] = setting(
+        "In a CPU job that the run's job waits for, on the submitting machine, or in the run's own job; "
+        "default: a job where `partition` is given, else inside.",
+        "",
+    )
+    partition: Text = setting("--partition of that job: one without GPUs.", "")
+    account: Text = setting("Its --account; default: the run's.", "")
+    qos: Text = setting("Its --qos; default: the run's.", "")
+    constraint: Text = setting("Its --constraint.", "")
+    cpus: PositiveInt | None = setting("CPU cores, each with a process that tokenises; default: 8.")
+    memory: Text = setting("Its --mem, such as 64G.", "")
+    walltime: Walltime = setting("Its longest time, such as 4h; default: the partition's.", "")
 
     @property
     def place(self) -> str:
@@ -88,39 +100,45 @@ class Prepare:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class JobSettings:
+    """What a profile says and the batch script is told under the same name."""
+
+    partition: Text = setting("--partition; none takes the site's default.", "")
+    account: Text = setting("--account.", "")
+    qos: Text = setting("--qos.", "")
+    constraint: Text = setting("--constraint: features that nodes must have.", "")
+    reservation: Text = setting("--reservation.", "")
+    comment: Text = setting("--comment.", "")
+    python: Text = setting("Python on the nodes, where it is not the submitting one.", "")
+    exclusive: bool = setting("Whole nodes only.", False)
+    memory: Text = setting("--mem of each node, such as 480G; 0 takes all of it.", "")
+    requeue: bool = setting("Whether the site lets jobs go back into the queue.", True)
+    modules: Sequence[Text] = setting("`module load`ed, in this order.", ())
+    environment: Mapping[str, str] = setting("Variables of the job. Never secrets.", factory=dict)
+    forward: Sequence[Text] = setting("Variables taken over from who submits, by name.", ())
+    directives: Mapping[str, bool | int | str] = setting("More #SBATCH directives.", factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile(JobSettings):
     """One cluster, or one way of using it."""
 
     name: str
-    backend: str = "slurm"
-    description: str = ""
-    partition: str = ""
-    account: str = ""
-    qos: str = ""
-    constraint: str = ""
-    reservation: str = ""
-    comment: str = ""
-    gpu_request: str = "auto"
-    gpu_types: Mapping[str, str] = field(default_factory=dict)
-    """Our name of a GPU to the site's: {h100-80: h100}."""
-    gpus_per_node: int | None = None
-    exclusive: bool = False
-    memory: str = ""
-    cpus_per_gpu: int | None = None
-    directives: Mapping[str, str | bool | int] = field(default_factory=dict)
-    modules: Sequence[str] = ()
-    setup: Setup = field(default_factory=Setup)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    nccl: Mapping[str, str] = field(default_factory=dict)
-    """NCCL's settings without their prefix: {SOCKET_IFNAME: ib0}."""
-    forward: Sequence[str] = ()
-    run_root: str = ""
-    scratch: str = ""
-    max_walltime: str = ""
-    requeue: bool = True
-    preemption: Preemption = field(default_factory=Preemption)
-    prepare: Prepare = field(default_factory=Prepare)
-    python: str = ""
+    backend: Literal["slurm"] = setting("The scheduler.", "slurm")
+    description: str = setting("One line for people.", "")
+    gpu_request: Literal["auto", "gpus-per-node", "gres", "gpus-per-task", "none"] = setting(
+        "How GPUs are asked for; auto follows SLURM's version, none asks for none.", "auto"
+    )
+    gpu_types: Mapping[str, Text] = setting("Our name of a GPU to the site's: {h100-80: h100}.", factory=dict)
+    gpus_per_node: PositiveInt | None = setting("GPUs that each node has.")
+    cpus_per_gpu: PositiveInt | None = setting("CPU cores asked for with each GPU.")
+    setup: Setup = setting("How a job comes by its Python.", factory=Setup)
+    nccl: Mapping[str, str] = setting("NCCL's settings without the NCCL_ prefix: {SOCKET_IFNAME: ib0}.", factory=dict)
+    run_root: Text = setting("Folder of run directories, on storage that all nodes share.", "")
+    scratch: Text = setting("Fast storage of a node, for caches.", "")
+    max_walltime: Walltime = setting("The longest a job may run here, such as 24h.", "")
+    preemption: Preemption = setting("What comes before machines are taken away.", factory=Preemption)
+    prepare: Prepare = setting("Where the data of runs are tokenised.", factory=Prepare)
 
     @classmethod
     def from_dict(cls, name: str, data: Mapping[str, Any]) -> Profile:
@@ -129,22 +147,12 @@ class Profile:
         Raises:
             ProfileError: with everything that is wrong with them.
         """
-        values = settings(cls, name, data)
-        setup = given(values.pop("setup", None))
-        if setup.get("container"):
-            setup["container"] = Container(**setup["container"])
-        preemption = Preemption(**given(values.pop("preemption", None)))
-        prepare = Prepare(**given(values.pop("prepare", None)))
-        made = cls(name=name, setup=Setup(**setup), preemption=preemption, prepare=prepare, **values)
-        require_sound(made)
-        return made
+        return profile_from(cls, name, data)
 
     def findings(self) -> Iterator[Finding]:
         """Everything that is wrong with the values."""
         for name in (*_TEXTS, "run_root", "scratch", "max_walltime"):
             yield from text((name,), getattr(self, name))
-        yield from one_of(("gpu_request",), self.gpu_request, GPU_REQUESTS)
-        yield from one_of(("backend",), self.backend, ("slurm",))
         yield from like(("memory",), self.memory, _MEMORY, "a size such as 480G, or 0 for all of a node")
         for kind, theirs in self.gpu_types.items():
             yield from like(("gpu_types", kind), theirs, _TYPE, "a GPU type as sinfo -o '%G' shows it")
@@ -158,7 +166,6 @@ class Profile:
             yield Finding(
                 ("scratch",), "must be a plain path: values are quoted, and no variable is expanded", self.scratch
             )
-        yield from one_of(("preemption", "signal"), self.preemption.signal, ("", *SIGNALS))
         yield from self._prepare_findings()
 
     def gpu_style(self, version: Sequence[int] = ()) -> str:
@@ -183,17 +190,17 @@ class Profile:
     def site(self, gpu: str = "", version: Sequence[int] = ()) -> dict[str, Any]:
         """What the batch script is told: `cluster.slurm.script.Site`'s arguments, as a plan keeps them."""
         container = self.setup.container
-        found: dict[str, Any] = {name: getattr(self, name) for name in (*_TEXTS, "exclusive", "memory", "requeue")}
-        found |= {"gpu_style": self.gpu_style(version), "gpu_type": self.gpu_type(gpu), "modules": list(self.modules)}
-        found |= {"setup": list(self.setup_lines()), "venv": self.setup.venv}
-        found |= {"python": self.python or self._own_python()}
-        found |= {"environment": self.variables(), "forward": list(self.forward)}
+        found: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(JobSettings)}
+        found |= {"modules": list(self.modules), "forward": list(self.forward), "environment": self.variables()}
+        found |= {"python": self.python or self._own_python(), "setup": list(self.setup_lines())}
+        found |= {"gpu_style": self.gpu_style(version), "gpu_type": self.gpu_type(gpu), "venv": self.setup.venv}
+        found["directives"] = {
+            name: value if isinstance(value, bool) else str(value) for name, value in self.directives.items()
+        }
         if container:
             found |= {"container": container.kind, "image": container.image, "mounts": list(container.mounts)}
         if self.prepare.place != INSIDE:
             found["prepare"] = self._prepare_job()
-        if self.directives:
-            found["directives"] = {name: _directive_value(value) for name, value in self.directives.items()}
         return found
 
     def run_folder(self) -> str:
@@ -243,7 +250,6 @@ class Profile:
         asked = self.prepare
         for name in ("partition", "account", "qos", "constraint"):
             yield from text(("prepare", name), getattr(asked, name))
-        yield from one_of(("prepare", "where"), asked.where, ("", *PREPARE))
         yield from like(("prepare", "memory"), asked.memory, _MEMORY, "a size such as 64G, or 0 for all of a node")
         yield from like(("prepare", "walltime"), asked.walltime, _WALLTIME, "a time such as 90m, 4h or 2d")
         for name in ("partition", "account", "qos", "constraint", "cpus", "memory", "walltime"):
@@ -272,7 +278,6 @@ class Profile:
         for number, module in enumerate(self.modules):
             yield from text(("modules", number), module)
         if container := self.setup.container:
-            yield from one_of(("setup", "container", "kind"), container.kind, CONTAINERS)
             yield from text(("setup", "container", "image"), container.image)
             for number, mount in enumerate(container.mounts):
                 yield from text(("setup", "container", "mounts", number), mount)
@@ -291,7 +296,3 @@ def _near_directive(name: str) -> str:
 
     near = get_close_matches(name, DIRECTIVES, n=1)
     return f"did you mean {near[0]}?" if near else f"allowed: {', '.join(sorted(DIRECTIVES))}"
-
-
-def _directive_value(value: str | bool | int) -> str | bool:
-    return value if isinstance(value, bool) else str(value)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.contract import ClusterError
+from cluster.slurm.profile import JobSettings
 
 WARNING_SLOP_SECONDS = 60
 """SLURM warns up to so much earlier than it was asked to."""
@@ -102,33 +103,17 @@ rm -f "$TUNEYARD_RELEASED\""""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
-    """What the cluster wants to be told, from its profile."""
+class Site(JobSettings):
+    """What the cluster wants to be told, from its profile: `launch.slurm` of plan.json."""
 
-    partition: str = ""
-    account: str = ""
-    qos: str = ""
-    constraint: str = ""
-    reservation: str = ""
-    comment: str = ""
-    exclusive: bool = False
-    memory: str = ""
     gpu_style: str = "gpus-per-node"
     gpu_type: str = ""
-    requeue: bool = True
-    modules: Sequence[str] = ()
     setup: Sequence[str] = ()
     """Lines of the site's own, put into the script as they are: the one place where text is not a value."""
     venv: str = ""
-    python: str = ""
     container: str = ""
     image: str = ""
     mounts: Sequence[str] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    forward: Sequence[str] = ()
-    """Names of variables that the job takes over from the environment of whoever submits."""
-    directives: Mapping[str, str | bool] = field(default_factory=dict)
-    """Further ones, whose names the profile has checked."""
     prepare: Mapping[str, Any] = field(default_factory=dict)
     """Where the data are tokenised, and what that job asks for; empty: in the run's own job."""
 

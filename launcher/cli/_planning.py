@@ -9,11 +9,12 @@ from launcher.calibration.correction import Learned
 from launcher.calibration.observed import all_measurements
 from launcher.calibration.store import store_path
 from launcher.dataset.token_counts import tokenised_by
-from launcher.jobfile import JobFile, LoadedJob, SettingError, load_job
+from launcher.jobfile import JobFile, LoadedJob, SettingError
 from launcher.planner.plan import Plan, make_plan
 from launcher.planner.remote import machine_of
 from launcher.runs.directory import list_runs
 from launcher.site.hardware import Machine, this_machine
+from launcher.site.job import load_job
 from launcher.site.profile import profile_of
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from launcher.cli._planning import planned_from
 from launcher.errors import JobError, TuneyardError
-from launcher.jobfile.loader import LoadedJob, checked
+from launcher.jobfile.loader import LoadedJob
 from launcher.planner.plan import Plan
 from launcher.runs.sweep import Combination, derived, in_words, job_text
+from launcher.site.job import checked
 from launcher.yamlfile.document import read_document
 
 

@@ -44,7 +44,7 @@ def advise(job_file: Path | None, model: str, task: str, rows: str, tokens: str,
 def _job(job_file: Path | None) -> JobFile | None:
     if job_file is None:
         return None
-    from launcher.jobfile import load_job
+    from launcher.site.job import load_job
 
     return load_job(job_file).job
 

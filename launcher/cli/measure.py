@@ -18,11 +18,12 @@ from launcher.cli._output import facts, make_console, print_json
 from launcher.cli._phases import watched
 from launcher.cli._planning import learned_on, machine_for
 from launcher.errors import JobError, MachineError, RunFailedError
-from launcher.jobfile import LoadedJob, SettingError, load_job
+from launcher.jobfile import LoadedJob, SettingError
 from launcher.model.files import find_config
 from launcher.planner.plan import Plan, make_plan
 from launcher.runs.directory import write_run
 from launcher.site.hardware import this_machine
+from launcher.site.job import load_job
 from launcher.trainer_process import require_trainer, run_trainer
 from rundir.quantities import count, size
 

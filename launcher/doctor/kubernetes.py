@@ -112,7 +112,7 @@ def _claim(name: str, claim: str, writable: bool, api: Api) -> Check:
 
 def _secrets(profile: Profile, api: Api) -> Iterator[Check]:
     """Whether the Secrets that are named are there, with the keys that are named. No value is looked at."""
-    wanted = {reference["name"]: reference["key"] for reference in profile.secrets.values()}
+    wanted = {reference.name: reference.key for reference in profile.secrets.values()}
     for name, key in [*wanted.items(), *((one, "") for one in profile.image_pull_secrets)]:
         try:
             found = api.read("secret", name)

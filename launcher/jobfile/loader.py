@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,26 +32,34 @@ class LoadedJob:
         return JobFileError(self.document.file, [problem])
 
 
-def load_job(path: Path, base: Path | None = None) -> LoadedJob:
-    """Reads and checks a job file.
+def nothing_mounted(path: str) -> bool:
+    """For jobs whose files all lie where this machine sees them."""
+    return False
+
+
+def load_job(path: Path, base: Path | None = None, is_mounted: Callable[[str], bool] = nothing_mounted) -> LoadedJob:
+    """Reads and checks a job file; `launcher.site.job` does with the site profile that it names.
 
     Args:
         path: The YAML file.
         base: What relative paths in it are relative to, if not its own folder.
+        is_mounted: Whether the run will see an absolute path that this machine does not.
 
     Raises:
         JobFileError: the file cannot be read, is not YAML, or says something wrong; all problems are in it.
     """
-    return checked(read_document(path), path, base)
+    return checked(read_document(path), path, base, is_mounted)
 
 
-def checked(document: Document, path: Path, base: Path | None = None) -> LoadedJob:
-    """The job in a document that was read from `path`, whose folder relative paths begin in unless `base` is given.
+def checked(
+    document: Document, path: Path, base: Path | None = None, is_mounted: Callable[[str], bool] = nothing_mounted
+) -> LoadedJob:
+    """The job in a document that was read from `path`; the arguments are those of `load_job`.
 
     Raises:
         JobFileError: it says something wrong; all problems are in it.
     """
-    data, problems = resolve_paths(document, base)
+    data, problems = resolve_paths(document, base, is_mounted)
     job = None
     try:
         # Through JSON: in strict mode pydantic takes a mapping for a section there, and only there.

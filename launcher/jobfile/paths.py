@@ -41,13 +41,18 @@ DATA_SUFFIXES = (
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
-def resolve_paths(document: Document, base: Path | None = None) -> tuple[dict[str, Any], list[Problem]]:
-    """The document's values with every local path absolute, and what is wrong with the paths."""
+def resolve_paths(
+    document: Document, base: Path | None, is_mounted: Callable[[str], bool]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The document's values with every local path absolute, and what is wrong with the paths.
+
+    A path that is nowhere on this machine is right if it is absolute and the run has it mounted.
+    """
     data = copy.deepcopy(document.data)
     base = base or Path(document.file).resolve().parent
     problems: list[Problem] = []
     for path in path_settings(data):
-        _resolve_one(data, path, base, document, problems)
+        problems += _resolve_one(data, path, base, document, is_mounted)
     return data, problems + _template_problems(document)
 
 
@@ -67,18 +72,25 @@ def path_settings(data: dict[str, Any]) -> Iterator[KeyPath]:
             yield path
 
 
-def _resolve_one(data: dict[str, Any], path: KeyPath, base: Path, document: Document, problems: list[Problem]) -> None:
+def _resolve_one(
+    data: dict[str, Any],
+    path: KeyPath,
+    base: Path,
+    document: Document,
+    is_mounted: Callable[[str], bool],
+) -> Iterator[Problem]:
+    """Makes one path absolute in the data; what is wrong with it."""
     value = _get(data, path)
     found = _find(value, base)
     line, key = document.line(path), dotted(path)
     if found is not None:
         _get(data, path[:-1])[path[-1]] = found
         reasons = [_model_folder_error(Path(found))] if path == ("model", "path") else []
-        problems += [Problem(line=line, key=key, message=reason) for reason in reasons if reason]
-        problems += _prompts_problems(Path(found), line, key) if path == ("evaluation", "generate") else []
-    elif not _may_be_on_hub(path, value, base) and not _is_in_pods(value, document):
+        yield from (Problem(line=line, key=key, message=reason) for reason in reasons if reason)
+        yield from _prompts_problems(Path(found), line, key) if path == ("evaluation", "generate") else []
+    elif not _may_be_on_hub(path, value, base) and not (value.startswith("/") and is_mounted(value)):
         hint = _hint(value, base)
-        problems.append(Problem(line=line, key=key, message="no such file or folder", got=shown(value), remedy=hint))
+        yield Problem(line=line, key=key, message="no such file or folder", got=shown(value), remedy=hint)
 
 
 def _prompts_problems(file: Path, line: int, key: str) -> list[Problem]:
@@ -121,20 +133,6 @@ def _may_be_on_hub(path: KeyPath, value: str, base: Path) -> bool:
     if path[-1] != "path" or not HUB_NAME.match(value) or value.lower().endswith(DATA_SUFFIXES):
         return False
     return not (base / value.split("/")[0]).exists()
-
-
-def _is_in_pods(value: str, document: Document) -> bool:
-    """Whether the job's site profile mounts a volume there: such a path need not exist here."""
-    named = _get(document.data, ("cluster", "profile"))
-    if not value.startswith("/") or not isinstance(named, str) or named == "local":
-        return False
-    from launcher.site.profile import load_profile  # which reads its file with this package
-
-    try:
-        profile = load_profile(named, Path(document.file).resolve().parent)
-    except JobError:
-        return False  # said by whoever loads the profile
-    return profile.holds(value)
 
 
 def _hint(value: str, base: Path) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from rundir.quantities import WALLTIME_PATTERN
 from trainer.config import (
     Auto,
     CheckpointConfig,
@@ -23,7 +24,6 @@ from trainer.config import (
 )
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-WALLTIME_PATTERN = r"^[1-9][0-9]*[mhd]$"
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=53)]

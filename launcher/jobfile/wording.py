@@ -11,9 +11,10 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from launcher.jobfile.foreign import foreign
-from launcher.jobfile.schema import NAME_PATTERN, WALLTIME_PATTERN, JobFile
+from launcher.jobfile.schema import NAME_PATTERN, JobFile
 from launcher.yamlfile.document import Document
 from launcher.yamlfile.problems import KeyPath, Problem, dotted, shown
+from rundir.quantities import WALLTIME_PATTERN
 
 PATTERNS = {
     NAME_PATTERN: "lower-case letters, digits and dashes, with a letter or digit at both ends",

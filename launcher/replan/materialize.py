@@ -18,10 +18,11 @@ from typing import Any
 
 from cluster.rundir import PLAN, read_plan, write_json_atomic
 from launcher.errors import JobError, MachineError
-from launcher.jobfile import JobFile, SettingError, load_job
+from launcher.jobfile import JobFile, SettingError
 from launcher.jobfile.paths import path_settings
 from launcher.planner.plan import Plan, make_plan
 from launcher.site.hardware import Machine, this_machine
+from launcher.site.job import load_job
 from launcher.yamlfile.problems import dotted
 from rundir.quantities import count
 

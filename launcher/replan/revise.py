@@ -15,13 +15,14 @@ from launcher.calibration.observed import all_measurements
 from launcher.calibration.store import store_path
 from launcher.dataset.token_counts import tokenised_by
 from launcher.errors import JobError, MachineError
-from launcher.jobfile import JobFile, LoadedJob, SettingError, load_job
+from launcher.jobfile import JobFile, LoadedJob, SettingError
 from launcher.planner.defaults import Decision
 from launcher.planner.forecast import bill_json
 from launcher.planner.plan import make_plan
 from launcher.planner.remote import machine_of
 from launcher.replan.plan_diff import REFUSED, Change, compare, trainer_of
 from launcher.site.hardware import this_machine
+from launcher.site.job import load_job
 from launcher.site.profile import profile_of
 from rundir.quantities import count
 from trainer.config import TrainerConfig, TrainingConfig

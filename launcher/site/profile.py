@@ -5,23 +5,28 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from importlib import import_module
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from cluster.profiles import Finding, ProfileError, SiteProfile
+from cluster.profiles import Finding, ProfileError, SiteProfile, profile_from
 from cluster.shipped import shipped_folder
 from launcher.errors import JobError
 from launcher.home import expanded, user_folder
 from launcher.jobfile.loader import LoadedJob
 from launcher.jobfile.wording import problems_from
-from launcher.site.schema import DEFAULT, KINDS, Kind, kind_of
+from launcher.site.file_model import file_model, sections
 from launcher.yamlfile.document import Document, read_document
 from launcher.yamlfile.problems import JobFileError, Problem, SettingError, dotted, shown
 
 LOCAL = "local"
 SUFFIX = ".yaml"
 FOLDERS_VARIABLE = "TUNEYARD_PROFILES"
+DECLARED = {"kubernetes": "cluster.kubernetes.profile", "slurm": "cluster.slurm.profile"}
+"""The module with each scheduler's `Profile`, imported when one of its profiles is read."""
+DEFAULT = "slurm"
+"""For profiles that do not say: those that were written before there were two."""
 
 
 def load_profile(name: str, beside: Path | None = None) -> SiteProfile:
@@ -37,7 +42,7 @@ def load_profile(name: str, beside: Path | None = None) -> SiteProfile:
     problems = _shape_problems(document, kind)
     if not problems:
         try:
-            return kind.make(path.stem, document.data)
+            return profile_from(kind, path.stem, document.data)
         except ProfileError as error:
             problems = [_problem(finding, document) for finding in error.findings]
     raise JobFileError(str(path), problems)
@@ -96,23 +101,24 @@ def profile_folders() -> list[Path]:
     ]
 
 
-def _kind(document: Document) -> Kind:
-    """How to read it, by its `backend`.
+def _kind(document: Document) -> type[SiteProfile]:
+    """What it becomes, by its `backend`.
 
     Raises:
         JobFileError: there is no such scheduler.
     """
     name = document.data.get("backend", DEFAULT)
-    if name not in KINDS:
-        known = ", ".join(sorted(KINDS))
+    if name not in DECLARED:
+        known = ", ".join(DECLARED)
         line, words = document.line(("backend",)), f"must be one of {known}"
         raise JobFileError(document.file, [Problem(line=line, key="backend", message=words, got=shown(name))])
-    return kind_of(name)
+    declared: type[SiteProfile] = import_module(DECLARED[name]).Profile
+    return declared
 
 
-def _shape_problems(document: Document, kind: Kind) -> list[Problem]:
+def _shape_problems(document: Document, kind: type[SiteProfile]) -> list[Problem]:
     try:
-        kind.sections[""].model_validate_json(json.dumps(document.data, default=str), strict=True)
+        file_model(kind).model_validate_json(json.dumps(document.data, default=str), strict=True)
     except ValidationError as error:
         unknown = [one for one in error.errors() if one["type"] == "extra_forbidden"]
         others = [one for one in error.errors() if one["type"] != "extra_forbidden"]
@@ -120,9 +126,10 @@ def _shape_problems(document: Document, kind: Kind) -> list[Problem]:
     return []
 
 
-def _unknown(path: tuple[str | int, ...], document: Document, kind: Kind) -> Problem:
-    section = next((str(part) for part in reversed(path[:-1]) if str(part) in kind.sections), "")
-    known = list(kind.sections[section].model_fields)
+def _unknown(path: tuple[str | int, ...], document: Document, kind: type[SiteProfile]) -> Problem:
+    models = dict(sections(kind))
+    section = next((str(part) for part in reversed(path[:-1]) if str(part) in models), "")
+    known = list(models[section].model_fields)
     near = difflib.get_close_matches(str(path[-1]), known, n=1)
     remedy = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(known)}."
     return Problem(line=document.line(path), key=dotted(path), message="unknown setting", remedy=remedy)
