@@ -3,7 +3,7 @@
 A room is a module or a folder that lies directly in a package. An arrow goes from a room to another one that it imports
 (lazily or not). Floors are the rooms of the longest path along arrows; an import cycle counts with all of its rooms.
 
-    python -m benchmarks.structure [--json] [ROOT]
+    python -m benchmarks.structure [--json | --picture] [ROOT]
 """
 
 import ast
@@ -73,32 +73,65 @@ def arrows_of(folder: str, known: dict[str, Path]) -> set[tuple[str, str]]:
     return {(a, b) for a, b in pairs if a and b and a != b}
 
 
-def cycles_and_floors(arrows: set[tuple[str, str]]) -> tuple[list[list[str]], int]:
-    """The import cycles (strongly connected rooms), and the number of floors."""
+def reachable(arrows: set[tuple[str, str]]) -> dict[str, set[str]]:
+    """For each room, all rooms that can be reached along arrows."""
     after: dict[str, set[str]] = {}
     for a, b in arrows:
         after.setdefault(a, set()).add(b)
         after.setdefault(b, set())
-
-    def reach(start: str) -> set[str]:
+    found = {}
+    for start in after:
         seen: set[str] = set()
         todo = list(after[start])
         while todo:
             if (room := todo.pop()) not in seen:
                 seen.add(room)
                 todo.extend(after[room])
-        return seen
+        found[start] = seen
+    return found
 
-    reached = {room: reach(room) for room in after}
-    group = {room: frozenset({room, *(o for o in reached[room] if room in reached[o])}) for room in after}
+
+def cycles_and_floors(arrows: set[tuple[str, str]]) -> tuple[list[list[str]], int]:
+    """The import cycles (strongly connected rooms), and the number of floors."""
+    reached = reachable(arrows)
+    group = {room: frozenset({room, *(o for o in reached[room] if room in reached[o])}) for room in reached}
 
     @cache
     def height(members: frozenset[str]) -> int:
-        below = {group[target] for room in members for target in after[room]} - {members}
+        below = {group[b] for a, b in arrows if a in members} - {members}
         return len(members) + max((height(lower) for lower in below), default=0)
 
     circles = [sorted(members) for members in set(group.values()) if len(members) > 1]
     return sorted(circles), max((height(members) for members in group.values()), default=1)
+
+
+def reduced(arrows: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """The arrows that do not follow from others (the transitive reduction); of rooms in a cycle, all."""
+    below = reachable(arrows)
+
+    def follows(a: str, b: str) -> bool:
+        others = {target for room, target in arrows if room == a} - {b}
+        return any(b in below[other] and a not in below[other] for other in others)
+
+    return {(a, b) for a, b in arrows if not follows(a, b)}
+
+
+def picture(known: dict[str, Path]) -> list[str]:
+    """The packages and their rooms as a Mermaid flowchart, with the arrows that do not follow from others."""
+    lines = ["flowchart TD"]
+    for package in PACKAGES:
+        lines.append(f"  subgraph {package}")
+        rooms = sorted({name.split(".")[1] for name in known if name.startswith(f"{package}.")} - {"__main__"})
+        arrows = reduced({(a, b) for a, b in arrows_of(package, known) if a != "__main__"})
+        lines += [f"    {package}.{room}[{room}]" for room in rooms if package != "rundir"]
+        lines += [f"    {package}.{a} --> {package}.{b}" for a, b in sorted(arrows) if package != "rundir"]
+        lines.append("  end")
+    tops = {
+        (name.split(".")[0], target.split(".")[0])
+        for name, path in known.items()
+        for target in imported(name, path, known)
+    }
+    return lines + [f"  {a} ==> {b}" for a, b in sorted(reduced({(a, b) for a, b in tops if a != b}))]
 
 
 def folders(known: dict[str, Path]) -> list[str]:
@@ -166,7 +199,11 @@ def structure(root: Path) -> dict[str, object]:
 @click.command(help=(__doc__ or "").split("\n\n")[0])
 @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path())
 @click.option("--json", "as_json", is_flag=True)
-def main(root: Path, as_json: bool) -> None:
+@click.option("--picture", "as_picture", is_flag=True, help="Print a Mermaid flowchart: docs/architecture.md.")
+def main(root: Path, as_json: bool, as_picture: bool) -> None:
+    if as_picture:
+        print("\n".join(picture(modules(root))))
+        return
     found = structure(root)
     if as_json:
         json.dump(found, sys.stdout, indent=1)
