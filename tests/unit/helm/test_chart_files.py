@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+import launcher
 from helm.readme import CHART, documentation, readme, values
 
 ROOT = CHART.parents[1]
@@ -77,7 +78,7 @@ def test_every_object_of_the_schema_is_closed() -> None:
 
 def test_the_charts_version_is_the_projects() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    assert chart["version"] == chart["appVersion"] == PROJECT["project"]["version"]
+    assert chart["version"] == chart["appVersion"] == launcher.__version__
 
 
 @pytest.mark.parametrize("path", sorted((CHART / "templates").rglob("*.*")), ids=lambda path: path.name)
@@ -114,7 +115,8 @@ def test_the_image_copies_all_that_the_build_needs() -> None:
     copied = {name for line in re.findall(r"^COPY (?!--)(.*) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()}
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     packages = set(re.findall(r'"(\w+)\*"', setup))
-    assert {"pyproject.toml", "setup.py", "constraints.txt", PROJECT["project"]["readme"]} | packages <= copied
+    named = {PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]}
+    assert {"pyproject.toml", "setup.py", "constraints.txt"} | named | packages <= copied
     assert {"launcher", "helm/tuneyard", "helm/profiles", "slurm/profiles", "helm/rbac.yaml"} <= copied
     allowed = {line[1:] for line in (ROOT / "helm/image/Dockerfile.dockerignore").read_text().split() if line[0] == "!"}
     assert copied == allowed

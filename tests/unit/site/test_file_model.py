@@ -1,4 +1,4 @@
-"""Every setting of a site profile is declared once; the file's model and the batch script's arguments come from there."""
+"""Every setting of a site profile is declared once; the file's model and the script's arguments come from there."""
 
 import json
 from collections.abc import Iterator
