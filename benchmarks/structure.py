@@ -177,6 +177,17 @@ def literal_keys(known: dict[str, Path]) -> dict[str, int]:
     return dict(found.most_common())
 
 
+def without_unit_test(root: Path, known: dict[str, Path]) -> list[str]:
+    """Modules with code that no file below tests/unit imports by name."""
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (root / "tests" / "unit").rglob("*.py"))
+    words = set(re.findall(r"[\w.]+", tests)) | {
+        f"{base}.{name.strip().split(' ')[0]}"
+        for base, names in re.findall(r"^\s*from ([\w.]+) import \(?([^)\n]+|[^)]+\))", tests, re.MULTILINE)
+        for name in names.split(",")
+    }
+    return sorted(name for name, path in known.items() if path.name != "__init__.py" and name not in words)
+
+
 def structure(root: Path) -> dict[str, object]:
     known = modules(root)
     texts = {name: path.read_text(encoding="utf-8") for name, path in known.items()}
@@ -192,6 +203,10 @@ def structure(root: Path) -> dict[str, object]:
         "private_functions_used_once": once,
         "dict_str_any": sum(text.count("dict[str, Any]") for text in texts.values()),
         "literal_document_keys": literal_keys(known),
+        "modules_without_unit_test": {
+            package: sum(name.split(".")[0] == package for name in without_unit_test(root, known))
+            for package in PACKAGES
+        },
         "folders": {folder: shape(folder, known) for folder in folders(known)},
     }
 
