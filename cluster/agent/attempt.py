@@ -30,6 +30,7 @@ from cluster.rundir import (
 )
 
 ASKED_FOR = (Outcome.STOPPED, Outcome.PREEMPTED, Outcome.WALLTIME)
+_LAST_STEPS = ("last_step", "last_checkpoint_step")
 _SPEAK_FOR_THEMSELVES = (Outcome.FINISHED, Outcome.STOPPED, Outcome.FATAL)
 
 
@@ -48,6 +49,7 @@ class Attempt:
         self.log_dir = attempt_log_dir(run_dir, self.number)
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self.ends: list[PhaseEnd] = []
+        self._steps: dict[str, Any] = {}
         read_json_of_others(run_dir / FAILURE)  # a rank on another node may write it: then it is to be seen at once
         started, earlier, node = started or time.time(), read_attempts(run_dir), this_node()
         self.mtbf_seconds = mean_time_between_failures_seconds(earlier)
@@ -81,6 +83,20 @@ class Attempt:
             self._write()
         except ClusterError as error:  # a full disk: the run goes on, and the outcome may still fit
             self.say(str(error))
+
+    def note_trained(self) -> None:
+        """Notes that training is done, before other nodes are given back: what is left never asks for them again."""
+        self._record["trained"] = True
+        try:
+            self._write()
+        except ClusterError as error:  # a full disk: then the nodes stay
+            self.say(str(error))
+
+    def follow_training(self) -> None:
+        """This attempt only does what follows training: its steps are those of the attempt that trained."""
+        trained = next(one for one in reversed(read_attempts(self.run_dir)) if one.get("trained"))
+        steps = {"first_step": trained.get("last_step")} | {name: trained.get(name) for name in _LAST_STEPS}
+        self._steps = {"trained": True, **steps}
 
     def note_health(self, checks: Mapping[str, Sequence[Check]], seconds: float) -> None:
         """Adds what each node's health gate found; it is written with the next change of the record.
@@ -130,7 +146,7 @@ class Attempt:
             put_attempt(self.run_dir, self._record)
 
     def _collect(self) -> None:
-        self._record |= steps_of(read_progress(self.run_dir), self.number)
+        self._record |= steps_of(read_progress(self.run_dir), self.number) | self._steps
         self._record["seconds"] = {end.phase: end.seconds for end in self.ends}
         self._record["exit_codes"] = {end.phase: end.exit_code for end in self.ends}
 

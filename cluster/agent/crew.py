@@ -33,7 +33,8 @@ from cluster.agent.stopping import StopWishes
 from cluster.contract import ClusterError
 
 RELEASED = "TUNEYARD_RELEASED"
-"""A file by which whoever started the agents hears that the other nodes are done: `trained`, then `left`."""
+"""A file by which whoever started the agents hears that the other nodes are done: `trained`, then `left`. Empty where
+the other nodes find out by themselves, from the attempt's record."""
 TRAINED, LEFT = "trained", "left"
 REPORT_SECONDS = 30.0
 """How long followers have to say how training ended, after it has ended here."""
@@ -139,13 +140,16 @@ class Crew:
         self.invite(REST)
         return joint_end(own, reports, self.lost, self.left)
 
+    @property
+    def gives_back(self) -> bool:
+        """Whether there are other nodes, and somebody can give them back."""
+        return not self.node.alone and RELEASED in os.environ
+
     def release(self) -> None:
-        """Gives the other nodes back, where somebody can: export and evaluation need the first one alone.
+        """Gives the other nodes back: export and evaluation need the first one alone.
 
         Their agents leave, so that no attempt can begin in this life of the job any more.
         """
-        if self.node.alone or RELEASED not in os.environ:
-            return
         self.say(f"training is done: {len(self.node.names) - 1} of {len(self.node.names)} nodes are given back")
         self.released = True
         self._send_away(TRAINED)

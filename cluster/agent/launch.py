@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from cluster.contract import ClusterError
 from cluster.policy import Limits
 
 PHASES = ("prepare", "train", "export", "evaluate")
+ONLY_WHAT_FOLLOWS = "TUNEYARD_TRAINED"
+"""Set where the run is trained, and this node was left alone to export and evaluate."""
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 _MAY_BE_NULL = ("hang_seconds", "start_seconds")
 CODE = Path(__file__).parents[2]
@@ -51,6 +53,10 @@ class Launch:
         if unknown := [phase for phase in launch.phases if phase not in PHASES]:
             raise ClusterError(f"plan.json: launch.phases has unknown {', '.join(map(str, unknown))}")
         return launch
+
+    def after_training(self) -> Launch:
+        """What is left of a run that is trained: one node does it, and no phase looks for the others."""
+        return replace(self, nodes=1, phases=self.phases[self.phases.index("train") + 1 :])
 
 
 def _required(kind: type[Launch]) -> list[str]:

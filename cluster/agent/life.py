@@ -14,7 +14,7 @@ from cluster.agent.crew import Crew, lost_evidence
 from cluster.agent.evidence import Evidence, in_logs, in_order, killed_for_memory, without_aftermath
 from cluster.agent.finishing import note_end, note_untried
 from cluster.agent.health import gate_of, run_checks
-from cluster.agent.launch import Launch, phase_command, phase_environment
+from cluster.agent.launch import ONLY_WHAT_FOLLOWS, Launch, phase_command, phase_environment
 from cluster.agent.node import Node
 from cluster.agent.outcome import PhaseEnd, Verdict, describe_exit, judge, went_well
 from cluster.agent.oversight import HeadOversight, Scene
@@ -39,6 +39,9 @@ def carry(attempt: Attempt, wishes: StopWishes, crew: Crew) -> tuple[Outcome, De
     try:
         launch = Launch.from_plan(read_plan(attempt.run_dir))
         limits = launch.restart
+        if os.environ.get(ONLY_WHAT_FOLLOWS):
+            attempt.follow_training()
+            launch = launch.after_training()
         verdict = run_phases(attempt, launch, wishes, crew)
     except ClusterError as error:
         verdict = Verdict(Outcome.FATAL, str(error), remedy=error.remedy)
@@ -60,7 +63,8 @@ def run_phases(attempt: Attempt, launch: Launch, wishes: StopWishes, crew: Crew)
             end = run_one(name, attempt, launch, children, wishes, crew)
             if not went_well(end, read_progress(attempt.run_dir), attempt.number):
                 break
-            if name == "train" and name != launch.phases[-1]:
+            if name == "train" and name != launch.phases[-1] and crew.gives_back:
+                attempt.note_trained()
                 crew.release()
     note_untried(attempt.run_dir, attempt.ends, launch.phases)
     progress, stop = read_progress(attempt.run_dir), wishes.poll()

@@ -94,7 +94,8 @@ def judge(
     if stop is not None and failed.ended_by_agent:
         return _forced(stopped(stop), failed)
     verdict = _failure(failed, mine, tuple(found))
-    trained = any(end.phase == "train" for end in ends) and failed.phase in AFTER_TRAINING
+    trained = "train" not in planned or any(end.phase == "train" for end in ends)
+    trained = trained and failed.phase in AFTER_TRAINING
     if trained and verdict.outcome is not Outcome.NODE_FAILURE:
         return replace(verdict, outcome=Outcome.FINISHED, cause=f"trained and saved, but {verdict.cause}")
     return verdict

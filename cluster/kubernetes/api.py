@@ -303,7 +303,11 @@ class Api:
         name = {"Core": "CoreV1Api", "Batch": "BatchV1Api", "Networking": "NetworkingV1Api", "Apps": "AppsV1Api"}.get(
             group
         )
-        name = name or {"Authorization": "AuthorizationV1Api", "Version": "VersionApi"}.get(group, f"{group}Api")
+        name = name or {
+            "Rbac": "RbacAuthorizationV1Api",
+            "Authorization": "AuthorizationV1Api",
+            "Version": "VersionApi",
+        }.get(group, f"{group}Api")
         return getattr(apis, name)(client)
 
     @staticmethod
@@ -323,6 +327,8 @@ _CREATIONS = {
     "Job": ("Batch", "job"),
     "Deployment": ("Apps", "deployment"),
     "NetworkPolicy": ("Networking", "network_policy"),
+    "Role": ("Rbac", "role"),
+    "RoleBinding": ("Rbac", "role_binding"),
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from cluster import lock, rundir
 from cluster.agent.launch import Launch
 from cluster.contract import Backend, ClusterError, Handle, Status
-from cluster.kubernetes import fetching, mirror, reader, reading, submission
+from cluster.kubernetes import facts, fetching, mirror, reader, reading, submission
 from cluster.kubernetes.api import Api
 from cluster.kubernetes.names import TRAINER
 from cluster.kubernetes.reading import Scene
@@ -63,6 +63,7 @@ class KubernetesBackend(Backend):
         site = site_of({"launch": launch})
         submission.helm_of(site, "").version()
         submission.api_of(site).version()
+        submission.require_place_to_prepare(site, runs_dir)
         return []
 
     def rendered(self, run_dir: Path, plan: dict[str, Any], job_text: str) -> str:
@@ -75,7 +76,8 @@ class KubernetesBackend(Backend):
             plain = {**plan, "launch": {**plan["launch"], "kubernetes": {**site, "jobset": "never"}}}
             given = submission.submitted_now(run_dir, plain, api, 0.0)
         helm = submission.helm_of(site, given.namespace)
-        return helm.template(given.release, submission.values_text(plan, given, job_text))
+        first = submission.prepares_first(run_dir, site)
+        return helm.template(given.release, submission.values_text(plan, given, job_text, prepares=first))
 
     def submit(self, run_dir: Path) -> Handle:
         """Makes the run's release."""
@@ -87,7 +89,8 @@ class KubernetesBackend(Backend):
         given = submission.submitted_now(run_dir, plan, api, time.time())
         helm = submission.helm_of(site, given.namespace)
         job_text = (run_dir / JOB).read_text(encoding="utf-8")
-        values = submission.values_text(plan, given, job_text, rundir.read_attempts(run_dir))
+        first = submission.prepares_first(run_dir, site)
+        values = submission.values_text(plan, given, job_text, rundir.read_attempts(run_dir), prepares=first)
         submission.refuse_early(api, helm, given.release, values)
         submission.install(run_dir, helm, given, values)
         self._places.pop(run_dir, None)
@@ -149,16 +152,16 @@ class KubernetesBackend(Backend):
             return super().fetch_model(place.run_dir, tell)
         target = place.run_dir / "model"
         with self._pod_that_sees(place) as pod:
-            ask = lambda command: place.api.execute(pod, TRAINER, command)[0]  # noqa: E731
+            ask = lambda command: place.api.execute(*pod, command)[0]  # noqa: E731
             fetching.fetch(ask, f"{place.given.path}/model", target, tell)
         return target
 
     @contextlib.contextmanager
-    def _pod_that_sees(self, place: _Place) -> Iterator[str]:
-        """A pod with the claim. One that was made for it is removed afterwards."""
+    def _pod_that_sees(self, place: _Place) -> Iterator[tuple[str, str]]:
+        """A pod with the claim, and its container. One that was made for it is removed afterwards."""
         scene = reading.look(place.api, place.given)
         if scene.running:
-            yield scene.running[0].name
+            yield scene.running[0].name, scene.running[0].container
             return
         workload = reading.workload_json(place.api, place.given)
         if workload is None:  # it is gone some time after its end; what it was is rendered anew
@@ -166,9 +169,10 @@ class KubernetesBackend(Backend):
                 place.run_dir, rundir.read_plan(place.run_dir), (place.run_dir / JOB).read_text("utf-8")
             )
             kinds = ("Job", "JobSet")
-            workload = next(one for one in place.api.manifests(text) if one["kind"] in kinds)
+            every = [one for one in place.api.manifests(text) if one["kind"] in kinds]
+            workload = next(one for one in every if not facts.is_preparing(one))
         with reader.staying(place.api, workload) as pod:
-            yield pod
+            yield pod, TRAINER
 
     def wait(self, run_dir: Path, timeout_seconds: float | None = None) -> Status:
         """Watches the run's pods."""
@@ -210,7 +214,12 @@ class KubernetesBackend(Backend):
         except ClusterError as error:
             return _as_far_as_known(place, error)
         wanted = place.launch.nodes
-        status = reading.living(place.run_dir, scene, wanted, place.given)
+        if scene.waits_for_data:
+            status = reading.preparing(place.run_dir, scene, place.given)
+        else:
+            if reading.is_trained(place.run_dir, place.given):
+                wanted, scene = 1, scene.of_head()
+            status = reading.living(place.run_dir, scene, wanted, place.given)
         if status is not None:
             return status
         record = reading.newest(place.run_dir)
@@ -234,7 +243,7 @@ class KubernetesBackend(Backend):
             with contextlib.suppress(ClusterError):
                 for _ in range(_MOST_ANSWERS):
                     line = mirror.command(place.given.path, place.run_dir, place.ranks)
-                    answer, _, _ = place.api.execute(pod.name, TRAINER, line)
+                    answer, _, _ = place.api.execute(pod.name, pod.container, line)
                     if not mirror.take(answer, place.run_dir):
                         break
                 return
@@ -247,8 +256,8 @@ class KubernetesBackend(Backend):
         record = reading.newest(place.run_dir)
         if record is not None and reading.is_of(record, place.given) and record.get("outcome"):
             return
-        heads = [pod for pod in scene.pods if pod.index == 0]
-        taken = [mirror.take_ledger(place.api.pod_log(pod.name, TRAINER, 40), place.run_dir) for pod in heads]
+        heads = [pod for pod in scene.every_pod if pod.index == 0]
+        taken = [mirror.take_ledger(place.api.pod_log(pod.name, pod.container, 40), place.run_dir) for pod in heads]
         if not any(taken) and (found := reading.last_words(scene)):
             reading.as_last_record(place.run_dir, found, place.given)
 
@@ -261,7 +270,7 @@ class KubernetesBackend(Backend):
             self._sync(place, scene)
             return
         workload = reading.workload_json(place.api, place.given)
-        if workload is None or not any(pod.has_run for pod in scene.pods):
+        if workload is None or not any(pod.has_run for pod in scene.every_pod):
             return
         with contextlib.suppress(ClusterError):
             for _ in range(_MOST_ANSWERS):
@@ -277,7 +286,7 @@ class KubernetesBackend(Backend):
         command = mirror.stop_command(place.given.path, {**stop, "urgent": True} if urgent else stop)
         running = reading.look(place.api, place.given).running
         for pod in running:
-            _, errors, code = place.api.execute(pod.name, TRAINER, command)
+            _, errors, code = place.api.execute(pod.name, pod.container, command)
             if code == 0:
                 return
         words = errors.strip().splitlines()[-1:] if running else ["none of its pods runs"]

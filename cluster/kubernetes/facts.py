@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.kubernetes.names import INDEX_LABEL, PLACE, TRAINER
+from cluster.kubernetes.names import COMPONENT_LABEL, INDEX_LABEL, PLACE, PREPARE, TRAINER
 
 Json = Mapping[str, Any]
 _OVER = ("Complete", "Completed", "Failed")
@@ -48,11 +48,18 @@ class Pod:
     conditions: tuple[Condition, ...] = ()
     containers: tuple[Container, ...] = ()
     is_gated: bool = False
+    is_preparing: bool = False
+    """Whether it is the pod that tokenises, and none of those that train."""
+
+    @property
+    def container(self) -> str:
+        """The container in which its part of the run is carried out."""
+        return PREPARE if self.is_preparing else TRAINER
 
     @property
     def is_running(self) -> bool:
-        """Whether its trainer container runs, so that something can be executed in it."""
-        return any(one.name == TRAINER and one.state == "running" for one in self.containers)
+        """Whether that container runs, so that something can be executed in it."""
+        return any(one.name == self.container and one.state == "running" for one in self.containers)
 
     @property
     def has_ended(self) -> bool:
@@ -61,8 +68,8 @@ class Pod:
 
     @property
     def has_run(self) -> bool:
-        """Whether its trainer container ran once, so that there may be something to read."""
-        return any(one.name == TRAINER and one.state == "terminated" for one in self.containers)
+        """Whether that container ran once, so that there may be something to read."""
+        return any(one.name == self.container and one.state == "terminated" for one in self.containers)
 
     def condition(self, kind: str) -> Condition | None:
         """Its condition of that type."""
@@ -77,11 +84,17 @@ class Workload:
     is_suspended: bool = False
     is_leaving: bool = False
     conditions: tuple[Condition, ...] = ()
+    name: str = ""
 
     @property
     def end(self) -> Condition | None:
         """How it ended; None while it has not."""
         return next((one for one in self.conditions if one.type in _OVER and one.status == "True"), None)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether all that it was to do is done."""
+        return self.end is not None and self.end.type != "Failed"
 
 
 @dataclass(frozen=True)
@@ -112,14 +125,26 @@ def pod_of(given: Json) -> Pod:
         conditions=_conditions(status),
         containers=tuple(_container(one) for one in statuses),
         is_gated=bool(spec.get("schedulingGates")),
+        is_preparing=is_preparing(given),
     )
+
+
+def is_preparing(given: Json) -> bool:
+    """Whether an object belongs to the Job that tokenises."""
+    return (_part(given, "metadata").get("labels") or {}).get(COMPONENT_LABEL) == PREPARE
 
 
 def workload_of(given: Json) -> Workload:
     """A Job or JobSet out of its JSON."""
     kind = str(given.get("kind") or "Job")
-    is_leaving = bool(_part(given, "metadata").get("deletionTimestamp"))
-    return Workload(kind, bool(_part(given, "spec").get("suspend")), is_leaving, _conditions(_part(given, "status")))
+    metadata, spec = _part(given, "metadata"), _part(given, "spec")
+    return Workload(
+        kind,
+        bool(spec.get("suspend")),
+        bool(metadata.get("deletionTimestamp")),
+        _conditions(_part(given, "status")),
+        str(metadata.get("name", "")),
+    )
 
 
 def event_of(given: Json) -> Event:

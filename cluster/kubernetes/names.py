@@ -11,6 +11,8 @@ INSTANCE_LABEL = "app.kubernetes.io/instance"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 TRAINER = "trainer"
 """The container that trains, and the component that the run's own workload and pods are."""
+PREPARE = "prepare"
+"""The container that tokenises in a pod without GPUs, and the component that this pod and its Job are."""
 PLACE = "place"
 _ID = re.compile(r"-\d{8}-\d{6}-[a-z2-7]+$")
 

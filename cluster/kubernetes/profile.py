@@ -27,7 +27,12 @@ from cluster.profiles import (
     variable,
     variables,
 )
+from rundir.quantities import WALLTIME_PATTERN, walltime_seconds
 
+JOB, SUBMIT, INSIDE = "job", "submit", "inside"
+"""Where data are tokenised: in a Job without GPUs, on the submitting machine, in the run's own pods."""
+PREPARE_CPUS = 8
+PREPARE_MEMORY = "16Gi"
 TOPOLOGY = ("required", "preferred")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -38,6 +43,7 @@ _QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kKMGTPE]i?)?")
 _IMAGE = re.compile(r"[A-Za-z0-9][\w.:/@-]*")
 _UNITS = {"": 1, "k": 1000, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 _UNITS |= {"Ki": 1024, "Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4}
+_WALLTIME = re.compile(WALLTIME_PATTERN)
 _PLAIN = ("description", "context", "helm", "chart", "max_walltime", "network_annotation")
 _OBJECTS = ("namespace", "priority_class", "service_account", "runtime_class", "scheduler")
 
@@ -109,6 +115,36 @@ class Secret:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Where the data of runs are tokenised, so that no GPU waits for it, and what the pod that does it asks for."""
+
+    where: Literal["", "job", "submit", "inside"] = setting(
+        "In a Job without GPUs before the run's own begins, on the submitting machine (with `runs.local`), or "
+        "in the run's own pods; default: a Job where anything else is given here, else inside.",
+        "",
+    )
+    cpus: PositiveInt | None = setting("CPU cores, each with a process that tokenises; default: 8.")
+    memory: Text = setting("Memory of that pod, such as 64Gi; default: 16Gi.", "")
+    node_selector: Mapping[str, Text] = setting("Labels that its node must have.", factory=dict)
+    tolerations: Sequence[Mapping[str, Any]] = setting("As in Kubernetes.", ())
+    priority_class: Text = setting("Its PriorityClass; default: the run's.", "")
+    queue: Text = setting("Its LocalQueue of Kueue; default: the run's.", "")
+    walltime: Walltime = setting("Its longest time, such as 4h; default: none.", "")
+    service_account: Text = setting(
+        "An account that may patch the run's Job; none: the run's own gets that right, for that Job alone.", ""
+    )
+
+    @property
+    def place(self) -> str:
+        """In a Job of its own where the profile says anything about its pod; else in the run's own pods."""
+        return self.where or (JOB if self.asked() else INSIDE)
+
+    def asked(self) -> dict[str, Any]:
+        """The settings of that Job's pod that are given."""
+        return {one.name: value for one in fields(self) if one.name != "where" and (value := getattr(self, one.name))}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """One cluster, or one way of using it."""
 
@@ -148,6 +184,7 @@ class Profile:
     service_account: Text = setting("An existing ServiceAccount; none: the chart makes one.", "")
     identity: Identity = setting("Numbers that pods run as.", factory=Identity)
     preemption: Preemption = setting("What comes before machines are taken away.", factory=Preemption)
+    prepare: Prepare = setting("Where data are tokenised.", factory=Prepare)
     unreachable_seconds: NotNegativeInt = setting("How long a pod stays with a node that went silent.", 30)
     backoff_limit: NotNegativeInt | None = setting("Deaths of pods by themselves that a run survives.")
     keep_seconds: NotNegativeInt | None = setting("How long objects of a run that is over are kept; none: for good.")
@@ -177,6 +214,7 @@ class Profile:
         yield from self._storage_findings()
         yield from self._hardware_findings()
         yield from self._environment_findings()
+        yield from self._prepare_findings()
         for name, expected in (("unreachable_seconds", 0), ("backoff_limit", 0), ("keep_seconds", 0)):
             if (value := getattr(self, name)) is not None and value < expected:
                 yield Finding((name,), f"must be at least {expected}", str(value))
@@ -210,8 +248,9 @@ class Profile:
 
     def site(self, gpu: str = "", version: Sequence[int] = ()) -> dict[str, Any]:
         """What the backend is told, as a plan keeps it: `cluster.kubernetes.values` reads it."""
-        names = [one.name for one in fields(self) if one.name not in ("name", "backend", "description", "gpu_types")]
-        found = {name: _plain(getattr(self, name)) for name in names}
+        left_out = ("name", "backend", "description", "gpu_types", "prepare")
+        found = {one.name: _plain(getattr(self, one.name)) for one in fields(self) if one.name not in left_out}
+        found["prepare"] = self._prepare_job()
         found["node_selector"] = {**self.node_selector, **self.gpu_types.get(gpu, {})}
         return {name: value for name, value in found.items() if value not in ("", None, {}, [])}
 
@@ -250,6 +289,40 @@ class Profile:
             yield from like(("kueue", name), getattr(self.kueue, name), _DOMAIN, "a name as Kubernetes has them")
         for number, name in enumerate(self.image_pull_secrets):
             yield from like(("image_pull_secrets", number), name, _DOMAIN, "the name of a Secret")
+
+    def _prepare_job(self) -> dict[str, Any]:
+        """Where data are tokenised, and what the Job that does it asks for; empty where the run's own pods do."""
+        asked = self.prepare
+        if asked.place != JOB:
+            return {} if asked.place == INSIDE else {"where": asked.place}
+        found: dict[str, Any] = {"where": JOB, "cpus": PREPARE_CPUS, "memory": PREPARE_MEMORY} | asked.asked()
+        if walltime := found.pop("walltime", ""):
+            found["walltime_seconds"] = walltime_seconds(walltime)
+        return {name: _plain(value) for name, value in found.items()}
+
+    def _prepare_findings(self) -> Iterator[Finding]:
+        asked = self.prepare
+        yield from like(("prepare", "memory"), asked.memory, _QUANTITY, "a size such as 64Gi")
+        yield from like(("prepare", "walltime"), asked.walltime, _WALLTIME, "a time such as 90m, 4h or 2d")
+        yield from _labels(("prepare", "node_selector"), asked.node_selector)
+        for name in ("priority_class", "queue", "service_account"):
+            yield from like(("prepare", name), getattr(asked, name), _DOMAIN, "a name as Kubernetes has them")
+        if asked.queue and not self.kueue.queue:
+            yield Finding(("prepare", "queue"), "needs `kueue.queue`, in which the run waits", asked.queue)
+        for name, value in asked.asked().items() if asked.place != JOB else ():
+            yield Finding(("prepare", name), "says nothing without a Job that tokenises", str(value), "`where: job`")
+        if asked.where == SUBMIT:
+            yield from self._submit_findings()
+
+    def _submit_findings(self) -> Iterator[Finding]:
+        """The submitting machine can tokenise into the run's own directory only, and only what it sees by its path."""
+        key = ("prepare", "where")
+        if not self.runs.local:
+            remedy = "mount the claim here and name the folder in `runs.local`, or say `where: job`"
+            yield Finding(key, "needs the run directory on this machine", SUBMIT, remedy)
+        elif moved := [one.name for one in self.volumes if one.local not in ("", one.path)]:
+            remedy = "mount it here where pods see it, or say `where: job`"
+            yield Finding(key, f"needs volume {moved[0]} under the same path here and in pods", SUBMIT, remedy)
 
     def _environment_findings(self) -> Iterator[Finding]:
         for section in ("environment", "nccl"):

@@ -13,8 +13,17 @@ from cluster import rundir
 from cluster.contract import Outcome, Status
 from cluster.kubernetes.api import JOBSET, Api
 from cluster.kubernetes.explain import Evidence, explain, here, lost
-from cluster.kubernetes.facts import Condition, Pod, Workload, current_pods, event_of, pod_of, workload_of
-from cluster.kubernetes.names import COMPONENT_LABEL, INSTANCE_LABEL, TRAINER
+from cluster.kubernetes.facts import (
+    Condition,
+    Pod,
+    Workload,
+    current_pods,
+    event_of,
+    is_preparing,
+    pod_of,
+    workload_of,
+)
+from cluster.kubernetes.names import COMPONENT_LABEL, INSTANCE_LABEL, PREPARE, TRAINER
 from cluster.kubernetes.refusals import KubernetesError
 from cluster.kubernetes.state import Submitted
 from cluster.policy import RESTART
@@ -31,39 +40,78 @@ class Scene:
 
     workload: Workload | None
     pods: tuple[Pod, ...] = ()
+    preparing: Workload | None = None
+    """The Job that tokenises before that, where there is one, and its pods."""
+    preparing_pods: tuple[Pod, ...] = ()
+
+    @property
+    def waits_for_data(self) -> bool:
+        """Whether the workload is suspended until the data are tokenised, or for ever if they cannot be."""
+        is_suspended = self.workload is not None and self.workload.is_suspended
+        return is_suspended and self.preparing is not None and not self.preparing.succeeded
 
     @property
     def running(self) -> list[Pod]:
         """Pods in which something can be executed, the head first."""
-        return [pod for pod in current_pods(self.pods) if pod.is_running]
+        pods = self.preparing_pods if self.waits_for_data else self.pods
+        return [pod for pod in current_pods(pods) if pod.is_running]
 
     @property
     def is_over(self) -> bool:
         """Whether nothing of the run will live again by itself."""
-        return not self.running if self.workload is None else self.workload.end is not None
+        return not self.running if self.workload is None else self.end is not None
+
+    @property
+    def end(self) -> Condition | None:
+        """How it ended: with its workload, or before that could begin; None while it has not."""
+        decides = self.preparing if self.waits_for_data else self.workload
+        return decides.end if decides is not None else None
+
+    @property
+    def every_pod(self) -> tuple[Pod, ...]:
+        """All pods of the run, whatever they do."""
+        return (*self.pods, *self.preparing_pods)
+
+    def of_head(self) -> Scene:
+        """The same with pod 0 alone: a run that has trained needs no other."""
+        return replace(self, pods=tuple(pod for pod in self.pods if pod.index == 0))
 
 
 def selector(release: str) -> str:
-    """The labels of a run's own workload and pods: not TensorBoard's, not a test's."""
-    return f"{INSTANCE_LABEL}={release},{COMPONENT_LABEL}={TRAINER}"
+    """The labels of the run's own pods: not TensorBoard's, not a test's."""
+    return f"{INSTANCE_LABEL}={release},{COMPONENT_LABEL} in ({TRAINER},{PREPARE})"
 
 
 def look(api: Api, given: Submitted) -> Scene:
     """Asks the API."""
-    found = workload_json(api, given)
-    pods = tuple(pod_of(one) for one in api.listed("pod", selector(given.release)))
-    return Scene(None if found is None else workload_of(found), pods)
+    found, preparing = _workloads(api, given)
+    every = [pod_of(one) for one in api.listed("pod", selector(given.release))]
+    return Scene(
+        workload=None if found is None else workload_of(found),
+        pods=tuple(pod for pod in every if not pod.is_preparing),
+        preparing=None if preparing is None else workload_of(preparing),
+        preparing_pods=tuple(pod for pod in every if pod.is_preparing),
+    )
 
 
 def workload_json(api: Api, given: Submitted) -> dict[str, Any] | None:
     """The run's Job or JobSet, whose name only the chart knows; None when it is not there."""
-    labels = selector(given.release)
+    return _workloads(api, given)[0]
+
+
+def _workloads(api: Api, given: Submitted) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The run's Job or JobSet, and the Job that tokenises for it."""
+    jobs = [{**one, "apiVersion": "batch/v1", "kind": "Job"} for one in api.listed("job", selector(given.release))]
+    preparing = [one for one in jobs if is_preparing(one)]
+    own = [one for one in jobs if not is_preparing(one)]
     if given.workload == "jobset":
-        kind, found = {"apiVersion": "/".join(JOBSET), "kind": "JobSet"}, api.listed_custom(JOBSET, "jobsets", labels)
-    else:
-        kind, found = {"apiVersion": "batch/v1", "kind": "Job"}, api.listed("job", labels)
-    newest_last = sorted(found or [], key=lambda one: str(one["metadata"].get("creationTimestamp", "")))
-    return {**newest_last[-1], **kind} if newest_last else None
+        sets = api.listed_custom(JOBSET, "jobsets", selector(given.release)) or []
+        own = [{**one, "apiVersion": "/".join(JOBSET), "kind": "JobSet"} for one in sets]
+    return _newest_made(own), _newest_made(preparing)
+
+
+def _newest_made(objects: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return max(objects, key=lambda one: str(one["metadata"].get("creationTimestamp", "")), default=None)
 
 
 def waiting(api: Api, given: Submitted, scene: Scene, wanted: int) -> str:
@@ -72,9 +120,25 @@ def waiting(api: Api, given: Submitted, scene: Scene, wanted: int) -> str:
     with contextlib.suppress(KubernetesError):
         every = [event_of(one) for one in api.listed("event")]
         events = [one for one in every if one.about.startswith(given.release)]
-    admission = _admission(api, given)
-    found = explain(Evidence(wanted, scene.workload, scene.pods, events, admission))
-    return f"{given.release}: {found.words}"
+    first = scene.waits_for_data
+    workload, pods = (scene.preparing, scene.preparing_pods) if first else (scene.workload, scene.pods)
+    admission = _admission(api, workload.name if workload else given.release)
+    found = explain(Evidence(1 if first else wanted, workload, pods, events, admission))
+    return f"{given.release}{' waits for its data' if first else ''}: {found.words}"
+
+
+def preparing(run_dir: Path, scene: Scene, given: Submitted) -> Status | None:
+    """The status of a run whose data are being tokenised; None when the pod that does it does not run."""
+    if not scene.running:
+        return None
+    record, pod = newest(run_dir), scene.running[0]
+    words = f"{given.release} waits for its data: pod {pod.name} tokenises them on {pod.node}"
+    return Status("running", words, record["attempt"] if record else None)
+
+
+def is_trained(run_dir: Path, given: Submitted) -> bool:
+    """Whether this submission has trained: from then on pod 0 is alone."""
+    return any(record.get("trained") and is_of(record, given) for record in rundir.read_attempts(run_dir))
 
 
 def living(run_dir: Path, scene: Scene, wanted: int, given: Submitted) -> Status | None:
@@ -87,6 +151,7 @@ def living(run_dir: Path, scene: Scene, wanted: int, given: Submitted) -> Status
         progress = rundir.read_progress(run_dir) or {}
         mine = progress.get("attempt") == number
         words = str(progress.get("state", "")) if mine else "no sign of the trainer yet"
+        words = "trained; pod 0 exports and evaluates alone" if (record or {}).get("trained") else words
         missed = lost(Evidence(wanted, pods=scene.pods))  # what is left of the run may not have noticed yet
         return Status("running", f"{words}; {missed.words}" if missed else words, number)
     if there < wanted:
@@ -98,14 +163,16 @@ def ended(run_dir: Path, scene: Scene, given: Submitted) -> Status:
     """The status of a run that is over: by its record, else by what became of its workload."""
     record = newest(run_dir)
     number = record["attempt"] if record else None
-    end = scene.workload.end if scene.workload else None
+    end = scene.end
     if record is not None and is_of(record, given) and record.get("outcome"):
         return Status("ended", str(record.get("cause") or ""), number, str(record["outcome"]))
     if end is None:
         return Status("ended", f"{given.release} is gone, without a word", number, Outcome.STOPPED.value)
     words = f"{given.release} ended {end.type} before its agent wrote an outcome"
     told = f": {end.reason}: {end.message}" if end.message else ""
-    return Status("ended", words + told, number, _outcome_of(end).value)
+    said = [one.message for pod in scene.preparing_pods for one in pod.containers if one.exit_code and one.message]
+    last = f": {said[-1].splitlines()[-1]}" if scene.waits_for_data and said else ""
+    return Status("ended", words + told + last, number, _outcome_of(end).value)
 
 
 def correct(run_dir: Path, scene: Scene, given: Submitted) -> None:
@@ -113,9 +180,12 @@ def correct(run_dir: Path, scene: Scene, given: Submitted) -> None:
     record = newest(run_dir)
     if record is None or not is_of(record, given) or record.get("outcome") != Outcome.PREEMPTED:
         return
-    end = scene.workload.end if scene.workload else None
+    end = scene.end
     if scene.workload is None:
         outcome, why, action = Outcome.STOPPED, f"{given.release} was removed", "stop"
+    elif end is not None and _is_deadline(end) and scene.waits_for_data:
+        why = "its walltime has passed before the data were tokenised: raise `prepare.walltime` in the site profile"
+        outcome, action = Outcome.WALLTIME, "restart"
     elif end is not None and _is_deadline(end):
         outcome, why, action = Outcome.WALLTIME, f"the deadline of {given.release} has passed", "restart"
     else:
@@ -127,8 +197,8 @@ def correct(run_dir: Path, scene: Scene, given: Submitted) -> None:
 
 def last_words(scene: Scene) -> dict[str, Any]:
     """The newest record in short, as the head's pod left it for Kubernetes to keep."""
-    heads = [pod for pod in scene.pods if pod.index == 0]
-    for container in (one for pod in heads for one in pod.containers if one.name == TRAINER and one.message):
+    heads = [pod for pod in scene.every_pod if pod.index == 0]
+    for container in (one for pod in heads for one in pod.containers if one.name == pod.container and one.message):
         try:
             found = json.loads(container.message)
         except ValueError:
@@ -174,14 +244,14 @@ def _is_deadline(end: Condition) -> bool:
     return "DeadlineExceeded" in (end.reason, *end.message.split())
 
 
-def _admission(api: Api, given: Submitted) -> Workload | None:
-    """Kueue's Workload of the run, where Kueue is installed and may be asked."""
+def _admission(api: Api, owner: str) -> Workload | None:
+    """Kueue's Workload of a Job or JobSet, where Kueue is installed and may be asked."""
     group, versions = _KUEUE
     with contextlib.suppress(KubernetesError):
         served = next((one for one in versions if api.serves((group, one), "workloads")), "")
         found = (api.listed_custom((group, served), "workloads") or []) if served else []
         for one in found:
             owners = (one.get("metadata") or {}).get("ownerReferences") or ()
-            if any(str(owner.get("name", "")).startswith(given.release) for owner in owners):
+            if any(str(given.get("name", "")) == owner for given in owners):
                 return replace(workload_of(one), kind="Workload")
     return None

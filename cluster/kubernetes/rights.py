@@ -34,11 +34,13 @@ RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
 MORE: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("", ("pods",), ("create", "delete")),
     ("", ("resourcequotas",), ("list",)),
+    ("rbac.authorization.k8s.io", ("roles", "rolebindings"), _MAKE),
     ("apps", ("deployments",), _MAKE),
     ("jobset.x-k8s.io", ("jobsets",), _MAKE),
     ("kueue.x-k8s.io", ("workloads", "localqueues"), ("get", "list")),
 )
-"""What is better with them: pods that look into ended runs, quota in words, TensorBoard, JobSet, Kueue."""
+"""What is better with them: pods that look into ended runs, quota in words, data tokenised before the GPUs are taken,
+TensorBoard, JobSet, Kueue."""
 
 
 def _rights(rules: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]) -> tuple[Right, ...]:

@@ -14,10 +14,12 @@ from cluster.contract import ClusterError
 from cluster.kubernetes.api import JOBSET, Api
 from cluster.kubernetes.helm import Helm
 from cluster.kubernetes.names import release_name
+from cluster.kubernetes.profile import JOB, SUBMIT
 from cluster.kubernetes.refusals import KubernetesError
 from cluster.kubernetes.state import STATE, Submitted, read_submitted, write_submitted
 from cluster.kubernetes.values import Submission, as_text, chart_values, site_of
 from cluster.policy import exclusions
+from cluster.rundir import FINGERPRINT, PREFLIGHT
 
 NODE_MARK = "#"
 """Between a node's name and a pod's index, where several pods of a run share a node (cluster.kubernetes.pod)."""
@@ -63,8 +65,29 @@ def workload_kind(site: Mapping[str, Any], api: Api) -> str:
     return "jobset" if there and (wish == "always" or api.may("create", "jobsets", JOBSET[0])) else "job"
 
 
+def require_place_to_prepare(site: Mapping[str, Any], runs_dir: Path) -> None:
+    """Refuses a run that is to be tokenised on this machine, and has its directory elsewhere."""
+    if (site.get("prepare") or {}).get("where") != SUBMIT:
+        return
+    local = str((site.get("runs") or {}).get("local") or "")
+    if not local or runs_dir.resolve() != Path(local).resolve():
+        words = f"`prepare: {{where: submit}}` tokenises in the run's own directory, and {runs_dir} is not `runs.local`"
+        raise ClusterError(words, "leave the folder of runs to the site profile, or say `where: job` there")
+
+
+def prepares_first(run_dir: Path, site: Mapping[str, Any]) -> bool:
+    """Whether a Job of its own tokenises first: the profile says so, and the data are not there already."""
+    wanted = (site.get("prepare") or {}).get("where") == JOB
+    return wanted and not any((run_dir / name).is_file() for name in (FINGERPRINT, PREFLIGHT))
+
+
 def values_text(
-    plan: Mapping[str, Any], submitted: Submitted, job_text: str, records: Sequence[dict[str, Any]] = ()
+    plan: Mapping[str, Any],
+    submitted: Submitted,
+    job_text: str,
+    records: Sequence[dict[str, Any]] = (),
+    *,
+    prepares: bool = False,
 ) -> str:
     """The chart's values of a run, as Helm gets them; `records` tell which nodes it keeps away from."""
     excluded = [one.node.partition(NODE_MARK)[0] for one in exclusions(list(records), submitted.submitted)]
@@ -75,6 +98,7 @@ def values_text(
         plan_text=json.dumps(plan, indent=1) + "\n",
         workload=submitted.workload,
         exclude=list(dict.fromkeys(excluded)),
+        prepares=prepares,
     )
     return as_text(chart_values(plan, wanted))
 
@@ -86,7 +110,11 @@ def refuse_early(api: Api, helm: Helm, release: str, values: str) -> None:
         ClusterError: what is wrong, in the API's words.
     """
     for manifest in api.manifests(helm.template(release, values)):
-        api.try_to_create(manifest)
+        try:
+            api.try_to_create(manifest)
+        except KubernetesError as error:
+            if (manifest["kind"], error.kind) != ("RoleBinding", "not_found"):  # of a Role that is not there yet
+                raise
         for pod in _pods_of(manifest, release):
             _try_pod(api, pod)
 

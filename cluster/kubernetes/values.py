@@ -40,6 +40,17 @@ _RENAMED = {
     "pod_annotations": "podAnnotations",
 }
 """Settings of a profile that are values of the chart, under another name."""
+_PREPARE_RENAMED = {
+    "cpus": "cpus",
+    "memory": "memory",
+    "node_selector": "nodeSelector",
+    "tolerations": "tolerations",
+    "priority_class": "priorityClass",
+    "queue": "queue",
+    "walltime_seconds": "walltimeSeconds",
+    "service_account": "serviceAccount",
+}
+"""The same, of its `prepare`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +63,8 @@ class Submission:
     plan_text: str
     workload: str
     exclude: Sequence[str] = ()
+    prepares: bool = False
+    """Whether a Job of its own tokenises first."""
 
 
 def chart_values(plan: Mapping[str, Any], submission: Submission) -> dict[str, Any]:
@@ -75,6 +88,8 @@ def chart_values(plan: Mapping[str, Any], submission: Submission) -> dict[str, A
         values["scratch"] = {"enabled": True, "sizeLimit": site["scratch"], "path": _SCRATCH}
     if kueue := site.get("kueue"):
         values["kueue"] = _kueue(kueue)
+    if submission.prepares:
+        values["prepare"] = _prepare(site["prepare"])
     return values
 
 
@@ -136,6 +151,10 @@ def _identity(site: Mapping[str, Any]) -> dict[str, Any]:
     given = site.get("identity") or {}
     uid, gid = given.get("uid", default.uid), given.get("gid", default.gid)
     return {"uid": uid, "gid": gid, "fsGroup": given.get("fs_group", gid)}
+
+
+def _prepare(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {"enabled": True} | {theirs: asked[ours] for ours, theirs in _PREPARE_RENAMED.items() if ours in asked}
 
 
 def _account(site: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from cluster.kubernetes import submission
 from cluster.kubernetes.api import JOBSET, Api
 from cluster.kubernetes.helm import Helm
 from cluster.kubernetes.names import release_name
-from cluster.kubernetes.profile import Profile
+from cluster.kubernetes.profile import JOB, Profile
 from cluster.kubernetes.refusals import ROLE, KubernetesError
 from cluster.kubernetes.rights import NEEDED, OPTIONAL
 from cluster.kubernetes.state import Submitted
@@ -224,8 +224,8 @@ def _probe(profile: Profile, api: Api, helm: Helm) -> Check:
     }
     plan = {"launch": {**launch, "kubernetes": profile.site()}}
     try:
-        workload = submission.workload_kind(profile.site(), api)
-        values = submission.values_text(plan, given.on(workload), "name: tuneyard-doctor\n")
+        workload, first = submission.workload_kind(profile.site(), api), profile.prepare.place == JOB
+        values = submission.values_text(plan, given.on(workload), "name: tuneyard-doctor\n", prepares=first)
         submission.refuse_early(api, helm, given.release, values)
     except ClusterError as error:
         return fail(name, error.message.replace("\n", "; "), error.remedy or "correct the profile")

@@ -15,6 +15,7 @@ WORTH_SECONDS = 60.0
 """Waiting for less is not worth a job of its own."""
 SETTING = "launch.prepare"
 INSIDE = "inside"
+_WAYS = {"slurm": "`prepare: {partition: ...}`", "kubernetes": "`prepare: {where: job}`"}
 
 
 def tokenising(launch: Mapping[str, Any], tokens: float, num_proc: int, candidate: Candidate) -> Iterator[Decision]:
@@ -46,8 +47,8 @@ def tokenising(launch: Mapping[str, Any], tokens: float, num_proc: int, candidat
     elif gpus and seconds > WORTH_SECONDS:
         waiting = f"{count(gpus, 'GPU')} {'waits' if gpus == 1 else 'wait'}"
         words = f"{takes} while {waiting} ({_cost(seconds, gpus, candidate)})"
-        way = "; `prepare: {partition: ...}` in the site profile does it before" if backend == "slurm" else ""
-        yield Decision(setting=SETTING, value=where, reason=words + way)
+        reason = f"{words}; {_WAYS[backend]} in the site profile does it before"
+        yield Decision(setting=SETTING, value=where, reason=reason)
 
 
 def _cost(seconds: float, gpus: int, candidate: Candidate) -> str:

@@ -47,6 +47,12 @@ def end_of(run_dir: Path, submitted: float | None) -> int | None:
     return _CODES.get(Outcome(last["outcome"]), GAVE_UP)
 
 
+def is_trained(run_dir: Path, submitted: float | None) -> bool:
+    """Whether this submission has trained: only pod 0 is needed from then on, and the others have done their part."""
+    records = read_attempts(run_dir)
+    return any(one.get("trained") for one in records if submitted is None or one.get("submitted") == submitted)
+
+
 def users_wish(run_dir: Path, submitted: float | None) -> dict[str, Any] | None:
     """The user's wish to stop this run, if it is there and no attempt has ended by it yet."""
     stop = read_stop(run_dir)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cluster.agent.crew import RELEASED
+from cluster.agent.launch import ONLY_WHAT_FOLLOWS
 from cluster.agent.node import GENERATION, HEAD, NODE_RANK, NODES, PORT
 from cluster.agent.restarts import SUBMITTED
 from cluster.kubernetes.pod.post import Post
@@ -61,8 +63,10 @@ def node_of(name: str) -> str:
 
 
 def agent_environment(post: Post, gathering: Gathering, submitted: float) -> dict[str, str]:
-    """What the agent of this pod is told."""
+    """What the agent of this pod is told. One that is left of several only exports and evaluates."""
     told = {
+        ONLY_WHAT_FOLLOWS: "1" if len(gathering.pods) < post.count else "",
+        RELEASED: "",
         NODES: ",".join(gathering.nodes),
         NODE_RANK: str(post.index),
         HEAD: gathering.address or post.head,

@@ -72,20 +72,21 @@ class Head:
             return False
         return True
 
-    def gathered(self, now: float) -> Gathering | None:
-        """The next life, once every pod waits and the back-off has passed."""
+    def gathered(self, now: float, alone: bool = False) -> Gathering | None:
+        """The next life, once every pod waits and the back-off has passed; `alone`: of this pod only."""
         self.others.look(now)
-        if missing := self.others.missing():
+        if (missing := self.others.missing()) and not alone:
             kind = "pods" if len(missing) > 1 else "pod"
             self._words.waiting("pods", f"{kind} {numbers(missing)} of {self._post.count}", now)
             return None
         if now < self._go_on_at:
             self._words.waiting("back-off", f"{self._go_on_at - now:.0f} s before the next attempt", now)
             return None
-        return self._called()
+        return self._called(alone)
 
-    def _called(self) -> Gathering | None:
-        shown = [sight.presence for sight in self.others.sights.values() if sight.presence is not None]
+    def _called(self, alone: bool) -> Gathering | None:
+        sights = [] if alone else self.others.sights.values()
+        shown = [sight.presence for sight in sights if sight.presence is not None]
         pods = (self._post.uid, *(presence.pod for presence in shown))
         nodes = node_names([self._post.node, *(presence.node for presence in shown)])
         try:
@@ -98,6 +99,8 @@ class Head:
 
     def watch(self, gathering: Gathering, now: float) -> None:
         """Tells the agent which followers are gone: it would have to find out by their silence."""
+        if len(gathering.pods) < self._post.count:
+            return  # it was left alone
         self.others.look(now)
         seen = {index: sight.presence for index, sight in self.others.sights.items() if sight.presence is not None}
         missed = tuple(absences(gathering, seen, self._replaced_for(gathering, now)))

@@ -15,7 +15,7 @@ from cluster.agent.children import Children
 from cluster.agent.node import GENERATION
 from cluster.agent.outcome import FAILED, GAVE_UP, RESTART_ME
 from cluster.contract import ClusterError
-from cluster.kubernetes.pod.ending import end_of, grant, submission_of, users_wish
+from cluster.kubernetes.pod.ending import FINISHED, end_of, grant, is_trained, submission_of, users_wish
 from cluster.kubernetes.pod.follower import Follower
 from cluster.kubernetes.pod.gathering import Gathering, agent_environment, read_gathering, write_gathering
 from cluster.kubernetes.pod.head import Head
@@ -104,19 +104,23 @@ class Pod:
             return RESTART_ME
         if (code := self._end()) is not None:
             return code
+        alone = is_trained(self._run_dir, self._post.submitted)
+        if alone and self._head is None:
+            self._words.say("the run is trained, and pod 0 does the rest: giving this node back")
+            return FINISHED
         if self._placement.must_move():
             return RESTART_ME
-        gathering = self._head_look(self._head, now) if self._head else self._follower.gathered(now)
+        gathering = self._head_look(self._head, now, alone) if self._head else self._follower.gathered(now)
         if gathering is not None:
             self._words.done_waiting()
         return gathering
 
-    def _head_look(self, head: Head, now: float) -> Gathering | None:
+    def _head_look(self, head: Head, now: float, alone: bool) -> Gathering | None:
         if not head.settled:
             head.settle(now, _BROKEN_SECONDS * self._broken_lives)
             return None  # what was settled may be the end
         self._own.show(now, calls=True)
-        gathering = head.gathered(now)
+        gathering = head.gathered(now, alone)
         if gathering is not None:  # shown first: who is called must not take us for the head of an older life
             self._own.show(now, state=SERVING, calls=False, generation=gathering.generation)
             try:
@@ -141,7 +145,8 @@ class Pod:
         submitted = submission_of(self._run_dir, self._post.submitted)
         environment = {**os.environ, **agent_environment(self._post, gathering, submitted)}
         self._own.show(time.monotonic(), state=SERVING, generation=gathering.generation, calls=False)
-        self._words.say(f"all {self._post.count} pods are here: serving life {gathering.generation}")
+        here = f"all {self._post.count} pods are here" if len(gathering.pods) > 1 else "no other pod is needed"
+        self._words.say(f"{here}: serving life {gathering.generation}")
         command = [sys.executable, "-m", "cluster.agent", str(self._run_dir)]
         pid, self._over_since = self._children.start(command, environment, None), None
         while (code := self._children.exit_code(pid)) is None:

@@ -44,29 +44,7 @@ spec:
   {{- end }}
   {{- include "tuneyard.placement" . | trim | nindent 2 }}
   initContainers:
-    {{- range .Values.init }}
-    - name: {{ quote .name }}
-      command:
-        {{- range .command }}
-        - {{ quote . }}
-        {{- end }}
-      {{- include "tuneyard.container" (dict "root" $ "image" .image) | nindent 6 }}
-    {{- end }}
-    # Makes the run directory from the job file, once. With the trainer's resources, as it may have to plan on them.
-    - name: place
-      command:
-        - python
-        - -m
-        - launcher.cli
-        - place
-        - {{ include "tuneyard.runDir" . | quote }}
-        - --job
-        - /etc/tuneyard/job.yaml
-        {{- if .Values.plan }}
-        - --plan
-        - /etc/tuneyard/plan.json
-        {{- end }}
-      {{- include "tuneyard.container" (dict "root" .) | nindent 6 }}
+    {{- include "tuneyard.initContainers" (dict "root" . "resources" (include "tuneyard.resources" .)) | nindent 4 }}
   containers:
     - name: trainer
       command: [python, -m, cluster.kubernetes.pod, {{ include "tuneyard.runDir" . | quote }}]
@@ -75,7 +53,37 @@ spec:
     {{- include "tuneyard.volumes" . | nindent 4 }}
 {{- end }}
 
-{{/* What all containers of the pod share. Give it (dict "root" $ "image" "", or another image). */}}
+{{/* What runs before: the user's own, and what makes the run directory. Give it (dict "root" $ "resources" TEXT). */}}
+{{- define "tuneyard.initContainers" -}}
+{{- $given := . -}}
+{{- with .root -}}
+{{- range .Values.init }}
+- name: {{ quote .name }}
+  command:
+    {{- range .command }}
+    - {{ quote . }}
+    {{- end }}
+  {{- include "tuneyard.container" (merge (dict "image" .image) $given) | nindent 2 }}
+{{- end }}
+# Makes the run directory from the job file, once. With the trainer's resources, as it may have to plan on them.
+- name: place
+  command:
+    - python
+    - -m
+    - launcher.cli
+    - place
+    - {{ include "tuneyard.runDir" . | quote }}
+    - --job
+    - /etc/tuneyard/job.yaml
+    {{- if .Values.plan }}
+    - --plan
+    - /etc/tuneyard/plan.json
+    {{- end }}
+  {{- include "tuneyard.container" $given | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* What containers share. Give it (dict "root" $), and another "image" or "resources" where they are not the trainer's. */}}
 {{- define "tuneyard.container" -}}
 image: {{ .image | default .root.Values.image | quote }}
 {{- with .root.Values.imagePullPolicy }}
@@ -84,7 +92,7 @@ imagePullPolicy: {{ . }}
 securityContext:
   {{- include "tuneyard.containerSecurity" (ternary (list "IPC_LOCK") list .root.Values.rdma.ipcLock) | nindent 2 }}
 resources:
-  {{- $resources := include "tuneyard.resources" .root }}
+  {{- $resources := .resources | default (include "tuneyard.resources" .root) }}
   requests:
     {{- $resources | nindent 4 }}
   limits:

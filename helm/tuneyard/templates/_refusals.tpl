@@ -7,6 +7,9 @@
 {{- if not .Values.job -}}
 {{- $problems = append $problems "job is empty: give the job file with --set-file job=job.yaml" -}}
 {{- end -}}
+{{- if and .Values.prepare.enabled (not .Values.plan) -}}
+{{- $problems = append $problems "prepare.enabled needs a plan: a pod without GPUs cannot plan; give --set-file plan=plan.json, or leave it out" -}}
+{{- end -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name) -}}
 {{- $problems = append $problems (printf "the release's name %q becomes a host name: only small letters, digits and hyphens, a letter first" .Release.Name) -}}
 {{- end -}}

@@ -39,6 +39,21 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"secrets": {"HF_TOKEN": {"name": "hub", "value": "hf_abc"}}}, "secrets.HF_TOKEN: must name a Secret and its key"),
     ({"secrets": {"HF_TOKEN": {"name": "hub\n", "key": "token"}}}, "secrets.HF_TOKEN.name"),
     ({"backoff_limit": -1}, "backoff_limit"),
+    ({"prepare": {"where": "here"}}, "prepare.where"),
+    ({"prepare": {"where": "inside", "cpus": 4}}, "prepare.cpus: says nothing without a Job"),
+    ({"prepare": {"memory": "lots"}}, "prepare.memory"),
+    ({"prepare": {"walltime": "1h30"}}, "prepare.walltime"),
+    ({"prepare": {"node_selector": {"pool": "a b"}}}, "prepare.node_selector.pool"),
+    ({"prepare": {"queue": "cpus"}}, "prepare.queue: needs `kueue.queue`"),
+    ({"prepare": {"where": "submit"}}, "prepare.where: needs the run directory on this machine"),
+    (
+        {
+            "runs": {"claim": "runs", "local": "/mnt/runs"},
+            "prepare": {"where": "submit"},
+            "volumes": [{"name": "d", "claim": "d", "path": "/d", "local": "/mnt/d"}],
+        },
+        "prepare.where: needs volume d under the same path here and in pods",
+    ),
     ({"imag": "x"}, "imag: unknown"),
 ]
 
@@ -105,6 +120,19 @@ def test_what_the_plan_keeps() -> None:
     assert site["runs"] == {"claim": "runs", "path": "/runs"}
     assert {"name", "gpu_types", "priority_class", "volumes"}.isdisjoint(site)
     assert profile.host_bytes(2) == 2 * 64 * 2**30
+
+
+def test_where_data_are_tokenised() -> None:
+    def kept(**data: Any) -> Any:
+        return Profile.from_dict("site", LEAST | data).site().get("prepare")
+
+    assert kept() is None and kept(prepare={"where": "inside"}) is None
+    assert kept(prepare={"where": "job"}) == {"where": "job", "cpus": 8, "memory": "16Gi"}
+    asked = {"cpus": 4, "memory": "2Gi", "walltime": "2h", "node_selector": {"pool": "cpu"}}
+    named = {"where": "job", "cpus": 4, "memory": "2Gi", "node_selector": {"pool": "cpu"}, "walltime_seconds": 7200}
+    assert kept(prepare=asked) == named
+    local = {"claim": "runs", "local": "/mnt/runs"}
+    assert kept(prepare={"where": "submit"}, runs=local) == {"where": "submit"}
 
 
 @pytest.mark.parametrize(("text", "size"), [("64Gi", 2**36), ("500M", 500 * 10**6), ("1.5Gi", 3 * 2**29), ("7", 7)])

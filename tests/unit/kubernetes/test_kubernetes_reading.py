@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.kubernetes.facts import Condition, Container, Pod, Workload
-from cluster.kubernetes.reading import Scene, correct, ended, last_words, living
+from cluster.kubernetes.reading import Scene, correct, ended, is_trained, last_words, living, preparing
 from cluster.kubernetes.state import Submitted
 from cluster.rundir import put_attempt, read_attempts
 
@@ -94,3 +94,57 @@ def test_ranks_that_have_not_noticed_yet_do_not_hide_a_lost_node(tmp_path: Path)
     first, second = (one.reason for one in words if one)
     assert first == "training"
     assert second.startswith("training; a node does not answer, and its pod stays Terminating")
+
+
+TOKENISES = Pod("run-1-prepare-0", node="n1", containers=(Container("prepare", "running"),), is_preparing=True)
+
+
+def waiting(kind: str = "", reason: str = "", message: str = "", pod: Pod = TOKENISES) -> Scene:
+    """A run whose own Job is suspended; the Job that tokenises has this condition."""
+    first = Workload("Job", conditions=(Condition(kind, "True", reason, message),) if kind else ())
+    return Scene(Workload("Job", is_suspended=True), (), first, (pod,))
+
+
+def test_a_run_that_waits_for_its_data_lives_in_the_pod_that_tokenises(tmp_path: Path) -> None:
+    scene = waiting()
+    assert scene.waits_for_data and not scene.is_over and scene.running == [TOKENISES]
+    status = preparing(tmp_path, scene, GIVEN)
+    assert status is not None and status.state == "running"
+    assert status.reason == "run-1 waits for its data: pod run-1-prepare-0 tokenises them on n1"
+    pending = replace(TOKENISES, containers=())
+    assert preparing(tmp_path, waiting(pod=pending), GIVEN) is None
+    done = waiting("Complete")
+    assert not done.waits_for_data and not done.is_over, "its own Job is suspended by somebody else now"
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "outcome"),
+    [
+        ("PodFailurePolicy", "Container prepare failed with exit code 2 matching FailJob", "fatal"),
+        ("PodFailurePolicy", "Container prepare failed with exit code 4 matching FailJob", "stopped"),
+        ("BackoffLimitExceeded", "Job has reached the specified backoff limit", "crashed"),
+    ],
+)
+def test_data_that_cannot_be_tokenised_end_the_run(tmp_path: Path, reason: str, message: str, outcome: str) -> None:
+    said = Container("prepare", "terminated", message="rows.jsonl:3: no messages", exit_code=2)
+    scene = waiting("Failed", reason, message, replace(TOKENISES, containers=(said,)))
+    assert scene.is_over
+    status = ended(tmp_path, scene, GIVEN)
+    assert (status.outcome, status.reason.endswith("rows.jsonl:3: no messages")) == (outcome, True)
+
+
+def test_a_deadline_before_the_data_were_there_is_told_from_the_runs_own(tmp_path: Path) -> None:
+    put_attempt(tmp_path, record("preempted"))
+    correct(tmp_path, waiting("Failed", "DeadlineExceeded"), GIVEN)
+    (corrected,) = read_attempts(tmp_path)
+    assert corrected["outcome"] == "walltime" and "`prepare.walltime`" in corrected["cause"]
+
+
+def test_a_trained_run_needs_pod_0_alone(tmp_path: Path) -> None:
+    put_attempt(tmp_path, record(None, trained=True))
+    assert is_trained(tmp_path, GIVEN)
+    left = Pod("run-1-1", index=1, phase="Succeeded")
+    scene = Scene(Workload("Job"), (Pod("run-1-0", containers=RUNNING), left)).of_head()
+    status = living(tmp_path, scene, 1, GIVEN)
+    assert status is not None and status.reason == "trained; pod 0 exports and evaluates alone"
+    assert not is_trained(tmp_path, replace(GIVEN, submitted=200)), "a later submit begins anew"

@@ -12,6 +12,7 @@ import yaml
 from cluster.contract import ClusterError
 from cluster.kubernetes.names import LONGEST, release_name
 from cluster.kubernetes.profile import Profile
+from cluster.kubernetes.submission import prepares_first, require_place_to_prepare
 from cluster.kubernetes.values import Submission, as_text, chart_values, multiplied
 
 CHART = Path(__file__).parents[3] / "helm" / "tuneyard"
@@ -31,6 +32,13 @@ SITES: dict[str, dict[str, Any]] = {
     "life": {"backoff_limit": 0, "keep_seconds": 600, "unreachable_seconds": 5, "tensorboard": True},
     "space": {"scratch": "100Gi", "shared_memory": "16Gi", "nccl": {"DEBUG": "WARN", "NCCL_IB_HCA": "mlx5"}},
     "secrets": {"secrets": {"HF_TOKEN": {"name": "hub", "key": "token"}}, "network_policy": False},
+    "prepare": {
+        "prepare": {
+            **{"cpus": 4, "memory": "2Gi", "walltime": "2h", "queue": "cpus", "priority_class": "low"},
+            **{"node_selector": {"pool": "cpu"}, "service_account": "opener"},
+        },
+        "kueue": {"queue": "gpus"},
+    },
     "taints": {
         "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
         "node_selector": {"a": "b"},
@@ -48,6 +56,7 @@ def values_of(site: dict[str, Any], job: str = "name: x\n", **launch: Any) -> di
         plan_text=json.dumps({"launch": facts}),
         workload="job",
         exclude=["n3"],
+        prepares="prepare" in site,
     )
     return chart_values({"launch": facts}, wanted)
 
@@ -83,6 +92,40 @@ def test_what_a_plan_becomes() -> None:
     assert values["nodeSelector"] == {"gpu": "H100"} and values["excludeNodes"] == ["n3"]
     assert values["run"] == {"name": "tiny-20261121-101112-abcd", "submitted": 1795000000}
     assert values_of({}, device="cpu")["resources"]["gpus"] == 0
+
+
+def test_what_tokenises_first() -> None:
+    assert "prepare" not in values_of({})
+    assert values_of(SITES["prepare"])["prepare"] == {
+        **{"enabled": True, "cpus": 4, "memory": "2Gi", "walltimeSeconds": 7200, "queue": "cpus"},
+        **{"priorityClass": "low", "nodeSelector": {"pool": "cpu"}, "serviceAccount": "opener"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("site", "here", "first"),
+    [
+        ({}, "", False),
+        ({"prepare": {"where": "job"}}, "", True),
+        ({"prepare": {"where": "job"}}, "data/fingerprint.json", False),
+        ({"prepare": {"where": "job"}}, "data/preflight.json", False),
+    ],
+)
+def test_data_that_are_there_are_not_tokenised_again(
+    tmp_path: Path, site: dict[str, Any], here: str, first: bool
+) -> None:
+    (tmp_path / "data").mkdir()
+    if here:
+        (tmp_path / here).write_text("{}")
+    assert prepares_first(tmp_path, site) == first
+
+
+def test_only_the_runs_own_directory_is_tokenised_into_here(tmp_path: Path) -> None:
+    site = {"prepare": {"where": "submit"}, "runs": {"local": str(tmp_path)}}
+    require_place_to_prepare(site, tmp_path)
+    with pytest.raises(ClusterError, match=r"is not `runs\.local`") as refused:
+        require_place_to_prepare(site, tmp_path / "elsewhere")
+    assert "where: job" in refused.value.remedy
 
 
 def test_a_plan_for_another_place_is_refused() -> None:

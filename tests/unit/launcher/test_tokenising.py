@@ -81,4 +81,9 @@ def test_gpus_that_would_wait_are_priced(planned: Callable[[str], Plan]) -> None
     assert one.value == "inside" and "1.2 h for 3,600,000,000 tokens while 64 GPUs wait (80.0 GPU-hours)" in one.reason
     (other,) = tokenising({"backend": "slurm", "slurm": {"prepare": job}}, 3.6e9, 8, on_gpus)
     assert "about 19 min" in other.reason and "20.0 GPU-hours less than inside" in other.reason
+    (pods,) = tokenising({"backend": "kubernetes", "kubernetes": {}}, 3.6e9, 8, on_gpus)
+    assert "80.0 GPU-hours" in pods.reason and "`prepare: {where: job}` in the site profile" in pods.reason
+    of_kubernetes = {"backend": "kubernetes", "kubernetes": {"prepare": {"where": "job", "cpus": 32}}}
+    (own,) = tokenising(of_kubernetes, 3.6e9, 8, on_gpus)
+    assert own.value == "job" and "32 cores, about 19 min" in own.reason and "20.0 GPU-hours less" in own.reason
     assert list(tokenising(inside, 1e6, 8, on_gpus)) == list(tokenising({}, 3.6e9, 8, on_gpus)) == []

@@ -96,6 +96,22 @@ VALUES: dict[str, dict[str, Any]] = {
     "account-annotated": {"serviceAccount": {"annotations": {"example.com/role": "arn:1"}}},
     "account-default": {"serviceAccount": {"create": False}},
     "closed": {"networkPolicy": {"hub": False}},
+    "prepare": {"prepare": {"enabled": True}, "plan": "{}"},
+    "prepare-elsewhere": {
+        "prepare": {
+            **{"enabled": True, "cpus": 16, "memory": "64Gi", "walltimeSeconds": 3600, "priorityClass": "low"},
+            **{"nodeSelector": {"pool": "cpu"}, "tolerations": [{"key": "cpu", "operator": "Exists"}]},
+            **{"serviceAccount": "opener", "apiServer": {"cidr": "10.96.0.1/32", "ports": [443]}},
+        },
+        "plan": "{}",
+        "networkPolicy": {"hub": False},
+    },
+    "prepare-kueue": {"prepare": {"enabled": True, "queue": "cpus"}, "kueue": {"queue": "team"}, "plan": "{}"},
+    "prepare-jobset": {
+        "prepare": {"enabled": True},
+        "plan": "{}",
+        "workload": {"kind": "jobset", "ttlSecondsAfterFinished": 60},
+    },
     "proxy": {"networkPolicy": {"hub": False, "egress": [_PROXY]}, "tensorboard": {"enabled": True}},
 }
 
@@ -150,9 +166,20 @@ def one(objects: list[Object], kind: str, name: str | None = None) -> Object:
     return found[0]
 
 
+def own_workload(objects: list[Object]) -> Object:
+    """The run's Job or JobSet; of the Job that tokenises, that one where it is all that is given."""
+    found = [item for item in objects if item["kind"] in ("Job", "JobSet")]
+    return next((item for item in found if not is_preparing(item)), found[0])
+
+
+def is_preparing(item: Object) -> bool:
+    """Whether this is the Job that tokenises."""
+    return item["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "prepare"
+
+
 def job_spec(objects: list[Object]) -> Object:
     """The spec of the Job, also of that within a JobSet."""
-    workload = next(item for item in objects if item["kind"] in ("Job", "JobSet"))
+    workload = own_workload(objects)
     if workload["kind"] == "Job":
         return workload["spec"]
     return workload["spec"]["replicatedJobs"][0]["template"]["spec"]

@@ -9,7 +9,21 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from chart_values import CHART, NOT_RESTRICTED, RELEASE, VALUES, Helm, Object, environment, job_spec, one, pods, trainer
+from chart_values import (
+    CHART,
+    NOT_RESTRICTED,
+    RELEASE,
+    VALUES,
+    Helm,
+    Object,
+    environment,
+    is_preparing,
+    job_spec,
+    one,
+    own_workload,
+    pods,
+    trainer,
+)
 
 from tests.cluster.kubernetes.tools import build
 
@@ -147,12 +161,12 @@ def test_the_longest_release_name_leaves_pods_a_host_name(helm: Helm, kind: str,
 
 
 # What a Job and a JobSet may not change; the rest of a Job is set in place.
-_MUTABLE = {"backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"}
+_MUTABLE = {"suspend", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"}
 
 
 def fixed(objects: list[Object]) -> tuple[str, str]:
     """The workload's name, and what Kubernetes will not have changed under that name."""
-    workload = next(item for item in objects if item["kind"] in ("Job", "JobSet"))
+    workload = own_workload(objects)
     spec = workload["spec"]
     if workload["kind"] == "Job":
         frozen: Any = {key: value for key, value in spec.items() if key not in _MUTABLE}
@@ -310,6 +324,80 @@ def test_kueue_reads_labels_of_the_workload_and_annotations_of_the_pod(helm: Hel
     for name, level in {"kueue-rack": "required", "jobset-kueue-block": "preferred"}.items():
         annotations = job_spec(helm.render(VALUES[name]))["template"]["metadata"]["annotations"]
         assert [key for key in annotations if "kueue" in key] == [f"kueue.x-k8s.io/podset-{level}-topology"]
+
+
+def preparing(objects: list[Object]) -> Object:
+    """The Job that tokenises."""
+    return next(item for item in objects if is_preparing(item))
+
+
+def test_what_tokenises_asks_for_no_gpu_and_is_placed_by_itself(helm: Helm) -> None:
+    values = {**VALUES["prepare-elsewhere"], "nodeSelector": {"gpu": "h100"}, "secrets": VALUES["secrets"]["secrets"]}
+    objects = helm.render(values)
+    pod = preparing(objects)["spec"]["template"]["spec"]
+    place, prepare = pod["initContainers"]
+    assert place["resources"]["limits"] == prepare["resources"]["limits"] == {"cpu": "16", "memory": "64Gi"}
+    assert (prepare["command"][-2:], pod["nodeSelector"]) == (["/runs/my-run", "16"], {"pool": "cpu"})
+    assert pod["tolerations"] == [{"key": "cpu", "operator": "Exists"}] and pod["priorityClassName"] == "low"
+    assert preparing(objects)["spec"]["activeDeadlineSeconds"] == 3600
+    own = trainer(objects)
+    assert (prepare["image"], prepare["env"][-1]) == (own["image"], own["env"][-1])
+    assert {mount["name"] for mount in prepare["volumeMounts"]} == {mount["name"] for mount in own["volumeMounts"]}
+    assert preparing(helm.render(VALUES["prepare"]))["spec"]["template"]["spec"].get("nodeSelector") is None
+
+
+@pytest.mark.parametrize(("name", "resource"), [("prepare", "jobs"), ("prepare-jobset", "jobsets")])
+def test_the_pod_that_tokenises_may_open_the_runs_own_workload_and_no_more(
+    helm: Helm, name: str, resource: str
+) -> None:
+    objects = helm.render(VALUES[name])
+    workload = own_workload(objects)
+    assert workload["spec"]["suspend"] is True
+    (rule,) = one(objects, "Role")["rules"]
+    assert (rule["resources"], rule["resourceNames"]) == ([resource], [workload["metadata"]["name"]])
+    assert rule["verbs"] == ["get", "patch"]
+    pod = preparing(objects)["spec"]["template"]["spec"]
+    binding = one(objects, "RoleBinding")
+    assert [item["name"] for item in binding["subjects"]] == [pod["serviceAccountName"]]
+    mounted = [
+        item["name"]
+        for item in [*pod["initContainers"], *pod["containers"]]
+        if "api" in [mount["name"] for mount in item["volumeMounts"]]
+    ]
+    assert mounted == ["unsuspend"]
+    assert pod["containers"][0]["command"][-2:] == ["training", workload["metadata"]["name"]]
+    assert {item["kind"] for item in helm.render(VALUES["prepare-elsewhere"])}.isdisjoint({"Role", "RoleBinding"})
+
+
+def test_a_run_holds_no_quota_of_kueue_before_its_data_are_there(helm: Helm) -> None:
+    objects = helm.render(VALUES["prepare-kueue"])
+    queue = "kueue.x-k8s.io/queue-name"
+    assert queue not in own_workload(objects)["metadata"]["labels"]
+    assert preparing(objects)["metadata"]["labels"][queue] == "cpus"
+    assert preparing(objects)["spec"]["template"]["spec"]["containers"][0]["command"][-1] == "team"
+
+
+def test_exit_codes_of_what_tokenises_mean_what_those_of_the_run_do(helm: Helm) -> None:
+    rules = preparing(helm.render(VALUES["prepare"]))["spec"]["podFailurePolicy"]["rules"]
+    assert [_action(rules, container="prepare", code=code) for code in OVER] == ["FailJob"] * 3
+    assert [_action(rules, container="prepare", code=code) for code in (*LEAVE, 1)] == ["Ignore", "Count"]
+    assert _action(rules, container="place", code=2) == _action(rules, container="unsuspend", code=2) == "FailJob"
+
+
+def test_an_upgrade_never_suspends_a_run(helm: Helm) -> None:
+    line = ["template", RELEASE, CHART, "--is-upgrade", *helm.values(VALUES["prepare"])]
+    objects = [found for found in yaml.safe_load_all(helm(*line).stdout) if found]
+    assert "suspend" not in own_workload(objects)["spec"]
+    assert not [item for item in objects if is_preparing(item) or item["kind"] in ("Role", "RoleBinding")]
+
+
+def test_what_tokenises_reaches_the_api_server_and_nobody_reaches_it(helm: Helm) -> None:
+    policy = one(helm.render(VALUES["prepare-elsewhere"]), "NetworkPolicy", f"{RELEASE}-prepare")["spec"]
+    assert policy["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "prepare"
+    assert policy["ingress"] == []
+    assert policy["egress"][1:] == [
+        {"to": [{"ipBlock": {"cidr": "10.96.0.1/32"}}], "ports": [{"port": 443, "protocol": "TCP"}]}
+    ]
 
 
 def test_claims(helm: Helm) -> None:

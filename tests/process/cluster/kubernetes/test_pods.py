@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from agent_runs import Run, lives, until
-from pod_runs import LONG_SECONDS, SUBMITTED, Pods
+from pod_runs import LONG_SECONDS, SUBMITTED, Pod, Pods
 
 from cluster.agent.children import descendants
 from cluster.rundir import read_attempts, read_progress, write_stop
@@ -279,3 +279,42 @@ def test_the_environment_of_no_pod_is_refused(run: Run, pods: Pods) -> None:
     plan(run)
     pod = pods.start(2)
     assert (pod.ends_with(), "TUNEYARD_POD_INDEX is 2, and TUNEYARD_NODES_COUNT is 2" in pod.words) == (2, True)
+
+
+def plan_export(run: Run, export_seconds: float) -> None:
+    made = run.plan(["prepare", "train", "export"], ranks=1, steps=10, save_every=1, export_seconds=export_seconds)
+    more = {"restart": {"backoff_seconds": 0.1}, "silence_seconds": 600, "join_seconds": 600}
+    made.launch(nodes=3, grace_seconds=20, **more)
+
+
+def exporting(run: Run, pods: Pods) -> list[Pod]:
+    """Three pods that have trained; the export has begun."""
+    plan_export(run, 600)
+    found = [pods.start(index, of=3) for index in range(3)]
+    until(lambda: (run.dir / "export.pid").exists(), "the export to begin", LONG_SECONDS)
+    return found
+
+
+def test_pods_that_have_trained_leave_and_a_new_head_finishes_alone(run: Run, pods: Pods) -> None:
+    head, *others = exporting(run, pods)
+    assert ends(pods, *others) == [0, 0], "their nodes are given back while the export goes on"
+    assert head.process.poll() is None and read_attempts(run.dir)[0]["outcome"] is None
+    plan_export(run, 0)
+    head.die()
+    until(lambda: not lives(int((run.dir / "export.pid").read_text())), "the export to be gone", LONG_SECONDS)
+    assert pods.replace(head, 0, of=3).ends_with() == 0
+    lost, last = read_attempts(run.dir)
+    assert (lost["outcome"], lost["nodes"]) == ("preempted", ["node-0", "node-1", "node-2"])
+    assert (last["outcome"], last["nodes"]) == ("finished", ["node-0"])
+    assert (list(last["exit_codes"]), last["last_step"]) == (["export"], 10)
+    assert pods.start(2, of=3).ends_with() == 0, "one that is made again all the same has nothing to do"
+
+
+def test_a_head_that_is_told_to_leave_while_it_exports_leaves_with_75(run: Run, pods: Pods) -> None:
+    head, *others = exporting(run, pods)
+    assert ends(pods, *others) == [0, 0]
+    head.terminate()
+    assert head.ends_with() == 75
+    plan_export(run, 0)
+    assert pods.replace(head, 0, of=3).ends_with() == 0
+    assert pods.outcomes() == ["preempted", "finished"]
