@@ -10,12 +10,10 @@ from typing import Any
 
 from benchmarks.sizing.memory_rows import CannotPredictError, Case, Row, case_of, cumulated
 from launcher.errors import JobError
-from launcher.sizing.gpus import find_gpu
-from launcher.sizing.memory import Memory, predict_memory
+from launcher.sizing.memory import Memory
+from launcher.sizing.memory.limits import memory_of
 
 LABELS = ("oom", "fits")
-USABLE_SHARE = 0.97
-"""Of a GPU's memory as sold, where the catalogue does not know the GPU."""
 MISSES = 20
 
 
@@ -38,14 +36,6 @@ class Scored:
         return self.predicted / self.case.gib - 1
 
 
-def usable_gib(case: Case) -> float:
-    """Usable memory of the row's GPU; 0 when it names none."""
-    try:
-        return find_gpu(case.gpu).usable_gib
-    except JobError:
-        return case.job.gpu_gib * USABLE_SHARE
-
-
 def score_row(row: Row) -> Scored:
     """One row with its prediction.
 
@@ -54,7 +44,7 @@ def score_row(row: Row) -> Scored:
     """
     try:
         case = case_of(row)
-        return Scored(case=case, memory=predict_memory(case.job, usable_gib(case)))
+        return Scored(case=case, memory=memory_of(case.given))
     except JobError as error:
         raise CannotPredictError(error.message) from error
     except (KeyError, ValueError, ArithmeticError) as error:

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.sizing.memory import LABELS, Scored, score_all, summary, usable_gib
+from benchmarks.sizing.memory import LABELS, Scored, score_all, summary
 from benchmarks.sizing.memory_rows import read_rows
-from launcher.sizing.memory import activations, limits, predict, predict_memory
+from launcher.sizing.memory import activations, limits, predict
+from launcher.sizing.memory.limits import memory_of
 from rundir.quantities import GIB
 
 SWEEPS = 2
@@ -56,7 +57,7 @@ OF_PROCESS = (
 
 def again(entries: list[Scored]) -> list[Scored]:
     """The same rows, predicted with the constants as they stand now."""
-    return [Scored(case=e.case, memory=predict_memory(e.case.job, usable_gib(e.case))) for e in entries]
+    return [Scored(case=e.case, memory=memory_of(e.case.given)) for e in entries]
 
 
 def loss(entries: list[Scored]) -> float:

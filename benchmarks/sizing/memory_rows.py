@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.sizing import trainers
+from benchmarks.sizing.layout import PublishedLayout
 from benchmarks.sizing.memory_words import (
     BESIDE,
     Row,
@@ -22,12 +24,14 @@ from benchmarks.sizing.memory_words import (
     number_in,
     optimizer_in,
     quantization_in,
-    regime_in,
     trained_in,
+    trainer_in,
     virtual_tokens_in,
 )
-from launcher.sizing import presets
-from launcher.sizing.memory.settings import Engine, Job
+from launcher.sizing.gpus import known_gpu
+from launcher.sizing.hardware import Hardware
+from launcher.sizing.layout import Engine, Offload
+from launcher.sizing.memory import MemoryInput
 from launcher.sizing.shape import ModelShape, find_model, shape_by_name, shape_by_size, size_in_name
 from rundir.quantities import GIB
 
@@ -45,11 +49,10 @@ class Case:
     """
 
     row: Row
-    job: Job
-    preset: str
+    given: MemoryInput
+    trainer: str
     kind: str
     gib: float
-    gpu: str
     grade: str
 
     @property
@@ -60,9 +63,10 @@ class Case:
     @property
     def method(self) -> str:
         """`full`, `lora` or `qlora`."""
-        if self.job.adapters is None:
+        layout = self.given.layout
+        if layout.adapters is None:
             return "full"
-        return "qlora" if self.job.quantization else "lora"
+        return "qlora" if layout.quantization else "lora"
 
 
 def source_name(source: str) -> str:
@@ -112,34 +116,44 @@ def case_of(row: Row) -> Case:
     """
     words = " ".join(row.get(key) or "" for key in ("notes", "optimizer", "act_ckpt", "precision", "parallelism"))
     kind, gib = _measured(row)
-    shape = _shape(row)
-    preset = presets.guess(row["source"], row.get("notes") or "")
-    method = _method(row)
-    engine = _engine(row, preset)
-    regime = regime_in(row, shape, preset, method, engine, words)
-    whole_gradients = preset in presets.UNSYNCHRONISED and engine.startswith("fsdp")
-    job = Job(
-        shape=shape,
-        regime=regime,
-        adapters=None if method == "full" else adapters_in(row, shape, preset),
-        quantization=quantization_in(row, method),
+    shape, method = _shape(row), _method(row)
+    trainer = trainers.guess(row["source"], row.get("notes") or "")
+    engine = _engine(row, trainer)
+    whole_gradients = trainer in trainers.UNSYNCHRONISED and engine.startswith("fsdp")
+    layout = PublishedLayout(
         engine=engine,
-        gpus=_gpus(row),
-        offload=_offload(row),
+        ranks=_gpus(row),
         micro_batch=_number(row, "micro_batch"),
+        accumulation=max(accumulation_in(words), 2 if whole_gradients else 1),
         length=_length(row) + virtual_tokens_in(row, shape),
-        checkpointing=checkpointing_in(row, preset),
+        checkpointing=checkpointing_in(row, trainer),
+        adapters=None if method == "full" else adapters_in(row, shape, trainer),
+        quantization=quantization_in(row, method),
+        offload=_offload(row),
+        **_degrees(row, trainer, shape),  # type: ignore[arg-type]
+    )
+    lowered = words.lower()
+    habits = replace(
+        trainer_in(row, shape, trainer, method, engine, words),
         attention=attention_in(words),
         optimizer=optimizer_in(row),
         in_backward=bool(re.search(r"optim\w*[_ ]in[_ ](bwd|backward)", words)),
-        gpu_gib=capacity_in(row),
-        reshard="shard_grad_op" not in words.lower() and "reshard_after_forward=false" not in words.lower(),
-        accumulation=max(accumulation_in(words), 2 if whole_gradients else 1),
+        reshards="shard_grad_op" not in lowered and "reshard_after_forward=false" not in lowered,
         unsynchronised=whole_gradients or ("no_sync" in words and accumulation_in(words) > 1),
-        **_degrees(row, preset, shape),  # type: ignore[arg-type]
     )
+    given = MemoryInput(shape=shape, layout=layout, trainer=habits, hardware=Hardware(usable_gib=_usable_gib(row)))
     grade = (row.get("notes") or "").partition(" ")[0].rstrip(";:,") or "?"
-    return Case(row=row, job=job, preset=preset, kind=kind, gib=gib, gpu=row.get("gpu") or "", grade=grade)
+    return Case(row=row, given=given, trainer=trainer, kind=kind, gib=gib, grade=grade)
+
+
+def _usable_gib(row: Row) -> float:
+    """Usable memory of the row's GPU; 0 when it names none."""
+    known = known_gpu(row.get("gpu") or "")
+    return known.usable_gib if known else capacity_in(row) * USABLE_SHARE
+
+
+USABLE_SHARE = 0.97
+"""Of a GPU's memory as sold, where the catalogue does not know the GPU."""
 
 
 def _number(row: Row, key: str) -> int:
@@ -176,8 +190,8 @@ UNITS = (("gib", 1024**3), ("mib", 1024**2), ("mb", 1e6))
 def _kind(row: Row, unit: str) -> str:
     """Allocated, reserved, or of the whole process; where the unit says nothing, what the trainer is known to print."""
     said = f"{unit} {row.get('notes') or ''}".lower()
-    preset = presets.guess(row["source"], row.get("notes") or "")
-    if presets.PRINTS.get(preset) == "reserved" and not re.search(r"alloc|active|smi", unit):
+    trainer = trainers.guess(row["source"], row.get("notes") or "")
+    if trainers.PRINTS.get(trainer) == "reserved" and not re.search(r"alloc|active|smi", unit):
         return "reserved"
     if "nvidia-smi" in unit or "process" in unit or "nvml" in unit:
         return "process"
@@ -189,7 +203,7 @@ def _kind(row: Row, unit: str) -> str:
         return "allocated"
     if "reserved" in said and "allocated" not in said:
         return "reserved"
-    return presets.PRINTS.get(presets.guess(row["source"]), "process")
+    return trainers.PRINTS.get(trainers.guess(row["source"]), "process")
 
 
 def _shape(row: Row) -> ModelShape:
@@ -225,16 +239,16 @@ def _method(row: Row) -> str:
     return "full"
 
 
-def _engine(row: Row, preset: str) -> Engine:
+def _engine(row: Row, trainer: str) -> Engine:
     text, gpus = row["parallelism"].lower(), _gpus(row)
     for pattern, engine in ENGINES:
         if re.search(pattern, text):
             return engine
-    if preset == "megatron" or re.search(r"\b(tp|pp|ep|cp)\d", text):
+    if trainer == "megatron" or re.search(r"\b(tp|pp|ep|cp)\d", text):
         return "megatron"
     if gpus > 1:
         return "ddp"
-    deepspeed = presets.ALWAYS_DEEPSPEED.get(preset, "single")
+    deepspeed = trainers.ALWAYS_DEEPSPEED.get(trainer, "single")
     return deepspeed if _method(row) == "full" else "single"  # type: ignore[return-value]
 
 
@@ -265,22 +279,24 @@ def _gpus(row: Row) -> int:
     return _number(row, "n_gpus")
 
 
-def _degrees(row: Row, preset: str, shape: ModelShape) -> dict[str, int]:
+def _degrees(row: Row, trainer: str, shape: ModelShape) -> dict[str, int]:
     text = row["parallelism"].lower()
     split = r"tp\d|pp\d|ep\d" if shape.num_experts else r"tp\d|pp\d"
-    is_megatron = preset == "megatron" or "megatron" in text
+    is_megatron = trainer == "megatron" or "megatron" in text
     if is_megatron and _gpus(row) > 1 and not re.search(split, text):
         raise CannotPredictError("Megatron on several GPUs, but not how the model is split over them")
     found = {name: re.search(rf"\b{name}(\d+)", text) for name in ("tp", "pp", "cp", "ep", "ulysses")}
     degrees = {name: int(match[1]) for name, match in found.items() if match}
     if "ulysses" in degrees:
         degrees["cp"] = degrees.pop("ulysses")
+    if "cp" in degrees:
+        degrees["sequence_parallel"] = degrees.pop("cp")
     if ep := re.search(r"-ep(\d+)", text):
         degrees["ep"] = int(ep[1])
     return degrees
 
 
-def _offload(row: Row) -> str:
+def _offload(row: Row) -> Offload:
     text = f"{row['parallelism']} {row.get('notes') or ''}".lower()
     if re.search(r"infinity|opt\+param|cpu[_ ]offload|zero3_offload|param\w* offload", text):
         return "all"

@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from launcher.sizing import presets
-from launcher.sizing.memory.settings import Adapters, Attention, Checkpointing, Regime
+from benchmarks.sizing import trainers
+from launcher.sizing.layout import Adapters, Checkpointing
 from launcher.sizing.shape import ModelShape
 from launcher.sizing.shape.lora import lora_parameters
+from launcher.sizing.trainer_model import Attention, TrainerModel
 
 Row = dict[str, str]
 
@@ -35,12 +36,12 @@ def measured_in(text: str) -> float | None:
     return value if value and not text.strip().startswith("-") else None
 
 
-def checkpointing_in(row: Row, preset: str) -> Checkpointing:
+def checkpointing_in(row: Row, trainer: str) -> Checkpointing:
     """Kind of checkpointing; full where a row says nothing, as almost every fine-tune has it."""
     text = f"{row.get('act_ckpt') or ''} {row['parallelism']}".lower()
     if "no-ckpt" in text:
         return "none"
-    if "offload" in (row.get("act_ckpt") or "").lower() or preset == "unsloth":
+    if "offload" in (row.get("act_ckpt") or "").lower() or trainer == "unsloth":
         return "offload"
     if re.search(r"selective|sac|per-op", text):
         return "selective"
@@ -84,7 +85,7 @@ def quantization_in(row: Row, method: str) -> str:
         return "int8"
     if not re.search(r"nf4|fp4|qlora|4-?bit", text):
         return ""
-    plain = re.search(r"(nf4|fp4)(?!.*(dq|double))", text) and presets.guess(row["source"]) == "litgpt"
+    plain = re.search(r"(nf4|fp4)(?!.*(dq|double))", text) and trainers.guess(row["source"]) == "litgpt"
     return "nf4_plain" if plain else "nf4"
 
 
@@ -94,7 +95,7 @@ def capacity_in(row: Row) -> float:
     return float(found[1] or found[2]) if found else 0.0
 
 
-def regime_in(row: Row, shape: ModelShape, preset: str, method: str, engine: str, words: str) -> Regime:
+def trainer_in(row: Row, shape: ModelShape, trainer: str, method: str, engine: str, words: str) -> TrainerModel:
     """The trainer's habits, with what the row says about precision, kernels, and (by the model's age) versions."""
     precision = f" {row.get('precision') or ''} ".lower()
     amp = True if re.search(r"amp|mixed|autocast", precision) else None
@@ -102,27 +103,27 @@ def regime_in(row: Row, shape: ModelShape, preset: str, method: str, engine: str
         amp = False
     fp32 = bool(re.search(r"\b(fp32|float32|tf32)\b(?! adapters)", precision))
     packed = quantization_in(row, method)
-    situation = presets.Situation(
+    situation = trainers.Situation(
         method=method, quantised=bool(packed), gptq=packed == "gptq4", engine=engine, amp=amp, fp32=fp32
     )
-    regime = presets.named(preset, situation)
+    trainer_model = trainers.named(trainer, situation)
     modern = _is_modern(row, shape)
-    if regime.loss == "hf" and modern:
-        regime = replace(regime, loss="hf_unshifted")
-    regime = presets.reworded(regime, words)
-    if regime.loss == "fused_ce" and not modern:
-        regime = replace(regime, loss="fused_ce_shifted")
-    if engine != "single" and regime.hidden_fp32 and engine.startswith("fsdp"):
-        regime = replace(regime, hidden_fp32=False)
-    return _plain_loss(regime, shape) if shape.model_type in PLAIN_TYPES else regime
+    if trainer_model.loss == "hf" and modern:
+        trainer_model = replace(trainer_model, loss="hf_unshifted")
+    trainer_model = trainers.reworded(trainer_model, words)
+    if trainer_model.loss == "fused_ce" and not modern:
+        trainer_model = replace(trainer_model, loss="fused_ce_shifted")
+    if engine != "single" and trainer_model.hidden_fp32 and engine.startswith("fsdp"):
+        trainer_model = replace(trainer_model, hidden_fp32=False)
+    return _plain_loss(trainer_model, shape) if shape.model_type in PLAIN_TYPES else trainer_model
 
 
-def _plain_loss(regime: Regime, shape: ModelShape) -> Regime:
+def _plain_loss(trainer_model: TrainerModel, shape: ModelShape) -> TrainerModel:
     """Classes that never upcast their logits."""
-    if not regime.loss.startswith(("hf", "fused_ce")):
-        return regime
-    names = ("plain_amp", "plain_amp_fused") if regime.autocast else ("bf16", "plain_fused")
-    return replace(regime, loss=names[regime.loss.startswith("fused_ce")])
+    if not trainer_model.loss.startswith(("hf", "fused_ce")):
+        return trainer_model
+    names = ("plain_amp", "plain_amp_fused") if trainer_model.autocast else ("bf16", "plain_fused")
+    return replace(trainer_model, loss=names[trainer_model.loss.startswith("fused_ce")])
 
 
 PLAIN_TYPES = ("gpt2", "gpt_bigcode", "gpt_neox", "opt", "bloom", "mpt")
@@ -146,7 +147,7 @@ def _is_modern(row: Row, shape: ModelShape) -> bool:
     return "liger" in f"{row['source']} {row.get('notes') or ''}".lower() or shape.model_type in NEW_TYPES
 
 
-def adapters_in(row: Row, shape: ModelShape, preset: str) -> Adapters:
+def adapters_in(row: Row, shape: ModelShape, trainer: str) -> Adapters:
     """Rank, targets, and modules that train whole, in words; else the trainer's usual ones."""
     notes = f"{row.get('notes') or ''} {row['source'].rsplit('/', 1)[-1]}"
     num_trained = trained_in(row)
@@ -157,7 +158,7 @@ def adapters_in(row: Row, shape: ModelShape, preset: str) -> Adapters:
     if num_trained:
         targets, r = _counted(notes, shape, r, dora, num_trained)
     else:
-        targets, r = _targets(notes, shape, preset), r or RANKS.get(preset, 16)
+        targets, r = _targets(notes, shape, trainer), r or RANKS.get(trainer, 16)
     whole = re.search(r"\bemb\b|modules_to_save|embeddings?\b.*\btrain", f"{row['method']} {notes}".lower())
     return Adapters(
         r=r,
@@ -203,11 +204,11 @@ DEFAULTS = {"litgpt": ("q", "v"), "torchtune": ("q", "v", "o", *MLP), "huggingfa
 """Ranks and targets of a trainer's examples, for rows that do not say."""
 
 
-def _targets(notes: str, shape: ModelShape, preset: str) -> list[str]:
+def _targets(notes: str, shape: ModelShape, trainer: str) -> list[str]:
     """Projections that get adapters, by the names that this model has for them."""
     text, wanted = notes.lower(), _roles_in(notes)
     if re.search(r"all[- ]linear", text) or not wanted:
-        wanted = set(DEFAULTS.get(preset, (*ATTENTION, *MLP))) if "linear" not in text else {*ATTENTION, *MLP}
+        wanted = set(DEFAULTS.get(trainer, (*ATTENTION, *MLP))) if "linear" not in text else {*ATTENTION, *MLP}
     names = _names_of(wanted, shape)
     if re.search(r"linear\+output|lm_head", text):
         names.append("lm_head")

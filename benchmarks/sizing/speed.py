@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.sizing.speed_rows import OPEN_ACCUMULATION, UNKNOWN_LENGTH, Reading, Row, UnreadableError, read_row
 from launcher.errors import JobError
 from launcher.sizing.speed.kernels import FITTED, Fitted
-from launcher.sizing.speed.predict import predict_speed
+from launcher.sizing.speed.predict import speed_of
 from launcher.sizing.speed.work import model_flops
 
 SPEED_UNIT_WORDS = ("/s", "mfu", "flop", "s/it", "s/step", "/iter", "per second", "seconds", "tps")
@@ -45,20 +45,20 @@ class Scored:
 
 def per_gpu(reading: Reading) -> tuple[float, tuple[str, ...]]:
     """Measured tokens per second and GPU, and what had to be settled to know it."""
-    layout, value = reading.layout, reading.value
-    tokens = layout.micro_batch * layout.length * layout.accumulation * layout.data_ranks * layout.fill
-    flops = model_flops(reading.work, trained=layout.trained, attended=layout.keys)
-    peak = layout.gpu.peak_tflops(layout.number_format) * 1e12
+    given, layout, value = reading.given, reading.given.layout, reading.value
+    tokens = layout.micro_batch * layout.length * layout.accumulation * layout.data_ranks * given.fill
+    flops = model_flops(given.work, trained=given.trains_all, attended=given.keys)
+    peak = given.gpu.peak_tflops(given.trainer.number_format or given.gpu.half) * 1e12
     if reading.unit == "tokens/s":
-        total = value / layout.num_gpus
-        each_possible = value * flops < peak and layout.num_gpus > 1 and "per-gpu" in reading.ambiguous
-        return (value if each_possible else total), (("total or per GPU",) if layout.num_gpus > 1 else ())
+        total = value / layout.ranks
+        each_possible = value * flops < peak and layout.ranks > 1 and "per-gpu" in reading.ambiguous
+        return (value if each_possible else total), (("total or per GPU",) if layout.ranks > 1 else ())
     known = {
         "tokens/s/GPU": lambda: value,
-        "samples/s": lambda: value * layout.length * layout.fill / layout.num_gpus,
-        "seconds/step": lambda: tokens / value / layout.num_gpus,
-        "milliseconds/step": lambda: 1000 * tokens / value / layout.num_gpus,
-        "mfu": lambda: (value / 100 if value > 1 else value) * layout.gpu.tflops[layout.gpu.half] * 1e12 / flops,
+        "samples/s": lambda: value * layout.length * given.fill / layout.ranks,
+        "seconds/step": lambda: tokens / value / layout.ranks,
+        "milliseconds/step": lambda: 1000 * tokens / value / layout.ranks,
+        "mfu": lambda: (value / 100 if value > 1 else value) * given.gpu.tflops[given.gpu.half] * 1e12 / flops,
         "tflops": lambda: value * 1e12 / flops,
     }
     return known[reading.unit](), ()
@@ -78,7 +78,7 @@ def score_row(row: Row, fitted: Fitted = FITTED) -> Scored:
 def scored(row: Row, reading: Reading, measured: float, fitted: Fitted) -> Scored:
     """A row that was read, with its prediction under these constants."""
     try:
-        speed = predict_speed(reading.work, reading.layout, fitted)
+        speed = speed_of(replace(reading.given, fitted=fitted))
     except JobError as error:
         raise UnreadableError(error.message) from error
     return Scored(row=row, reading=reading, measured=measured, predicted=speed.tokens_per_gpu)
@@ -91,7 +91,7 @@ def read_all(rows: Iterable[Row]) -> tuple[list[tuple[Row, Reading]], Counter[st
     for row in rows:
         try:
             reading = read_row(row)
-            predict_speed(reading.work, reading.layout)
+            speed_of(reading.given)
         except (UnreadableError, JobError) as reason:
             reasons[getattr(reason, "message", str(reason))] += 1
         else:
@@ -120,13 +120,14 @@ def settled(readings: list[tuple[Row, Reading]], fitted: Fitted) -> list[tuple[R
 
 def accumulated(reading: Reading, passes: int) -> Reading:
     """The reading with so many forward passes in a step."""
-    return replace(reading, layout=replace(reading.layout, accumulation=passes))
+    layout = replace(reading.given.layout, accumulation=passes)
+    return replace(reading, given=replace(reading.given, layout=layout))
 
 
 def surprise(group: list[Reading], passes: int, fitted: Fitted) -> float:
     """Median distance of measured and predicted speed, as a logarithm, with so many forward passes in a step."""
     tried = [accumulated(reading, passes) for reading in group]
-    pairs = [(per_gpu(r)[0], predict_speed(r.work, r.layout, fitted).tokens_per_gpu) for r in tried]
+    pairs = [(per_gpu(r)[0], speed_of(replace(r.given, fitted=fitted)).tokens_per_gpu) for r in tried]
     return statistics.median(abs(math.log(predicted / measured)) for measured, predicted in pairs)
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from benchmarks.sizing.layout import PublishedLayout
 from benchmarks.sizing.memory_words import measured_in, number_in
 from benchmarks.sizing.speed_models import UNMODELLED, work_named
 from launcher.errors import JobError
 from launcher.sizing.gpus import Gpu, find_gpu
-from launcher.sizing.speed.layout import SpeedLayout
+from launcher.sizing.layout import Adapters, Checkpointing, Engine, Offload
+from launcher.sizing.speed.inputs import SpeedInput
 from launcher.sizing.speed.work import Work
+from launcher.sizing.trainer_model import BF16, FP32, Attention, Stack, TrainerModel
 
 Row = dict[str, str]
 
@@ -54,15 +57,13 @@ class Reading:
     """One measurement, ready to be predicted.
 
     Attributes:
-        work: The model's dimensions.
-        layout: How it ran.
+        given: The model, how it ran, and on what.
         value: What was measured.
         unit: `tokens/s/GPU`, `tokens/s`, `seconds/step`, `samples/s`, `mfu`, `tflops`.
         ambiguous: What the row left open and physics or convention settled.
     """
 
-    work: Work
-    layout: SpeedLayout
+    given: SpeedInput
     value: float
     unit: str
     ambiguous: tuple[str, ...]
@@ -75,14 +76,17 @@ def read_row(row: Row) -> Reading:
         UnreadableError: something that speed depends on is missing or not modelled.
     """
     ambiguous: list[str] = []
-    work, gpu = _model(row), _gpu(row)
-    layout = _shape_of_step(row, SpeedLayout(gpu=gpu, num_gpus=_int(row["n_gpus"]) or 1), ambiguous)
-    layout = _parallelism(row, layout)
-    layout = _software(row, layout, work)
-    layout = _numbers(row, layout, work)
+    work, gpu, ranks = _model(row), _gpu(row), _int(row["n_gpus"]) or 1
+    layout, fill = _shape_of_step(row, ambiguous)
+    layout = _parallelism(row, replace(layout, ranks=ranks, nodes=-(-ranks // gpu.per_node)))
+    trainer = _trainer(row, work)
+    layout = _method(row, layout, trainer)
     layout = _accumulation(row, layout, ambiguous)
-    layout = _unsaid(row, layout, work, ambiguous)
-    return Reading(work=work, layout=layout, value=_value(row), unit=_unit(row), ambiguous=tuple(ambiguous))
+    given = SpeedInput(
+        work=work, layout=layout, gpu=gpu, node_gpus=min(gpu.per_node, ranks), trainer=trainer, fill=fill
+    )
+    given = _unsaid(row, given, ambiguous)
+    return Reading(given=given, value=_value(row), unit=_unit(row), ambiguous=tuple(ambiguous))
 
 
 def _model(row: Row) -> Work:
@@ -136,7 +140,8 @@ def _unit(row: Row) -> str:
     raise UnreadableError(f"unit {row['unit']!r}")
 
 
-def _shape_of_step(row: Row, layout: SpeedLayout, ambiguous: list[str]) -> SpeedLayout:
+def _shape_of_step(row: Row, ambiguous: list[str]) -> tuple[PublishedLayout, float]:
+    """Tokens and sequences of a forward pass, and the share of positions that are no padding."""
     length, text = _int(row["seq_len"]), row["seq_len"].lower()
     if re.search(r"\d+\s*k\b", text):
         length = 1024 * _int(text)
@@ -152,58 +157,72 @@ def _shape_of_step(row: Row, layout: SpeedLayout, ambiguous: list[str]) -> Speed
     fill = 1.0
     if "unpacked" in row["notes"].lower() and "packed" in row["notes"].lower() and "alpaca" not in text:
         fill = 0.3
-    return replace(layout, length=length, micro_batch=micro or max(1, 8192 // length), fill=fill)
+    return PublishedLayout(length=length, micro_batch=micro or max(1, 8192 // length)), fill
 
 
-def _parallelism(row: Row, layout: SpeedLayout) -> SpeedLayout:
+def _parallelism(row: Row, layout: PublishedLayout) -> PublishedLayout:
     text = row["parallelism"].lower()
     degrees: dict[str, int] = {}
     for name, number in DEGREE.findall(re.sub(r"\(\d+\)|fsdp[12]\b", "", text)):
         degrees.setdefault(SAME_DEGREE.get(name, name), int(number))
     tp, pp, cp = (max(1, degrees.get(name, 1)) for name in ("tp", "pp", "cp"))
-    if layout.num_gpus % (tp * pp * cp):
-        raise UnreadableError(f"{layout.num_gpus} GPUs are no multiple of tp x pp x cp = {tp * pp * cp}")
-    layout = replace(layout, tp=tp, pp=pp, cp=cp, virtual_stages=max(1, degrees.get("vp", 1)))
-    ep = degrees.get("ep", 1)
-    return replace(layout, ep=ep, sharding=_sharding(text, row, layout), shard_ranks=_shard_ranks(text, degrees))
+    if layout.ranks % (tp * pp * cp):
+        raise UnreadableError(f"{layout.ranks} GPUs are no multiple of tp x pp x cp = {tp * pp * cp}")
+    return replace(
+        layout,
+        tp=tp,
+        pp=pp,
+        sequence_parallel=cp,
+        ep=degrees.get("ep", 1),
+        virtual_stages=max(1, degrees.get("vp", 1)),
+        engine=_engine(text, row, layout.ranks),
+        shard_ranks=_shard_ranks(text, degrees),
+    )
 
 
 def _shard_ranks(text: str, degrees: dict[str, int]) -> int:
     return degrees.get("fsdp", 0) if "hsdp" in text or "hybrid" in text else 0
 
 
-def _sharding(text: str, row: Row, layout: SpeedLayout) -> str:
-    if layout.num_gpus == 1:
-        return "none"
-    for name, pattern in (
-        ("zero3", r"zero-?3|stage ?3"),
-        ("zero2", r"zero-?2|shard_grad_op|stage ?2"),
-        ("fsdp", r"fsdp|full_shard|hsdp"),
-        ("zero1", r"zero-?1|stage ?1|dist|megatron|tp|pp"),
-    ):
+def _engine(text: str, row: Row, ranks: int) -> Engine:
+    if ranks == 1:
+        return "single"
+    engine: Engine
+    for engine, pattern in ENGINES:
         if re.search(pattern, text):
-            return name
+            return engine
     return "zero1" if MEGATRON.search(row["source"]) else "ddp"
 
 
-def _software(row: Row, layout: SpeedLayout, work: Work) -> SpeedLayout:
+ENGINES: tuple[tuple[Engine, str], ...] = (
+    ("zero3", r"zero-?3|stage ?3"),
+    ("zero2", r"zero-?2|shard_grad_op|stage ?2"),
+    ("fsdp2", r"fsdp|full_shard|hsdp"),
+    ("zero1", r"zero-?1|stage ?1|dist|megatron|tp|pp"),
+)
+
+
+def _trainer(row: Row, work: Work) -> TrainerModel:
+    """Kernels, software and number formats that ran."""
     everything = " ".join(row[name] for name in ("source", "parallelism", "notes", "optimizer"))
     stack = _stack(everything)
     if stack in ("fused", "unsloth") and not work.gated and "llm-foundry" not in everything:
         stack = "hf"  # Liger and its like replace RMSNorm, rotation and SwiGLU, which this model has not
     loop = bool(re.search(r"mixtral|moe|a\d+b|a800m|gpt-oss", row["model"], re.I))
     grouped = re.search(r"scattermoe|grouped|megablocks|transformers ?>=? ?5", everything) or stack == "megatron"
+    stream = _stream(row) if _quantized(row) else "half"
     return replace(
-        layout,
+        _optimizer(row, stack),
+        number_format=_number_format(row),
         stack=stack,
         attention=_attention(everything, stack),
         expert_loop=loop and not grouped,
-        recompute=_recompute(row, stack),
-        optimizer=_optimizer(row, stack),
+        kbit_upcast=stream != "half",
+        hidden_fp32=stream == "full",
     )
 
 
-def _stack(everything: str) -> str:
+def _stack(everything: str) -> Stack:
     cumulative = re.search(r"cumulative ablation step: (.*)", everything)
     if cumulative:
         return "hf" if re.match(r"baseline|\+packed", cumulative[1], re.I) else "compiled"
@@ -216,7 +235,7 @@ def _stack(everything: str) -> str:
     return "fused" if FUSED.search(everything) else "hf"
 
 
-def _attention(everything: str, stack: str) -> str:
+def _attention(everything: str, stack: Stack) -> Attention:
     if re.search(r"kernel=eager|eager attention|math attention", everything):
         return "eager"
     if "llm-foundry" in everything:
@@ -224,7 +243,7 @@ def _attention(everything: str, stack: str) -> str:
     return "cudnn" if stack == "megatron" else "flash"
 
 
-def _recompute(row: Row, stack: str) -> str:
+def _checkpointing(row: Row, stack: Stack) -> Checkpointing:
     text = row["act_ckpt"].lower()
     if re.search(r"select|sac|per-op|core_attn|recipe", text):
         return "attention" if stack == "megatron" else "selective"
@@ -233,39 +252,48 @@ def _recompute(row: Row, stack: str) -> str:
     return "none"
 
 
-def _optimizer(row: Row, stack: str) -> str:
+OPTIMIZERS: tuple[tuple[TrainerModel, str], ...] = (
+    (TrainerModel(in_backward=True), r"in_bwd|in.backward"),
+    (TrainerModel(optimizer="adamw_8bit"), r"8.?bit"),
+    (TrainerModel(optimizer="lion"), r"lion"),
+    (TrainerModel(foreach=False), r"fused|dist adam|te adam"),
+)
+
+
+def _optimizer(row: Row, stack: Stack) -> TrainerModel:
+    """A trainer with the row's optimizer; without words for one, AdamW as the stack usually has it."""
     text = f"{row['optimizer']} {row['notes']}".lower()
-    for name, pattern in (
-        ("in_backward", r"in_bwd|in.backward"),
-        ("adamw_8bit", r"8.?bit"),
-        ("lion", r"lion"),
-        ("adamw_fused", r"fused|dist adam|te adam"),
-    ):
+    for trainer, pattern in OPTIMIZERS:
         if re.search(pattern, text):
-            return name
+            return trainer
     pure = re.search(r"^(bf16|bfloat16)$", row["precision"].strip().lower())
-    return "adamw_fused" if stack in ("megatron", "compiled") else "adamw_bf16" if pure else "adamw"
+    return TrainerModel(foreach=stack not in ("megatron", "compiled"), trained_bytes=BF16 if pure else FP32)
 
 
-def _numbers(row: Row, layout: SpeedLayout, work: Work) -> SpeedLayout:
-    text = row["precision"].lower()
+def _number_format(row: Row) -> str:
+    """The format of the linear layers; empty is the GPU's own 16-bit one."""
+    plain = re.sub(r"nf4\S*|gptq\S*", "", row["precision"].lower())
+    found = next((name for name, pattern in FORMATS if re.search(pattern, plain)), "bf16")
+    return "" if found in ("bf16", "fp16") else found
+
+
+def _quantized(row: Row) -> str:
+    """How the frozen weights of a row are packed; empty where they are not."""
+    text, method = row["precision"].lower(), row["method"].lower()
+    if "qlora" not in method and "nf4" not in text:
+        return ""
+    return _quantization(f"{text} {row['notes'].lower()}") or ("nf4" if "qlora" in method else "")
+
+
+def _method(row: Row, layout: PublishedLayout, trainer: TrainerModel) -> PublishedLayout:
+    """What trains, how frozen weights are packed, what is computed again, and what lies in host memory."""
     method = row["method"].lower()
-    quantization = _quantization(f"{text} {row['notes'].lower()}") if "qlora" in method or "nf4" in text else None
-    if "qlora" in method and quantization is None:
-        quantization = "nf4"
-    plain = re.sub(r"nf4\S*|gptq\S*", "", text)
-    number_format = next((name for name, pattern in FORMATS if re.search(pattern, plain)), "bf16")
-    if number_format in ("bf16", "fp16"):
-        number_format = layout.gpu.half
     full = "full" in method
     return replace(
         layout,
-        trained=full,
-        quantization=None if full else quantization,
-        number_format=number_format,
-        stream=_stream(row) if quantization else "half",
-        adapted="none" if full else _adapted(row, method),
-        lora_r=_rank(row),
+        adapters=None if full else Adapters(r=_rank(row), targets=_adapted(row, method)),
+        quantization="" if full else _quantized(row),
+        checkpointing=_checkpointing(row, trainer.stack),
         offload=_offload(row),
     )
 
@@ -285,17 +313,20 @@ def _quantization(text: str) -> str | None:
     return None
 
 
-def _adapted(row: Row, method: str) -> str:
+ATTENTION_ONLY = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+def _adapted(row: Row, method: str) -> str | list[str]:
+    """Projections with adapters: all, or those of attention."""
     if "lora" not in method:
-        return "attention" if method in ("vera", "ia3", "prefixtuning") else "none"
+        return ATTENTION_ONLY if method in ("vera", "ia3", "prefixtuning") else []
     text = row["notes"].lower()
     if re.search(r"mlp|gate|all.?linear|c_proj|w1", text):
-        return "all"
+        return "all-linear"
     if re.search(r"q_proj|q,v|qkv|attention|c_attn", text):
-        return "attention"
-    return (
-        "all" if re.search(r"torchtune|unsloth|fitcheck|canifinetune|fsdp_qlora|litgpt", row["source"]) else "attention"
-    )
+        return ATTENTION_ONLY
+    everywhere = re.search(r"torchtune|unsloth|fitcheck|canifinetune|fsdp_qlora|litgpt", row["source"])
+    return "all-linear" if everywhere else ATTENTION_ONLY
 
 
 def _rank(row: Row) -> int:
@@ -303,28 +334,30 @@ def _rank(row: Row) -> int:
     return int(found[1] or found[2]) if found else 16
 
 
-def _offload(row: Row) -> str:
+def _offload(row: Row) -> Offload:
     text = f"{row['parallelism']} {row['notes'].split(';')[0]}".lower()
     if not re.search(r"offload", text) or re.search(r"activation offload|no offload", text):
-        return "none"
-    return "optimizer" if re.search(r"zero-?[12]|optimizer offload|opt\w* offload", text) else "parameters"
+        return ""
+    return "optimizer" if re.search(r"zero-?[12]|optimizer offload|opt\w* offload", text) else "all"
 
 
-def _unsaid(row: Row, layout: SpeedLayout, work: Work, ambiguous: list[str]) -> SpeedLayout:
+def _unsaid(row: Row, given: SpeedInput, ambiguous: list[str]) -> SpeedInput:
     """What practice settles: documents of packed fine-tuning data, checkpointing where nothing fits without."""
     packed = re.search(r"(?<!un)packed", row["notes"]) and "pretrain" not in row["method"]
-    if packed and layout.fill == 1:
-        layout = replace(layout, attended=min(layout.length, PACKED_DOCUMENT))
-    if row["act_ckpt"].strip() or layout.stack == "megatron":
-        return layout
+    if packed and given.fill == 1:
+        given = replace(given, document_length=PACKED_DOCUMENT)
+    if row["act_ckpt"].strip() or given.trainer.stack == "megatron":
+        return given
+    work, layout = given.work, given.layout
     widths = 12 * work.hidden + 3 * work.query + work.kv + 3 * work.ffn * work.active
-    kept = 2 * work.layers * widths * layout.tokens / layout.tp / layout.pp
-    states = (16 if layout.trained else 2) * work.parameters / layout.num_gpus
+    kept = 2 * work.layers * widths * given.tokens / layout.tp / layout.pp
+    states = (16 if given.trains_all else 2) * work.parameters / layout.ranks
     ambiguous.append("checkpointing")
-    return replace(layout, recompute="full" if kept + states > 0.85 * layout.gpu.usable_bytes else "none")
+    fits = kept + states <= 0.85 * given.gpu.usable_bytes
+    return replace(given, layout=replace(layout, checkpointing="none" if fits else "full"))
 
 
-def _accumulation(row: Row, layout: SpeedLayout, ambiguous: list[str]) -> SpeedLayout:
+def _accumulation(row: Row, layout: PublishedLayout, ambiguous: list[str]) -> PublishedLayout:
     """Forward passes per step: stated, or from the global batch; one where nothing is said."""
     notes = row["notes"]
     stated = re.search(

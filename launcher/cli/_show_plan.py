@@ -99,7 +99,7 @@ def print_warnings(plan: Plan, console: Console) -> None:
 
 def _device(plan: Plan) -> str:
     candidate, nodes = plan.choice.candidate, plan.choice.basics.nodes
-    gpu = candidate.layout.gpu.name if candidate.speed and candidate.layout else plan.trainer.execution.device
+    gpu = candidate.gpu.name if candidate.gpu else plan.trainer.execution.device
     return f"{gpu}, {nodes} nodes" if nodes > 1 else gpu
 
 
@@ -199,7 +199,7 @@ def _shown(rejected: list[Rejected], ranks: int) -> list[Rejected]:
     other: dict[int, Rejected] = {}
     for entry in rejected:
         if entry.candidate.basics.world_size == ranks:
-            same.setdefault(entry.candidate.engine, entry)
+            same.setdefault(entry.candidate.layout.engine, entry)
         else:
             other.setdefault(entry.candidate.basics.world_size, entry)
     return [*list(same.values())[:REJECTED_SHOWN], *list(other.values())[:OTHER_RANKS_SHOWN]]

@@ -55,7 +55,7 @@ def _situation(job: JobFile | None, *, model: str, task: str, rows: str, tokens:
     from launcher.dataset.amounts import no_amounts
     from launcher.errors import JobError
     from launcher.model.config import require_trainable
-    from launcher.planner.request import shape_of
+    from launcher.planner.estimate_question import shape_named
     from launcher.sizing.speed.amounts import MEAN_ROW_TOKENS, number_of
 
     name = model or (job.model.path if job else "")
@@ -63,7 +63,7 @@ def _situation(job: JobFile | None, *, model: str, task: str, rows: str, tokens:
         raise JobError(
             "advise needs a job file or --model", "For example: tuneyard advise --model llama-3.1-8b --rows 20k"
         )
-    shape = shape_of(name)
+    shape = shape_named(name)
     require_trainable(name)
     data, lengths = data_of(job, shape.vocab_size) if job else (no_amounts(), [])
     num_rows = number_of(rows, "--rows") or round(data.rows)
@@ -84,15 +84,15 @@ def _fitting(model: str, gpus: str, lengths: list[int]) -> tuple[str, ...] | Non
     if not gpus:
         return None
     from launcher.advice.rules import COVERED_SHARE, DEFAULT_LENGTH, LENGTHS
-    from launcher.planner.request import Request, best_of, shape_of
+    from launcher.planner.estimate_question import EstimateQuestion, best_answer, shape_named
     from launcher.sizing.gpus import parse_gpus
 
     wanted = sorted(lengths)[int(COVERED_SHARE * len(lengths))] if lengths else DEFAULT_LENGTH
     length = next((entry for entry in LENGTHS if entry >= wanted), LENGTHS[-1])
-    counted, shape = parse_gpus(gpus), shape_of(model)
+    counted, shape = parse_gpus(gpus), shape_named(model)
     methods = ("full", "lora", "qlora")
-    asked = (Request(model=model, method=method, gpus=counted, length=length) for method in methods)
-    return tuple(request.method for request in asked if best_of(request, shape).fits)
+    asked = (EstimateQuestion(model=model, method=method, gpus=counted, length=length) for method in methods)
+    return tuple(question.method for question in asked if best_answer(question, shape).fits)
 
 
 def _warnings(job: JobFile | None, given: Advice, situation: Situation) -> list[str]:

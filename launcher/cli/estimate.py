@@ -11,30 +11,28 @@ import click
 from launcher.cli._options import json_option
 from launcher.errors import EXIT_DOES_NOT_FIT, EXIT_OK
 from rundir.quantities import GIB, count
+from trainer.config import DataConfig, MethodConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from launcher.planner.request import Answer
+    from launcher.planner.estimate_question import Answer, EstimateQuestion
+
+
+LENGTH = DataConfig.model_fields["max_length"].default
+RANK = MethodConfig.model_fields["r"].default
 
 
 @click.command()
 @click.option("--model", required=True, metavar="NAME|PATH", help="Model of the catalogue, folder, or config.json.")
 @click.option("--method", default="lora", show_default=True, help="full, lora, qlora or int8.")
 @click.option("--gpus", required=True, metavar="8xH100-80", help="How many of which GPU.")
-@click.option("--engine", default="", help="zero0 to zero3, fsdp2, ...; left open, the quickest that fits.")
-@click.option("--length", type=int, default=2048, show_default=True, help="Tokens of one pack.")
+@click.option("--engine", default="", help="zero0 to zero3, or fsdp2; left open, the quickest that fits.")
+@click.option("--length", type=int, default=LENGTH, show_default=True, help="Tokens of one pack.")
 @click.option("--micro-batch", type=click.IntRange(0), default=0, help="Packs of one forward pass.")
 @click.option("--accumulation", type=click.IntRange(0), default=0, help="Forward passes in one step.")
-@click.option("--checkpointing", type=click.Choice(["none", "selective", "full"]), default=None)
-@click.option(
-    "--offload", type=click.Choice(["optimizer", "all"]), default=None, help="Other trainers: in host memory."
-)
-@click.option("--preset", default="tuneyard", show_default=True, help="Trainer: trl, axolotl, torchtune, megatron, ...")
-@click.option("--r", "lora_r", type=click.IntRange(1), default=16, show_default=True, help="Rank of adapters.")
-@click.option("--tp", type=click.IntRange(1), default=1, help="Tensor-parallel ranks.")
-@click.option("--pp", type=click.IntRange(1), default=1, help="Pipeline stages.")
-@click.option("--cp", type=click.IntRange(1), default=1, help="Context-parallel ranks.")
+@click.option("--checkpointing", type=click.Choice(["none", "full"]), default=None)
+@click.option("--r", "lora_r", type=click.IntRange(1), default=RANK, show_default=True, help="Rank of adapters.")
 @click.option("--tokens", default="", metavar="N", help="Tokens of the data, such as 30M.")
 @click.option("--rows", default="", metavar="N", help="Conversations of the data, with --row-tokens.")
 @click.option("--row-tokens", type=float, default=0.0, help="Mean tokens of a conversation.")
@@ -50,12 +48,11 @@ def estimate(as_json: bool, **asked: Any) -> int:
     """
     from launcher.cli._output import make_console, print_json
     from launcher.model.config import require_trainable
-    from launcher.planner.request import answer
+    from launcher.planner.estimate_question import answer
 
-    request = request_of(**asked)
-    if request.is_ours:
-        require_trainable(request.model)
-    found = answer(request)
+    question = question_of(**asked)
+    require_trainable(question.model)
+    found = answer(question)
     if as_json:
         print_json(found.as_json())
     else:
@@ -63,7 +60,7 @@ def estimate(as_json: bool, **asked: Any) -> int:
     return EXIT_OK if found.fits else EXIT_DOES_NOT_FIT
 
 
-def request_of(
+def question_of(
     *,
     gpus: str,
     tokens: str,
@@ -74,21 +71,19 @@ def request_of(
     price: float | None,
     prices: Path | None,
     checkpointing: str | None,
-    offload: str | None,
     **same: Any,
-) -> Any:
-    """The request that the options make."""
-    from launcher.planner.request import Request
+) -> EstimateQuestion:
+    """The question that the options make."""
+    from launcher.planner.estimate_question import EstimateQuestion
     from launcher.sizing.gpus import parse_gpus, priced, with_prices
     from launcher.sizing.speed.amounts import hours_of, number_of, total_tokens
 
     counted = parse_gpus(gpus, with_prices(prices))
     if price is not None:
         counted = replace(counted, gpu=priced(counted.gpu, price, "--price"))
-    return Request(
+    return EstimateQuestion(
         gpus=counted,
         checkpointing=checkpointing or "",
-        offload=offload or "",
         tokens=total_tokens(tokens, rows, row_tokens, epochs),
         rows=number_of(rows, "--rows"),
         epochs=epochs,
@@ -103,20 +98,20 @@ def print_estimate(found: Answer, console: Console) -> None:
     from launcher.cli._output import facts, print_bars
 
     console.print(facts(_head(found)), highlight=False)
-    print_bars("memory of the busiest phase", _memory_parts(found), found.sizing.memory.usable, " GiB", console)
+    print_bars("memory of the busiest phase", _memory_parts(found), found.estimate.memory.usable, " GiB", console)
     step = found.speed.step_seconds
     print_bars("one step", {k: v for k, v in found.speed.parts.items() if v > step / 200}, step, " s", console)
     console.print(facts(_tail(found)), highlight=False)
 
 
 def _head(found: Answer) -> dict[str, Any]:
-    job, memory = found.sizing.job, found.sizing.memory
-    engine = "" if job.gpus == 1 else f"{job.engine}, "
+    layout, memory, question = found.candidate.layout, found.estimate.memory, found.question
+    engine = "" if layout.ranks == 1 else f"{layout.engine}, "
     return {
-        "model": f"{found.request.model} ({found.sizing.job.shape.num_parameters:,} parameters)",
-        "runs as": f"{found.request.method}, {engine}micro-batch {job.micro_batch} x {job.accumulation}, "
-        f"length {job.length:,}, checkpointing {job.checkpointing}",
-        "on": f"{job.gpus} x {found.layout.gpu.name}",
+        "model": f"{question.model} ({found.estimate.given.shape.num_parameters:,} parameters)",
+        "runs as": f"{question.method}, {engine}micro-batch {layout.micro_batch} x {layout.accumulation}, "
+        f"length {layout.length:,}, checkpointing {layout.checkpointing}",
+        "on": f"{layout.ranks} x {question.gpus.gpu.name}",
         "verdict": f"{memory.verdict}: needs {memory.process:.1f} of {memory.usable:.1f} GiB usable",
         "memory": f"allocated {memory.allocated:.1f} GiB ({memory.interval[0]:.1f} to {memory.interval[1]:.1f}), "
         f"process at least {memory.process:.1f}, nvidia-smi about {memory.nvidia_smi:.1f}; "
@@ -125,13 +120,13 @@ def _head(found: Answer) -> dict[str, Any]:
 
 
 def _memory_parts(found: Answer) -> dict[str, float]:
-    parts = sorted(found.sizing.memory.busiest.parts.items(), key=lambda part: -part[1])
+    parts = sorted(found.estimate.memory.busiest.parts.items(), key=lambda part: -part[1])
     return {name.replace("_", " "): size / GIB for name, size in parts if size > GIB / 100}
 
 
 def _tail(found: Answer) -> dict[str, Any]:
     speed = found.speed
-    host, disk = found.sizing.host, found.sizing.disk
+    host, disk = found.estimate.host, found.estimate.disk
     lines = {
         "host memory": f"{host.load:.0f} GiB per node while loading, {host.training:.0f} in training",
         "disk": f"{disk.checkpoint:.1f} GiB a checkpoint, {disk.export:.1f} the result",
@@ -143,8 +138,8 @@ def _tail(found: Answer) -> dict[str, Any]:
         lines |= _bill(found)
     if found.cautions:
         lines["caution"] = "; ".join(found.cautions)
-    if found.nearest:
-        lines["would fit"] = "; ".join(found.nearest)
+    if found.suggestions:
+        lines["would fit"] = "; ".join(found.suggestions)
     elif not found.fits:
         lines["would fit"] = "nothing near, not even 64 times as many: take GPUs with more memory, or a smaller model"
     return lines

@@ -15,20 +15,20 @@ from launcher.jobfile.schema import JobFile
 from launcher.planner.cpu_candidate import WIDTH as CPU_WIDTH
 from launcher.planner.cpu_candidate import cpu_speed
 from launcher.planner.defaults import Basics
-from launcher.planner.gpu_candidate import PlannedGpu, predicted, sizing_job, timed, usable_gib, whole_modules
+from launcher.planner.gpu_candidate import PlannedGpu, adapters_of, predicted, quantization_of, usable_gib
 from launcher.site.hardware import Machine
-from launcher.sizing.cpu_memory import FP32_BYTES, Layout, LoraLayout, predict
-from launcher.sizing.memory import Job
+from launcher.sizing.gpus import Gpu
+from launcher.sizing.hardware import CPU, Hardware, on_gpu
+from launcher.sizing.layout import ParallelLayout
+from launcher.sizing.memory import MemoryInput
 from launcher.sizing.memory.limits import COUNTED_SPREAD, TIGHT_SHARE
 from launcher.sizing.prediction import Prediction, widened
 from launcher.sizing.shape import ModelShape
-from launcher.sizing.speed.jobs import speed_layout
-from launcher.sizing.speed.layout import SpeedLayout
 from launcher.sizing.speed.predict import SPREAD, Speed, predict_speed
+from launcher.sizing.trainer_model import Attention, TrainerModel, our_trainer
 from rundir.quantities import GIB
 from trainer.config import ENGINES
 
-COMPUTE_BYTES = {"bfloat16": 2, "float32": 4}
 USABLE_CPU_SHARE = 0.85
 MOST_TOKENS_PER_FORWARD = 16_384
 """From here on more tokens in a forward pass make no kernel more efficient."""
@@ -91,40 +91,30 @@ class Learning:
     speed_correction: Correction
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One combination of what the job file leaves open."""
-
-    engine: str
-    micro_batch: int
-    checkpointing: bool
-    sharded: bool
-
-
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """One way to lay the step over the ranks, with what it costs.
 
     Attributes:
-        basics: Nodes, ranks, and the step that it divides.
+        basics: What is settled about the step whatever the engine: device, numbers, packs.
+        shape: The model's; `None` where it is not known.
+        layout: How the step is laid over the ranks.
+        trainer: How our trainer holds numbers in this layout.
+        hardware: What a rank runs on.
         relative_time: Seconds per token of a step where the speed model knows them, else a number that only ranks.
-        speed: What the speed model says; `None` on the CPU and for unknown models and GPUs.
-        layout: The candidate as the speed model has it.
-        sized: The candidate as the memory model has it.
+        prediction: Memory; `None` where the model's shape is not known.
+        speed: What the speed model says; `None` for unknown models and GPUs.
         learning: What the models said before measurements corrected it.
     """
 
     basics: Basics
-    engine: str
-    micro_batch: int
-    accumulation: int
-    checkpointing: bool
-    shard_quantized: bool = False
+    shape: ModelShape | None
+    layout: ParallelLayout
+    trainer: TrainerModel
+    hardware: Hardware
     relative_time: float
-    prediction: Prediction | None
+    prediction: Prediction | None = None
     speed: Speed | None = None
-    layout: SpeedLayout | None = None
-    sized: Job | None = None
     learning: Learning | None = None
 
     @property
@@ -135,25 +125,44 @@ class Candidate:
     @property
     def gpu_time(self) -> float:
         """Time on all ranks together, which is what costs."""
-        return self.relative_time * self.basics.world_size
+        return self.relative_time * self.layout.ranks
+
+    @property
+    def gpu(self) -> Gpu | None:
+        """The GPU whose speed was predicted."""
+        return self.hardware.gpu if self.speed else None
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether activations are computed again in the backward pass."""
+        return self.layout.checkpointing == "full"
 
     @property
     def label(self) -> str:
         """The candidate in a few words."""
+        layout = self.layout
         checkpointing = "checkpointing" if self.checkpointing else "no checkpointing"
-        packed = ", packed weights sharded" if self.shard_quantized else ""
-        return f"{self.engine}, micro-batch {self.micro_batch} x {self.accumulation}, {checkpointing}{packed}"
+        packed = ", packed weights sharded" if layout.shard_quantized else ""
+        return f"{layout.engine}, micro-batch {layout.micro_batch} x {layout.accumulation}, {checkpointing}{packed}"
+
+    @property
+    def memory_input(self) -> MemoryInput | None:
+        """What the memory model is asked; `None` where the model's shape is not known."""
+        if self.shape is None:
+            return None
+        return MemoryInput(shape=self.shape, layout=self.layout, trainer=self.trainer, hardware=self.hardware)
 
     def as_json(self) -> dict[str, Any]:
         """The candidate as it stands in plan.json."""
+        layout = self.layout
         return {
-            "engine": self.engine,
-            "nodes": self.basics.nodes,
-            "world_size": self.basics.world_size,
-            "micro_batch": self.micro_batch,
-            "accumulation": self.accumulation,
+            "engine": layout.engine,
+            "nodes": layout.nodes,
+            "world_size": layout.ranks,
+            "micro_batch": layout.micro_batch,
+            "accumulation": layout.accumulation,
             "gradient_checkpointing": self.checkpointing,
-            "shard_quantized": self.shard_quantized,
+            "shard_quantized": layout.shard_quantized,
             "peak_bytes": self.peak_bytes or None,
             "step_seconds": self.speed.step_seconds if self.speed else None,
         }
@@ -161,8 +170,7 @@ class Candidate:
 
 def every_candidate(job: JobFile, basics: Basics, ground: Ground, *, with_speed: bool = True) -> list[Candidate]:
     """Every layout that the job file leaves open over these ranks, whether it fits or not."""
-    make = _on_gpu if _is_modelled(basics, ground) else _by_order
-    return [make(job, basics, ground, with_speed, setting) for setting in _settings(job, basics, ground.shape)]
+    return [_candidate(job, basics, ground, layout, with_speed) for layout in layouts(job, basics, ground.shape)]
 
 
 def memory_limit_bytes(basics: Basics, ground: Ground) -> int:
@@ -190,22 +198,31 @@ def situation(job: JobFile, basics: Basics) -> str:
     return "single" if basics.world_size == 1 else job.method.kind
 
 
-def _is_modelled(basics: Basics, ground: Ground) -> bool:
-    """Whether the sizing models know this: bfloat16 on GPUs, with a shape; float32 is `cpu_memory`'s."""
-    return basics.device == "cuda" and basics.dtype == "bfloat16" and ground.shape is not None and bool(ground.gpu)
-
-
-def _settings(job: JobFile, basics: Basics, shape: ModelShape | None) -> Iterator[Setting]:
+def layouts(job: JobFile, basics: Basics, shape: ModelShape | None) -> Iterator[ParallelLayout]:
     """Every combination of engine, micro-batch, checkpointing and sharding that the job file leaves open."""
-    asked = job.resources
-    every = [engine for engine in ENGINES if engine not in unsupported(job, basics)]
-    engines = every if asked.engine == "auto" else [asked.engine]
-    wanted = job.training.gradient_checkpointing
-    for engine in engines:
+    asked, wanted = job.resources, job.training.gradient_checkpointing
+    engines = [engine for engine in ENGINES if engine not in unsupported(job, basics)]
+    checkpointings = ([False, True] if shape else [True]) if wanted == "auto" else [wanted]
+    laid = ParallelLayout(
+        nodes=basics.nodes,
+        ranks=basics.world_size,
+        length=job.data.max_length,
+        chunk_tokens=job.loss.chunk_tokens,
+        adapters=adapters_of(job, shape),
+        quantization=quantization_of(job),
+    )
+    for engine in engines if asked.engine == "auto" else [asked.engine]:
         for micro_batch in _micro_batches(job, basics, shape):
-            for checkpointing in ([False, True] if shape else [True]) if wanted == "auto" else [wanted]:
+            for checkpointing in checkpointings:
                 for sharded in shardings(job, basics):
-                    yield Setting(engine, micro_batch, checkpointing, sharded)
+                    yield replace(
+                        laid,
+                        engine=engine,  # type: ignore[arg-type]
+                        micro_batch=micro_batch,
+                        accumulation=basics.packs_per_rank // micro_batch,
+                        checkpointing="full" if checkpointing else "none",
+                        shard_quantized=sharded,
+                    )
 
 
 def shardings(job: JobFile, basics: Basics) -> list[bool]:
@@ -224,48 +241,56 @@ def _micro_batches(job: JobFile, basics: Basics, shape: ModelShape | None) -> li
     return [packs for packs in every if packs == 1 or packs * length <= MOST_TOKENS_LOOKED_AT]
 
 
-def _on_gpu(job: JobFile, basics: Basics, ground: Ground, with_speed: bool, setting: Setting) -> Candidate:
-    assert ground.gpu
-    assert ground.shape
-    laid = replace(_sized(job, basics, ground, setting), shard_packed=setting.sharded)
-    speed, layout = _timed(job, laid, basics, ground) if with_speed else (None, None)
-    width = SPREAD["measured" if ground.gpu.gpu.is_measured and not ground.shape.counted else "estimated"]
-    learning = _learning(job, basics, ground, setting.engine, predicted(laid), speed, width)
-    speed = corrected_speed(speed, learning.speed_correction) if speed else None
-    return Candidate(
+def _candidate(job: JobFile, basics: Basics, ground: Ground, layout: ParallelLayout, with_speed: bool) -> Candidate:
+    """One layout with its memory and its time, both as runs on this cluster have corrected them."""
+    attention: Attention = "sdpa" if basics.attention in ("padded", "sdpa") or basics.dtype == "float32" else "flash"
+    trainer = our_trainer(layout.engine, dtype=basics.dtype, optim=job.training.optim, attention=attention)
+    plain = Candidate(
         basics=basics,
-        engine=setting.engine,
-        micro_batch=setting.micro_batch,
-        accumulation=laid.accumulation,
-        checkpointing=setting.checkpointing,
-        shard_quantized=setting.sharded,
-        relative_time=1 / speed.tokens_per_second if speed else 0.0,
-        prediction=_final(learning, ground, "cuda"),
-        speed=speed if ground.gpu.is_known else None,
+        shape=ground.shape,
         layout=layout,
-        sized=laid,
+        trainer=trainer,
+        hardware=_hardware(basics, ground),
+        relative_time=_relative_time(job, basics, layout),
+    )
+    given = plain.memory_input
+    if given is None:
+        return plain
+    speed, width = _speed(job, plain, ground) if with_speed else (None, 1.0)
+    learning = _learning(job, basics, ground, layout.engine, predicted(given), speed, width)
+    timed = corrected_speed(speed, learning.speed_correction) if speed else None
+    is_known = basics.device == "cpu" or (ground.gpu is not None and ground.gpu.is_known)
+    return replace(
+        plain,
+        prediction=_final(learning, ground, basics.device),
+        relative_time=1 / timed.tokens_per_second if timed and basics.device == "cuda" else plain.relative_time,
+        speed=timed if is_known else None,
         learning=learning,
     )
 
 
-def _sized(job: JobFile, basics: Basics, ground: Ground, chosen: Setting | Candidate) -> Job:
-    assert ground.gpu
+def _hardware(basics: Basics, ground: Ground) -> Hardware:
+    if basics.device == "cpu" or ground.gpu is None:
+        return CPU
+    return on_gpu(ground.gpu.gpu, usable_gib(ground.machine, ground.gpu.gpu), basics.ranks_per_node)
+
+
+def _speed(job: JobFile, candidate: Candidate, ground: Ground) -> tuple[Speed, float]:
+    """Speed before correction, and the factor to either side within which nine in ten measurements lie.
+
+    Conversations of a pack do not attend to each other: their mean length counts where it is known. Without packing a
+    pack is a conversation: no longer than that on average, whatever memory the longest one takes.
+    """
     assert ground.shape
-    return sizing_job(
-        job,
-        basics,
-        ground.shape,
-        engine=chosen.engine,
-        micro_batch=chosen.micro_batch,
-        checkpointing=chosen.checkpointing,
-        usable=usable_gib(ground.machine, ground.gpu.gpu),
-    )
-
-
-def _timed(job: JobFile, laid: Job, basics: Basics, ground: Ground) -> tuple[Speed, SpeedLayout]:
-    assert ground.gpu
-    packing = bool(job.data.packing)
-    return timed(laid, ground.gpu.gpu, basics.ranks_per_node, basics.data.mean, packing=packing)
+    basics, layout = candidate.basics, candidate.layout
+    if not job.data.packing and basics.data.is_known:
+        layout = replace(layout, length=min(layout.length, math.ceil(basics.data.mean)))
+    if candidate.hardware.gpu is None:
+        threads = max(1, ground.machine.num_cores // basics.ranks_per_node)
+        return cpu_speed(ground.shape, layout, threads, RELATIVE_TIMES["cpu"][layout.engine]), CPU_WIDTH
+    speed = predict_speed(ground.shape, layout, candidate.hardware, candidate.trainer, document_length=basics.data.mean)
+    is_measured = candidate.hardware.gpu.is_measured and not ground.shape.counted and basics.dtype == "bfloat16"
+    return speed, SPREAD["measured" if is_measured else "estimated"]
 
 
 def _learning(
@@ -306,92 +331,11 @@ def family_of(job: JobFile) -> str:
     return {"nf4": "qlora", "int8": "int8"}.get(job.method.quantization or "", job.method.kind)
 
 
-def _by_order(job: JobFile, basics: Basics, ground: Ground, with_speed: bool, setting: Setting) -> Candidate:
-    tokens = setting.micro_batch * job.data.max_length
-    layout = Layout(
-        engine=setting.engine,
-        world_size=basics.world_size,
-        device=basics.device,
-        compute_bytes=COMPUTE_BYTES[basics.dtype],
-        tokens=tokens,
-        checkpointing=setting.checkpointing,
-        chunk_tokens=job.loss.chunk_tokens,
-        lora=_lora(job, ground.shape),
-        shard_quantized=setting.sharded,
-    )
-    plain = Candidate(
-        basics=basics,
-        engine=setting.engine,
-        micro_batch=setting.micro_batch,
-        accumulation=basics.packs_per_rank // setting.micro_batch,
-        checkpointing=setting.checkpointing,
-        shard_quantized=setting.sharded,
-        relative_time=_relative_time(job, basics, setting.engine, tokens, setting.checkpointing)
-        * (SHARDED_TIME if setting.sharded else 1),
-        prediction=None,
-    )
-    if ground.shape is None:
-        return plain
-    speed, timed_as, width = None, None, CPU_WIDTH
-    if with_speed and basics.device == "cpu":
-        speed = _cpu_speed(job, ground, plain)
-    elif with_speed and ground.gpu and ground.gpu.is_known:
-        timed_as, width = _single_precision(job, ground, plain), SPREAD["estimated"]
-        speed = predict_speed(ground.shape, timed_as)
-    learning = _learning(job, basics, ground, setting.engine, predict(ground.shape, layout), speed, width)
-    return replace(
-        plain,
-        prediction=_final(learning, ground, basics.device),
-        relative_time=1 / speed.tokens_per_second if speed and timed_as else plain.relative_time,
-        layout=timed_as,
-        sized=_sized(job, basics, ground, plain) if timed_as else None,
-        speed=corrected_speed(speed, learning.speed_correction) if speed else None,
-        learning=learning,
-    )
-
-
-def _single_precision(job: JobFile, ground: Ground, candidate: Candidate) -> SpeedLayout:
-    """The candidate in float32 on a GPU: products at its float32 rate, attention scores that are written out."""
-    assert ground.gpu
-    basics = candidate.basics
-    sized = _sized(job, basics, ground, candidate)
-    laid = replace(speed_layout(sized, ground.gpu.gpu), gpus_per_node=basics.ranks_per_node)
-    return replace(laid, number_format="fp32", attention="eager", gradient_bytes=FP32_BYTES)
-
-
-def _cpu_speed(job: JobFile, ground: Ground, candidate: Candidate) -> Speed:
-    assert ground.shape
-    basics = candidate.basics
-    return cpu_speed(
-        ground.shape,
-        basics,
-        length=job.data.max_length if job.data.packing or not basics.data.is_known else math.ceil(basics.data.mean),
-        micro_batch=candidate.micro_batch,
-        checkpointing=candidate.checkpointing,
-        method=job.method.kind,
-        relative=RELATIVE_TIMES["cpu"][candidate.engine],
-        threads=max(1, ground.machine.num_cores // basics.ranks_per_node),
-    )
-
-
-def _lora(job: JobFile, shape: ModelShape | None) -> LoraLayout | None:
-    method = job.method
-    if method.kind != "lora":
-        return None
-    return LoraLayout(
-        r=method.r,
-        target_modules=method.target_modules,
-        use_dora=method.use_dora,
-        quantization=method.quantization,
-        double_quantization=method.double_quantization,
-        bias=method.bias,
-        saved_modules=whole_modules(method.modules_to_save or [], shape) if shape else 0,
-    )
-
-
-def _relative_time(job: JobFile, basics: Basics, engine: str, tokens: int, checkpointing: bool) -> float:
+def _relative_time(job: JobFile, basics: Basics, layout: ParallelLayout) -> float:
     """Time per token against the quickest plan one can think of, over all ranks: a first order, not a speed model."""
-    filled = min(tokens, MOST_TOKENS_PER_FORWARD)
+    filled = min(layout.tokens, MOST_TOKENS_PER_FORWARD)
     launches = 1 + LAUNCH_OVERHEAD_TOKENS[basics.device] / filled
-    recompute = RECOMPUTE_FACTOR if checkpointing else 1
-    return RELATIVE_TIMES[situation(job, basics)][engine] * launches * recompute / basics.world_size
+    factors = (RECOMPUTE_FACTOR if layout.checkpointing == "full" else 1) * (
+        SHARDED_TIME if layout.shard_quantized else 1
+    )
+    return RELATIVE_TIMES[situation(job, basics)][layout.engine] * launches * factors / basics.world_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.planner.defaults import Basics
+from launcher.sizing.layout import ParallelLayout
 from launcher.sizing.shape import ModelShape
 from launcher.sizing.speed.predict import Speed
 from launcher.sizing.speed.work import attention_flops, work_of
@@ -19,44 +19,31 @@ WIDTH = 5.0
 """Factor to either side of the guess."""
 
 
-def cpu_speed(
-    shape: ModelShape,
-    basics: Basics,
-    *,
-    length: int,
-    micro_batch: int,
-    checkpointing: bool,
-    method: str,
-    relative: float,
-    threads: int,
-) -> Speed:
+def cpu_speed(shape: ModelShape, layout: ParallelLayout, threads: int, relative: float) -> Speed:
     """Seconds of a step on CPU ranks.
 
     Args:
         shape: The model's.
-        basics: Ranks and step.
-        length: Tokens of a pack.
-        micro_batch: Packs in a forward pass.
-        checkpointing: Whether the forward pass runs twice.
-        method: `full` or `lora`.
-        relative: The engine's time over the quickest engine's.
+        layout: How the step is laid over the ranks.
         threads: Cores of a rank.
+        relative: The engine's time over the quickest engine's.
     """
-    work, packs = work_of(shape), basics.packs_per_rank
-    passes = PASSES[method] + (1 if checkpointing else 0)
+    work, length, packs = work_of(shape), layout.length, layout.micro_batch * layout.accumulation
+    trained = PASSES["lora" if layout.adapters else "full"]
+    passes = trained + (1 if layout.checkpointing == "full" else 0)
     each = 2 * work.active_parameters + work.layers * attention_flops(work, length / 2)
     products = each * packs * length * passes / (CORE_GFLOPS * 1e9 * threads) * relative
     operations = OPERATIONS["layer"] * work.layers + OPERATIONS["rest"]
-    host = operations * passes * packs / micro_batch * KERNEL_SECONDS * relative
+    host = operations * passes * layout.accumulation * KERNEL_SECONDS * relative
     seconds = products + host
     per_rank = packs * length / seconds
     return Speed(
         step_seconds=seconds,
         parts={"products": products, "host": host},
-        tokens_per_second=per_rank * basics.world_size,
+        tokens_per_second=per_rank * layout.ranks,
         tokens_per_gpu=per_rank,
         mfu=0.0,
-        tflops_per_gpu=per_rank * each * PASSES[method] / 1e12,
+        tflops_per_gpu=per_rank * each * trained / 1e12,
         low=per_rank / WIDTH,
         high=per_rank * WIDTH,
     )

@@ -1,24 +1,30 @@
-"""Memory of a fine-tune from a model's name: the estimate that `tuneyard estimate` prints and `launcher` exports."""
+"""Memory of one layout from a model's name: what `launcher.estimate` answers, and what is printed of a plan."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, get_args
+from typing import Any, get_args
 
 from launcher.errors import JobError
-from launcher.sizing import presets
 from launcher.sizing.gpus import Gpu, parse_gpus
+from launcher.sizing.hardware import Hardware
 from launcher.sizing.host import Disk, Host, disk, host
-from launcher.sizing.memory import LOSSES, Adapters, Job, Memory, Regime, predict_memory
-from launcher.sizing.memory.settings import OPTIMIZER_BYTES, Attention, Checkpointing, Engine
+from launcher.sizing.layout import Adapters, Checkpointing, Engine, Offload, ParallelLayout
+from launcher.sizing.memory import Memory, MemoryInput
+from launcher.sizing.memory.limits import memory_of
 from launcher.sizing.memory.states import Parameters
 from launcher.sizing.shape import ModelShape, read_shape, shape_by_name, shape_of_folder
+from launcher.sizing.trainer_model import OPTIMIZER_BYTES, Attention, our_trainer
 from rundir.quantities import GIB
+from trainer.config import DataConfig, LossConfig
 
 METHODS = ("full", "lora", "qlora", "int8")
+QUANTISED = {"qlora": "nf4", "int8": "int8"}
 FITTING = ("fits", "tight")
+OURS = "tuneyard"
+LENGTH = DataConfig.model_fields["max_length"]
 LONGEST = 4_194_304
 """Tokens beyond which a length is taken for a mistake."""
 
@@ -28,24 +34,27 @@ class Estimate:
     """What a fine-tune needs on every GPU, on every host, and on disk.
 
     Attributes:
-        job: What was estimated.
+        given: What was estimated: model, layout, trainer, hardware.
         method: `full`, `lora`, `qlora` or `int8`.
-        preset: The trainer whose habits were taken.
-        gpu: The GPU that was asked about, or `None`.
+        trainer_name: Whose habits were taken.
         memory: Memory of the busiest GPU, with its phases and the verdict.
         host: Host memory of one node.
         disk: What checkpoints and data take.
         notes: What is not exact, and what was assumed.
     """
 
-    job: Job
+    given: MemoryInput
     method: str
-    preset: str
-    gpu: Gpu | None
+    trainer_name: str
     memory: Memory
     host: Host
     disk: Disk
     notes: tuple[str, ...]
+
+    @property
+    def layout(self) -> ParallelLayout:
+        """How the step is laid over the ranks."""
+        return self.given.layout
 
     @property
     def verdict(self) -> str:
@@ -54,17 +63,18 @@ class Estimate:
 
     def as_json(self) -> dict[str, Any]:
         """The estimate with plain numbers; sizes in GiB."""
-        shape, memory, parameters = self.job.shape, self.memory, Parameters(self.job)
+        shape, memory, parameters = self.given.shape, self.memory, Parameters(self.given)
+        gpu = self.given.hardware.gpu
         return {
             "model": shape.name or shape.model_type,
             "parameters": shape.num_parameters,
             "active_parameters": shape.active_parameters,
-            "trainable_parameters": parameters.adapters if self.job.adapters else shape.num_parameters,
+            "trainable_parameters": parameters.adapters if self.layout.adapters else shape.num_parameters,
             "method": self.method,
-            "preset": self.preset,
-            "gpu": self.gpu.name if self.gpu else None,
-            "gpus": self.job.gpus,
-            "layout": _layout(self.job),
+            "preset": self.trainer_name,
+            "gpu": gpu.name if gpu else None,
+            "gpus": self.layout.ranks,
+            "layout": _layout_json(self.given),
             "allocated_gib": round(memory.allocated, 2),
             "interval_gib": [round(bound, 2) for bound in memory.interval],
             "process_gib": round(memory.process, 2),
@@ -80,42 +90,20 @@ class Estimate:
         }
 
 
-def _layout(job: Job) -> dict[str, Any]:
-    names = ("engine", "micro_batch", "length", "checkpointing", "attention", "optimizer", "offload")
-    degrees = {name: getattr(job, name) for name in ("tp", "pp", "cp", "ep") if getattr(job, name) > 1}
-    sharded = {"shard_packed": True} if job.shard_packed else {}
-    return {name: getattr(job, name) for name in names} | degrees | sharded
-
-
-class Layout(TypedDict, total=False):
-    """How a fine-tune is laid out; what is left out is as in `Job`.
-
-    Attributes:
-        micro_batch: Sequences in one forward pass of a rank (1).
-        length: Tokens of a sequence (2048).
-        accumulation: Forward passes before a step (1).
-        checkpointing: `none`, `selective`, `full`, or `offload` (inputs of layers in host memory).
-        attention: `flash`, `sdpa`, or `eager`.
-        optimizer: Name in `OPTIMIZER_BYTES`.
-        offload: `""`, `optimizer`, or `all` (parameters too).
-        shards: GPUs among which states are split under hybrid sharding; 0 is all.
-        shard_packed: Split packed weights over the GPUs; otherwise only where they do not fit whole.
-        tp: Degree of tensor parallelism; `pp`, `cp`, `ep` likewise for pipeline, context, experts.
-    """
-
-    micro_batch: int
-    length: int
-    accumulation: int
-    checkpointing: Checkpointing
-    attention: Attention
-    optimizer: str
-    offload: str
-    shards: int
-    shard_packed: bool
-    tp: int
-    pp: int
-    cp: int
-    ep: int
+def _layout_json(given: MemoryInput) -> dict[str, Any]:
+    layout = given.layout
+    degrees = {"tp": layout.tp, "pp": layout.pp, "cp": layout.sequence_parallel, "ep": layout.ep}
+    return {
+        "engine": layout.engine,
+        "micro_batch": layout.micro_batch,
+        "length": layout.length,
+        "checkpointing": layout.checkpointing,
+        "attention": given.trainer.attention,
+        "optimizer": given.trainer.optimizer,
+        "offload": layout.offload,
+        **{name: degree for name, degree in degrees.items() if degree > 1},
+        **({"shard_packed": True} if layout.shard_quantized else {}),
+    }
 
 
 def estimate(
@@ -124,125 +112,115 @@ def estimate(
     gpus: str | int = 1,
     *,
     engine: str = "auto",
-    preset: str = "tuneyard",
-    loss: str = "",
+    micro_batch: int = 1,
+    accumulation: int = 1,
+    length: int = LENGTH.default,
+    checkpointing: Checkpointing = "full",
     dtype: str = "bfloat16",
+    attention: Attention = "flash",
+    optimizer: str = "adamw",
     adapters: Adapters | None = None,
+    shard_quantized: bool = False,
+    shard_ranks: int = 0,
+    offload: Offload = "",
     gpus_per_node: int = 0,
     keep_checkpoints: int = 3,
     data_tokens: int = 0,
-    **layout: Unpack[Layout],
 ) -> Estimate:
-    """What a fine-tune needs, without a job file, a GPU, or torch.
+    """What a fine-tune with our own trainer needs, without a job file, a GPU, or torch.
 
     Args:
         model: Name in the catalogue (any usual spelling), path of a `config.json` or of the folder that has it, or
             a shape.
         method: `full`, `lora`, `qlora` (NF4), or `int8`.
         gpus: Number, or number and model as in `8xH100-80`; without a model there is no verdict.
-        engine: `single`, `ddp`, `zero0` to `zero3`, `fsdp1`, `fsdp2`, `megatron`; `auto` is `fsdp2`, but `single` for
-            adapters on one GPU.
-        preset: Trainer whose habits count; see `launcher.sizing.presets.PRESETS`.
-        loss: Name in `LOSSES`; empty is the preset's.
-        dtype: `bfloat16`, or `float32` for weights too.
-        adapters: LoRA's settings; `None` is rank 16 on all projections.
+        engine: `zero0` to `zero3`, `fsdp2`; `auto` is `fsdp2`, but none for adapters on one GPU.
+        micro_batch: Packs in one forward pass of a rank.
+        accumulation: Forward passes before a step.
+        length: Tokens of a pack.
+        checkpointing: `none`, `selective`, `full`, or `offload` (inputs of layers in host memory).
+        dtype: `bfloat16`, or `float32` for weights and products.
+        attention: Kernel: `flash`, `sdpa`, or `eager`.
+        optimizer: Name in `OPTIMIZER_BYTES`.
+        adapters: LoRA's settings; `None` is the trainer's default rank on all projections.
+        shard_quantized: Split packed weights over the GPUs; otherwise only where they do not fit whole.
+        shard_ranks: GPUs among which states are split under hybrid sharding; 0 is all.
+        offload: `""`, `optimizer`, or `all` (parameters too).
         gpus_per_node: For host memory; 0 is the GPU's usual number.
         keep_checkpoints: Checkpoints that stay on disk.
         data_tokens: Tokens of the training data, for its size on disk.
-        layout: Everything else, as in `Layout`.
 
     Raises:
         JobError: the model, the GPU, or a setting is unknown or absurd; the nearest possibility is named.
     """
-    shape, (gpu, count) = shape_of(model), _gpus(gpus)
-    _known("method", method, METHODS)
-    _known("preset", preset, tuple(presets.PRESETS))
-    _known("loss", loss or "chunked", tuple(LOSSES))
-    job = Job(
-        shape=shape,
+    shape, (gpu, count) = shape_of(model), gpus_of(gpus)
+    require_known("method", method, METHODS)
+    require_known("engine", engine, ("auto", *get_args(Engine)))
+    if engine == "auto":
+        engine = "single" if count == 1 and method != "full" else "fsdp2"
+    layout = ParallelLayout(
+        engine=engine,  # type: ignore[arg-type]
+        ranks=count,
+        micro_batch=micro_batch,
+        accumulation=accumulation,
+        length=length,
+        checkpointing=checkpointing,
+        chunk_tokens=LossConfig.model_fields["chunk_tokens"].default,
         adapters=None if method == "full" else adapters or Adapters(),
         quantization=QUANTISED.get(method, ""),
-        engine=_engine(engine, count, preset, method),
-        gpus=count,
-        gpu_gib=gpu.usable_gib if gpu else 0.0,
-        **layout,
+        shard_quantized=shard_quantized,
+        shard_ranks=shard_ranks,
+        offload=offload,
     )
-    _check(job)
-    regime = _regime(job, preset, loss, dtype)
-    return estimate_job(
-        sharded_if_needed(replace(job, regime=regime), preset),
-        gpu,
-        preset=preset,
-        per_node=gpus_per_node,
-        keep_checkpoints=keep_checkpoints,
-        data_tokens=data_tokens,
-    )
+    trainer = replace(our_trainer(engine, dtype=dtype, attention=attention), optimizer=optimizer)
+    hardware = Hardware(gpu=gpu, usable_gib=gpu.usable_gib if gpu else 0.0, gpus_per_node=gpus_per_node)
+    given = MemoryInput(shape=shape, layout=layout, trainer=trainer, hardware=hardware)
+    require_possible(given)
+    if can_shard_quantized(layout) and gpu and memory_of(given).verdict not in FITTING:
+        given = replace(given, layout=replace(layout, shard_quantized=True))
+    return estimate_of(given, keep_checkpoints=keep_checkpoints, data_tokens=data_tokens)
 
 
-def sharded_if_needed(job: Job, preset: str) -> Job:
-    """Our own trainer splits packed weights over the ranks where they do not fit whole; others as they are."""
-    if preset != "tuneyard" or not shards_packed(job) or job.shard_packed or not job.gpu_gib:
-        return job
-    fits = predict_memory(job, job.gpu_gib).verdict in FITTING
-    return job if fits else replace(job, shard_packed=True)
-
-
-def shards_packed(job: Job) -> bool:
+def can_shard_quantized(layout: ParallelLayout) -> bool:
     """Whether there are packed weights and ranks to split them over; DoRA reads whole weights."""
-    return bool(job.quantization and job.adapters and not job.adapters.dora and job.sharded_over > 1)
+    return bool(layout.quantization and layout.adapters and not layout.adapters.dora and layout.sharded_over > 1)
 
 
-def _regime(job: Job, preset: str, loss: str, dtype: str) -> Regime:
-    situation = presets.Situation(
-        method="lora" if job.adapters else "full",
-        quantised=bool(job.quantization),
-        engine=job.engine,
-        fp32=dtype == "float32",
-    )
-    regime = presets.named(preset, situation)
-    return replace(regime, loss=loss) if loss else regime
-
-
-QUANTISED = {"qlora": "nf4", "int8": "int8"}
-
-
-def estimate_job(
-    job: Job,
-    gpu: Gpu | None = None,
+def estimate_of(
+    given: MemoryInput,
     *,
     method: str = "",
-    preset: str = "tuneyard",
-    per_node: int = 0,
+    trainer_name: str = OURS,
     keep_checkpoints: int = 3,
     data_tokens: int = 0,
 ) -> Estimate:
-    """The estimate of a job that is laid out already: what the planner calls for each candidate."""
-    ranks = min(job.gpus, per_node or (gpu.per_node if gpu else 8))
+    """The estimate of what is laid out already: a plan's candidate, or a published measurement."""
+    hardware = given.hardware
+    per_node = hardware.gpus_per_node or (hardware.gpu.per_node if hardware.gpu else 8)
     return Estimate(
-        job=job,
-        method=method or _method(job),
-        preset=preset,
-        gpu=gpu,
-        memory=predict_memory(job, gpu.usable_gib if gpu else 0.0),
-        host=host(job, ranks),
-        disk=disk(job, keep_checkpoints, data_tokens),
-        notes=(*job.shape.notes, *_assumptions(job)),
+        given=given,
+        method=method or _method(given.layout),
+        trainer_name=trainer_name,
+        memory=memory_of(given),
+        host=host(given, min(given.layout.ranks, per_node)),
+        disk=disk(given, keep_checkpoints, data_tokens),
+        notes=(*given.shape.notes, *_assumptions(given)),
     )
 
 
-def _method(job: Job) -> str:
-    if job.adapters is None:
+def _method(layout: ParallelLayout) -> str:
+    if layout.adapters is None:
         return "full"
-    return {"": "lora", "int8": "int8"}.get(job.quantization, "qlora")
+    return {"": "lora", "int8": "int8"}.get(layout.quantization, "qlora")
 
 
-def _assumptions(job: Job) -> tuple[str, ...]:
-    notes = []
-    if job.tp * job.pp * job.cp * job.ep > 1:
+def _assumptions(given: MemoryInput) -> tuple[str, ...]:
+    notes, layout = [], given.layout
+    if layout.tp * layout.pp * layout.sequence_parallel * layout.ep > 1:
         notes.append("tensor, pipeline, context and expert parallelism are estimated only; the trainer has none")
-    if job.shape.num_experts and job.quantization and not job.regime.quantises_experts:
+    if given.shape.num_experts and layout.quantization and not given.trainer.quantises_experts:
         notes.append("experts stay in two bytes: bitsandbytes does not pack stacked experts")
-    if job.shape.num_experts:
+    if given.shape.num_experts:
         notes.append("routing is taken as even; hot experts can raise the peak")
     return tuple(notes)
 
@@ -263,7 +241,12 @@ def shape_of(model: str | Path | ModelShape) -> ModelShape:
     return shape_of_folder(path.parent) if path.name == "config.json" else read_shape(path)
 
 
-def _gpus(gpus: str | int) -> tuple[Gpu | None, int]:
+def gpus_of(gpus: str | int) -> tuple[Gpu | None, int]:
+    """Model and number of `8xH100-80`; a number alone has no model.
+
+    Raises:
+        JobError: no such GPU, or no sensible number.
+    """
     text = str(gpus).strip()
     if not text.lstrip("-").isdigit():
         found = parse_gpus(text)
@@ -273,40 +256,29 @@ def _gpus(gpus: str | int) -> tuple[Gpu | None, int]:
     return None, int(text)
 
 
-def _engine(engine: str, gpus: int, preset: str, method: str) -> Engine:
-    if engine in get_args(Engine):
-        return engine  # type: ignore[return-value]
-    if engine != "auto":
-        raise JobError(f"unknown engine {engine!r}", f"Known: auto, {', '.join(get_args(Engine))}.")
-    if preset == "megatron":
-        return "megatron"
-    ours_alone = preset == "tuneyard" and method == "full"
-    return "single" if gpus == 1 and not ours_alone else "fsdp2"
-
-
-def _check(job: Job) -> None:
+def require_possible(given: MemoryInput) -> None:
     """Refuses what is unknown or absurd.
 
     Raises:
         JobError: with what is known, or with the sensible range.
     """
-    _known("checkpointing", job.checkpointing, get_args(Checkpointing))
-    _known("attention", job.attention, get_args(Attention))
-    _known("optimizer", job.optimizer, tuple(OPTIMIZER_BYTES))
-    _known("offload", job.offload, ("", "optimizer", "all"))
-    if not 1 <= job.length <= LONGEST:
-        raise JobError(f"length {job.length} is no sensible number of tokens", f"Between 1 and {LONGEST:,}.")
-    if job.micro_batch < 1 or job.accumulation < 1:
-        raise JobError(f"micro-batch {job.micro_batch} and accumulation {job.accumulation} must be at least 1")
-    tp, pp, cp, ep = job.tp, job.pp, job.cp, job.ep
-    if min(tp, pp, cp, ep) < 1 or job.gpus % (tp * pp * cp) or job.gpus % ep:
-        raise JobError(f"tp {tp} x pp {pp} x cp {cp}, or ep {ep}, does not divide {job.gpus} GPUs")
-    if job.shape.num_heads % tp or pp > job.shape.num_layers:
-        heads, layers = job.shape.num_heads, job.shape.num_layers
-        raise JobError(f"{heads} heads and {layers} layers do not split over tp {tp}, pp {pp}")
+    layout, trainer = given.layout, given.trainer
+    require_known("checkpointing", layout.checkpointing, get_args(Checkpointing))
+    require_known("attention", trainer.attention, get_args(Attention))
+    require_known("optimizer", trainer.optimizer, tuple(OPTIMIZER_BYTES))
+    require_known("offload", layout.offload, get_args(Offload))
+    if not 1 <= layout.length <= LONGEST:
+        raise JobError(f"length {layout.length} is no sensible number of tokens", f"Between 1 and {LONGEST:,}.")
+    if layout.micro_batch < 1 or layout.accumulation < 1:
+        raise JobError(f"micro-batch {layout.micro_batch} and accumulation {layout.accumulation} must be at least 1")
 
 
-def _known(what: str, value: str, known: tuple[str, ...]) -> None:
+def require_known(what: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuses a value that is not among those known.
+
+    Raises:
+        JobError: it is not; those that are, are named.
+    """
     if value not in known:
         raise JobError(f"unknown {what} {value!r}", f"Known: {', '.join(known)}.")
 

@@ -27,10 +27,10 @@ def hours(job: JobFile, candidate: Candidate) -> float | None:
 
 def cost(job: JobFile, candidate: Candidate) -> float | None:
     """US dollars of the whole run; `None` where hours or price are not known."""
-    lasts, layout = hours(job, candidate), candidate.layout
-    if lasts is None or layout is None or layout.gpu.price is None:
+    lasts, gpu = hours(job, candidate), candidate.gpu
+    if lasts is None or gpu is None or gpu.price is None:
         return None
-    return lasts * candidate.basics.world_size * layout.gpu.price
+    return lasts * candidate.layout.ranks * gpu.price
 
 
 def over_limit(job: JobFile, candidate: Candidate) -> str:
@@ -46,7 +46,7 @@ def over_limit(job: JobFile, candidate: Candidate) -> str:
 
 def _is_guess(candidate: Candidate) -> bool:
     """Whether speed is the CPU's, and no run has corrected it yet: nothing is refused for that."""
-    return candidate.layout is None and not _corrections(candidate)["speed"]
+    return candidate.basics.device == "cpu" and not _corrections(candidate)["speed"]
 
 
 def why_unchecked(job: JobFile, candidate: Candidate) -> Iterator[Decision]:
@@ -63,8 +63,9 @@ def why_unchecked(job: JobFile, candidate: Candidate) -> Iterator[Decision]:
 
 
 def node_memory(candidate: Candidate) -> Host | None:
-    """Host memory of one node, while loading and in training; `None` where the memory model was not asked."""
-    return host(candidate.sized, candidate.basics.ranks_per_node) if candidate.sized else None
+    """Host memory of one node with GPUs, while loading and in training; `None` where the model is not known."""
+    given = candidate.memory_input
+    return None if given is None or given.hardware.is_cpu else host(given, candidate.layout.ranks_per_node)
 
 
 def starved(candidate: Candidate, node_bytes: int) -> str:
@@ -102,10 +103,10 @@ def forecast_json(candidate: Candidate, steps: int | None, walltime_seconds: int
 
 def _gpu_json(candidate: Candidate) -> dict[str, Any]:
     """What is known of the GPU; nothing of the CPU, whose speed is a guess until runs have corrected it."""
-    if candidate.speed is None or candidate.layout is None:
+    gpu = candidate.gpu
+    if candidate.speed is None or gpu is None:
         nothing = dict.fromkeys(("mfu", "gpu", "usd_per_gpu_hour", "price_note"))
         return nothing | {"cautions": [CPU_CAUTION] if not _corrections(candidate)["speed"] else []}
-    gpu = candidate.layout.gpu
     return {
         "mfu": candidate.speed.mfu,
         "gpu": gpu.name,

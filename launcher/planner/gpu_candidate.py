@@ -1,24 +1,19 @@
-"""Memory and speed of one layout on a GPU: the planner's words put into those of the sizing models."""
+"""A job file put into the terms of the sizing models: its GPU, its adapters, its packed weights, its memory."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from launcher.jobfile.schema import JobFile
-from launcher.planner.defaults import Basics
 from launcher.site.hardware import Machine
-from launcher.sizing import presets
 from launcher.sizing.gpus import Gpu, find_gpu, known_gpu, with_prices
-from launcher.sizing.memory import Adapters, Job, predict_memory
-from launcher.sizing.memory.limits import COMMUNICATORS_GIB, CONTEXT_GIB
+from launcher.sizing.layout import Adapters
+from launcher.sizing.memory import MemoryInput
+from launcher.sizing.memory.limits import memory_of, runtime_gib
 from launcher.sizing.memory.predict import TRAINING
 from launcher.sizing.memory.states import Parameters
 from launcher.sizing.prediction import Prediction
 from launcher.sizing.shape import ModelShape
-from launcher.sizing.speed.jobs import speed_layout
-from launcher.sizing.speed.layout import SpeedLayout
-from launcher.sizing.speed.predict import Speed, predict_speed
 from rundir.quantities import GIB
 
 STAND_IN = "H100-80"
@@ -55,40 +50,8 @@ def usable_gib(machine: Machine, gpu: Gpu) -> float:
     return min(gpu.usable_gib, machine.gpu_memory_bytes / GIB)
 
 
-def sizing_job(
-    job: JobFile,
-    basics: Basics,
-    shape: ModelShape,
-    *,
-    usable: float,
-    engine: str,
-    micro_batch: int,
-    checkpointing: bool,
-) -> Job:
-    """One layout as the memory model has it, in our own trainer's regime."""
-    situation = presets.Situation(method=job.method.kind, quantised=job.method.quantization is not None, engine=engine)
-    regime = replace(
-        presets.tuneyard(situation),
-        foreach=job.training.optim == "adamw_torch",
-        chunk_tokens=job.loss.chunk_tokens,
-    )
-    return Job(
-        shape=shape,
-        regime=regime,
-        adapters=_adapters(job, shape),
-        quantization=_quantization(job),
-        engine=engine,  # type: ignore[arg-type]
-        gpus=basics.world_size,
-        micro_batch=micro_batch,
-        length=job.data.max_length,
-        accumulation=basics.packs_per_rank // micro_batch,
-        checkpointing="full" if checkpointing else "none",
-        attention="sdpa" if basics.attention in ("padded", "sdpa") else "flash",
-        gpu_gib=usable,
-    )
-
-
-def _adapters(job: JobFile, shape: ModelShape) -> Adapters | None:
+def adapters_of(job: JobFile, shape: ModelShape | None) -> Adapters | None:
+    """LoRA's settings as the models of memory and speed have them; `None` for a full fine-tune."""
     method = job.method
     if method.kind != "lora":
         return None
@@ -98,7 +61,7 @@ def _adapters(job: JobFile, shape: ModelShape) -> Adapters | None:
         dora=method.use_dora,
         dropout=method.lora_dropout > 0,
         bias=method.bias,
-        saved_modules=whole_modules(method.modules_to_save or [], shape),
+        saved_modules=whole_modules(method.modules_to_save or [], shape) if shape else 0,
     )
 
 
@@ -109,36 +72,21 @@ def whole_modules(names: list[str], shape: ModelShape) -> int:
     return matrices + sum(linear.num_parameters * n for linear, n in counts if linear.name.rsplit(".")[-1] in names)
 
 
-def _quantization(job: JobFile) -> str:
+def quantization_of(job: JobFile) -> str:
+    """How a job packs its frozen weights; empty where it does not."""
     kind = job.method.quantization or ""
     return "nf4_plain" if kind == "nf4" and not job.method.double_quantization else kind
 
 
-def predicted(job: Job) -> Prediction:
+def predicted(given: MemoryInput) -> Prediction:
     """Memory of one rank: phases of a step as they are allocated, and what a process needs beyond that.
 
     The peak is the least that the process can do with, which is the criterion of fit.
     """
-    memory, parameters = predict_memory(job, job.gpu_gib), Parameters(job)
-    runtime = CONTEXT_GIB + (COMMUNICATORS_GIB if job.gpus > 1 else 0.0)
+    memory, parameters, runtime = memory_of(given), Parameters(given), runtime_gib(given)
     beyond = {"runtime": int(runtime * GIB), "fragmentation": int((memory.process - memory.allocated - runtime) * GIB)}
-    trainable = parameters.adapters if job.adapters else job.shape.num_parameters
     return Prediction(
-        num_parameters=job.shape.num_parameters + (parameters.adapters if job.adapters else 0),
-        num_trainable=trainable,
+        num_parameters=given.shape.num_parameters + parameters.adapters,
+        num_trainable=parameters.adapters if given.layout.adapters else given.shape.num_parameters,
         parts={phase.name: phase.parts | beyond for phase in memory.phases if phase.name in TRAINING},
     )
-
-
-def timed(
-    job: Job, gpu: Gpu, per_node: int, document_length: float = 0.0, *, packing: bool = True
-) -> tuple[Speed, SpeedLayout]:
-    """Seconds of a step of one layout, communication included, and the layout as the speed model has it.
-
-    Conversations of a pack do not attend to each other: `document_length` is their mean, 0 takes whole packs. Without
-    packing a pack is a conversation: no longer than that on average, whatever memory the longest one takes.
-    """
-    length = job.length if packing or not document_length else min(job.length, math.ceil(document_length))
-    layout = speed_layout(replace(job, length=length), gpu, document_length=document_length)
-    layout = replace(layout, gpus_per_node=per_node)
-    return predict_speed(job.shape, layout), layout

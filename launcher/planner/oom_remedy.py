@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.jobfile.schema import JobFile
-from launcher.planner.candidates import Candidate, Ground, every_candidate
+from launcher.planner.candidates import Candidate, Ground
+from launcher.planner.search import Question, search
 from launcher.planner.select import Choice
 from rundir.quantities import GIB, gib
 
@@ -18,7 +19,7 @@ def out_of_memory(job: JobFile, choice: Choice, ground: Ground) -> str:
     taken = choice.candidate
     leaner = [
         other
-        for other in every_candidate(_opened(job), choice.basics, ground)
+        for other in search(Question(job=_opened(job), basics=[choice.basics], ground=ground)).candidates
         if other.prediction and other.peak_bytes <= LEANER_SHARE * taken.peak_bytes
     ]
     if not leaner:
@@ -38,10 +39,10 @@ def _opened(job: JobFile) -> JobFile:
 
 def _changes(other: Candidate, taken: Candidate) -> dict[str, Any]:
     wanted = {
-        "resources.engine": (other.engine, taken.engine),
-        "resources.micro_batch": (other.micro_batch, taken.micro_batch),
+        "resources.engine": (other.layout.engine, taken.layout.engine),
+        "resources.micro_batch": (other.layout.micro_batch, taken.layout.micro_batch),
         "training.gradient_checkpointing": (other.checkpointing, taken.checkpointing),
-        "resources.shard_quantized": (other.shard_quantized, taken.shard_quantized),
+        "resources.shard_quantized": (other.layout.shard_quantized, taken.layout.shard_quantized),
     }
     return {name: new for name, (new, old) in wanted.items() if new != old}
 

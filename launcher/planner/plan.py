@@ -242,13 +242,13 @@ def _trainer_config(job: JobFile, basics: Basics, choice: Choice, machine: Machi
         "gradient_checkpointing": best.checkpointing,
     }
     execution = {
-        "engine": best.engine,
+        "engine": best.layout.engine,
         "device": basics.device,
         "world_size": basics.world_size,
         "packs_per_step": basics.packs_per_step,
-        "micro_batch": best.micro_batch,
-        "accumulation": best.accumulation,
-        "shard_quantized": best.shard_quantized,
+        "micro_batch": best.layout.micro_batch,
+        "accumulation": best.layout.accumulation,
+        "shard_quantized": best.layout.shard_quantized,
         "num_proc": min(machine.num_cores, MOST_TOKENIZER_PROCESSES),
     }
     return TrainerConfig.model_validate({"name": job.name, **sections, "execution": execution})

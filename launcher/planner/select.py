@@ -7,34 +7,20 @@ serves the objective best, together with the others, each with the reason why no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from launcher.errors import JobError
 from launcher.jobfile.schema import JobFile
-from launcher.planner.candidates import (
-    RELATIVE_TIMES,
-    Candidate,
-    Ground,
-    divisors,
-    every_candidate,
-    memory_limit_bytes,
-    unsupported,
-)
+from launcher.planner.candidates import RELATIVE_TIMES, Candidate, Ground
 from launcher.planner.candidates import situation as situation_of
 from launcher.planner.defaults import Basics, Decision
 from launcher.planner.forecast import over_limit, starved, why_unchecked
 from launcher.planner.num_steps import steps_of
+from launcher.planner.search import Question, best_of, preferred, rounded, search
 from launcher.planner.suggestions import nothing_fits
-from launcher.sizing.shape import refused_adapters, targeted
-from launcher.yamlfile.problems import SettingError
 from rundir.quantities import count, gib
-from trainer.schedule_rules import FEW_STEPS
-
-AS_CHEAP = 1.05
-"""Up to this share above the cheapest a plan counts as as cheap, and fewer GPUs or less time decide: the speed model is
-not better than that."""
 
 ENGINE_REASONS = {
     "cpu": "everything fits on every rank, and one all-reduce a step is the least that Gloo can carry",
@@ -83,9 +69,10 @@ def choose(job: JobFile, basics: list[Basics], ground: Ground) -> Choice:
         SettingError: a setting contradicts the step or the model.
         JobError: nothing fits, or nothing keeps deadline and budget; the message names what would.
     """
-    every, fitting, limit = laid_out(job, basics, ground)
+    ranked = search(Question(job=job, basics=basics, ground=ground))
+    every, fitting, limit = ranked.candidates, ranked.fitting, ranked.limit_bytes
     if not fitting:
-        raise nothing_fits(job, every, ground, limit)
+        raise nothing_fits(ranked, ground)
     hosted = [candidate for candidate in fitting if not _starved(ground, candidate)]
     if not hosted:
         raise JobError(
@@ -102,132 +89,6 @@ def choose(job: JobFile, basics: list[Basics], ground: Ground) -> Choice:
         decisions=_decisions(job, best, every, fitting, len({id(candidate.basics) for candidate in every})),
         limit_bytes=limit,
     )
-
-
-def laid_out(job: JobFile, basics: list[Basics], ground: Ground) -> tuple[list[Candidate], list[Candidate], int]:
-    """Every layout that a job leaves open, those that fit, and the memory that one rank may take.
-
-    Raises:
-        SettingError: a setting contradicts the step or the model.
-    """
-    _check_targets(job, ground)
-    usable = _consistent(job, basics if ground.shape else _safe_side(basics))
-    limit = min(memory_limit_bytes(each, ground) for each in usable)
-    every = [candidate for each in usable for candidate in every_candidate(job, each, ground)]
-    return every, [candidate for candidate in every if candidate.peak_bytes <= limit], limit
-
-
-def preferred(job: JobFile, candidates: list[Candidate]) -> Candidate:
-    """The candidate that serves the job best: enough steps first, then its objective."""
-    return best_of(_with_enough_steps(job, candidates), job.resources.objective)
-
-
-def _safe_side(basics: list[Basics]) -> list[Basics]:
-    """One whole node, or as few as are asked for: without a shape nobody knows what fits on less."""
-    fewest = min(each.nodes for each in basics)
-    return [max((each for each in basics if each.nodes == fewest), key=lambda each: each.world_size)]
-
-
-def best_of(candidates: list[Candidate], objective: str) -> Candidate:
-    """The candidate that serves an objective best; what is nearly as cheap is as cheap."""
-    if objective == "time":
-        return min(candidates, key=lambda c: (_rounded(c.relative_time), c.basics.world_size, c.peak_bytes))
-    by_ranks: Callable[[Candidate], tuple[float, ...]] = lambda c: (  # noqa: E731
-        c.basics.world_size,
-        _rounded(c.relative_time),
-        c.peak_bytes,
-    )
-    if objective == "gpus":
-        return min(candidates, key=by_ranks)
-    cheapest = min(candidate.gpu_time for candidate in candidates)
-    return min((c for c in candidates if c.gpu_time <= AS_CHEAP * cheapest), key=by_ranks)
-
-
-def _with_enough_steps(job: JobFile, candidates: list[Candidate]) -> list[Candidate]:
-    """Those that leave a run some 100 steps; where the data is too little for that, those with the most.
-
-    Part of a node is taken only where a whole one leaves too few, and then as much of it as leaves enough.
-    """
-    steps = [_steps(job, candidate) for candidate in candidates]
-    most = max(steps)
-    enough = [c for c, number in zip(candidates, steps, strict=True) if number >= min(FEW_STEPS, most)]
-    if job.resources.objective == "gpus" or job.training.tokens_per_step != "auto" or most < FEW_STEPS:
-        return enough
-    ranks = max(candidate.basics.ranks_per_node for candidate in enough)
-    return [candidate for candidate in enough if candidate.basics.ranks_per_node == ranks]
-
-
-def _steps(job: JobFile, candidate: Candidate) -> float:
-    """Steps of a run by its data, however many are asked for: a step beyond an epoch leaves ranks without work."""
-    per_epoch = steps_of(job, candidate.basics).per_epoch
-    return per_epoch * job.training.num_train_epochs if per_epoch else FEW_STEPS
-
-
-def _rounded(time: float) -> float:
-    """Three digits: more are not known."""
-    return float(f"{time:.3g}")
-
-
-def _consistent(job: JobFile, basics: list[Basics]) -> list[Basics]:
-    """Those numbers of ranks over which the asked micro-batch and engine go.
-
-    Raises:
-        SettingError: none.
-    """
-    found, problem = [], None
-    for each in basics:
-        try:
-            _check_micro_batch(job, each)
-            _check_engine(job, each)
-            found.append(each)
-        except SettingError as error:
-            problem = problem or error
-    if problem and not found:
-        raise problem
-    return found
-
-
-def _check_micro_batch(job: JobFile, basics: Basics) -> None:
-    asked = job.resources.micro_batch
-    if asked == "auto" or basics.packs_per_rank % asked == 0:
-        return
-    near = sorted(sorted(divisors(basics.packs_per_rank), key=lambda d: abs(d - asked))[:2])
-    raise SettingError(
-        "resources.micro_batch",
-        f"must divide the {count(basics.packs_per_rank, 'pack')} that each rank has in a step",
-        got=asked,
-        remedy=f"Nearest: {' or '.join(map(str, near))}.",
-    )
-
-
-def _check_targets(job: JobFile, ground: Ground) -> None:
-    if job.method.kind != "lora" or ground.shape is None:
-        return
-    method = job.method
-    try:
-        chosen = targeted(ground.shape, method.target_modules)
-    except JobError as error:
-        raise SettingError("method.target_modules", error.message, remedy=error.remedy) from None
-    if refused := refused_adapters(ground.shape, chosen, dropout=method.lora_dropout > 0, dora=method.use_dora):
-        setting, message, remedy = refused
-        raise SettingError(f"method.{setting}", message, remedy=remedy)
-
-
-def _check_engine(job: JobFile, basics: Basics) -> None:
-    if job.resources.shard_quantized is True and (job.method.quantization is None or job.method.use_dora):
-        raise SettingError(
-            "resources.shard_quantized",
-            "needs quantised weights, and DoRA reads them whole",
-            got=True,
-            remedy="Set method.quantization without use_dora, or leave it at auto.",
-        )
-    if job.resources.engine in unsupported(job, basics):
-        raise SettingError(
-            "resources.engine",
-            "cannot train all weights in bfloat16: DeepSpeed keeps float32 master weights from stage 1 on only",
-            got=job.resources.engine,
-            remedy="Use zero1, which is the same on one GPU, or `model.dtype: float32`.",
-        )
 
 
 def _over_limits(job: JobFile, fitting: list[Candidate]) -> JobError:
@@ -250,9 +111,9 @@ def _rejections(job: JobFile, every: list[Candidate], best: Candidate, limit: in
     groups: dict[tuple[int, str], list[Candidate]] = {}
     for other in every:
         if other.basics is not best.basics:
-            groups.setdefault((other.basics.world_size, other.engine), []).append(other)
+            groups.setdefault((other.basics.world_size, other.layout.engine), []).append(other)
     firsts = [_representative(group, limit) for group in groups.values()]
-    elsewhere = sorted(firsts, key=lambda c: (c.peak_bytes > limit, _rounded(c.gpu_time)))
+    elsewhere = sorted(firsts, key=lambda c: (c.peak_bytes > limit, rounded(c.gpu_time)))
     return [_reject(job, other, best, limit, ground) for other in (*same, *elsewhere)]
 
 
@@ -268,7 +129,7 @@ def _representative(group: list[Candidate], limit: int) -> Candidate:
 
 
 def _rank(candidate: Candidate) -> tuple[float, int]:
-    return _rounded(candidate.relative_time), candidate.peak_bytes
+    return rounded(candidate.relative_time), candidate.peak_bytes
 
 
 def _reject(job: JobFile, candidate: Candidate, best: Candidate, limit_bytes: int, ground: Ground) -> Rejected:
@@ -309,9 +170,8 @@ def _decisions(
     found += _open_decisions(job, best, [c for c in every if c.basics is best.basics], same)
     accumulation = Decision(
         setting="execution.accumulation",
-        value=best.accumulation,
-        reason=f"{count(best.basics.packs_per_rank, 'pack')} of a rank / "
-        f"{count(best.micro_batch, 'pack')} in a forward pass",
+        value=best.layout.accumulation,
+        reason=f"{best.basics.packs_per_rank} packs of a rank / {best.layout.micro_batch} packs in a forward pass",
     )
     return [*found, accumulation, *why_unchecked(job, best)]
 
@@ -348,45 +208,49 @@ def _open_decisions(
     job: JobFile, best: Candidate, every: list[Candidate], fitting: list[Candidate]
 ) -> Iterator[Decision]:
     if job.resources.engine == "auto":
-        yield Decision(setting="resources.engine", value=best.engine, reason=_engine_reason(job, best, every, fitting))
+        yield Decision(
+            setting="resources.engine", value=best.layout.engine, reason=_engine_reason(job, best, every, fitting)
+        )
     if job.resources.micro_batch == "auto":
         yield Decision(
-            setting="resources.micro_batch", value=best.micro_batch, reason=_micro_batch_reason(best, fitting)
+            setting="resources.micro_batch", value=best.layout.micro_batch, reason=_micro_batch_reason(best, fitting)
         )
     if job.training.gradient_checkpointing == "auto":
         reason = _checkpointing_reason(best, fitting)
         yield Decision(setting="training.gradient_checkpointing", value=best.checkpointing, reason=reason)
-    if job.resources.shard_quantized == "auto" and len({candidate.shard_quantized for candidate in every}) > 1:
+    if job.resources.shard_quantized == "auto" and len({candidate.layout.shard_quantized for candidate in every}) > 1:
         yield Decision(
-            setting="resources.shard_quantized", value=best.shard_quantized, reason=_sharding_reason(best, fitting)
+            setting="resources.shard_quantized",
+            value=best.layout.shard_quantized,
+            reason=_sharding_reason(best, fitting),
         )
 
 
 def _engine_reason(job: JobFile, best: Candidate, every: list[Candidate], fitting: list[Candidate]) -> str:
     situation = situation_of(job, best.basics)
     preferred = min(RELATIVE_TIMES[situation], key=lambda engine: RELATIVE_TIMES[situation][engine])
-    reason = ENGINE_REASONS[situation] if best.engine == preferred else "the quickest engine that fits"
-    others = [candidate for candidate in fitting if candidate.engine != best.engine]
+    reason = ENGINE_REASONS[situation] if best.layout.engine == preferred else "the quickest engine that fits"
+    others = [candidate for candidate in fitting if candidate.layout.engine != best.layout.engine]
     if not others:
-        return f"the only engine that fits, of {len({candidate.engine for candidate in every})}"
+        return f"the only engine that fits, of {len({candidate.layout.engine for candidate in every})}"
     second = min(others, key=_rank)
     slower = 100 * (second.relative_time / best.relative_time - 1)
-    return f"{reason}; next is {second.engine}, {f'{slower:.1f} % slower' if slower >= 0.1 else 'as quick'}"
+    return f"{reason}; next is {second.layout.engine}, {f'{slower:.1f} % slower' if slower >= 0.1 else 'as quick'}"
 
 
 def _micro_batch_reason(best: Candidate, fitting: list[Candidate]) -> str:
     if best.prediction is None:
         return "the model's shape is not known here, so the smallest"
-    largest = max(candidate.micro_batch for candidate in fitting)
-    if best.micro_batch == largest:
+    largest = max(candidate.layout.micro_batch for candidate in fitting)
+    if best.layout.micro_batch == largest:
         return "the largest that fits and divides the step: fewer, fuller forward passes"
     return f"fills a forward pass; up to {largest} would fit and gain nothing"
 
 
 def _sharding_reason(best: Candidate, fitting: list[Candidate]) -> str:
-    if not best.shard_quantized:
+    if not best.layout.shard_quantized:
         return "packed weights fit whole on every rank, and need not be gathered"
-    if any(not candidate.shard_quantized for candidate in fitting):
+    if any(not candidate.layout.shard_quantized for candidate in fitting):
         return "room for larger micro-batches or no checkpointing outweighs gathering packed weights"
     return "packed weights do not fit whole beside the rest: each rank holds its part and gathers layer by layer"
 

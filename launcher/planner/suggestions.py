@@ -7,9 +7,9 @@ from typing import Any
 
 from launcher.errors import JobError, MachineError
 from launcher.jobfile.schema import JobFile
-from launcher.planner.candidates import Candidate, Ground, every_candidate, memory_limit_bytes
+from launcher.planner.candidates import Candidate, Ground
 from launcher.planner.node_counts import NODE_COUNTS, basics_for
-from launcher.sizing.shape import targeted
+from launcher.planner.search import Question, Ranked, search
 from launcher.yamlfile.problems import SettingError
 from rundir.quantities import count, gib
 
@@ -21,9 +21,9 @@ MOST_WAYS = 4
 Changes = dict[str, dict[str, Any]]
 
 
-def nothing_fits(job: JobFile, candidates: list[Candidate], ground: Ground, limit_bytes: int) -> JobError:
+def nothing_fits(ranked: Ranked, ground: Ground) -> JobError:
     """The error that says what the leanest plan needs, and what would fit."""
-    least = min(candidates, key=lambda candidate: candidate.peak_bytes)
+    job, least, limit_bytes = ranked.job, ranked.leanest, ranked.limit_bytes
     phase = least.prediction.binding_phase if least.prediction else ""
     gpus = least.basics.world_size
     ranks = f" on {count(gpus, 'GPU')}" if least.basics.device == "cuda" else ""
@@ -138,13 +138,8 @@ def _fits(job: JobFile, ground: Ground, *, imagined: bool) -> bool:
     if job.training.gradient_checkpointing == "auto":
         lean["training"]["gradient_checkpointing"] = True
     try:
-        if job.method.kind == "lora" and ground.shape:
-            targeted(ground.shape, job.method.target_modules)
         basics = basics_for(job, ground.machine, imagined=imagined, shape=ground.shape, data=ground.data)
+        question = Question(job=_changed(job, lean), basics=basics, ground=ground, with_speed=False)
+        return bool(search(question).fitting)
     except (JobError, SettingError, MachineError):
         return False
-    return any(
-        candidate.peak_bytes <= memory_limit_bytes(each, ground)
-        for each in basics
-        for candidate in every_candidate(_changed(job, lean), each, ground, with_speed=False)
-    )

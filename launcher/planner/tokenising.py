@@ -53,5 +53,5 @@ def tokenising(launch: Mapping[str, Any], tokens: float, num_proc: int, candidat
 
 def _cost(seconds: float, gpus: int, candidate: Candidate) -> str:
     hours = seconds * gpus / 3600
-    price = candidate.layout.gpu.price if candidate.layout else None
+    price = candidate.gpu.price if candidate.gpu else None
     return f"{hours:,.1f} GPU-hours" + (f", {hours * price:,.2f} USD" if price else "")

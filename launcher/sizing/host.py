@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launcher.sizing.memory import Job
-from launcher.sizing.memory.activations import activation_bytes
-from launcher.sizing.memory.settings import BF16, FP32
+from launcher.sizing.memory.inputs import MemoryInput
 from launcher.sizing.memory.states import Parameters, loaded_bytes, packed_bytes
+from launcher.sizing.trainer_model import BF16, FP32
 from rundir.quantities import GIB
 
 RUNTIME_GIB = 4.0
@@ -63,56 +62,59 @@ class Disk:
         return {f"{name}_gib": round(getattr(self, name), 2) for name in self.__dataclass_fields__}
 
 
-def offloaded_bytes(job: Job) -> float:
+def offloaded_bytes(given: MemoryInput) -> float:
     """States of one rank in host memory.
 
     ZeRO-Offload (Ren et al. 2021, arXiv 2101.06840): 12 bytes of master and moments, and 4 of the gradient, per
     trained parameter of the partition; parameters add two bytes each.
     """
-    if not job.offload:
+    if not given.layout.offload:
         return 0.0
-    p = Parameters(job)
-    states = p.trained * (3 * FP32 + FP32) / job.shards_from(1)
-    if job.offload != "all":
+    p = Parameters(given)
+    states = p.trained * (3 * FP32 + FP32) / given.layout.shards_from(1)
+    if given.layout.offload != "all":
         return states
-    frozen = (p.base - p.quantised) * BF16 + (packed_bytes(p.quantised, job.quantization) if p.quantised else 0)
-    return states + frozen / job.shards_from(3)
+    frozen = (p.base - p.quantised) * BF16 + (
+        packed_bytes(p.quantised, given.layout.quantization) if p.quantised else 0
+    )
+    return states + frozen / given.layout.shards_from(3)
 
 
-def host(job: Job, ranks: int) -> Host:
+def host(given: MemoryInput, ranks: int) -> Host:
     """Host memory of a node that runs so many ranks.
 
     Loading on every rank is what transformers PR 25107 describes: 8 ranks of Falcon-40B took 1.28 TB. Our first rank
     reads one copy for the whole job, in the type in which weights are kept: four bytes for full fine-tunes under FSDP2.
     Weights that are packed are so on every rank's GPU, one layer after the other, and no host holds more.
     """
-    shape, each_load = job.shape, RUNTIME_GIB
-    whole = shape.num_parameters * loaded_bytes(job) / GIB
-    if job.quantization:
-        each_load += max(shape.layer_parameters, shape.root_parameters) * loaded_bytes(job) / GIB
-    activations = job.shape.num_layers * activation_bytes(job) * job.shape.hidden_size * job.tokens / GIB
-    kept = activations if job.checkpointing == "offload" else 0.0
-    each = RUNTIME_GIB + offloaded_bytes(job) / GIB + kept
+    shape, each_load = given.shape, RUNTIME_GIB
+    whole = shape.num_parameters * loaded_bytes(given) / GIB
+    if given.layout.quantization:
+        each_load += max(shape.layer_parameters, shape.root_parameters) * loaded_bytes(given) / GIB
+    kept = 0.0
+    if given.layout.checkpointing == "offload":
+        kept = shape.num_layers * given.trainer.activation_bytes * shape.hidden_size * given.layout.tokens / GIB
+    each = RUNTIME_GIB + offloaded_bytes(given) / GIB + kept
     return Host(
-        load=ranks * each_load + (0 if job.quantization else whole),
+        load=ranks * each_load + (0 if given.layout.quantization else whole),
         load_elsewhere=ranks * each_load,
         load_naive=ranks * (whole + RUNTIME_GIB),
         training=ranks * each,
     )
 
 
-def disk(job: Job, keep: int, data_tokens: int) -> Disk:
+def disk(given: MemoryInput, keep: int, data_tokens: int) -> Disk:
     """Space for checkpoints and data.
 
     A checkpoint holds float32 weights and both moments of what trains: 12 bytes a parameter (8-bit moments: 4 + 2).
     """
-    p = Parameters(job)
-    trained = p.adapters if job.adapters else job.shape.num_parameters
-    each = FP32 + (2 if "8bit" in job.optimizer else 2 * FP32)
+    p = Parameters(given)
+    trained = p.adapters if given.layout.adapters else given.shape.num_parameters
+    each = FP32 + (2 if "8bit" in given.trainer.optimizer else 2 * FP32)
     checkpoint = trained * each / GIB
-    export = (trained * FP32 if job.adapters else trained * BF16) / GIB
+    export = (trained * FP32 if given.layout.adapters else trained * BF16) / GIB
     return Disk(
-        model=job.shape.num_parameters * BF16 / GIB,
+        model=given.shape.num_parameters * BF16 / GIB,
         checkpoint=checkpoint,
         checkpoints=checkpoint * (keep + 1),
         export=export,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.sizing.memory.settings import BF16, FP32, Job
+from launcher.sizing.memory.inputs import MemoryInput
 from launcher.sizing.memory.states import Parameters, largest_linear, packed_bytes
 
 DEEPSPEED_BUCKET = 500_000_000
@@ -14,74 +14,73 @@ PREFETCH = 50_000_000
 """DeepSpeed's default of `stage3_prefetch_bucket_size`, in elements."""
 
 
-def block_bytes(job: Job) -> float:
+def block_bytes(given: MemoryInput) -> float:
     """One decoder layer whole, in the compute type; packed weights count as they are stored, if they are sharded."""
-    largest = job.shape.largest_layer
-    if not job.quantization:
-        return largest.num_parameters * BF16 / job.tp
+    largest, layout, trainer = given.shape.largest_layer, given.layout, given.trainer
+    if not layout.quantization:
+        return largest.num_parameters * trainer.compute_bytes / layout.tp
     experts = sum(linear.weights for linear in largest.linears if linear.is_expert)
-    packed = largest.linear_weights - (0 if job.regime.quantises_experts else experts)
-    stored = 0.0 if job.regime.quantised_on_every_rank else packed_bytes(packed, job.quantization)
-    return ((largest.num_parameters - packed) * BF16 + stored) / job.tp
+    packed = largest.linear_weights - (0 if trainer.quantises_experts else experts)
+    stored = 0.0 if trainer.quantised_on_every_rank else packed_bytes(packed, layout.quantization)
+    return ((largest.num_parameters - packed) * trainer.compute_bytes + stored) / layout.tp
 
 
-def root_bytes(job: Job) -> float:
+def root_bytes(given: MemoryInput) -> float:
     """Embeddings, final norm and head whole: FSDP's root group is not resharded after the forward pass.
 
     Where embeddings and head are groups of their own, only the larger is whole at one time.
     """
-    tensors = [tensor.num_parameters for tensor in job.shape.root]
-    return (max(tensors) if job.regime.splits_root else sum(tensors)) * BF16 / job.tp
+    tensors = [tensor.num_parameters for tensor in given.shape.root]
+    whole = max(tensors) if given.trainer.splits_root else sum(tensors)
+    return whole * given.trainer.compute_bytes / given.layout.tp
 
 
-def gathered_bytes(job: Job, blocks: int) -> float:
+def gathered_bytes(given: MemoryInput, blocks: int) -> float:
     """Unsharded weights while `blocks` layers are gathered.
 
     FSDP: the layer at work, the one that is fetched ahead, and the root group. Without resharding, everything.
     ZeRO-3: the layer at work and a prefetch bucket, and the embedding or head, whichever is in use. FSDP2 on one
     rank still makes its copy in the compute type.
     """
-    return packed_ahead_bytes(job) + _engine_gathered(job, blocks)
+    return packed_ahead_bytes(given) + _engine_gathered(given, blocks)
 
 
-def packed_ahead_bytes(job: Job) -> float:
+def packed_ahead_bytes(given: MemoryInput) -> float:
     """Packed projections that are whole at one time where they are sharded on their own: at work, and fetched ahead."""
-    if not job.shard_packed or not job.quantization or job.sharded_over == 1:
+    layout = given.layout
+    if not layout.shard_quantized or not layout.quantization or layout.sharded_over == 1:
         return 0.0
-    return 2 * packed_bytes(largest_linear(job).weights, job.quantization) / job.tp
+    return 2 * packed_bytes(largest_linear(given).weights, layout.quantization) / layout.tp
 
 
-def _engine_gathered(job: Job, blocks: int) -> float:
-    p = Parameters(job)
-    alone = job.sharded_over == 1
-    if job.engine == "zero3" and not alone:
-        ahead = min(PREFETCH, p.base) if job.regime.reduce_bucket >= 0 else job.shape.hidden_size**2
-        working = blocks * block_bytes(job) + BF16 * ahead + job.shape.vocab_size * job.shape.hidden_size * BF16
-        return max(working, float(BF16 * min(LIVE, p.base - p.quantised)))
-    if not job.is_fsdp or (alone and not _casts_alone(job)):
+def _engine_gathered(given: MemoryInput, blocks: int) -> float:
+    p, shape, layout, trainer = Parameters(given), given.shape, given.layout, given.trainer
+    each, alone = trainer.compute_bytes, layout.sharded_over == 1
+    if layout.engine == "zero3" and not alone:
+        ahead = min(PREFETCH, p.base) if trainer.reduce_bucket >= 0 else shape.hidden_size**2
+        working = blocks * block_bytes(given) + each * ahead + shape.vocab_size * shape.hidden_size * each
+        return max(working, float(each * min(LIVE, p.base - p.quantised)))
+    casts_alone = layout.engine == "fsdp2" and not layout.adapters and trainer.trained_bytes > each
+    if not layout.is_fsdp or (alone and not casts_alone):
         return 0.0
-    if not job.reshard and not job.adapters:
-        return float(p.base * BF16)
-    return blocks * block_bytes(job) + root_bytes(job)
+    if not trainer.reshards and not layout.adapters:
+        return float(p.base * each)
+    return blocks * block_bytes(given) + root_bytes(given)
 
 
-def _casts_alone(job: Job) -> bool:
-    return job.engine == "fsdp2" and not job.adapters and job.regime.trained_bytes == FP32
-
-
-def reduce_buffer_bytes(job: Job) -> float:
+def reduce_buffer_bytes(given: MemoryInput) -> float:
     """Gradients between backward and their shard.
 
     FSDP reduces one layer at a time in `reduce_bytes`. DeepSpeed fills buckets, two of them when communication
     overlaps; Hugging Face's `auto` sets them to the hidden size squared. DDP copies gradients into its buckets.
     """
-    p, regime = Parameters(job), job.regime
-    if job.sharded_over == 1 and job.data_ranks == 1:
+    p, shape, layout, trainer = Parameters(given), given.shape, given.layout, given.trainer
+    if layout.sharded_over == 1 and layout.state_ranks == 1:
         return 0.0
-    if job.is_fsdp:
-        share = p.trained / max(1, job.shape.num_layers) if job.adapters else job.shape.layer_parameters / job.tp
-        return share * regime.reduce_bytes
-    if job.is_deepspeed:
-        asked = job.shape.hidden_size**2 if regime.reduce_bucket < 0 else regime.reduce_bucket or DEEPSPEED_BUCKET
-        return 2 * min(asked, p.trained) * regime.reduce_bytes
-    return float(p.trained * p.trained_bytes) if job.engine == "ddp" else 0.0
+    if layout.is_fsdp:
+        share = p.trained / max(1, shape.num_layers) if layout.adapters else shape.layer_parameters / layout.tp
+        return share * trainer.reduce_bytes
+    if layout.is_deepspeed:
+        asked = shape.hidden_size**2 if trainer.reduce_bucket < 0 else trainer.reduce_bucket or DEEPSPEED_BUCKET
+        return 2 * min(asked, p.trained) * trainer.reduce_bytes
+    return float(p.trained * p.trained_bytes) if layout.engine == "ddp" else 0.0

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from launcher.sizing.hardware import Hardware
+from launcher.sizing.layout import ParallelLayout
+from launcher.sizing.memory.inputs import MemoryInput
 from launcher.sizing.memory.predict import TRAINING, Phase, phases
-from launcher.sizing.memory.settings import Job
+from launcher.sizing.shape import ModelShape
+from launcher.sizing.trainer_model import TrainerModel, our_trainer
 from rundir.quantities import GIB
 
 CONTEXT_GIB = 0.5
@@ -13,6 +17,8 @@ CONTEXT_GIB = 0.5
 COMMUNICATORS_GIB = 2.0
 """NCCL's buffers and what torch.distributed opens once there are ranks: 1 to 2 GiB after the first barrier, more with
 more groups."""
+CPU_RUNTIME_GIB = 0.9
+"""Python with torch, transformers and DeepSpeed imported: resident memory of one process on the CPU."""
 CACHED_SHARE = 0.5
 """Of the blocks that only another phase than the busiest needs, the share that the caching allocator keeps. Fitted on
 readings of nvidia-smi and reserved memory beside allocated peaks (fms-acceleration, fitcheck)."""
@@ -75,35 +81,59 @@ class Memory:
         return next((word for share, limit, word in limits if share <= limit), "no")
 
 
-def predict_memory(job: Job, usable_gib: float = 0.0) -> Memory:
+def predict_memory(
+    shape: ModelShape, layout: ParallelLayout, hardware: Hardware, trainer: TrainerModel | None = None
+) -> Memory:
     """The memory of one rank.
 
     Args:
-        job: What is trained where.
-        usable_gib: Usable memory of the GPU; 0 leaves the verdict open.
+        shape: The model's.
+        layout: What is trained, and how it is laid over the ranks.
+        hardware: What a rank runs on; without its usable memory the verdict stays open.
+        trainer: How numbers are held; `None` is our own trainer in bfloat16.
     """
-    found = tuple(phases(job))
+    given = MemoryInput(shape=shape, layout=layout, hardware=hardware, trainer=trainer or our_trainer(layout.engine))
+    return memory_of(given)
+
+
+def memory_of(given: MemoryInput) -> Memory:
+    """The memory of one rank, from inputs that are together already."""
+    found = tuple(phases(given))
     training = [phase for phase in found if phase.name in TRAINING]
     busiest = max(training, key=lambda phase: phase.total)
+    layout, usable = given.layout, given.hardware.usable_gib
     allocated = busiest.total / GIB
     activations = sum(busiest.parts.get(part, 0) for part in TRANSIENT) / GIB
     reserved = allocated + CACHED_SHARE * (_unshared(training) - allocated) + ROUNDING_SHARE * activations
-    fixed = CONTEXT_GIB + (COMMUNICATORS_GIB if job.gpus > 1 else 0.0)
-    rounding = FSDP1_ROUNDING if job.engine == "fsdp1" else LEAST_ROUNDING
-    process = allocated + rounding * activations + fixed
-    shown = max(process, min(reserved + fixed, usable_gib) if usable_gib else reserved + fixed)
-    unknown = COUNTED_SPREAD if job.shape.counted else 0.0
-    spread = unknown + SPREAD["full" if job.adapters is None else "qlora" if job.quantization else "lora"]
+    fixed = runtime_gib(given)
+    process = allocated + _rounding_share(given) * activations + fixed
+    shown = max(process, min(reserved + fixed, usable) if usable else reserved + fixed)
+    unknown = COUNTED_SPREAD if given.shape.counted else 0.0
+    spread = unknown + SPREAD["full" if layout.adapters is None else "qlora" if layout.quantization else "lora"]
     return Memory(
         phases=found,
         allocated=allocated,
-        reserved=max(allocated, min(reserved, usable_gib - fixed) if usable_gib else reserved),
+        reserved=max(allocated, min(reserved, usable - fixed) if usable else reserved),
         process=process,
         nvidia_smi=shown,
         interval=(allocated * (1 - spread), allocated * (1 + spread)),
-        usable=usable_gib,
+        usable=usable,
         margin=unknown * allocated,
     )
+
+
+def runtime_gib(given: MemoryInput) -> float:
+    """What a process takes beside its tensors: libraries on the CPU, context and communicators on a GPU."""
+    if given.hardware.is_cpu:
+        return CPU_RUNTIME_GIB
+    return CONTEXT_GIB + (COMMUNICATORS_GIB if given.layout.ranks > 1 else 0.0)
+
+
+def _rounding_share(given: MemoryInput) -> float:
+    """Of activations: what the caching allocator cannot use again when memory is short; the CPU has none."""
+    if given.hardware.is_cpu:
+        return 0.0
+    return FSDP1_ROUNDING if given.layout.engine == "fsdp1" else LEAST_ROUNDING
 
 
 TRANSIENT = ("stored_activations", "layer_activations", "logits", "final_norm")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from launcher.sizing.memory.settings import BF16, FP32, OPTIMIZER_BYTES, Adapters, Job
+from launcher.sizing.layout import Adapters
+from launcher.sizing.memory.inputs import MemoryInput
 from launcher.sizing.shape import Linear, ModelShape, lora_parameters
+from launcher.sizing.trainer_model import BF16, FP32, OPTIMIZER_BYTES
 from rundir.quantities import GIB
 
 NF4_BLOCK = 64
@@ -25,27 +27,33 @@ EIGHT_BIT_ADAM = 2 + 2 * FP32 / SCALES_BLOCK
 class Parameters:
     """How many numbers one rank of tensor, pipeline and expert parallelism has of each kind."""
 
-    job: Job
+    given: MemoryInput
 
     @cached_property
-    def split(self) -> float:
-        """Share of the layers' projections that one rank of tensor and pipeline parallelism has."""
-        return 1 / (self.job.tp * self.job.pp)
+    def model_ranks(self) -> int:
+        """Ranks over which tensor and pipeline parallelism split the layers' projections."""
+        return self.given.layout.tp * self.given.layout.pp
+
+    @cached_property
+    def expert_ranks(self) -> int:
+        """Ranks over which routed experts are split."""
+        layout = self.given.layout
+        return max(layout.tp, layout.ep) * layout.pp
 
     @cached_property
     def layers(self) -> int:
         """Parameters of the layers of one rank; experts are split over expert ranks, the rest over tensor ranks."""
-        shape, job = self.job.shape, self.job
+        shape = self.given.shape
         experts = sum(linear.num_parameters * count for linear, count in shape.linear_counts() if linear.is_expert)
         dense = shape.num_parameters - shape.root_parameters - experts
-        return int(dense / (job.tp * job.pp) + experts / (max(job.tp, job.ep) * job.pp))
+        return int(dense / self.model_ranks + experts / self.expert_ranks)
 
     @cached_property
     def root(self) -> int:
         """Embeddings and head: split over tensor ranks; with a pipeline a stage has one of them, not both."""
-        whole = self.job.shape.root_parameters
-        halves = 2 if self.job.pp > 1 and not self.job.shape.tied_embeddings else 1
-        return whole // (self.job.tp * halves)
+        shape, layout = self.given.shape, self.given.layout
+        halves = 2 if layout.pp > 1 and not shape.tied_embeddings else 1
+        return shape.root_parameters // (layout.tp * halves)
 
     @cached_property
     def base(self) -> int:
@@ -55,36 +63,35 @@ class Parameters:
     @cached_property
     def quantised(self) -> int:
         """Numbers that are packed: the weights of the layers' projections, never embeddings, head, or biases."""
-        if not self.job.quantization:
+        shape = self.given.shape
+        if not self.given.layout.quantization:
             return 0
-        shape, job = self.job.shape, self.job
         experts = sum(linear.weights * count for linear, count in shape.linear_counts() if linear.is_expert)
-        dense = (shape.linear_weights - experts) / (job.tp * job.pp)
-        packed = experts / (max(job.tp, job.ep) * job.pp) if job.regime.quantises_experts else 0
-        return int(dense + packed)
+        dense = (shape.linear_weights - experts) / self.model_ranks
+        return int(dense + (experts / self.expert_ranks if self.given.trainer.quantises_experts else 0))
 
     @cached_property
     def adapters(self) -> int:
         """Parameters of LoRA on one rank; tensor parallelism splits one of each pair, so about half stays."""
-        chosen = self.job.adapters
+        layout, chosen = self.given.layout, self.given.layout.adapters
         if chosen is None:
             return 0
-        whole = _adapters_of(self.job.shape, chosen)
-        share = (1 + 1 / self.job.tp) / 2 / self.job.pp
-        return int(whole * share) + chosen.saved_modules // (self.job.tp * self.job.pp)
+        share = (1 + 1 / layout.tp) / 2 / layout.pp
+        return int(_adapters_of(self.given.shape, chosen) * share) + chosen.saved_modules // self.model_ranks
 
     @cached_property
     def trained(self) -> int:
         """Parameters that train on one rank, before sharding; whole modules count by their bytes beside adapters."""
-        if not self.job.adapters:
+        chosen, trainer = self.given.layout.adapters, self.given.trainer
+        if not chosen:
             return self.base
-        regime, whole = self.job.regime, self.job.adapters.saved_modules // (self.job.tp * self.job.pp)
-        return self.adapters - whole + whole * regime.saved_bytes // regime.adapter_bytes
+        whole = chosen.saved_modules // self.model_ranks
+        return self.adapters - whole + whole * trainer.saved_bytes // trainer.adapter_bytes
 
     @property
     def trained_bytes(self) -> int:
         """Bytes of one of them as the optimizer or the forward pass holds it."""
-        return self.job.regime.adapter_bytes if self.job.adapters else self.job.regime.trained_bytes
+        return self.given.trainer.adapter_bytes if self.given.layout.adapters else self.given.trainer.trained_bytes
 
 
 _COUNTED: dict[tuple[int, str], tuple[ModelShape, int]] = {}
@@ -120,123 +127,124 @@ def packed_bytes(weights: int, quantization: str) -> float:
     return weights * (0.5 + scales / NF4_BLOCK)
 
 
-def weight_bytes(job: Job) -> float:
+def weight_bytes(given: MemoryInput) -> float:
     """Weights of one rank: frozen ones, packed ones, and those that train.
 
     In a full fine-tune under FSDP or plain autocast they are what the optimizer updates. LoRA's frozen base is of
     the compute type; k-bit preparation holds embeddings and head in float32 (PEFT, `prepare_model_for_kbit_training`).
     Packed weights are split by FSDP when they are stored in the shards' type, else whole on every rank; or split on
-    their own, whatever the engine (`shard_packed`).
+    their own, whatever the engine (`shard_quantized`).
     """
-    p, regime = Parameters(job), job.regime
-    if not job.adapters:
-        return p.base * regime.trained_bytes / job.shards_from(3)
-    plain = regime.frozen_bytes if not (p.quantised and regime.kbit_upcast) else FP32
+    p, layout, trainer = Parameters(given), given.layout, given.trainer
+    if not layout.adapters:
+        return p.base * trainer.trained_bytes / layout.shards_from(3)
+    plain = trainer.frozen_bytes if not (p.quantised and trainer.kbit_upcast) else FP32
     loose = (p.base - p.quantised) * plain
-    packed = packed_bytes(p.quantised, job.quantization) if p.quantised else 0.0
-    whole = packed if regime.quantised_on_every_rank else packed / job.shards_from(3)
-    whole = packed / job.sharded_over if job.shard_packed else whole
-    return (loose + p.trained * regime.adapter_bytes) / job.shards_from(3) + whole
+    packed = packed_bytes(p.quantised, layout.quantization) if p.quantised else 0.0
+    whole = packed if trainer.quantised_on_every_rank else packed / layout.shards_from(3)
+    whole = packed / layout.sharded_over if layout.shard_quantized else whole
+    return (loose + p.trained * trainer.adapter_bytes) / layout.shards_from(3) + whole
 
 
-def loaded_bytes(job: Job) -> int:
+def loaded_bytes(given: MemoryInput) -> int:
     """Bytes of a number as the weights are loaded, where nothing packs them."""
-    return job.regime.frozen_bytes if job.adapters else job.regime.trained_bytes
+    return given.trainer.frozen_bytes if given.layout.adapters else given.trainer.trained_bytes
 
 
-def arriving_bytes(job: Job) -> float:
+def arriving_bytes(given: MemoryInput) -> float:
     """What is whole on a GPU, beyond its shard, while weights are handed out and sharded (docs/decisions/0012).
 
     FSDP2 receives one tensor at a time beside all shards; ZeRO-3 and FSDP1 one layer, or what is outside the layers,
     which then becomes a shard. Beside packed weights every rank loads what is not packed whole, and shards it then.
     """
-    if job.shards_from(3) == 1:
+    if given.layout.shards_from(3) == 1:
         return 0.0
-    shape, each, beyond = job.shape, loaded_bytes(job), 1 - 1 / job.shards_from(3)
-    if job.quantization:
-        p = Parameters(job)
+    shape, each, beyond = given.shape, loaded_bytes(given), 1 - 1 / given.layout.shards_from(3)
+    if given.layout.quantization:
+        p = Parameters(given)
         return (p.base - p.quantised) * each * beyond
-    if job.engine == "fsdp2":
+    if given.layout.engine == "fsdp2":
         weights = [linear.weights for linear in shape.largest_layer.linears]
         return max(*weights, *(tensor.num_parameters for tensor in shape.root)) * each
     return max(shape.layer_parameters, shape.root_parameters) * each * beyond
 
 
-def autocast_cache_bytes(job: Job) -> float:
+def autocast_cache_bytes(given: MemoryInput) -> float:
     """Casts of float32 weights to the compute type, which autocast keeps until the forward pass ends."""
-    if job.regime.autocast and not job.adapters and job.regime.trained_bytes == FP32 and not job.is_fsdp:
-        return float(Parameters(job).base * BF16)
+    trainer, layout = given.trainer, given.layout
+    if trainer.autocast and not layout.adapters and trainer.trained_bytes == FP32 and not layout.is_fsdp:
+        return float(Parameters(given).base * BF16)
     return 0.0
 
 
-def gradient_bytes(job: Job) -> float:
+def gradient_bytes(given: MemoryInput) -> float:
     """Gradients once the backward pass has ended.
 
     The optimizer in the backward pass drops each at once. `no_sync` keeps them whole until the last pass of a step.
     """
-    if job.in_backward and job.accumulation == 1:
+    if given.trainer.in_backward and given.layout.accumulation == 1:
         return 0.0
-    p = Parameters(job)
-    each = job.regime.grad_bytes or p.trained_bytes
-    held = 1 if job.unsynchronised and job.accumulation > 1 else job.shards_from(2)
-    return 0.0 if job.offload else p.trained * each / held
+    p = Parameters(given)
+    each = given.trainer.grad_bytes or p.trained_bytes
+    held = 1 if given.trainer.unsynchronised and given.layout.accumulation > 1 else given.layout.shards_from(2)
+    return 0.0 if given.layout.offload else p.trained * each / held
 
 
-def moment_bytes(job: Job) -> float:
+def moment_bytes(given: MemoryInput) -> float:
     """Moments of AdamW (2 numbers in the type of what it updates), of 8-bit AdamW, or less."""
-    if job.offload:
+    if given.layout.offload:
         return 0.0
-    p = Parameters(job)
-    own = FP32 if job.regime.master else p.trained_bytes
-    each = OPTIMIZER_BYTES[job.optimizer] * own
-    if "8bit" in job.optimizer:
+    p = Parameters(given)
+    own = FP32 if given.trainer.master else p.trained_bytes
+    each = OPTIMIZER_BYTES[given.trainer.optimizer] * own
+    if "8bit" in given.trainer.optimizer:
         each = EIGHT_BIT_ADAM
-    return p.trained * each / job.shards_from(1)
+    return p.trained * each / given.layout.shards_from(1)
 
 
-def master_bytes(job: Job) -> float:
+def master_bytes(given: MemoryInput) -> float:
     """A float32 copy of what trains, where the engine keeps one beside weights of two bytes."""
-    if not job.regime.master or job.offload:
+    if not given.trainer.master or given.layout.offload:
         return 0.0
-    return Parameters(job).trained * FP32 / job.shards_from(1)
+    return Parameters(given).trained * FP32 / given.layout.shards_from(1)
 
 
-def step_bytes(job: Job) -> float:
+def step_bytes(given: MemoryInput) -> float:
     """What the optimizer step takes for a moment.
 
     torch's foreach AdamW makes one list as large as the parameters (10 N bytes in all where the states are 8 N; every
     single-GPU row of fms-acceleration shows it). DeepSpeed copies gradients to float32: of its whole partition in
     stages 1 and 2, of a sub-group in stage 3. Fused and 8-bit kernels need nothing.
     """
-    if job.offload:
+    if given.layout.offload:
         return 0.0
-    p = Parameters(job)
-    split = p.trained / job.shards_from(1)
-    if job.is_deepspeed and job.regime.master:
-        return FP32 * (min(split, SUBGROUP) if job.engine == "zero3" else split)
-    if job.in_backward or not job.regime.foreach or job.optimizer not in ("adamw", "lion"):
+    p = Parameters(given)
+    split = p.trained / given.layout.shards_from(1)
+    if given.layout.is_deepspeed and given.trainer.master:
+        return FP32 * (min(split, SUBGROUP) if given.layout.engine == "zero3" else split)
+    if given.trainer.in_backward or not given.trainer.foreach or given.trainer.optimizer not in ("adamw", "lion"):
         return 0.0
     return split * p.trained_bytes
 
 
-def largest_linear(job: Job) -> Linear:
+def largest_linear(given: MemoryInput) -> Linear:
     """The projection with most numbers in one copy."""
-    return max((linear for linear, _ in job.shape.linear_counts()), key=lambda linear: linear.inputs * linear.outputs)
+    return max((linear for linear, _ in given.shape.linear_counts()), key=lambda linear: linear.inputs * linear.outputs)
 
 
-def dequantised_bytes(job: Job) -> float:
+def dequantised_bytes(given: MemoryInput) -> float:
     """The largest packed projection in the compute type: what bitsandbytes multiplies with."""
-    if not job.quantization:
+    if not given.layout.quantization:
         return 0.0
-    linear = largest_linear(job)
-    return linear.inputs * linear.outputs * BF16 / job.tp
+    linear = largest_linear(given)
+    return linear.inputs * linear.outputs * given.trainer.compute_bytes / given.layout.tp
 
 
-def paged_out_bytes(job: Job, used: float) -> float:
+def paged_out_bytes(given: MemoryInput, used: float) -> float:
     """Moments that a paged optimizer moves to the host: all or nothing, for the step touches all of them in turn.
 
     torchtune: 18.9 GiB of a 24 GB card, 37.4 GiB of a 48 GB card, the same job.
     """
-    if not job.optimizer.startswith("paged") or not job.gpu_gib:
+    if not given.trainer.optimizer.startswith("paged") or not given.hardware.usable_gib:
         return 0.0
-    return moment_bytes(job) if used > job.gpu_gib * GIB else 0.0
+    return moment_bytes(given) if used > given.hardware.usable_gib * GIB else 0.0

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.errors import JobError
-from launcher.sizing.speed.layout import SpeedLayout
+from launcher.sizing.gpus import Gpu
+from launcher.sizing.layout import ParallelLayout
 from launcher.sizing.speed.predict import Speed
 
 SLICE_OVERHEAD_HOURS = 0.2
@@ -55,12 +56,15 @@ class Bill:
         }
 
 
-def bill(speed: Speed, layout: SpeedLayout, tokens: int, walltime_hours: float = 0.0, steps: int = 0) -> Bill:
+def bill(
+    speed: Speed, layout: ParallelLayout, gpu: Gpu, tokens: int, walltime_hours: float = 0.0, steps: int = 0
+) -> Bill:
     """Hours and cost of training on so many tokens.
 
     Args:
         speed: What the layout reaches.
-        layout: The layout, for its GPUs and their price.
+        layout: The layout, for its GPUs.
+        gpu: Which one, for its price.
         tokens: Tokens without padding, all epochs together.
         walltime_hours: Longest life of one attempt; 0 has no end.
         steps: Steps of the run where they are known: those of whole epochs, the last of each not full.
@@ -71,15 +75,14 @@ def bill(speed: Speed, layout: SpeedLayout, tokens: int, walltime_hours: float =
     if tokens < 1:
         raise JobError(f"{tokens:,} tokens are nothing to train on")
     hours = (speed.step_seconds * steps if steps else tokens / speed.tokens_per_second) / 3600
-    gpu = layout.gpu
-    in_step = layout.data_ranks * layout.accumulation * layout.micro_batch * layout.length * layout.fill
+    in_step = layout.data_ranks * layout.accumulation * layout.micro_batch * layout.length
     return Bill(
         tokens=tokens,
         steps=steps or math.ceil(tokens / in_step),
         hours=hours,
         hours_interval=(hours * speed.tokens_per_gpu / speed.high, hours * speed.tokens_per_gpu / speed.low),
-        gpu_hours=hours * layout.num_gpus,
-        cost=None if gpu.price is None else hours * layout.num_gpus * gpu.price,
+        gpu_hours=hours * layout.ranks,
+        cost=None if gpu.price is None else hours * layout.ranks * gpu.price,
         price=gpu.price,
         price_note=f"{gpu.price_date}, {gpu.price_source}".strip(", ")
         if gpu.price

@@ -71,16 +71,16 @@ def test_what_must_be_free_follows_from_the_plan(plan_of: Callable[..., Plan]) -
     assert plan.launch["health"]["free_memory_bytes"] == 2 * prediction.peak_bytes
 
 
-def test_the_remedy_is_a_plan_that_needs_what_it_says(write_job, plan_of, cpu_machine: Machine) -> None:
-    micro_batch = "cpu_ranks: 2, engine: zero0, micro_batch: 8"
-    large = plan_of("cpu_ranks: 2", micro_batch)
+def test_the_remedy_is_a_plan_that_needs_what_it_says(write_job, cpu_machine: Machine) -> None:
+    text = GOOD_JOB.replace("8192", "32768").replace("cpu_ranks: 2", "cpu_ranks: 2, engine: zero0, micro_batch: 32")
+    large = make_plan(load_job(write_job(text)).job, cpu_machine)
     remedy = large.launch["remedies"]["out_of_memory"]
     found = re.fullmatch(
         r"set (resources.micro_batch) to (\d+): predicted (\S+) GiB instead of (\S+), about .*", remedy
     )
     assert found, remedy
-    text = GOOD_JOB.replace("cpu_ranks: 2", micro_batch).replace("micro_batch: 8", f"micro_batch: {found[2]}")
-    changed = make_plan(load_job(write_job(text)).job, cpu_machine).choice.candidate
+    leaner = text.replace("micro_batch: 32", f"micro_batch: {found[2]}")
+    changed = make_plan(load_job(write_job(leaner)).job, cpu_machine).choice.candidate
     assert changed.peak_bytes <= 0.85 * large.choice.candidate.peak_bytes
     assert f"{changed.peak_bytes / 2**30:.1f}" == found[3]
 

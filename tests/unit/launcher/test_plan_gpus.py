@@ -13,18 +13,20 @@ from typing import Any
 import pytest
 from launcher_samples import write_model
 
+from benchmarks.sizing import other_trainers
+from benchmarks.sizing.other_trainers import estimate_other
 from cluster.slurm.profile import Profile
 from launcher import estimate
 from launcher.cli import run
 from launcher.errors import JobError
 from launcher.jobfile import JobFile, SettingError, load_job
 from launcher.planner.candidates import Ground, every_candidate, memory_limit_bytes
+from launcher.planner.estimate_question import EstimateQuestion, answer
 from launcher.planner.forecast import bill_json
 from launcher.planner.gpu_candidate import planned_gpu
 from launcher.planner.node_counts import basics_for
 from launcher.planner.plan import Plan, make_plan
 from launcher.planner.remote import machine_of
-from launcher.planner.request import Request, answer
 from launcher.planner.what_if import compare, imagined
 from launcher.site.hardware import Machine
 from launcher.sizing.gpus import parse_gpus
@@ -138,7 +140,7 @@ def test_estimates_split_packed_weights_where_needed_too() -> None:
     small, large = (estimate("Llama-3.1-70B", "qlora", gpus) for gpus in ("8xA100-40", "8xH200"))
     assert (small.verdict, small.as_json()["layout"]["shard_packed"]) == ("fits", True)
     assert "shard_packed" not in large.as_json()["layout"]
-    other = estimate("Llama-3.1-70B", "qlora", "8xA100-40", engine="ddp", preset="trl")
+    other = estimate_other("Llama-3.1-70B", "qlora", "8xA100-40", "trl", engine="ddp")
     assert other.verdict == "no", "other trainers do not do that"
 
 
@@ -174,7 +176,8 @@ def test_every_plan_divides_its_step_over_its_own_ranks(big, objective: str) -> 
     plan = planned(big(LORA, objective=objective, max_nodes=6), "H100-80")
     for candidate in (plan.choice.candidate, *(rejected.candidate for rejected in plan.choice.rejected)):
         basics = candidate.basics
-        assert basics.world_size * candidate.micro_batch * candidate.accumulation == basics.packs_per_step
+        layout = candidate.layout
+        assert layout.ranks * layout.micro_batch * layout.accumulation == basics.packs_per_step
 
 
 def test_a_step_that_some_numbers_of_nodes_do_not_divide(big) -> None:
@@ -326,46 +329,49 @@ def test_planner_and_estimate_say_the_same(big, job_folder: Path, method: str) -
         engine="fsdp2",
         micro_batch=2,
         length=4096,
-        accumulation=candidate.accumulation,
+        accumulation=candidate.layout.accumulation,
         checkpointing="full" if candidate.checkpointing else "none",
     )
     assert candidate.peak_bytes == pytest.approx(found.memory.process * 2**30, abs=10)
 
 
-@pytest.mark.parametrize("model", ["llama-3.1-8b", "llama-3.1-70b"])
+@pytest.mark.parametrize("model", ["qwen2.5-0.5b", "llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b"])
 @pytest.mark.parametrize("gpus", ["8xH100-80", "1xA100-80", "4xL40S"])
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 def test_the_command_estimate_takes_the_layout_of_a_plan(big, method: str, gpus: str, model: str) -> None:
     """One question, one answer: engine, micro-batch, accumulation, checkpointing, memory, speed; or both say no."""
     job, machine = imagined(big({"full": FULL, "lora": LORA, "qlora": QLORA}[method]), gpus)
     job = job.model_copy(update={"model": job.model.model_copy(update={"path": model})})
-    found = answer(Request(model=model, method=method, gpus=parse_gpus(gpus), length=4096))
+    found = answer(EstimateQuestion(model=model, method=method, gpus=parse_gpus(gpus), length=4096))
     try:
         best = make_plan(job, machine).choice.candidate
     except JobError as error:
         assert "no plan fits" in error.message
         assert not found.fits
-        assert not any("offload" in words for words in found.nearest), "no job can have it"
+        assert not any("offload" in words for words in found.suggestions), "no job can have it"
         return
     assert found.fits
-    assert (found.sizing.job, found.layout, found.speed) == (best.sized, best.layout, best.speed)
-    assert found.sizing.memory.process * 2**30 == pytest.approx(best.peak_bytes, abs=10)
-    assert found.sizing.job.regime.chunk_tokens == job.loss.chunk_tokens
+    assert (found.estimate.given, found.speed) == (best.memory_input, best.speed)
+    assert found.estimate.memory.process * 2**30 == pytest.approx(best.peak_bytes, abs=10)
+    assert found.estimate.layout.chunk_tokens == job.loss.chunk_tokens
 
 
 @pytest.mark.parametrize(("flag", "value"), [("offload", "all"), ("checkpointing", "selective"), ("engine", "fsdp1")])
-def test_estimate_refuses_what_no_job_can_have(flag: str, value: str) -> None:
-    with pytest.raises(JobError, match="--preset"):
-        answer(Request(model="llama-3.1-8b", method="full", gpus=parse_gpus("8xH100-80"), **{flag: value}))
-    others = Request(model="llama-3.1-8b", method="full", gpus=parse_gpus("8xH100-80"), preset="trl", **{flag: value})
-    assert answer(others).sizing.memory.process > 0
+def test_estimate_refuses_what_no_job_can_have(capsys: pytest.CaptureFixture[str], flag: str, value: str) -> None:
+    asked = ["--model", "llama-3.1-8b", "--method", "full", "--gpus", "8xH100-80", f"--{flag}", value]
+    assert run(["estimate", *asked]) == 2
+    assert value in capsys.readouterr().err or flag == "offload"
+    gpus = parse_gpus("8xH100-80")
+    others = other_trainers.Asked(trainer="trl", model="llama-3.1-8b", method="full", gpus=gpus, **{flag: value})
+    assert other_trainers.answer(others).estimate.memory.process > 0
 
 
 def test_estimate_lays_the_step_over_the_data_as_a_plan_does(big) -> None:
-    few = Request(model="llama-3.1-8b", method="lora", gpus=parse_gpus("8xH100-80"), tokens=500_000, rows=1000)
+    few = EstimateQuestion(model="llama-3.1-8b", method="lora", gpus=parse_gpus("8xH100-80"), tokens=500_000, rows=1000)
     many = replace(few, tokens=500_000_000, rows=1_000_000)
-    assert answer(few).layout.accumulation == 1
-    assert answer(many).layout.accumulation * answer(many).layout.micro_batch > 1
+    assert answer(few).candidate.layout.accumulation == 1
+    laid = answer(many).candidate.layout
+    assert laid.accumulation * laid.micro_batch > 1
     assert answer(few).bill is not None and answer(few).bill.steps == 125  # type: ignore[union-attr]
 
 

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from launcher.errors import JobError
-from launcher.sizing.cpu_memory import Layout, LoraLayout, predict
+from launcher.planner.gpu_candidate import predicted
+from launcher.sizing.hardware import CPU
+from launcher.sizing.layout import Adapters, ParallelLayout
+from launcher.sizing.memory import MemoryInput
 from launcher.sizing.shape import (
     lora_parameters,
     refused_adapters,
@@ -15,6 +18,7 @@ from launcher.sizing.shape import (
     targeted,
     without_adapters,
 )
+from launcher.sizing.trainer_model import our_trainer
 
 SMALL = {
     "hidden_size": 48,
@@ -88,18 +92,10 @@ def test_the_cpu_counts_biases_and_whole_modules() -> None:
     shape = shape_from_config({**SMALL, "model_type": "qwen2"})
 
     def trained(**more: Any) -> int:
-        lora = LoraLayout(r=4, target_modules=["q_proj"], **more)
-        layout = Layout(
-            engine="zero0",
-            world_size=1,
-            device="cpu",
-            compute_bytes=4,
-            tokens=64,
-            checkpointing=False,
-            chunk_tokens=64,
-            lora=lora,
-        )
-        return predict(shape, layout).num_trainable
+        adapters = Adapters(r=4, targets=["q_proj"], **more)
+        layout = ParallelLayout(engine="zero0", length=64, checkpointing="none", chunk_tokens=64, adapters=adapters)
+        trainer = our_trainer("zero0", dtype="float32", attention="sdpa")
+        return predicted(MemoryInput(shape=shape, layout=layout, trainer=trainer, hardware=CPU)).num_trainable
 
     assert trained(bias="lora_only") - trained() == 2 * 48
     assert trained(saved_modules=331 * 48) - trained() == 331 * 48

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from benchmarks.sizing import other_trainers
 from launcher.cli import tuneyard
 from launcher.errors import JobError
 from launcher.planner.estimate import estimate
-from launcher.planner.request import Request, answer
+from launcher.planner.estimate_question import EstimateQuestion, answer
 from launcher.sizing.gpus import parse_gpus
 from launcher.sizing.speed.amounts import hours_of, number_of, total_tokens
 
@@ -62,15 +63,17 @@ def test_seventy_billion_takes_as_few_gpus_as_nvidia_takes() -> None:
         ("lora", 8, ("fits", "tight")),
         ("full", 8, ("no",)),
     ):
-        request = Request(model="llama-3.1-70b", method=method, gpus=parse_gpus(f"{gpus}xH100-80"), length=4096)
-        assert answer(request).sizing.verdict in verdicts, (method, gpus)
+        question = EstimateQuestion(
+            model="llama-3.1-70b", method=method, gpus=parse_gpus(f"{gpus}xH100-80"), length=4096
+        )
+        assert answer(question).estimate.verdict in verdicts, (method, gpus)
 
 
 def test_what_does_not_fit_comes_with_what_would() -> None:
-    found = answer(Request(model="llama-3.1-70b", method="full", gpus=parse_gpus("8xH100"), length=4096))
+    found = answer(EstimateQuestion(model="llama-3.1-70b", method="full", gpus=parse_gpus("8xH100"), length=4096))
     assert not found.fits
-    assert "--method lora" in found.nearest
-    assert any(words.startswith("--gpus") for words in found.nearest)
+    assert "--method lora" in found.suggestions
+    assert any(words.startswith("--gpus") for words in found.suggestions)
 
 
 def test_a_price_of_ones_own(tmp_path: Path) -> None:
@@ -89,8 +92,6 @@ def test_a_price_of_ones_own(tmp_path: Path) -> None:
         (("--model", "llama-3-8b", "--gpus", "8xZ100"), "Nearest known"),
         (("--model", "llama-3-8b", "--gpus", "H100", "--length", "9999999999"), "4,194,304"),
         (("--model", "llama-3-8b", "--gpus", "H100", "--method", "magic"), "qlora"),
-        (("--model", "llama-3-8b", "--gpus", "H100", "--preset", "magic"), "trl"),
-        (("--model", "llama-3-8b", "--gpus", "6xH100", "--tp", "4"), "multiple"),
         (("--model", "llama-3-8b", "--gpus", "H100", "--tokens", "many"), "30M"),
         (("--model", "llama-3-8b", "--gpus", "H100", "--walltime", "soon"), "4h"),
         (("--model", "llama-3-8b", "--gpus", "H100", "--price", "-1"), "above 0"),
@@ -101,6 +102,19 @@ def test_refusals_name_what_is_possible(arguments: tuple[str, ...], words: str) 
     result = run(*arguments)
     assert isinstance(result.exception, JobError), result.output
     assert words in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("magic", "--model", "llama-3-8b", "--gpus", "H100"), "trl"),
+        (("megatron", "--model", "llama-3-8b", "--gpus", "6xH100", "--tp", "4"), "multiple"),
+    ],
+)
+def test_other_trainers_refuse_alike(arguments: tuple[str, ...], words: str) -> None:
+    result = CliRunner().invoke(other_trainers.main, arguments)
+    assert result.exit_code == 1
+    assert words in result.output
 
 
 def test_amounts() -> None:
@@ -144,4 +158,5 @@ def test_gpus_without_bfloat16_are_sized_in_float32(capsys: pytest.CaptureFixtur
     assert run(["estimate", "--model", "llama-3.2-1b", "--method", method, "--gpus", "1xT4", "--json"]) == code
     found = json.loads(capsys.readouterr().out)
     assert found["components_gib"]["weights"] == pytest.approx(4 * found["parameters"] / 1024**3, rel=0.02)
-    assert found["process_gib"] == pytest.approx(sum(found["components_gib"].values()), abs=0.02)
+    assert found["allocated_gib"] == pytest.approx(sum(found["components_gib"].values()), abs=0.02)
+    assert found["allocated_gib"] < found["process_gib"] <= found["nvidia_smi_gib"]

@@ -1,4 +1,4 @@
-"""The estimate: plain numbers, clear refusals, no torch, quick; presets by name and by words."""
+"""The estimate: plain numbers, clear refusals, no torch, quick; other trainers by name and by words."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.sizing import trainers
+from benchmarks.sizing.other_trainers import estimate_other
 from launcher.errors import JobError
-from launcher.planner.estimate import estimate, estimate_job, to_text
-from launcher.sizing import presets
+from launcher.planner.estimate import estimate, estimate_of, to_text
 from launcher.sizing.host import RUNTIME_GIB, Host
-from launcher.sizing.memory import Adapters
+from launcher.sizing.layout import Adapters
 from launcher.sizing.shape import config_by_name, shape_by_name
 
 ROOT = Path(__file__).parents[3]
@@ -45,7 +46,7 @@ def test_json_is_plain_and_adds_up() -> None:
 
 def test_a_job_laid_out_already_gives_the_same_numbers() -> None:
     found = estimate("Llama-3.1-8B", "lora", "8xA100-40")
-    assert estimate_job(found.job, found.gpu) == found
+    assert estimate_of(found.given) == found
 
 
 def test_from_a_configuration_file(tmp_path: Path) -> None:
@@ -66,14 +67,25 @@ def test_from_a_configuration_file(tmp_path: Path) -> None:
         ({"micro_batch": 0}, "must be at least 1"),
         ({"checkpointing": "some"}, "unknown checkpointing"),
         ({"optimizer": "adamz"}, "unknown optimizer"),
-        ({"preset": "mine"}, "unknown preset"),
-        ({"gpus": 8, "tp": 3}, "does not divide 8 GPUs"),
-        ({"gpus": 64, "tp": 64}, "do not split"),
     ],
 )
 def test_refusals_name_the_nearest_possibility(call: dict[str, object], message: str) -> None:
     with pytest.raises(JobError) as caught:
         estimate(**{"model": "Llama-3.1-8B", **call})  # type: ignore[arg-type]
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"trainer": "mine"}, "unknown trainer"),
+        ({"gpus": 8, "tp": 3}, "does not divide 8 GPUs"),
+        ({"gpus": 64, "tp": 64}, "do not split"),
+    ],
+)
+def test_other_trainers_refuse_what_cannot_be(call: dict[str, object], message: str) -> None:
+    with pytest.raises(JobError) as caught:
+        estimate_other(**{"model": "Llama-3.1-8B", "method": "full", "gpus": 1, "trainer": "megatron", **call})  # type: ignore[arg-type]
     assert message in str(caught.value)
 
 
@@ -135,11 +147,15 @@ def test_disk_of_checkpoints_by_hand() -> None:
     assert disk.data == pytest.approx(4.2e6 / 2**30)
 
 
-@pytest.mark.parametrize("name", presets.PRESETS)
+@pytest.mark.parametrize("name", ["tuneyard", *trainers.TRAINERS])
 @pytest.mark.parametrize("engine", ["single", "fsdp2", "zero3"])
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
-def test_every_preset_estimates_everything(name: str, engine: str, method: str) -> None:
-    found = estimate("Llama-3.2-1B", method, 1 if engine == "single" else 4, engine=engine, preset=name)
+def test_every_trainer_is_estimated_with_everything(name: str, engine: str, method: str) -> None:
+    gpus = 1 if engine == "single" else 4
+    if name == "tuneyard":
+        found = estimate("Llama-3.2-1B", method, gpus, engine=engine)
+    else:
+        found = estimate_other("Llama-3.2-1B", method, gpus, name, engine=engine)
     assert 0.5 < found.memory.allocated < 60
 
 
@@ -158,21 +174,21 @@ def test_every_preset_estimates_everything(name: str, engine: str, method: str) 
     ],
 )
 def test_words_name_a_trainer(words: str, name: str) -> None:
-    assert presets.guess(words) == name
+    assert trainers.guess(words) == name
 
 
 def test_words_about_kernels() -> None:
-    base = presets.named("huggingface", presets.Situation())
-    assert presets.reworded(base, "with Liger kernels").loss == "liger"
-    assert presets.reworded(base, "compile on").compiled
-    assert not presets.reworded(base, "AdamW fused").foreach
-    assert presets.reworded(base, "plain").loss == base.loss
+    base = trainers.named("huggingface", trainers.Situation())
+    assert trainers.reworded(base, "with Liger kernels").loss == "liger"
+    assert trainers.reworded(base, "compile on").compiled
+    assert not trainers.reworded(base, "AdamW fused").foreach
+    assert trainers.reworded(base, "plain").loss == base.loss
 
 
-def test_our_trainer_is_the_default_preset() -> None:
-    regime = estimate("Llama-3.1-8B", "full", 8).job.regime
-    assert (regime.trained_bytes, regime.master, regime.loss, regime.foreach) == (4, False, "chunked", False)
-    zero = estimate("Llama-3.1-8B", "full", 8, engine="zero2").job.regime
+def test_our_trainer_is_the_default() -> None:
+    trainer = estimate("Llama-3.1-8B", "full", 8).given.trainer
+    assert (trainer.trained_bytes, trainer.master, trainer.loss, trainer.foreach) == (4, False, "chunked", False)
+    zero = estimate("Llama-3.1-8B", "full", 8, engine="zero2").given.trainer
     assert (zero.trained_bytes, zero.master, zero.grad_bytes, zero.reduce_bucket) == (2, True, 4, 200_000_000)
 
 

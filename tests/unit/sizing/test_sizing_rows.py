@@ -140,12 +140,12 @@ def test_units_of_ten_and_of_two() -> None:
     ],
 )
 def test_layouts_in_words(text: str, gpus: str, engine: str, degrees: tuple[int, int]) -> None:
-    job = case_of(row(parallelism=text, n_gpus=gpus)).job
-    assert (job.engine, (job.tp, job.pp), job.gpus) == (engine, degrees, int(gpus))
+    layout = case_of(row(parallelism=text, n_gpus=gpus)).given.layout
+    assert (layout.engine, (layout.tp, layout.pp), layout.ranks) == (engine, degrees, int(gpus))
 
 
 def test_adapters_in_words() -> None:
-    adapters = case_of(row(notes="Q:A framework=x; lora r=16.0 q_proj k_proj v_proj o_proj")).job.adapters
+    adapters = case_of(row(notes="Q:A framework=x; lora r=16.0 q_proj k_proj v_proj o_proj")).given.layout.adapters
     assert adapters is not None
     assert (adapters.r, sorted(adapters.targets)) == (16, sorted(f"self_attn.{n}_proj" for n in "qkvo"))
 
@@ -163,14 +163,14 @@ def test_adapters_in_words() -> None:
 )
 def test_what_trains_tells_which_projections_have_adapters(method: str, notes: str, r: int, roles: str) -> None:
     told = {"model": "Llama-3.2-3B", "params": "3212749824", "method": method, "notes": notes}
-    adapters = case_of(row(**told)).job.adapters
+    adapters = case_of(row(**told)).given.layout.adapters
     assert adapters is not None and adapters.r == r
     assert sorted(adapters.targets) == [f"self_attn.{role}_proj" for role in roles]
 
 
 def test_prompt_tuning_lengthens_every_sequence() -> None:
     told = {"model": "Llama-3.2-3B", "params": "3212749824", "method": "prompt_tuning", "seq_len": "768"}
-    assert case_of(row(**told, notes="Q:A trainable=614400")).job.length == 768 + 200
+    assert case_of(row(**told, notes="Q:A trainable=614400")).given.layout.length == 768 + 200
 
 
 def test_a_method_that_trains_a_good_part_of_the_weights_is_no_adapter() -> None:

@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from benchmarks.sizing.layout import PublishedLayout
 from launcher.errors import JobError
-from launcher.sizing.gpus import find_gpu
+from launcher.sizing.gpus import Gpu, find_gpu
+from launcher.sizing.hardware import on_gpu
+from launcher.sizing.layout import Adapters
 from launcher.sizing.shape import shape_by_name
 from launcher.sizing.speed.cost import bill
 from launcher.sizing.speed.kernels import product_seconds, rates_of
-from launcher.sizing.speed.layout import SpeedLayout
 from launcher.sizing.speed.links import Group, exposed, group
-from launcher.sizing.speed.predict import predict_speed
+from launcher.sizing.speed.predict import Speed, predict_speed
 from launcher.sizing.speed.work import model_flops, work_of
+from launcher.sizing.trainer_model import TrainerModel
 
 H100 = find_gpu("H100-80")
 LLAMA = shape_by_name("llama-3.1-8b")
-ONE = SpeedLayout(gpu=H100, micro_batch=2, length=4096)
-EIGHT = replace(ONE, num_gpus=8, sharding="fsdp")
+ONE = PublishedLayout(micro_batch=2, length=4096, checkpointing="none")
+EIGHT = replace(ONE, ranks=8, engine="fsdp2")
+FUSED_ADAMW = TrainerModel(foreach=False)
 
 
-def rate(layout: SpeedLayout, model: str = "llama-3.1-8b") -> float:
-    return predict_speed(shape_by_name(model), layout).tokens_per_gpu
+def speed(
+    layout: PublishedLayout = EIGHT, gpu: Gpu = H100, model: str = "llama-3.1-8b", fill: float = 1.0, **changes: Any
+) -> Speed:
+    """The speed of a layout, with some of its fields changed, or of a trainer's that is plain otherwise."""
+    known = PublishedLayout.__dataclass_fields__
+    laid = replace(layout, **{name: value for name, value in changes.items() if name in known})
+    trainer = replace(FUSED_ADAMW, **{name: value for name, value in changes.items() if name in HABITS})
+    length = changes.get("document_length", 0.0)
+    return predict_speed(shape_by_name(model), laid, on_gpu(gpu), trainer, fill=fill, document_length=length)
+
+
+HABITS = TrainerModel.__dataclass_fields__
+
+
+def rate(layout: PublishedLayout = EIGHT, **changes: Any) -> float:
+    return speed(layout, **changes).tokens_per_gpu
 
 
 def test_parts_add_up_to_the_step() -> None:
-    layout = replace(EIGHT, pp=2, tp=2, accumulation=8, recompute="full", offload="optimizer", quantization="nf4")
-    speed = predict_speed(LLAMA, layout)
-    assert sum(speed.parts.values()) == pytest.approx(speed.step_seconds)
+    packed = {"offload": "optimizer", "quantization": "nf4"}
+    layout = replace(EIGHT, pp=2, tp=2, accumulation=8, checkpointing="full", **packed)
+    found = speed(layout)
+    assert sum(found.parts.values()) == pytest.approx(found.step_seconds)
     tokens = layout.data_ranks * layout.accumulation * layout.micro_batch * layout.length
-    assert speed.tokens_per_second * speed.step_seconds == pytest.approx(tokens)
-    assert speed.low < speed.tokens_per_gpu < speed.high
+    assert found.tokens_per_second * found.step_seconds == pytest.approx(tokens)
+    assert found.low < found.tokens_per_gpu < found.high
 
 
 def test_flops_are_six_n_and_four_n() -> None:
@@ -53,45 +73,42 @@ def test_a_mixture_counts_the_experts_that_a_token_visits() -> None:
 @pytest.mark.parametrize("gpu", ["T4", "L40S", "A100-80", "H100", "H200", "B200", "MI300X"])
 def test_never_faster_than_the_matrix_units(gpu: str) -> None:
     found = find_gpu(gpu)
-    speed = predict_speed(LLAMA, replace(ONE, gpu=found, stack="megatron", micro_batch=16))
-    assert 0.1 < speed.mfu < found.matmul[found.half] / found.tflops[found.half]
+    mfu = speed(ONE, gpu=found, stack="megatron", micro_batch=16).mfu
+    assert 0.1 < mfu < found.matmul[found.half] / found.tflops[found.half]
 
 
 def test_what_must_be_slower_is_slower() -> None:
-    base = rate(EIGHT)
-    assert rate(replace(EIGHT, recompute="full")) < rate(replace(EIGHT, recompute="selective")) < base
-    assert rate(replace(EIGHT, attention="eager")) < base
-    assert rate(replace(EIGHT, sharding="fsdp", offload="parameters")) < base
-    assert rate(replace(EIGHT, micro_batch=1, length=256)) < base
-    assert rate(replace(EIGHT, num_gpus=64)) < base
-    assert rate(replace(EIGHT, tp=8)) < base
-    assert rate(replace(EIGHT, pp=4, accumulation=4)) < rate(replace(EIGHT, pp=4, accumulation=64))
-    assert rate(replace(EIGHT, length=32_768, micro_batch=1)) < base
-    assert rate(replace(EIGHT, fill=0.5)) == pytest.approx(base / 2)
+    base = rate()
+    assert rate(checkpointing="full") < rate(checkpointing="selective") < base
+    assert rate(attention="eager") < base
+    assert rate(engine="fsdp2", offload="all") < base
+    assert rate(micro_batch=1, length=256) < base
+    assert rate(ranks=64) < base
+    assert rate(tp=8) < base
+    assert rate(pp=4, accumulation=4) < rate(pp=4, accumulation=64)
+    assert rate(length=32_768, micro_batch=1) < base
+    assert rate(fill=0.5) == pytest.approx(base / 2)
 
 
 def test_what_must_be_faster_is_faster() -> None:
-    base = rate(EIGHT)
-    assert rate(replace(EIGHT, stack="fused")) > base
-    assert rate(replace(EIGHT, stack="compiled")) > base
-    assert rate(replace(EIGHT, number_format="fp8", stack="compiled")) > rate(replace(EIGHT, stack="compiled"))
-    assert rate(replace(EIGHT, trained=False, adapted="all", stack="unsloth")) > rate(replace(EIGHT, stack="unsloth"))
-    assert rate(replace(EIGHT, length=32_768, micro_batch=1, attended=1024)) > rate(
-        replace(EIGHT, length=32_768, micro_batch=1)
-    )
-    assert rate(replace(EIGHT, gpu=find_gpu("H200"))) > base
+    base = rate()
+    assert rate(stack="fused") > base
+    assert rate(stack="compiled") > base
+    assert rate(number_format="fp8", stack="compiled") > rate(stack="compiled")
+    assert rate(adapters=Adapters(), stack="unsloth") > rate(stack="unsloth")
+    assert rate(length=32_768, micro_batch=1, document_length=1024) > rate(length=32_768, micro_batch=1)
+    assert rate(gpu=find_gpu("H200")) > base
 
 
 def test_unpacking_weights_costs_most_for_few_tokens() -> None:
-    lora = replace(ONE, trained=False, adapted="all")
+    lora = replace(ONE, adapters=Adapters())
     few, many = (replace(lora, micro_batch=1, length=512), replace(lora, micro_batch=16, length=4096))
-    loss = [1 - rate(replace(layout, quantization="nf4")) / rate(layout) for layout in (few, many)]
+    loss = [1 - rate(layout, quantization="nf4") / rate(layout) for layout in (few, many)]
     assert loss[0] > 0.1 > 0.03 > loss[1]
 
 
 def test_small_models_wait_for_the_host() -> None:
-    layout = SpeedLayout(gpu=H100, micro_batch=1, length=128)
-    parts = predict_speed(shape_by_name("smollm2-135m"), layout).parts
+    parts = speed(PublishedLayout(length=128, checkpointing="none"), model="smollm2-135m").parts
     assert parts["host"] > parts["matrix products"]
 
 
@@ -118,7 +135,7 @@ def test_collectives_by_link() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_gpus": 6, "tp": 4}, "no multiple"),
+        ({"ranks": 6, "tp": 4}, "no multiple"),
         ({"length": 1 << 40}, "beyond reason"),
         ({"micro_batch": 0}, "at least 1"),
         ({"fill": 0.0}, "fill"),
@@ -126,13 +143,13 @@ def test_collectives_by_link() -> None:
 )
 def test_impossible_layouts_are_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(JobError, match=message):
-        predict_speed(LLAMA, replace(ONE, **changes))  # type: ignore[arg-type]
+        speed(ONE, **changes)
 
 
 def test_the_bill() -> None:
-    speed = predict_speed(LLAMA, EIGHT)
-    made = bill(speed, EIGHT, 1_000_000_000, walltime_hours=1.2)
-    assert made.hours == pytest.approx(1e9 / speed.tokens_per_second / 3600)
+    found = speed()
+    made = bill(found, EIGHT, H100, 1_000_000_000, walltime_hours=1.2)
+    assert made.hours == pytest.approx(1e9 / found.tokens_per_second / 3600)
     assert made.gpu_hours == pytest.approx(8 * made.hours)
     assert made.cost == pytest.approx(made.gpu_hours * (H100.price or 0))
     assert H100.price_date in made.price_note
@@ -141,10 +158,10 @@ def test_the_bill() -> None:
 
 
 def test_the_bill_without_a_price_and_without_time() -> None:
-    layout = replace(EIGHT, gpu=find_gpu("B300"))
-    speed = predict_speed(LLAMA, layout)
-    assert bill(speed, layout, 10**6).cost is None
+    gpu = find_gpu("B300")
+    found = speed(gpu=gpu)
+    assert bill(found, EIGHT, gpu, 10**6).cost is None
     with pytest.raises(JobError, match="no time to train"):
-        bill(speed, layout, 10**6, walltime_hours=0.1)
+        bill(found, EIGHT, gpu, 10**6, walltime_hours=0.1)
     with pytest.raises(JobError, match="nothing to train"):
-        bill(speed, layout, 0)
+        bill(found, EIGHT, gpu, 0)

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.sizing.speed import is_speed_row, kendall, per_gpu, read_all, render, score, scored
 from benchmarks.sizing.speed_rows import UnreadableError, read_row
+from launcher.sizing.layout import Adapters
 from launcher.sizing.speed.kernels import FITTED
 
 ROOT = Path(__file__).parents[3]
@@ -78,14 +79,15 @@ def test_memory_rows_are_no_speed_rows() -> None:
 
 
 def test_words_of_a_row() -> None:
-    layout = read_row(ROW | {"parallelism": "tp2 pp2 cp2 vp5", "notes": "GBS 64"}).layout
-    assert (layout.tp, layout.pp, layout.cp, layout.virtual_stages, layout.accumulation) == (2, 2, 2, 5, 32)
-    assert read_row(ROW | {"notes": "Liger"}).layout.stack == "fused"
-    assert read_row(ROW | {"source": "unsloth blog", "notes": ""}).layout.stack == "unsloth"
-    assert read_row(ROW | {"notes": "kernel=eager"}).layout.attention == "eager"
-    quantised = read_row(ROW | {"method": "qlora", "precision": "bf16 nf4", "notes": "TRL r=8 all-linear"}).layout
-    assert (quantised.quantization, quantised.adapted, quantised.lora_r) == ("nf4", "all", 8)
-    assert read_row(ROW | {"act_ckpt": "", "micro_batch": "32"}).layout.recompute == "full"
+    layout = read_row(ROW | {"parallelism": "tp2 pp2 cp2 vp5", "notes": "GBS 64"}).given.layout
+    degrees = (layout.tp, layout.pp, layout.sequence_parallel, layout.virtual_stages)
+    assert (degrees, layout.accumulation) == ((2, 2, 2, 5), 32)
+    assert read_row(ROW | {"notes": "Liger"}).given.trainer.stack == "fused"
+    assert read_row(ROW | {"source": "unsloth blog", "notes": ""}).given.trainer.stack == "unsloth"
+    assert read_row(ROW | {"notes": "kernel=eager"}).given.trainer.attention == "eager"
+    quantised = read_row(ROW | {"method": "qlora", "precision": "bf16 nf4", "notes": "TRL r=8 all-linear"}).given.layout
+    assert (quantised.quantization, quantised.adapters) == ("nf4", Adapters(r=8, targets="all-linear"))
+    assert read_row(ROW | {"act_ckpt": "", "micro_batch": "32"}).given.layout.checkpointing == "full"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """How other trainers hold their numbers, by name, so that a published measurement is predicted as it was made.
 
-A preset is a function of the method and the engine, because trainers differ in exactly that: accelerate's FSDP turns
-bf16 weights that train into float32, DeepSpeed keeps a master copy, PEFT leaves adapters in float32. Our own trainer is
-the default. Nothing here depends on one measured row; what a row's words say is applied on top (`reworded`).
+A trainer is a function of the method and the engine, because trainers differ in exactly that: accelerate's FSDP turns
+bf16 weights that train into float32, DeepSpeed keeps a master copy, PEFT leaves adapters in float32. Nothing here
+depends on one measured row; what a row's words say is applied on top (`reworded`).
 """
 
 from __future__ import annotations
@@ -11,25 +11,20 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from launcher.sizing.memory.settings import BF16, FP32, Regime
-from trainer.config import LossConfig
+from launcher.sizing.trainer_model import BF16, FP32, TrainerModel
 
-OUR_BUCKET = 200_000_000
-"""The trainer's `LARGEST_BUCKET`."""
-OUR_CHUNK = LossConfig.model_fields["chunk_tokens"].default
-"""Positions whose logits exist at one time, unless a job file says otherwise."""
 HF_AUTO = -1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What a preset depends on.
+    """What a trainer's habits depend on.
 
     Attributes:
         method: `full` or `lora`.
         quantised: Whether the base is packed.
         gptq: Packed by GPTQ, which PEFT's k-bit preparation leaves in two bytes.
-        engine: As in `Job`.
+        engine: As in `ParallelLayout`.
         amp: Mixed precision is on: autocast, or FSDP's policy. `None` is the trainer's own habit.
         fp32: Weights are loaded in float32.
     """
@@ -62,33 +57,7 @@ class Situation:
         return self.engine.startswith("zero")
 
 
-def tuneyard(s: Situation) -> Regime:
-    """Our own trainer.
-
-    FSDP2 keeps float32 shards and computes in bf16; DeepSpeed bf16 weights, float32 master and gradients, and buckets
-    of 2e8; fused AdamW; chunked loss; packed weights whole on every rank, or split on their own (`Job.shard_packed`);
-    experts not packed. Adapters are float32, but FSDP2 and ZeRO 1 to 3 compute them in bf16, so that inputs are cast
-    for them only without either.
-    """
-    partitioned = s.engine in ("zero1", "zero2", "zero3") and not s.fp32
-    return Regime(
-        trained_bytes=BF16 if partitioned else FP32,
-        adapter_bytes=BF16 if partitioned else FP32,
-        saved_bytes=BF16 if partitioned else FP32,
-        master=partitioned,
-        grad_bytes=FP32 if s.is_deepspeed else 0,
-        casts_inputs=not (partitioned or s.is_fsdp),
-        foreach=False,
-        loss="chunked",
-        chunk_tokens=OUR_CHUNK,
-        reduce_bucket=OUR_BUCKET,
-        reduce_bytes=FP32,
-        quantised_on_every_rank=True,
-        quantises_experts=False,
-    )
-
-
-def huggingface(s: Situation) -> Regime:
+def huggingface(s: Situation) -> TrainerModel:
     """Trainer, TRL's SFTTrainer, and what is built on them.
 
     A model loaded in bf16 trains in bf16 on one GPU; accelerate's FSDP makes float32 of what trains when mixed
@@ -96,7 +65,7 @@ def huggingface(s: Situation) -> Regime:
     On a quantised base TRL leaves norms in float32, whose outputs make the residual stream float32 too.
     """
     mixed = s.amp if s.amp is not None else s.is_fsdp
-    return Regime(
+    return TrainerModel(
         trained_bytes=FP32 if s.fp32 or (mixed and s.is_fsdp) else BF16,
         master=s.is_deepspeed and not s.fp32,
         autocast=bool(mixed),
@@ -107,7 +76,7 @@ def huggingface(s: Situation) -> Regime:
     )
 
 
-def kbit(s: Situation) -> Regime:
+def kbit(s: Situation) -> TrainerModel:
     """A plain loop with PEFT's `prepare_model_for_kbit_training` and no autocast (fitcheck, canifinetune)."""
     base = replace(huggingface(replace(s, amp=False)), loss="hf")
     if not s.upcast:
@@ -115,38 +84,38 @@ def kbit(s: Situation) -> Regime:
     return replace(base, kbit_upcast=True, hidden_fp32=True, loss="hf_fp32_head")
 
 
-def fms(s: Situation) -> Regime:
+def fms(s: Situation) -> TrainerModel:
     """fms-hf-tuning with fms-acceleration: TRL; its quantised paths skip PEFT's upcast."""
     return replace(huggingface(replace(s, amp=bool(s.amp))), loss="hf", hidden_fp32=False)
 
 
-def axolotl(s: Situation) -> Regime:
+def axolotl(s: Situation) -> TrainerModel:
     """TRL beneath; k-bit preparation for quantised bases; its FSDP2 skips accelerate's upcast to float32."""
     own = replace(s, amp=False) if s.engine == "fsdp2" else s
     return replace(huggingface(own), kbit_upcast=s.upcast and not s.is_fsdp)
 
 
-def llamafactory(s: Situation) -> Regime:
+def llamafactory(s: Situation) -> TrainerModel:
     """Trainer beneath; norms and head upcast for quantised bases, hidden states stay bf16 under autocast."""
     return replace(huggingface(replace(s, amp=True if s.amp is None else s.amp)), kbit_upcast=False)
 
 
-def swift(s: Situation) -> Regime:
+def swift(s: Situation) -> TrainerModel:
     """ms-swift: Trainer, weights in bf16, autocast."""
     return huggingface(replace(s, amp=True if s.amp is None and not s.is_fsdp else s.amp))
 
 
-def qwen(s: Situation) -> Regime:
+def qwen(s: Situation) -> TrainerModel:
     """Qwen's finetune.py: Trainer with DeepSpeed's bf16, LoRA beside a bf16 base, k-bit preparation for Int4 bases."""
     return replace(huggingface(s), loss="hf", kbit_upcast=False)
 
 
-def torchtune(s: Situation) -> Regime:
+def torchtune(s: Situation) -> TrainerModel:
     """torchtune: bf16 throughout, adapters too; logits computed whole and lost in chunks.
 
     FSDP2 without master, embeddings and output as groups of their own (`custom_sharded_layers`).
     """
-    return Regime(
+    return TrainerModel(
         trained_bytes=BF16,
         adapter_bytes=BF16,
         casts_inputs=False,
@@ -154,26 +123,33 @@ def torchtune(s: Situation) -> Regime:
         loss="linear_chunks",
         splits_root=True,
         reduce_bytes=BF16,
+        stack="compiled",
     )
 
 
-def torchtitan(s: Situation) -> Regime:
+def torchtitan(s: Situation) -> TrainerModel:
     """torchtitan: FSDP2 with float32 shards, bf16 compute, float32 loss, fused AdamW; compiled only if it is said.
 
     Embeddings and head are groups of their own.
     """
-    return Regime(
-        trained_bytes=FP32, foreach=False, loss="hf_unshifted", fused_norms=True, reduce_bytes=FP32, splits_root=True
+    return TrainerModel(
+        trained_bytes=FP32,
+        foreach=False,
+        loss="hf_unshifted",
+        fused_norms=True,
+        reduce_bytes=FP32,
+        splits_root=True,
+        stack="compiled",
     )
 
 
-def litgpt(s: Situation) -> Regime:
+def litgpt(s: Situation) -> TrainerModel:
     """litgpt: `bf16-true` throughout, adapters too; chunked cross-entropy on bf16 logits; FSDP1.
 
     Its attention expands keys and values to all heads; its configurations have dropout on adapters and an older
     bitsandbytes.
     """
-    return Regime(
+    return TrainerModel(
         trained_bytes=FP32 if s.fp32 else BF16,
         adapter_bytes=BF16,
         casts_inputs=False,
@@ -183,22 +159,27 @@ def litgpt(s: Situation) -> Regime:
         dropout=True,
         autocast=bool(s.amp),
         retains_input_gradients=True,
+        stack="compiled",
     )
 
 
-def foundry(s: Situation) -> Regime:
+def foundry(s: Situation) -> TrainerModel:
     """llm-foundry: FSDP1 on float32 weights with bf16 compute and reduction; low-precision LayerNorm, fused loss."""
-    return Regime(trained_bytes=FP32, foreach=True, loss="fused_ce", fused_norms=True, reduce_bytes=BF16)
+    return TrainerModel(
+        trained_bytes=FP32, foreach=True, loss="fused_ce", fused_norms=True, reduce_bytes=BF16, stack="fused"
+    )
 
 
-def unsloth(s: Situation) -> Regime:
+def unsloth(s: Situation) -> TrainerModel:
     """unsloth: fused norms, MLP and loss; hidden states of checkpoints in host memory."""
-    return Regime(fused_norms=True, fused_mlp=True, casts_inputs=False, loss="cce", foreach=False)
+    return TrainerModel(
+        fused_norms=True, fused_mlp=True, casts_inputs=False, loss="cce", foreach=False, stack="unsloth"
+    )
 
 
-def megatron(s: Situation) -> Regime:
+def megatron(s: Situation) -> TrainerModel:
     """Megatron-LM, NeMo, Bridge: bf16 weights and gradients, master and moments split over data ranks."""
-    return Regime(
+    return TrainerModel(
         trained_bytes=BF16,
         adapter_bytes=BF16,
         master=True,
@@ -208,15 +189,17 @@ def megatron(s: Situation) -> Regime:
         fused_mlp=True,
         casts_inputs=False,
         loss="parallel",
+        stack="megatron",
+        attention="cudnn",
     )
 
 
-def deepspeed(s: Situation) -> Regime:
+def deepspeed(s: Situation) -> TrainerModel:
     """DeepSpeed's own examples: defaults of its configuration."""
     return replace(huggingface(s), reduce_bucket=0, loss="hf")
 
 
-def fsdp_qlora(s: Situation) -> Regime:
+def fsdp_qlora(s: Situation) -> TrainerModel:
     """AnswerDotAI's fsdp_qlora: FSDP1, packed weights stored and sharded in bf16, Transformers' loss."""
     return replace(
         huggingface(replace(s, amp=False if s.amp is None else s.amp)),
@@ -233,8 +216,7 @@ ALWAYS_DEEPSPEED = {"qwen": "zero2"}
 PRINTS = {"torchtune": "allocated", "litgpt": "allocated", "torchtitan": "reserved", "fsdp_qlora": "reserved"}
 """What a trainer prints as memory: the allocator's peak, or what it reserved."""
 
-PRESETS: dict[str, Callable[[Situation], Regime]] = {
-    "tuneyard": tuneyard,
+TRAINERS: dict[str, Callable[[Situation], TrainerModel]] = {
     "huggingface": huggingface,
     "trl": huggingface,
     "peft": huggingface,
@@ -253,7 +235,7 @@ PRESETS: dict[str, Callable[[Situation], Regime]] = {
     "deepspeed": deepspeed,
     "fsdp_qlora": fsdp_qlora,
 }
-"""Every preset by name."""
+"""Every trainer by name."""
 
 WORDS: tuple[tuple[str, str], ...] = (
     (r"hf\+fa2|baseline in unsloth", "huggingface"),
@@ -276,13 +258,13 @@ WORDS: tuple[tuple[str, str], ...] = (
 """Words that name a trainer, the most telling first."""
 
 
-def named(name: str, situation: Situation) -> Regime:
-    """The regime of a trainer by its name; an unknown name is Hugging Face's Trainer."""
-    return PRESETS.get(name, huggingface)(situation)
+def named(name: str, situation: Situation) -> TrainerModel:
+    """A trainer by its name; an unknown name is Hugging Face's Trainer."""
+    return TRAINERS.get(name, huggingface)(situation)
 
 
 def guess(*texts: str) -> str:
-    """The preset that some words speak of, Hugging Face's Trainer when none does; the first text counts most."""
+    """The trainer that some words speak of, Hugging Face's Trainer when none does; the first text counts most."""
     for text in texts:
         for pattern, name in WORDS:
             if re.search(pattern, text.lower()):
@@ -290,8 +272,8 @@ def guess(*texts: str) -> str:
     return "huggingface"
 
 
-def reworded(regime: Regime, words: str) -> Regime:
-    """The regime with what a description says about kernels, optimizers and compilation."""
+def reworded(trainer: TrainerModel, words: str) -> TrainerModel:
+    """The trainer with what a description says about kernels, optimizers and compilation."""
     text, changes = words.lower(), dict[str, object]()
     if re.search(r"\bfoak|fast.kernels", text):
         changes |= {"fused_norms": True, "loss": "fused_ce"}
@@ -307,8 +289,8 @@ def reworded(regime: Regime, words: str) -> Regime:
         changes |= {"loss": "linear_chunks" if "linear" not in text else "chunked"}
     if re.search(r"\bcompile(d)?( on)?\b", text):
         changes |= {"compiled": True, "fused_norms": True}
-        if regime.loss == "hf_unshifted":
+        if trainer.loss == "hf_unshifted":
             changes |= {"loss": "compiled"}
     if re.search(r"\bfused\b", text) and "liger" not in text:
         changes |= {"foreach": False}
-    return replace(regime, **changes)  # type: ignore[arg-type]
+    return replace(trainer, **changes)  # type: ignore[arg-type]

@@ -1,18 +1,17 @@
-"""What memory depends on: how a trainer holds numbers (`Regime`), and what is trained where (`Job`)."""
+"""What a trainer does that costs memory or time, whatever the model: how it holds numbers, which kernels it runs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
-
-from launcher.sizing.shape import ModelShape
 
 FP32 = 4
 BF16 = 2
+OUR_BUCKET = 200_000_000
+"""Elements of the trainer's largest bucket of gradients (`trainer.engines.zero.LARGEST_BUCKET`)."""
 
-Engine = Literal["single", "ddp", "zero0", "zero1", "zero2", "zero3", "fsdp1", "fsdp2", "megatron"]
-Checkpointing = Literal["none", "selective", "full", "offload"]
-Attention = Literal["flash", "sdpa", "eager"]
+Attention = Literal["flash", "flash1", "cudnn", "sdpa", "eager"]
+Stack = Literal["hf", "fused", "unsloth", "compiled", "megatron"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +43,7 @@ LOSSES: dict[str, LossKernel] = {
     "plain_amp_fused": LossKernel(logit_bytes=14),
     "compiled": LossKernel(logit_bytes=8),
     "chunked": LossKernel(logit_bytes=12, chunk_tokens=2048, head_gradient=6),
+    "chunked_fp32": LossKernel(logit_bytes=8, chunk_tokens=2048, head_gradient=8),
     "linear_chunks": LossKernel(logit_bytes=2.5),
     "liger": LossKernel(logit_bytes=8, by_width=True, head_gradient=2),
     "cce": LossKernel(logit_bytes=0, head_gradient=2),
@@ -58,7 +58,7 @@ fused_ce: unsloth's and fms' kernel writes the gradient over its input: 2 logits
 fused_ce_shifted: its form before transformers 4.45, on float32 logits shifted by a copy.
 bf16: four copies of two bytes (xtuner measured 38.53 GiB for 32,768 x 151,936).
 chunked: this project's: logits and gradient of one chunk, each in two bytes and in float32; the head's gradient in
-float32, and one chunk's share of it in two bytes.
+float32, and one chunk's share of it in two bytes. chunked_fp32: the same where weights are float32 and nothing is cast.
 linear_chunks: logits in 2 bytes as a whole, and float32 for one chunk of eight (torchtune).
 plain, plain_amp: model classes that never upcast (GPT-2, GPT-NeoX, ...); autocast makes float32 of the loss.
 """
@@ -77,10 +77,13 @@ OPTIMIZER_BYTES: dict[str, float] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regime:
-    """How a trainer holds its numbers, whatever the model.
+class TrainerModel:
+    """A trainer's habits that change memory or speed, whatever the model and the layout.
 
     Attributes:
+        number_format: Of the linear layers: `bf16`, `fp16`, `fp32`, `tf32`, `fp8`, `fp4`; empty is the GPU's own
+            16-bit format.
+        compute_bytes: Bytes of a weight in the forward pass, and of an activation.
         trained_bytes: Bytes of a weight that a full fine-tune trains, as the forward pass or FSDP holds it.
         frozen_bytes: Bytes of a weight that LoRA leaves alone and nothing quantises.
         adapter_bytes: Bytes of an adapter's number; PEFT keeps them in float32.
@@ -88,155 +91,118 @@ class Regime:
             leaves as they were loaded.
         master: A float32 copy beside the weights (DeepSpeed, Megatron).
         grad_bytes: Bytes of a gradient; 0 is as the weight that it belongs to.
+        optimizer: Name in `OPTIMIZER_BYTES`.
+        in_backward: Each weight steps as soon as its gradient is there (not with accumulation).
+        unsynchronised: Gradients are kept whole until the last of them (`no_sync`).
         autocast: float32 weights are cast for each product, and casts stay cached over a forward pass.
         kbit_upcast: PEFT's `prepare_model_for_kbit_training`: embeddings, head and norms in float32.
         hidden_fp32: The residual stream is float32 (k-bit upcast without autocast).
         casts_inputs: PEFT casts the input of each adapted projection to the adapter's type, one copy each.
         foreach: AdamW makes one temporary list as large as the parameters.
+        attention: Kernel: `flash`, `flash1` (before FlashAttention-2), `cudnn`, torch's `sdpa`, or `eager`, which
+            writes its scores.
+        stack: Software around the products, a key of `launcher.sizing.speed.kernels.STACKS`.
         fused_norms: Norms keep their input only, not a float32 copy.
         fused_mlp: Gate and product are one kernel that recomputes.
+        compiled: torch.compile fuses norms, activations and casts.
         repeats_kv: Keys and values are expanded to all heads before attention.
+        expert_loop: A mixture's experts run one after the other, as Transformers before 5 had them.
         loss: Name in `LOSSES`.
-        chunk_tokens: Tokens of a chunk where the kernel works in chunks; 0 is the kernel's own number.
         reduce_bucket: Elements of a bucket of gradients; 0 is DeepSpeed's default of 5e8, -1 is `auto` (hidden size
             squared).
         reduce_bytes: Bytes of a gradient on its way.
+        reshards: FSDP drops gathered weights after the forward pass.
         retains_input_gradients: FSDP1 holds every block's input gradient until the backward pass ends when blocks
             have frozen weights (multi-gradient hooks of its reshard-only path).
         prefetched_blocks: Whole blocks that lie unsharded at one time in backward.
-        quantised_on_every_rank: Packed weights are not sharded.
-        compiled: torch.compile fuses norms, activations and casts.
+        splits_root: Embeddings and output head are groups of their own under FSDP.
+        quantised_on_every_rank: Packed weights are not sharded with the others.
         quantises_experts: Whether routed experts are packed too; bitsandbytes skips the stacked parameters that they
             are from transformers 5 on.
-        splits_root: Embeddings and output head are groups of their own under FSDP.
         saves_packed_inputs: Packed products keep their input for backward, as bitsandbytes did before 0.44.
         dropout: The trainer's examples have dropout on adapters.
     """
 
+    number_format: str = ""
+    compute_bytes: int = BF16
     trained_bytes: int = BF16
     frozen_bytes: int = BF16
     adapter_bytes: int = FP32
     saved_bytes: int = BF16
     master: bool = False
     grad_bytes: int = 0
+    optimizer: str = "adamw"
+    in_backward: bool = False
+    unsynchronised: bool = False
     autocast: bool = False
     kbit_upcast: bool = False
     hidden_fp32: bool = False
     casts_inputs: bool = True
     foreach: bool = True
+    attention: Attention = "flash"
+    stack: Stack = "hf"
     fused_norms: bool = False
     fused_mlp: bool = False
+    compiled: bool = False
     repeats_kv: bool = False
+    expert_loop: bool = False
     loss: str = "hf_unshifted"
-    chunk_tokens: int = 0
     reduce_bucket: int = 0
     reduce_bytes: int = BF16
+    reshards: bool = True
     retains_input_gradients: bool = True
     prefetched_blocks: int = 2
-    quantised_on_every_rank: bool = False
-    compiled: bool = False
-    quantises_experts: bool = True
     splits_root: bool = False
+    quantised_on_every_rank: bool = False
+    quantises_experts: bool = True
     saves_packed_inputs: bool = False
     dropout: bool = False
 
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of an activation: 4 where k-bit preparation makes the residual stream float32 without autocast."""
+        return FP32 if self.hidden_fp32 else self.compute_bytes
 
-@dataclass(frozen=True, kw_only=True)
-class Adapters:
-    """LoRA's settings that change memory.
 
-    Attributes:
-        r: Rank.
-        targets: Projections, as PEFT reads them.
-        dropout: Whether its mask and its copy of the input are kept.
-        saved_modules: Parameters of modules that train whole beside the adapters.
+def our_trainer(
+    engine: str,
+    *,
+    dtype: str = "bfloat16",
+    optim: str = "adamw_torch_fused",
+    attention: Attention = "flash",
+) -> TrainerModel:
+    """Our own trainer, as its code holds numbers on an engine.
+
+    FSDP2 keeps float32 shards and computes in bf16; DeepSpeed keeps weights of the compute type, and from stage 1 on a
+    float32 master of its part, and gradients in float32, in buckets of 2e8. The loss is chunked. Packed weights lie
+    whole on every rank, or are split on their own (`ParallelLayout.shard_quantized`); experts are not packed. Adapters
+    are float32, but FSDP2 and ZeRO 1 to 3 compute them in bf16, so that inputs are cast for them only without either.
+
+    Args:
+        engine: `zero0` to `zero3`, or `fsdp2`.
+        dtype: `bfloat16`, or `float32` for weights and products alike.
+        optim: As the job file has it.
+        attention: As memory and speed tell kernels apart.
     """
-
-    r: int = 16
-    targets: str | list[str] = "all-linear"
-    dora: bool = False
-    dropout: bool = False
-    bias: str = "none"
-    saved_modules: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What is trained, and how it is laid over GPUs.
-
-    Attributes:
-        quantization: `""`, `nf4`, `nf4_plain` (no double quantisation), `int8`, or `gptq4`.
-        shards: GPUs that share model states; 0 is all that data parallelism has (less with a hybrid shard).
-        offload: What lies in host memory: `""`, `optimizer`, or `all` (parameters too).
-        micro_batch: Sequences in one forward pass of a rank.
-        length: Tokens of one sequence.
-        padded_length: Longest sequence of attention that is not packed; matters to eager attention only.
-        accumulation: Forward passes before a step.
-        shard_packed: Each rank has a part of every packed weight, whatever the engine, and gathers one layer's
-            projection at a time (this project's `shard_quantized`).
-        unsynchronised: Gradients are kept whole until the last of them (`no_sync`).
-        checkpointing: What is computed again: `selective` keeps the outputs of products and attention.
-        optimizer: Name in `OPTIMIZER_BYTES`.
-        in_backward: Each weight steps as soon as its gradient is there (not with accumulation).
-        gpu_gib: Memory that the job may use; paged states leave when it gets full.
-    """
-
-    shape: ModelShape
-    regime: Regime = field(default_factory=Regime)
-    adapters: Adapters | None = None
-    quantization: str = ""
-    engine: Engine = "single"
-    gpus: int = 1
-    shards: int = 0
-    reshard: bool = True
-    offload: str = ""
-    tp: int = 1
-    pp: int = 1
-    cp: int = 1
-    ep: int = 1
-    sequence_parallel: bool = True
-    micro_batch: int = 1
-    length: int = 2048
-    accumulation: int = 1
-    shard_packed: bool = False
-    unsynchronised: bool = False
-    checkpointing: Checkpointing = "full"
-    attention: Attention = "flash"
-    optimizer: str = "adamw"
-    in_backward: bool = False
-    gpu_gib: float = 0.0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of one forward pass that one rank of context parallelism has."""
-        return -(-self.micro_batch * self.length // self.cp)
-
-    @property
-    def data_ranks(self) -> int:
-        """Ranks that hold the same part of the model under tensor and pipeline parallelism."""
-        return max(1, self.gpus // (self.tp * self.pp))
-
-    @property
-    def sharded_over(self) -> int:
-        """Ranks among which the states of one part of the model are split."""
-        return min(self.shards, self.data_ranks) if self.shards else self.data_ranks
-
-    def shards_from(self, stage: int) -> int:
-        """Over how many ranks is split what ZeRO splits from `stage` on (1 states, 2 gradients, 3 weights).
-
-        Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054), section 5. FSDP splits everything; without resharding
-        after the forward pass the whole weights come on top and are counted as gathered. Megatron's distributed
-        optimizer is stage 1.
-        """
-        own = {"zero1": 1, "zero2": 2, "zero3": 3, "fsdp1": 3, "fsdp2": 3, "megatron": 1}.get(self.engine, 0)
-        return self.sharded_over if own >= stage else 1
-
-    @property
-    def is_fsdp(self) -> bool:
-        """Either generation of FSDP."""
-        return self.engine in ("fsdp1", "fsdp2")
-
-    @property
-    def is_deepspeed(self) -> bool:
-        """Any ZeRO stage."""
-        return self.engine.startswith("zero")
+    single = dtype == "float32"
+    compute = FP32 if single else BF16
+    partitioned = engine in ("zero1", "zero2", "zero3")
+    trained = compute if partitioned else FP32
+    return TrainerModel(
+        number_format="fp32" if single else "",
+        compute_bytes=compute,
+        trained_bytes=trained,
+        frozen_bytes=compute,
+        adapter_bytes=trained,
+        saved_bytes=trained,
+        master=partitioned,
+        grad_bytes=FP32 if engine.startswith("zero") else 0,
+        casts_inputs=not (partitioned or single or engine.startswith("fsdp")),
+        foreach=optim == "adamw_torch",
+        attention=attention,
+        loss="chunked_fp32" if single else "chunked",
+        reduce_bucket=OUR_BUCKET,
+        reduce_bytes=FP32,
+        quantised_on_every_rank=True,
+        quantises_experts=False,
+    )
