@@ -92,6 +92,11 @@ class Attempt:
         except ClusterError as error:  # a full disk: then the nodes stay
             self.say(str(error))
 
+    @property
+    def was_trained(self) -> bool:
+        """Whether this attempt only does what follows training."""
+        return bool(self._steps)
+
     def follow_training(self) -> None:
         """This attempt only does what follows training: its steps are those of the attempt that trained."""
         trained = next(one for one in reversed(read_attempts(self.run_dir)) if one.get("trained"))

@@ -69,7 +69,7 @@ def run_phases(attempt: Attempt, launch: Launch, wishes: StopWishes, crew: Crew)
     note_untried(attempt.run_dir, attempt.ends, launch.phases)
     progress, stop = read_progress(attempt.run_dir), wishes.poll()
     found = gather(attempt, launch, crew.node, kills_before)
-    return judge(attempt.number, attempt.ends, launch.phases, progress, stop, found)
+    return judge(attempt.number, attempt.ends, launch.phases, progress, stop, found, was_trained=attempt.was_trained)
 
 
 def run_one(

@@ -83,8 +83,13 @@ def judge(
     progress: Mapping[str, Any] | None,
     stop: Mapping[str, Any] | None,
     found: Sequence[Evidence] = (),
+    *,
+    was_trained: bool = False,
 ) -> Verdict:
-    """The verdict over an attempt: its phases so far, those planned, its progress, the wish to stop, evidence."""
+    """The verdict over an attempt: its phases so far, those planned, its progress, the wish to stop, evidence.
+
+    `was_trained`: an earlier attempt has trained, and this one only does what follows.
+    """
     failed = next((end for end in ends if not went_well(end, progress, attempt)), None)
     if failed is None:
         return Verdict(Outcome.FINISHED, "") if len(ends) == len(planned) else stopped(stop)
@@ -94,7 +99,7 @@ def judge(
     if stop is not None and failed.ended_by_agent:
         return _forced(stopped(stop), failed)
     verdict = _failure(failed, mine, tuple(found))
-    trained = "train" not in planned or any(end.phase == "train" for end in ends)
+    trained = was_trained or any(end.phase == "train" for end in ends)
     trained = trained and failed.phase in AFTER_TRAINING
     if trained and verdict.outcome is not Outcome.NODE_FAILURE:
         return replace(verdict, outcome=Outcome.FINISHED, cause=f"trained and saved, but {verdict.cause}")

@@ -170,7 +170,11 @@ def test_agents_are_told_their_places() -> None:
         "TUNEYARD_PORT": "23456",
         "TUNEYARD_GENERATION": "a.1",
         "TUNEYARD_SUBMITTED": "1795000000.5",
+        "TUNEYARD_RELEASED": "",
+        "TUNEYARD_TRAINED": "",
     }
+    left_alone = agent_environment(replace(POST, index=0), Gathering("a.2", ("a",), ("node-0",)), 1.0)
+    assert (left_alone["TUNEYARD_TRAINED"], left_alone["TUNEYARD_NODES"]) == ("1", "node-0")
     there = agent_environment(POST, replace(LIFE, address="10.0.0.7"), 1.0)
     assert there["TUNEYARD_HEAD"] == "10.0.0.7", "a name may lead to the pod's predecessor for a while"
     assert node_names(["x", "y", "x"]) == ("x#0", "y", "x#2")

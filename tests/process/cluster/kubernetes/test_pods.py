@@ -281,8 +281,9 @@ def test_the_environment_of_no_pod_is_refused(run: Run, pods: Pods) -> None:
     assert (pod.ends_with(), "TUNEYARD_POD_INDEX is 2, and TUNEYARD_NODES_COUNT is 2" in pod.words) == (2, True)
 
 
-def plan_export(run: Run, export_seconds: float) -> None:
-    made = run.plan(["prepare", "train", "export"], ranks=1, steps=10, save_every=1, export_seconds=export_seconds)
+def plan_export(run: Run, export_seconds: float, **trainer) -> None:
+    trainer |= {"steps": 10, "save_every": 1, "export_seconds": export_seconds}
+    made = run.plan(["prepare", "train", "export"], ranks=1, **trainer)
     more = {"restart": {"backoff_seconds": 0.1}, "silence_seconds": 600, "join_seconds": 600}
     made.launch(nodes=3, grace_seconds=20, **more)
 
@@ -318,3 +319,13 @@ def test_a_head_that_is_told_to_leave_while_it_exports_leaves_with_75(run: Run, 
     plan_export(run, 0)
     assert pods.replace(head, 0, of=3).ends_with() == 0
     assert pods.outcomes() == ["preempted", "finished"]
+
+
+def test_an_export_that_fails_in_a_head_left_alone_leaves_the_run_finished(run: Run, pods: Pods) -> None:
+    head, *others = exporting(run, pods)
+    assert ends(pods, *others) == [0, 0]
+    plan_export(run, 0, export_exit=1)
+    head.die()
+    assert pods.replace(head, 0, of=3).ends_with() == 0
+    assert pods.outcomes() == ["preempted", "finished"]
+    assert read_attempts(run.dir)[1]["cause"].startswith("trained and saved, but export: exit code 1")
