@@ -12,12 +12,14 @@ from typing import Any
 from cluster import lock, rundir
 from cluster.agent.launch import Launch
 from cluster.contract import Backend, ClusterError, Handle, Status
-from cluster.kubernetes import facts, fetching, mirror, reader, reading, submission
-from cluster.kubernetes.api import Api
+from cluster.kubernetes.client.api import Api
 from cluster.kubernetes.names import TRAINER
-from cluster.kubernetes.reading import Scene
-from cluster.kubernetes.state import Submitted, read_submitted, write_submitted
-from cluster.kubernetes.values import AGENT_SECONDS, site_of
+from cluster.kubernetes.status import objects, observe
+from cluster.kubernetes.status.observe import RunSnapshot
+from cluster.kubernetes.submit import release
+from cluster.kubernetes.submit.values import AGENT_SECONDS, site_of
+from cluster.kubernetes.submitted import Submitted, read_submitted, write_submitted
+from cluster.kubernetes.sync import download, mirror, reader_pod
 from cluster.logs import read_logs
 
 _FRESH_SECONDS = 1.5
@@ -29,7 +31,7 @@ _WATCH_SECONDS = 3600.0
 
 
 @dataclass
-class _Seen:
+class _CachedStatus:
     """What was found out about a run a moment ago."""
 
     asked: float
@@ -37,7 +39,7 @@ class _Seen:
 
 
 @dataclass
-class _Place:
+class _SubmittedRun:
     """A run on its cluster."""
 
     run_dir: Path
@@ -46,7 +48,7 @@ class _Place:
     api: Api
     launch: Launch
     ranks: Sequence[int] = (0,)
-    seen: _Seen | None = field(default=None)
+    seen: _CachedStatus | None = field(default=None)
 
 
 class KubernetesBackend(Backend):
@@ -56,14 +58,14 @@ class KubernetesBackend(Backend):
     renders = "manifests"
 
     def __init__(self) -> None:
-        self._places: dict[Path, _Place] = {}
+        self._places: dict[Path, _SubmittedRun] = {}
 
     def require(self, launch: dict[str, Any], runs_dir: Path) -> list[str]:
         """Helm is here, and the API answers."""
         site = site_of({"launch": launch})
-        submission.helm_of(site, "").version()
-        submission.api_of(site).version()
-        submission.require_place_to_prepare(site, runs_dir)
+        release.helm_of(site, "").version()
+        release.api_of(site).version()
+        release.require_place_to_prepare(site, runs_dir)
         return []
 
     def rendered(self, run_dir: Path, plan: dict[str, Any], job_text: str) -> str:
@@ -71,28 +73,28 @@ class KubernetesBackend(Backend):
         site = site_of(plan)
         api = Api(str(site.get("context", "")), str(site.get("namespace", "")), retry_seconds=())
         try:
-            given = submission.submitted_now(run_dir, plan, api, 0.0)
+            given = release.submitted_now(run_dir, plan, api, 0.0)
         except ClusterError:
             plain = {**plan, "launch": {**plan["launch"], "kubernetes": {**site, "jobset": "never"}}}
-            given = submission.submitted_now(run_dir, plain, api, 0.0)
-        helm = submission.helm_of(site, given.namespace)
-        first = submission.prepares_first(run_dir, site)
-        return helm.template(given.release, submission.values_text(plan, given, job_text, prepares=first))
+            given = release.submitted_now(run_dir, plain, api, 0.0)
+        helm = release.helm_of(site, given.namespace)
+        first = release.prepares_first(run_dir, site)
+        return helm.template(given.release, release.values_text(plan, given, job_text, prepares=first))
 
     def submit(self, run_dir: Path) -> Handle:
         """Makes the run's release."""
         run_dir = run_dir.resolve()
         plan = rundir.read_plan(run_dir)
         site = site_of(plan)
-        api = submission.api_of(site)
+        api = release.api_of(site)
         self._clear_away(run_dir)
-        given = submission.submitted_now(run_dir, plan, api, time.time())
-        helm = submission.helm_of(site, given.namespace)
+        given = release.submitted_now(run_dir, plan, api, time.time())
+        helm = release.helm_of(site, given.namespace)
         job_text = (run_dir / JOB).read_text(encoding="utf-8")
-        first = submission.prepares_first(run_dir, site)
-        values = submission.values_text(plan, given, job_text, rundir.read_attempts(run_dir), prepares=first)
-        submission.refuse_early(api, helm, given.release, values)
-        submission.install(run_dir, helm, given, values)
+        first = release.prepares_first(run_dir, site)
+        values = release.values_text(plan, given, job_text, rundir.read_attempts(run_dir), prepares=first)
+        release.refuse_early(api, helm, given.release, values)
+        release.install(run_dir, helm, given, values)
         self._places.pop(run_dir, None)
         return Handle(self.name, given.release, run_dir)
 
@@ -102,10 +104,10 @@ class KubernetesBackend(Backend):
         if place is None:
             return Status("none", "not submitted yet")
         if place.given.is_over:
-            return reading.ended(run_dir, Scene(None), place.given)
+            return observe.ended(run_dir, RunSnapshot(None), place.given)
         if place.seen is None or time.monotonic() - place.seen.asked > _FRESH_SECONDS:
             status = self._ask(place)
-            place.seen = _Seen(time.monotonic(), status)
+            place.seen = _CachedStatus(time.monotonic(), status)
         return place.seen.status
 
     def logs(
@@ -125,53 +127,53 @@ class KubernetesBackend(Backend):
 
     def stop(self, run_dir: Path) -> None:
         """Leaves the wish in the run directory, by one of the run's pods."""
-        self._wish(self._known(run_dir), "tuneyard stop", urgent=False)
+        self._request_stop(self._required(run_dir), "tuneyard stop", urgent=False)
 
     def cancel(self, run_dir: Path) -> None:
         """Asks the agents to end the run as the user's wish; then, or when it only waits, removes the release."""
         place = self._place(run_dir)
         if place is None or place.given.is_over:
             return
-        scene = reading.look(place.api, place.given)
-        if not scene.is_over and scene.running:
-            self._wish(place, "tuneyard cancel", urgent=True)
+        snapshot = observe.snapshot_of(place.api, place.given)
+        if not snapshot.is_over and snapshot.running:
+            self._request_stop(place, "tuneyard cancel", urgent=True)
             self._wait_for_end(place, place.launch.grace_seconds + AGENT_SECONDS + _CLOSING_SECONDS / 3)
-        self._take_all(place, reading.look(place.api, place.given))
-        helm = submission.helm_of(place.site, place.given.namespace)
-        submission.remove(place.run_dir, helm, place.given)
+        self._take_all(place, observe.snapshot_of(place.api, place.given))
+        helm = release.helm_of(place.site, place.given.namespace)
+        release.remove(place.run_dir, helm, place.given)
         self._places.pop(place.run_dir, None)
         gone_within = place.launch.grace_seconds + AGENT_SECONDS + _CLOSING_SECONDS
-        if not submission.wait_until_gone(place.api, reading.selector(place.given.release), gone_within):
+        if not release.wait_until_gone(place.api, observe.selector(place.given.release), gone_within):
             words = f"pods of {place.given.release} do not end"
             raise ClusterError(words, "their node may be lost: `kubectl get pods` shows where they are")
 
     def fetch_model(self, run_dir: Path, tell: Callable[[int, int], None]) -> Path:
         """From the claim, by one of the run's pods, or one made for it, into the run directory here."""
-        place = self._known(run_dir)
+        place = self._required(run_dir)
         if not place.given.mirrored:
             return super().fetch_model(place.run_dir, tell)
         target = place.run_dir / "model"
         with self._pod_that_sees(place) as pod:
             ask = lambda command: place.api.execute(*pod, command)[0]  # noqa: E731
-            fetching.fetch(ask, f"{place.given.path}/model", target, tell)
+            download.fetch(ask, f"{place.given.path}/model", target, tell)
         return target
 
     @contextlib.contextmanager
-    def _pod_that_sees(self, place: _Place) -> Iterator[tuple[str, str]]:
+    def _pod_that_sees(self, place: _SubmittedRun) -> Iterator[tuple[str, str]]:
         """A pod with the claim, and its container. One that was made for it is removed afterwards."""
-        scene = reading.look(place.api, place.given)
-        if scene.running:
-            yield scene.running[0].name, scene.running[0].container
+        snapshot = observe.snapshot_of(place.api, place.given)
+        if snapshot.running:
+            yield snapshot.running[0].name, snapshot.running[0].container
             return
-        workload = reading.workload_json(place.api, place.given)
+        workload = observe.workload_json(place.api, place.given)
         if workload is None:  # it is gone some time after its end; what it was is rendered anew
             text = self.rendered(
                 place.run_dir, rundir.read_plan(place.run_dir), (place.run_dir / JOB).read_text("utf-8")
             )
             kinds = ("Job", "JobSet")
             every = [one for one in place.api.manifests(text) if one["kind"] in kinds]
-            workload = next(one for one in every if not facts.is_preparing(one))
-        with reader.staying(place.api, workload) as pod:
+            workload = next(one for one in every if not objects.is_preparing(one))
+        with reader_pod.staying(place.api, workload) as pod:
             yield pod, TRAINER
 
     def wait(self, run_dir: Path, timeout_seconds: float | None = None) -> Status:
@@ -181,10 +183,10 @@ class KubernetesBackend(Backend):
             left = _WATCH_SECONDS if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 break
-            self._wait_for_change(self._known(run_dir), left)
+            self._wait_for_change(self._required(run_dir), left)
         return status
 
-    def _place(self, run_dir: Path) -> _Place | None:
+    def _place(self, run_dir: Path) -> _SubmittedRun | None:
         run_dir = run_dir.resolve()
         given = read_submitted(run_dir)
         if given is None:
@@ -194,52 +196,52 @@ class KubernetesBackend(Backend):
             return known
         plan = rundir.read_plan(run_dir)
         api = Api(given.context, given.namespace)
-        place = _Place(run_dir, given, site_of(plan), api, Launch.from_plan(plan))
+        place = _SubmittedRun(run_dir, given, site_of(plan), api, Launch.from_plan(plan))
         self._places[run_dir] = place
         return place
 
-    def _known(self, run_dir: Path) -> _Place:
+    def _required(self, run_dir: Path) -> _SubmittedRun:
         place = self._place(run_dir)
         if place is None:
             raise ClusterError(f"{run_dir.name} was not submitted yet", "resume it")
         return place
 
-    def _ask(self, place: _Place) -> Status:
+    def _ask(self, place: _SubmittedRun) -> Status:
         try:
-            scene = reading.look(place.api, place.given)
-            if scene.is_over:
-                return self._over(place, scene)
-            if place.given.mirrored and scene.running:
-                self._sync(place, scene)
+            snapshot = observe.snapshot_of(place.api, place.given)
+            if snapshot.is_over:
+                return self._over(place, snapshot)
+            if place.given.mirrored and snapshot.running:
+                self._sync(place, snapshot)
         except ClusterError as error:
             return _as_far_as_known(place, error)
         wanted = place.launch.nodes
-        if scene.waits_for_data:
-            status = reading.preparing(place.run_dir, scene, place.given)
+        if snapshot.waits_for_data:
+            status = observe.preparing(place.run_dir, snapshot, place.given)
         else:
-            if reading.is_trained(place.run_dir, place.given):
-                wanted, scene = 1, scene.of_head()
-            status = reading.living(place.run_dir, scene, wanted, place.given)
+            if observe.is_trained(place.run_dir, place.given):
+                wanted, snapshot = 1, snapshot.of_head()
+            status = observe.living(place.run_dir, snapshot, wanted, place.given)
         if status is not None:
             return status
-        record = reading.newest(place.run_dir)
-        words = reading.waiting(place.api, place.given, scene, wanted)
+        record = observe.newest(place.run_dir)
+        words = observe.waiting(place.api, place.given, snapshot, wanted)
         return Status("queued", words, record["attempt"] if record else None)
 
-    def _over(self, place: _Place, scene: Scene) -> Status:
+    def _over(self, place: _SubmittedRun, snapshot: RunSnapshot) -> Status:
         """The run is over: what its end left is taken here once, and the cluster is not asked again."""
-        self._take_all(place, scene)
-        reading.correct(place.run_dir, scene, place.given)
-        status = reading.ended(place.run_dir, scene, place.given)
-        record = reading.newest(place.run_dir)
-        if record is not None and reading.is_of(record, place.given) and record.get("outcome"):
+        self._take_all(place, snapshot)
+        observe.correct(place.run_dir, snapshot, place.given)
+        status = observe.ended(place.run_dir, snapshot, place.given)
+        record = observe.newest(place.run_dir)
+        if record is not None and observe.is_of(record, place.given) and record.get("outcome"):
             place.given = replace(place.given, is_over=True)
             write_submitted(place.run_dir, place.given)
         return status
 
-    def _sync(self, place: _Place, scene: Scene) -> None:
+    def _sync(self, place: _SubmittedRun, snapshot: RunSnapshot) -> None:
         """Brings the copy of the run directory up to date; a pod that is about to leave may cut the answer short."""
-        for pod in scene.running:
+        for pod in snapshot.running:
             with contextlib.suppress(ClusterError):
                 for _ in range(_MOST_ANSWERS):
                     line = mirror.command(place.given.path, place.run_dir, place.ranks)
@@ -248,43 +250,43 @@ class KubernetesBackend(Backend):
                         break
                 return
 
-    def _take_all(self, place: _Place, scene: Scene) -> None:
+    def _take_all(self, place: _SubmittedRun, snapshot: RunSnapshot) -> None:
         """Everything about the run that can still be had: by its pods, by a reader, from what pod 0 said last."""
         if not place.given.mirrored:
             return
         self._fetch_late(place)
-        record = reading.newest(place.run_dir)
-        if record is not None and reading.is_of(record, place.given) and record.get("outcome"):
+        record = observe.newest(place.run_dir)
+        if record is not None and observe.is_of(record, place.given) and record.get("outcome"):
             return
-        heads = [pod for pod in scene.every_pod if pod.index == 0]
+        heads = [pod for pod in snapshot.every_pod if pod.index == 0]
         taken = [mirror.take_ledger(place.api.pod_log(pod.name, pod.container, 40), place.run_dir) for pod in heads]
-        if not any(taken) and (found := reading.last_words(scene)):
-            reading.as_last_record(place.run_dir, found, place.given)
+        if not any(taken) and (found := observe.termination_message(snapshot)):
+            observe.as_last_record(place.run_dir, found, place.given)
 
-    def _fetch_late(self, place: _Place) -> None:
+    def _fetch_late(self, place: _SubmittedRun) -> None:
         """By a pod made for it, where none of the run's own is left; nothing where that may not be made."""
         if not place.given.mirrored:
             return
-        scene = reading.look(place.api, place.given)
-        if scene.running:
-            self._sync(place, scene)
+        snapshot = observe.snapshot_of(place.api, place.given)
+        if snapshot.running:
+            self._sync(place, snapshot)
             return
-        workload = reading.workload_json(place.api, place.given)
-        if workload is None or not any(pod.has_run for pod in scene.every_pod):
+        workload = observe.workload_json(place.api, place.given)
+        if workload is None or not any(pod.has_run for pod in snapshot.every_pod):
             return
         with contextlib.suppress(ClusterError):
             for _ in range(_MOST_ANSWERS):
                 line = mirror.command(place.given.path, place.run_dir, place.ranks)
-                if not mirror.take(reader.ask(place.api, workload, line), place.run_dir):
+                if not mirror.take(reader_pod.ask(place.api, workload, line), place.run_dir):
                     return
 
-    def _wish(self, place: _Place, by: str, *, urgent: bool) -> None:
+    def _request_stop(self, place: _SubmittedRun, by: str, *, urgent: bool) -> None:
         if not place.given.mirrored:
             rundir.write_stop(place.run_dir, "stopped", by, urgent=urgent)
             return
         stop: dict[str, Any] = {"reason": "stopped", "by": by, "time": time.time()}
         command = mirror.stop_command(place.given.path, {**stop, "urgent": True} if urgent else stop)
-        running = reading.look(place.api, place.given).running
+        running = observe.snapshot_of(place.api, place.given).running
         for pod in running:
             _, errors, code = place.api.execute(pod.name, pod.container, command)
             if code == 0:
@@ -292,15 +294,15 @@ class KubernetesBackend(Backend):
         words = errors.strip().splitlines()[-1:] if running else ["none of its pods runs"]
         raise ClusterError(f"{place.given.release} could not be told: {''.join(words)}", "cancel it")
 
-    def _wait_for_end(self, place: _Place, seconds: float) -> None:
+    def _wait_for_end(self, place: _SubmittedRun, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not reading.look(place.api, place.given).is_over:
+        while time.monotonic() < deadline and not observe.snapshot_of(place.api, place.given).is_over:
             self._wait_for_change(place, min(2.0, deadline - time.monotonic()))
 
-    def _wait_for_change(self, place: _Place, seconds: float) -> None:
+    def _wait_for_change(self, place: _SubmittedRun, seconds: float) -> None:
         """Until a pod changes, but no sooner than an answer is stale, and no later than a watch is long."""
         time.sleep(min(_FRESH_SECONDS, max(0.0, seconds)))
-        for _ in place.api.changes(reading.selector(place.given.release), min(seconds, 5.0)):
+        for _ in place.api.changes(observe.selector(place.given.release), min(seconds, 5.0)):
             return
 
     def _clear_away(self, run_dir: Path) -> None:
@@ -310,16 +312,16 @@ class KubernetesBackend(Backend):
             if (who := lock.holder(run_dir)) is not None:
                 raise lock.LockHeldError(*lock.already_running(run_dir, who))
             return
-        scene = reading.look(place.api, place.given)
-        if not scene.is_over:
+        snapshot = observe.snapshot_of(place.api, place.given)
+        if not snapshot.is_over:
             raise ClusterError(f"{run_dir.name} is {place.given.release} already", "wait for it, or cancel it")
-        self._take_all(place, scene)
-        submission.helm_of(place.site, place.given.namespace).uninstall(place.given.release)
-        submission.wait_until_gone(place.api, reading.selector(place.given.release), _CLOSING_SECONDS)
+        self._take_all(place, snapshot)
+        release.helm_of(place.site, place.given.namespace).uninstall(place.given.release)
+        release.wait_until_gone(place.api, observe.selector(place.given.release), _CLOSING_SECONDS)
 
 
-def _as_far_as_known(place: _Place, error: ClusterError) -> Status:
+def _as_far_as_known(place: _SubmittedRun, error: ClusterError) -> Status:
     """The API does not answer: the run directory alone tells, and no more than it can."""
-    record = reading.newest(place.run_dir)
+    record = observe.newest(place.run_dir)
     number = record["attempt"] if record else None
     return Status("unknown", f"Kubernetes does not answer: {error.message}", number)

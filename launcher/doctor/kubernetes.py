@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cluster.contract import ClusterError
-from cluster.kubernetes import submission
-from cluster.kubernetes.api import JOBSET, Api
-from cluster.kubernetes.helm import Helm
+from cluster.kubernetes.client.api import JOBSET, Api
+from cluster.kubernetes.client.errors import ROLE, KubernetesError
+from cluster.kubernetes.client.helm import Helm
+from cluster.kubernetes.client.permissions import NEEDED, OPTIONAL
 from cluster.kubernetes.names import release_name
-from cluster.kubernetes.profile import JOB, Profile
-from cluster.kubernetes.refusals import ROLE, KubernetesError
-from cluster.kubernetes.rights import NEEDED, OPTIONAL
-from cluster.kubernetes.state import Submitted
+from cluster.kubernetes.submit import release
+from cluster.kubernetes.submit.profile import JOB, Profile
+from cluster.kubernetes.submitted import Submitted
 from launcher.doctor import Check, fail, not_read, ok, warn
 from rundir.quantities import count
 
@@ -31,12 +31,12 @@ def report(profile: Profile) -> Iterable[Check]:
     Raises:
         ClusterError: the API server does not answer, or there is no way to it.
     """
-    api = submission.api_of(profile.site())
-    helm = submission.helm_of(profile.site(), api.namespace)
+    api = release.api_of(profile.site())
+    helm = release.helm_of(profile.site(), api.namespace)
     yield _version(api)
     yield _helm(helm)
     yield _namespace(profile, api)
-    rights = _rights(api)
+    rights = _permissions(api)
     yield rights
     yield from _claims(profile, api)
     yield from _secrets(profile, api)
@@ -73,7 +73,7 @@ def _namespace(profile: Profile, api: Api) -> Check:
     return ok("namespace", words)
 
 
-def _rights(api: Api) -> Check:
+def _permissions(api: Api) -> Check:
     missing = [str(one) for one in NEEDED if not api.may(one.verb, one.resource, one.group, one.subresource)]
     if missing:
         return fail("rights", f"you may not {'; '.join(missing)}", ROLE)
@@ -224,9 +224,9 @@ def _probe(profile: Profile, api: Api, helm: Helm) -> Check:
     }
     plan = {"launch": {**launch, "kubernetes": profile.site()}}
     try:
-        workload, first = submission.workload_kind(profile.site(), api), profile.prepare.place == JOB
-        values = submission.values_text(plan, given.on(workload), "name: tuneyard-doctor\n", prepares=first)
-        submission.refuse_early(api, helm, given.release, values)
+        workload, first = release.workload_kind(profile.site(), api), profile.prepare.place == JOB
+        values = release.values_text(plan, given.on(workload), "name: tuneyard-doctor\n", prepares=first)
+        release.refuse_early(api, helm, given.release, values)
     except ClusterError as error:
         return fail(name, error.message.replace("\n", "; "), error.remedy or "correct the profile")
     return ok(name, "the API takes every object of a run")

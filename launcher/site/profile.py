@@ -23,7 +23,7 @@ from launcher.yamlfile.problems import JobFileError, Problem, SettingError, dott
 LOCAL = "local"
 SUFFIX = ".yaml"
 FOLDERS_VARIABLE = "TUNEYARD_PROFILES"
-DECLARED = {"kubernetes": "cluster.kubernetes.profile", "slurm": "cluster.slurm.profile"}
+DECLARED = {"kubernetes": "cluster.kubernetes.submit.profile", "slurm": "cluster.slurm.profile"}
 """The module with each scheduler's `Profile`, imported when one of its profiles is read."""
 DEFAULT = "slurm"
 """For profiles that do not say: those that were written before there were two."""

@@ -24,7 +24,7 @@ resources: {gpu: none, cpu_ranks: 1, walltime: 10m}
 cluster: {profile: testbed}
 """
 COMMAND = "import sys, launcher.cli; sys.exit(launcher.cli.main())"
-CHART = "from cluster.kubernetes.helm import chart_folder; print(chart_folder())"
+CHART = "from cluster.kubernetes.client.helm import chart_folder; print(chart_folder())"
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 from cluster.contract import ClusterError
-from cluster.kubernetes.pod.ending import FATAL, report
-from cluster.kubernetes.pod.life import Pod
-from cluster.kubernetes.pod.post import this_post
-from cluster.kubernetes.pod.signals import Signals
-from cluster.kubernetes.pod.words import Words
+from cluster.kubernetes.pod.completion import FATAL, report
+from cluster.kubernetes.pod.membership.identity import this_post
+from cluster.kubernetes.pod.process.log import Words
+from cluster.kubernetes.pod.process.signals import Signals
+from cluster.kubernetes.pod.supervisor import Pod
 from cluster.rundir import PLAN
 
 _APPEAR_SECONDS = 150.0

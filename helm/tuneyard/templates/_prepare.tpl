@@ -63,7 +63,7 @@ spec:
       command:
         - python
         - -m
-        - cluster.kubernetes.pod.unsuspend
+        - cluster.kubernetes.pod.prepare.unsuspend
         - {{ .Values.workload.kind | quote }}
         - {{ .Release.Namespace | quote }}
         - {{ include "tuneyard.workload" . | quote }}

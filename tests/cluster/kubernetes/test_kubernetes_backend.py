@@ -15,9 +15,8 @@ import yaml
 from kubernetes_runs import ROOT, KubernetesRun, profile, tuneyard, until, use_cluster
 
 from cluster import ClusterError
-from cluster.kubernetes import submission
-from cluster.kubernetes.api import Api
-from cluster.kubernetes.helm import Helm
+from cluster.kubernetes.client.api import Api
+from cluster.kubernetes.client.helm import Helm
 from cluster.rundir import read_attempts, read_progress
 from tests.cluster.kubernetes.testbed import Namespace, Testbed
 from tests.cluster.outcomes.real_run import trains
@@ -291,7 +290,7 @@ def test_an_interrupted_submit_leaves_nothing(
         install(self, release, values)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(submission.Helm, "install", interrupted)
+    monkeypatch.setattr(Helm, "install", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.submit()
     assert run.backend.status(run.dir).state == "none"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.kubernetes.profile import Profile
+from cluster.kubernetes.submit.profile import Profile
 from launcher.cli._planning import load_and_plan
 from launcher.doctor.kubernetes import _drafted_hardware, _nodes
 from launcher.jobfile import JobFileError

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 import pytest
 from pydantic import ValidationError
 
-from cluster.kubernetes import profile as kubernetes
+from cluster.kubernetes.submit import profile as kubernetes
 from cluster.profiles import SiteProfile, section_in
 from cluster.slurm import profile as slurm
 from cluster.slurm import script

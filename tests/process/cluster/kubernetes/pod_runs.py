@@ -11,8 +11,8 @@ from pathlib import Path
 from agent_runs import PATIENCE_SECONDS, Run, until
 
 from cluster.agent.node import free_port
-from cluster.kubernetes.pod.gathering import read_gathering
-from cluster.kubernetes.pod.presence import read_presence
+from cluster.kubernetes.pod.membership.heartbeat import read_presence
+from cluster.kubernetes.pod.membership.rendezvous import read_gathering
 from cluster.rundir import read_attempts, read_progress
 
 SUBMITTED = "1795000000.5"

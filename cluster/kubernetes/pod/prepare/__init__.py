@@ -1,0 +1,1 @@
+"""Tokenising before the pods with GPUs are made."""

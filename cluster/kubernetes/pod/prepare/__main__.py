@@ -1,0 +1,45 @@
+"""`python -m cluster.kubernetes.pod.prepare RUN_DIR NUM_PROC`: tokenises a run's data in a pod without GPUs.
+
+Exit code: 0 the data are there; the others are those of the run's own pods (docs/kubernetes-pod.md).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from cluster.agent.node import GENERATION, NODES
+from cluster.agent.outcome import RESTART_ME
+from cluster.agent.prepare import prepare
+from cluster.contract import ClusterError
+from cluster.kubernetes.pod.completion import FATAL, end_of, report
+from cluster.kubernetes.pod.membership.identity import Post, this_post
+from cluster.lock import LockHeldError
+
+
+def main(arguments: list[str]) -> int:
+    """The container's exit code."""
+    run_dir, num_proc = Path(arguments[0]).resolve(), int(arguments[1])
+    try:
+        post = this_post(os.environ)
+        os.environ |= {NODES: post.node, GENERATION: f"{post.uid}.0"}
+        code = prepare(run_dir, num_proc)
+    except LockHeldError as error:  # a pod of an earlier life saves, and leaves
+        print(f"prepare: {error}", file=sys.stderr)
+        return RESTART_ME
+    except ClusterError as error:
+        print(f"prepare: {error}: {error.remedy}", file=sys.stderr)
+        return FATAL
+    return _leave(run_dir, post) if code else 0
+
+
+def _leave(run_dir: Path, post: Post) -> int:
+    """The data are not there: another pod tries again, unless the run is over by its record."""
+    report(run_dir, post.termination_log)
+    over = end_of(run_dir, post.submitted)
+    return RESTART_ME if over is None else over
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

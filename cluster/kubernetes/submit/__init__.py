@@ -1,0 +1,1 @@
+"""From a site profile and a plan to a release."""

@@ -1,0 +1,1 @@
+"""Copying a run directory and a model from the claim to the submitting machine."""
