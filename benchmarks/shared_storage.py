@@ -23,7 +23,7 @@ from pathlib import Path
 
 from cluster import backend
 from cluster.rundir import read_attempts, read_progress
-from cluster.slurm.jobs import job_ids
+from cluster.slurm.submit.submission_record import job_ids
 from slurm.testbed import Testbed
 from tests.cluster.outcomes.real_run import checkpoint_hashes, trains
 from tests.cluster.slurm.slurm_runs import make_job, submitted

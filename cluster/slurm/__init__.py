@@ -1,5 +1,5 @@
-"""The SLURM backend: a rendered batch script, one agent per node, and what the scheduler says about it.
+"""The SLURM backend: a batch script, one agent per node, and what the scheduler says about the job.
 
-Submission and job handles are submitit's; requeueing, signals, outcomes and exclusion are the script's and the
-agents' (docs/decisions/0008-slurm.md).
+`submit` asks, `job` runs on the nodes, `scheduler` listens, `status` explains. `after`, `cancelled`, `preparing` and
+`task` are the names that batch scripts of version 0.1 call. See docs/decisions/0008-slurm.md.
 """

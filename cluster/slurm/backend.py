@@ -13,20 +13,28 @@ from typing import Any
 from cluster import lock, rundir
 from cluster.agent.attempt import close_abandoned
 from cluster.agent.launch import Launch
-from cluster.agent.outcome import abandoned, with_down_nodes
 from cluster.agent.phases import TERM_TO_KILL_SECONDS
-from cluster.contract import Backend, ClusterError, Handle, Outcome, Status
+from cluster.contract import Backend, ClusterError, Handle, Status
 from cluster.logs import read_logs
 from cluster.policy import exclusions
-from cluster.processes import boot_id
-from cluster.slurm import preparing, submission
-from cluster.slurm.array import render_array
-from cluster.slurm.cancelled import note_cancelled
-from cluster.slurm.explain import explain
-from cluster.slurm.jobs import Submission, job_ids, read_submission, write_submission
-from cluster.slurm.scheduler import Job, Scheduler, SlurmError
-from cluster.slurm.script import Job as Wanted
-from cluster.slurm.script import Site, render
+from cluster.slurm.job.cancelled_job import note_cancelled
+from cluster.slurm.scheduler.commands import Scheduler
+from cluster.slurm.scheduler.errors import SlurmError
+from cluster.slurm.scheduler.facts import SlurmJob
+from cluster.slurm.status.pending_reason import explain
+from cluster.slurm.status.run_status import (
+    BEFORE_IT_RUNS,
+    as_far_as_known,
+    ended,
+    has_begun,
+    job_of,
+    of_last_submission,
+)
+from cluster.slurm.status.scheduler_facts import read_scheduler_facts
+from cluster.slurm.submit import prepare_script, sbatch
+from cluster.slurm.submit.batch_script import SbatchJob, SbatchSettings, render
+from cluster.slurm.submit.job_array import render_array
+from cluster.slurm.submit.submission_record import Submission, job_ids, read_submission, write_submission
 
 _POLL_SECONDS = 1.0
 _FRESH_SECONDS = 2.0
@@ -35,7 +43,6 @@ _EXPLAIN_SECONDS = 15.0
 _CLOSING_SECONDS = 45.0
 _NODE_LOCAL = ("/tmp/", "/var/tmp/", "/dev/shm/")
 _CODE = Path(__file__).parents[2]
-_BEFORE_IT_RUNS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
 
 
 class SlurmBackend(Backend):
@@ -46,7 +53,7 @@ class SlurmBackend(Backend):
 
     def __init__(self, scheduler: Scheduler | None = None) -> None:
         self._scheduler = scheduler or Scheduler()
-        self._answers: dict[Path, tuple[float, Job | None]] = {}
+        self._answers: dict[Path, tuple[float, SlurmJob | None]] = {}
         self._explained: dict[tuple[str, str], tuple[float, str]] = {}
 
     def require(self, launch: dict[str, Any], runs_dir: Path) -> list[str]:
@@ -70,9 +77,11 @@ class SlurmBackend(Backend):
         submitted, plan = time.time(), rundir.read_plan(run_dir)
         script, first = self.script(run_dir, plan, submitted), self.prepare_script(run_dir, plan, submitted)
         (run_dir / "logs").mkdir(exist_ok=True)
-        prepare_id = str(submission.submit(run_dir, first, name=preparing.SCRIPT).job_id) if first else ""
+        prepare_id = (
+            str(sbatch.submit(self._scheduler, run_dir, first, name=prepare_script.SCRIPT).job_id) if first else ""
+        )
         try:
-            job_id = str(submission.submit(run_dir, script, _after(prepare_id)).job_id)
+            job_id = str(sbatch.submit(self._scheduler, run_dir, script, _after(prepare_id)).job_id)
         except ClusterError:
             if prepare_id:
                 with contextlib.suppress(ClusterError):  # why the run's own job was refused says more
@@ -98,9 +107,9 @@ class SlurmBackend(Backend):
         scripts = [self.script(run_dir, rundir.read_plan(run_dir), submitted) for run_dir in run_dirs]
         text = render_array(folder, run_dirs, scripts, max_parallel)
         for run_dir, script in zip(run_dirs, scripts, strict=True):
-            (run_dir / submission.SCRIPT).write_text(script, encoding="utf-8")
+            (run_dir / sbatch.SCRIPT).write_text(script, encoding="utf-8")
         (folder / "logs").mkdir(parents=True, exist_ok=True)
-        array = str(submission.submit(folder, text).job_id)
+        array = str(sbatch.submit(self._scheduler, folder, text).job_id)
         ids = [f"{array}_{number}" for number in range(len(run_dirs))]
         for run_dir, job_id in zip(run_dirs, ids, strict=True):
             write_submission(run_dir, Submission(job_id, submitted))
@@ -114,20 +123,22 @@ class SlurmBackend(Backend):
 
     def script(self, run_dir: Path, plan: Mapping[str, Any], submitted: float) -> str:
         """The batch script of a planned run, exactly as it would be submitted."""
-        return render(self._wanted(run_dir, plan, submitted), Site.from_plan(plan["launch"].get("slurm") or {}))
+        return render(
+            self._wanted(run_dir, plan, submitted), SbatchSettings.from_plan(plan["launch"].get("slurm") or {})
+        )
 
     def prepare_script(self, run_dir: Path, plan: Mapping[str, Any], submitted: float) -> str:
         """The script of the job that tokenises first; empty where there is none, or the data are there already."""
-        site = Site.from_plan(plan["launch"].get("slurm") or {})
-        if site.prepare.get("where") != preparing.JOB or (run_dir / rundir.FINGERPRINT).is_file():
+        site = SbatchSettings.from_plan(plan["launch"].get("slurm") or {})
+        if site.prepare.get("where") != prepare_script.JOB or (run_dir / rundir.FINGERPRINT).is_file():
             return ""
         wanted = replace(self._wanted(run_dir, plan, submitted), gpus_per_node=0)
-        return preparing.render_prepare(wanted, site)
+        return prepare_script.render_prepare(wanted, site)
 
-    def _wanted(self, run_dir: Path, plan: Mapping[str, Any], submitted: float) -> Wanted:
+    def _wanted(self, run_dir: Path, plan: Mapping[str, Any], submitted: float) -> SbatchJob:
         launch, given = Launch.from_plan(plan), plan["launch"]
         known = exclusions(rundir.read_attempts(run_dir), submitted)
-        return Wanted(
+        return SbatchJob(
             run_dir=run_dir,
             nodes=launch.nodes,
             grace_seconds=launch.grace_seconds,
@@ -150,14 +161,14 @@ class SlurmBackend(Backend):
             return Status("none", "not submitted yet")
         try:
             job = self._recent(run_dir)
-            first = None if job is not None and _has_begun(job) else self._preparing(run_dir)
+            first = None if job is not None and has_begun(job) else self._preparing(run_dir)
         except SlurmError as error:
-            return _as_far_as_known(run_dir, error)
+            return as_far_as_known(run_dir, error)
         if first is not None and first.is_alive:
             return self._before(job, first, record)
         if job is not None and job.is_alive:
             return self._alive(run_dir, job, record)
-        return _ended(run_dir, job, record, first)
+        return ended(run_dir, job, record, first)
 
     def logs(
         self, run_dir: Path, *, rank: int | None = None, attempt: int | None = None, follow: bool = False
@@ -172,7 +183,7 @@ class SlurmBackend(Backend):
         if job is None:
             return
         rundir.write_stop(run_dir, "stopped", "tuneyard cancel", urgent=True)
-        if job.state not in _BEFORE_IT_RUNS:
+        if job.state not in BEFORE_IT_RUNS:
             self._wait_for_leaving(run_dir)
         given = read_submission(run_dir)
         for job_id in [*job_ids(run_dir), *([given.prepare] if given and given.prepare else [])]:
@@ -201,51 +212,51 @@ class SlurmBackend(Backend):
     def _note_cancelled(self, run_dir: Path) -> None:
         """The last life was ended by hand: the record learns it before the next one begins."""
         records = rundir.read_attempts(run_dir)
-        if not records or not _of_last_submission(run_dir, records[-1]):
+        if not records or not of_last_submission(run_dir, records[-1]):
             return
-        job = _job_of(records[-1], self._newest(run_dir), self._first(run_dir))
+        job = job_of(records[-1], self._newest(run_dir), self._first(run_dir))
         if job is None or job.state != "CANCELLED":
             return
         if str(records[-1].get("generation")).endswith(f".{job.restarts}"):  # not while it waited for its next life
             note_cancelled(run_dir, job.id)
 
-    def _recent(self, run_dir: Path) -> Job | None:
+    def _recent(self, run_dir: Path) -> SlurmJob | None:
         asked, job = self._answers.get(run_dir, (float("-inf"), None))
         if time.monotonic() - asked > _FRESH_SECONDS:
             job = self._newest(run_dir)
             self._answers[run_dir] = (time.monotonic(), job)
         return job
 
-    def _newest(self, run_dir: Path) -> Job | None:
+    def _newest(self, run_dir: Path) -> SlurmJob | None:
         """The living job of the run, else the last one that the scheduler remembers."""
         known = [job for job_id in job_ids(run_dir) if (job := self._scheduler.job(job_id)) is not None]
         living = [job for job in known if job.is_alive]
-        running = [job for job in living if job.state not in _BEFORE_IT_RUNS]
+        running = [job for job in living if job.state not in BEFORE_IT_RUNS]
         return next((job for job in [*running, *living, *known]), None)
 
-    def _preparing(self, run_dir: Path) -> Job | None:
+    def _preparing(self, run_dir: Path) -> SlurmJob | None:
         """The job that tokenises the run's data first, as long as the scheduler remembers it."""
-        given, key = read_submission(run_dir), run_dir / preparing.SCRIPT
+        given, key = read_submission(run_dir), run_dir / prepare_script.SCRIPT
         asked, job = self._answers.get(key, (float("-inf"), None))
         if given is not None and given.prepare and time.monotonic() - asked > _FRESH_SECONDS:
             job = self._first(run_dir)
             self._answers[key] = (time.monotonic(), job)
         return job
 
-    def _first(self, run_dir: Path) -> Job | None:
+    def _first(self, run_dir: Path) -> SlurmJob | None:
         given = read_submission(run_dir)
         return self._scheduler.job(given.prepare) if given is not None and given.prepare else None
 
-    def _living(self, run_dir: Path) -> Job | None:
+    def _living(self, run_dir: Path) -> SlurmJob | None:
         """The run's job, or the one that tokenises for it, which may outlive one that was cancelled by hand."""
         job = self._newest(run_dir)
         if job is None or not job.is_alive:
             job = self._first(run_dir)
         return job if job is not None and job.is_alive else None
 
-    def _alive(self, run_dir: Path, job: Job, record: Mapping[str, Any] | None) -> Status:
+    def _alive(self, run_dir: Path, job: SlurmJob, record: Mapping[str, Any] | None) -> Status:
         number = record["attempt"] if record else None
-        if job.state in _BEFORE_IT_RUNS:
+        if job.state in BEFORE_IT_RUNS:
             return Status("queued", self._why_pending(job), number)
         if record is None or record.get("outcome") is not None:
             return Status("running", f"job {job.id} on {job.nodes}: the agents are starting or leaving", number)
@@ -253,19 +264,19 @@ class SlurmBackend(Backend):
         mine = progress.get("attempt") == record["attempt"]
         return Status("running", str(progress.get("state", "")) if mine else "no sign of the trainer yet", number)
 
-    def _before(self, job: Job | None, first: Job, record: Mapping[str, Any] | None) -> Status:
+    def _before(self, job: SlurmJob | None, first: SlurmJob, record: Mapping[str, Any] | None) -> Status:
         """The job with the GPUs waits for the one that tokenises, or is gone before that."""
         number = record["attempt"] if record else None
         waits = f"job {job.id} waits for its data" if job and job.is_alive else "the job that waited for its data ended"
-        if first.state in _BEFORE_IT_RUNS:
+        if first.state in BEFORE_IT_RUNS:
             return Status("queued", f"{waits}; {self._why_pending(first)}", number)
         return Status("running", f"{waits}: job {first.id} tokenises them on {first.nodes}", number)
 
-    def _why_pending(self, job: Job) -> str:
+    def _why_pending(self, job: SlurmJob) -> str:
         """SLURM's reason in words. The controller is asked for what explains it no more often than people look."""
         asked, words = self._explained.get((job.id, job.reason), (float("-inf"), ""))
         if time.monotonic() - asked > _EXPLAIN_SECONDS:
-            words = f"job {job.id}: {explain(job, self._scheduler.evidence(job)).words}"
+            words = f"job {job.id}: {explain(job, read_scheduler_facts(self._scheduler, job)).words}"
             self._explained[job.id, job.reason] = (time.monotonic(), words)
         return words
 
@@ -276,7 +287,7 @@ class SlurmBackend(Backend):
     def _cancel_job(self, run_dir: Path, job_id: str) -> None:
         job = self._scheduler.job(job_id)
         if job is not None and job.is_alive:
-            submission.handle(run_dir, job_id).cancel(check=False)
+            sbatch.handle(run_dir, job_id).cancel(check=False)
 
     def _gone(self, run_dir: Path, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -287,68 +298,6 @@ class SlurmBackend(Backend):
         return True
 
 
-def _as_far_as_known(run_dir: Path, error: SlurmError) -> Status:
-    """The scheduler does not answer: the run directory alone tells, and no more than it can."""
-    record = next(reversed(rundir.read_attempts(run_dir)), None)  # anew: asking in vain takes its time
-    number = record["attempt"] if record else None
-    if lock.holder(run_dir) is not None:
-        return Status("running", f"SLURM does not answer ({error.message}); an agent lives", number)
-    if record is not None and record.get("outcome") in (Outcome.FINISHED, Outcome.FATAL, Outcome.STOPPED):
-        return Status("ended", record.get("cause") or "", number, record["outcome"])
-    return Status("unknown", f"SLURM does not answer: {error.message}", number)
-
-
 def _after(prepare_id: str) -> list[str]:
     """What makes a job wait for another one, and go when that fails."""
     return [f"--dependency=afterok:{prepare_id}", "--kill-on-invalid-dep=yes"] if prepare_id else []
-
-
-def _ended(run_dir: Path, job: Job | None, record: Mapping[str, Any] | None, first: Job | None = None) -> Status:
-    """No job of the run lives any more. `first` is the one that tokenised, of whose failure SLURM cancels the other."""
-    failed = first is not None and first.state != "COMPLETED"
-    if failed and first is not None and (record is None or not _of_last_submission(run_dir, record)):
-        words = f"its data were not prepared: job {first.id} ended {first.state}"
-        words += _last_words(run_dir / "logs" / f"slurm-prepare-{first.id}.log")
-        return Status("ended", words, record["attempt"] if record else None, _no_attempt(first))
-    if record is None or not _of_last_submission(run_dir, record):
-        words = f"job {job.id} ended {job.state} before its agent began" if job else "its job is gone, without a word"
-        logs = [run_dir / "logs" / f"slurm-{job_id}.log" for job_id in job_ids(run_dir)[:1]]
-        return Status("ended", words + _last_words(*logs), record["attempt"] if record else None, _no_attempt(job))
-    outcome, cause = record.get("outcome"), record.get("cause") or ""
-    if outcome is None:
-        down = rundir.read_down_nodes(run_dir)
-        verdict = abandoned(record, rundir.read_stop(run_dir), lock.last_holder(run_dir), boot_id(), "another life")
-        verdict = with_down_nodes(verdict, record.get("nodes") or [], down)
-        outcome, cause = verdict.outcome.value, verdict.cause
-    its = _job_of(record, job, first)
-    if its is not None and its.state == "CANCELLED" and outcome not in (Outcome.FINISHED, Outcome.FATAL):
-        outcome, cause = Outcome.STOPPED.value, f"job {its.id} was cancelled; {cause}".rstrip("; ")
-    elif its is not None and its is first and its.state == "TIMEOUT":  # which its agent took for a preemption
-        words = "reached its walltime before the data were tokenised: raise `prepare.walltime` in the site profile"
-        outcome, cause = Outcome.WALLTIME.value, f"job {its.id} {words}"
-    return Status("ended", cause, record["attempt"], outcome)
-
-
-def _job_of(record: Mapping[str, Any], job: Job | None, first: Job | None) -> Job | None:
-    """The job in which an attempt took place: `first` where the data could not be tokenised, which is an attempt."""
-    return first if first is not None and str(record.get("generation")).startswith(f"{first.id}.") else job
-
-
-def _has_begun(job: Job) -> bool:
-    return job.is_alive and job.state not in _BEFORE_IT_RUNS
-
-
-def _of_last_submission(run_dir: Path, record: Mapping[str, Any]) -> bool:
-    given = read_submission(run_dir)
-    return given is not None and abs((record.get("submitted") or 0.0) - given.submitted) < 0.01
-
-
-def _no_attempt(job: Job | None) -> str:
-    if job is not None and job.state == "CANCELLED":
-        return Outcome.STOPPED.value
-    return (Outcome.NODE_FAILURE if job is not None and job.state == "NODE_FAIL" else Outcome.CRASHED).value
-
-
-def _last_words(*logs: Path) -> str:
-    lines = [line for log in logs if log.is_file() for line in log.read_text(errors="replace").splitlines() if line]
-    return f": {lines[-1]}" if lines else ""

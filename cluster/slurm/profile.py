@@ -188,7 +188,7 @@ class Profile(JobSettings):
         }
 
     def site(self, gpu: str = "", version: Sequence[int] = ()) -> dict[str, Any]:
-        """What the batch script is told: `cluster.slurm.script.Site`'s arguments, as a plan keeps them."""
+        """What the batch script is told: `SbatchSettings` as a plan keeps them."""
         container = self.setup.container
         found: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(JobSettings)}
         found |= {"modules": list(self.modules), "forward": list(self.forward), "environment": self.variables()}

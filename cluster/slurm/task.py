@@ -1,25 +1,8 @@
-"""`python -m cluster.slurm.task RUN_DIR`: what srun starts once per node. Becomes the node's agent."""
+"""The name of `cluster.slurm.job.srun_entry` in batch scripts of version 0.1, which may still be requeued."""
 
-from __future__ import annotations
-
-import os
 import sys
 
-from cluster.agent.__main__ import main as agent
-from cluster.agent.outcome import FAILED
-from cluster.contract import ClusterError
-from cluster.slurm.rendezvous import agent_environment
-
-
-def main(arguments: list[str]) -> int:
-    """The agent's exit code."""
-    try:
-        os.environ.update(agent_environment(os.environ))
-    except ClusterError as error:
-        print(f"agent: {error}", file=sys.stderr)
-        return FAILED
-    return agent(arguments)
-
+from cluster.slurm.job.srun_entry import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

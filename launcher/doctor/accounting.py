@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from difflib import get_close_matches
 
-from cluster.slurm.accounts import Accounts, Association, Qos
-from cluster.slurm.facts import Partition
 from cluster.slurm.profile import Profile
+from cluster.slurm.scheduler.accounting import Accounts, Association, Qos
+from cluster.slurm.scheduler.facts import Partition
 from launcher.doctor import Check, fail, not_read, ok, warn
 from rundir.quantities import count, duration
 

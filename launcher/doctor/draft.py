@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from cluster.slurm.facts import Node, Partition
 from cluster.slurm.profile import Profile
+from cluster.slurm.scheduler.facts import Node, Partition
 from launcher.doctor.accounting import walltime_limit
 from launcher.doctor.site import Site, is_preemptable, preempts_by_qos, sends_user_signal, usual_preempt_mode
 from rundir.quantities import walltime

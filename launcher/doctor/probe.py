@@ -9,8 +9,9 @@ from pathlib import Path
 
 from cluster.contract import ClusterError
 from cluster.slurm.profile import Profile
-from cluster.slurm.scheduler import Scheduler, SlurmError
-from cluster.slurm.script import Job, Site, render
+from cluster.slurm.scheduler.commands import Scheduler
+from cluster.slurm.scheduler.errors import SlurmError
+from cluster.slurm.submit.batch_script import SbatchJob, SbatchSettings, render
 from launcher.doctor import Check, fail, ok
 from launcher.doctor import site as facts
 
@@ -36,7 +37,7 @@ def _script(profile: Profile, site: facts.Site, folder: Path) -> str:
     gpus = profile.gpus_per_node or max((sum(node.gpus.values()) for node in nodes), default=0)
     gpus = 0 if profile.gpu_request == "none" else gpus
     most = partition.max_time_seconds if partition else None
-    job = Job(
+    job = SbatchJob(
         run_dir=folder,
         nodes=1,
         grace_seconds=1,
@@ -47,4 +48,4 @@ def _script(profile: Profile, site: facts.Site, folder: Path) -> str:
         gpus_per_node=gpus,
         walltime_seconds=int(min(PROBED_SECONDS, most or PROBED_SECONDS)),
     )
-    return render(job, Site(**profile.site(next(iter(profile.gpu_types), ""), site.version)))
+    return render(job, SbatchSettings(**profile.site(next(iter(profile.gpu_types), ""), site.version)))

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from cluster.slurm.accounts import Accounts
-from cluster.slurm.facts import Node, Partition, parse_version, requeue_hold_seconds
 from cluster.slurm.profile import JOB, PREPARE_CPUS, Profile
+from cluster.slurm.scheduler.accounting import Accounts
+from cluster.slurm.scheduler.facts import Node, Partition, parse_version, requeue_hold_seconds
 from launcher.doctor import Check, fail, not_read, ok, warn
 from launcher.doctor.accounting import account_checks, grace_check, preemption_check, qos_of, walltime_limit
 from rundir.quantities import count, duration, walltime_seconds

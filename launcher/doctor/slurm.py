@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from cluster.installing import install_line
 from cluster.slurm.profile import Profile
-from cluster.slurm.scheduler import Scheduler
+from cluster.slurm.scheduler.commands import Scheduler
 from launcher.doctor import FAIL, OK, Check
 from launcher.doctor.draft import drafted
 from launcher.doctor.folders import folder_checks

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.rundir import PLAN, read_attempts, read_plan, write_json_atomic
-from cluster.slurm.script import AFTER_GRACE_SECONDS, WARNING_SLOP_SECONDS
+from cluster.slurm.submit.batch_script import AFTER_GRACE_SECONDS, WARNING_SLOP_SECONDS
 from launcher.jobfile.schema import JobFile
 from launcher.planner.defaults import Decision
 from launcher.planner.launch_spec import CHECKPOINT_BYTES_PER_PARAMETER

@@ -102,7 +102,8 @@ def _version(backend: str, device: str) -> tuple[int, ...]:
     """SLURM's, where GPUs are asked for and it is here; a plan can be made without it."""
     if device == "cpu" or backend != "slurm":
         return ()
-    from cluster.slurm.scheduler import Scheduler, SlurmError
+    from cluster.slurm.scheduler.commands import Scheduler
+    from cluster.slurm.scheduler.errors import SlurmError
 
     try:
         return Scheduler(retry_seconds=()).version()

@@ -67,7 +67,7 @@ def test_arrows_point_one_way(path: Path) -> None:
 
 
 ON_THE_SUBMITTING_MACHINE = {
-    "cluster/slurm/submission.py": {"submitit"},
+    "cluster/slurm/submit/sbatch.py": {"submitit"},
     "cluster/kubernetes/client/api.py": {
         "kubernetes",
         "urllib3",

@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 from slurm_runs import SlurmRun
 
+from cluster.pending import Explanation
 from cluster.rundir import read_attempts
-from cluster.slurm.explain import Explanation, explain
-from cluster.slurm.scheduler import Job, Scheduler, SlurmError
+from cluster.slurm.scheduler.commands import Scheduler
+from cluster.slurm.scheduler.errors import SlurmError
+from cluster.slurm.scheduler.facts import SlurmJob
+from cluster.slurm.status.pending_reason import explain
+from cluster.slurm.status.scheduler_facts import read_scheduler_facts
 from launcher.cli import run as command
 from slurm.testbed import Testbed
 from tests.cluster.outcomes.standin_run import until
@@ -36,12 +40,12 @@ def sbatch(folder: Path, *options: str) -> str:
 def why_it_waits(job_id: str) -> Explanation:
     """SLURM names the limit a moment after it has looked at the job."""
 
-    def limited() -> Job | None:
+    def limited() -> SlurmJob | None:
         job = Scheduler().job(job_id)
         return job if job and job.reason.startswith(("QOS", "Assoc")) else None
 
     job = until(limited, "a limit as the reason")
-    return explain(job, Scheduler().evidence(job))
+    return explain(job, read_scheduler_facts(Scheduler(), job))
 
 
 @pytest.mark.parametrize(

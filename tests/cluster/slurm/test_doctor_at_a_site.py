@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.slurm.scheduler import Scheduler
+from cluster.slurm.scheduler.commands import Scheduler
 from launcher.cli import run
 from slurm.testbed import Testbed
 

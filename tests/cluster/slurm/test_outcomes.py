@@ -7,7 +7,7 @@ from pathlib import Path
 from slurm_runs import SlurmRun
 
 from cluster.slurm.backend import SlurmBackend
-from cluster.slurm.scheduler import Scheduler
+from cluster.slurm.scheduler.commands import Scheduler
 from slurm.testbed import Testbed
 from tests.cluster.outcomes.standin_run import until
 
@@ -23,7 +23,7 @@ def test_a_killed_head_is_closed_by_its_script_and_started_again(slurm_testbed: 
     head = slurm_testbed.host(run.trains(0)["nodes"][0])
     for pid in head.processes():
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if b"cluster.slurm.task" in words and b"python" in words[0]:
+        if b"cluster.slurm.job.srun_entry" in words and b"python" in words[0]:
             os.kill(pid, signal.SIGKILL)
     record = run.closed(0)
     assert (record["outcome"], record["cause"]) == ("crashed", "the agent was killed")

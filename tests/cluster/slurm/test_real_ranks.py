@@ -17,7 +17,7 @@ from slurm_runs import (
 
 from cluster import backend
 from cluster.rundir import read_attempts, read_progress
-from cluster.slurm.scheduler import Scheduler
+from cluster.slurm.scheduler.commands import Scheduler
 from slurm.testbed import Testbed
 from tests.cluster.outcomes.real_run import checkpoint_hashes, closed, losses, trains
 from tests.cluster.outcomes.standin_run import until

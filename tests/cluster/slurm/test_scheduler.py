@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.slurm.explain import explain
-from cluster.slurm.refusals import refusal
-from cluster.slurm.scheduler import Job, Scheduler, SlurmError
+from cluster.slurm.scheduler.commands import Scheduler
+from cluster.slurm.scheduler.errors import SlurmError, refusal
+from cluster.slurm.scheduler.facts import SlurmJob
+from cluster.slurm.status.pending_reason import explain
+from cluster.slurm.status.scheduler_facts import read_scheduler_facts
 from slurm.testbed import Testbed
 from slurm.testbed.host import wait_until
 
@@ -70,7 +72,7 @@ def test_requeue_hold_release_and_cancel(scheduler: Scheduler, tmp_path: Path) -
     until_reason(scheduler, job_id, "BeginTime")
     job = scheduler.job(job_id)
     assert job is not None and job.restarts == 1
-    assert "requeued jobs wait (8 s here)" in explain(job, scheduler.evidence(job)).words
+    assert "requeued jobs wait (8 s here)" in explain(job, read_scheduler_facts(scheduler, job)).words
     scheduler.start_now(job_id)
     until_state(scheduler, job_id, "RUNNING")
     scheduler.cancel(job_id)
@@ -98,11 +100,11 @@ def test_pending_reasons_are_slurms_own(scheduler: Scheduler, tmp_path: Path) ->
     until_reason(scheduler, waiting, "Resources")
     job = scheduler.job(waiting)
     assert job is not None
-    assert "4 fitting nodes are free (4 allocated)" in explain(job, scheduler.evidence(job)).words
+    assert "4 fitting nodes are free (4 allocated)" in explain(job, read_scheduler_facts(scheduler, job)).words
     until_reason(scheduler, long, "Partition")
     job = scheduler.job(long)
     assert job is not None
-    found = explain(job, scheduler.evidence(job))
+    found = explain(job, read_scheduler_facts(scheduler, job))
     assert "asks for 10 min, and the limit of partition short is 2 min" in found.words
 
 
@@ -114,7 +116,7 @@ def test_priority_counts_the_jobs_before_it(scheduler: Scheduler, tmp_path: Path
     until_reason(scheduler, last, "Priority")
     job = scheduler.job(last)
     assert job is not None and scheduler.jobs_ahead(job) == 2
-    assert "(2 in this partition)" in explain(job, scheduler.evidence(job)).words
+    assert "(2 in this partition)" in explain(job, read_scheduler_facts(scheduler, job)).words
 
 
 def test_what_cannot_be_read_is_no_evidence(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +124,7 @@ def test_what_cannot_be_read_is_no_evidence(scheduler: Scheduler, monkeypatch: p
         raise SlurmError("x")
 
     monkeypatch.setattr(scheduler, "_run", refuse)
-    read = scheduler.evidence(Job("1", "PENDING", partition="low"))
+    read = read_scheduler_facts(scheduler, SlurmJob("1", "PENDING", partition="low"))
     assert (read.partition, read.nodes, read.jobs_ahead, read.requeue_hold_seconds) == (None, None, None, None)
 
 

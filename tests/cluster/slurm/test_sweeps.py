@@ -9,7 +9,7 @@ from slurm_runs import FOR_EVER, SlurmRun, make_model_and_rows, tuneyard, write_
 
 from cluster import ClusterError
 from cluster.slurm.backend import SlurmBackend
-from cluster.slurm.jobs import job_ids
+from cluster.slurm.submit.submission_record import job_ids
 from slurm.testbed import Testbed
 from tests.cluster.outcomes.real_run import closed
 from tests.cluster.outcomes.standin_run import STANDIN, until

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cluster.slurm.facts import Node, Partition, requeue_hold_seconds
 from cluster.slurm.profile import Profile
+from cluster.slurm.scheduler.facts import Node, Partition, requeue_hold_seconds
 from launcher.cli import run
 from launcher.doctor import FAIL, OK, WARN, Check
 from launcher.doctor.draft import drafted

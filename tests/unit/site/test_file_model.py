@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from cluster.kubernetes.submit import profile as kubernetes
 from cluster.profiles import SiteProfile, section_in
 from cluster.slurm import profile as slurm
-from cluster.slurm import script
+from cluster.slurm.submit.batch_script import SbatchSettings
 from launcher.site.file_model import file_model, sections
 from launcher.yamlfile.document import read_document
 
@@ -55,7 +55,7 @@ def test_every_setting_is_declared_with_what_it_says(kind: type[Any]) -> None:
 
 
 def test_the_batch_script_is_told_in_the_profiles_own_words() -> None:
-    theirs, ours = ({one.name for one in fields(kind)} for kind in (slurm.Profile, script.Site))
+    theirs, ours = ({one.name for one in fields(kind)} for kind in (slurm.Profile, SbatchSettings))
     shared = {one.name for one in fields(slurm.JobSettings)}
     assert theirs & ours == shared | {"setup", "prepare"}, (
         "those two are sections in a file, and their result in a plan"

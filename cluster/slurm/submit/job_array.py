@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.contract import ClusterError
-from cluster.slurm.script import in_quotes, option
+from cluster.slurm.submit.batch_script import in_quotes, option
 
 _OWN = ("job-name", "output", "chdir")
 """Directives that differ between the runs of an array, and that the array has its own of."""

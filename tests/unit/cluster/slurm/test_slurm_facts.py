@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.slurm.facts import (
+from cluster.slurm.scheduler.commands import clean_environment
+from cluster.slurm.scheduler.facts import (
     parse_config,
     parse_duration,
     parse_gpus,
@@ -16,7 +17,6 @@ from cluster.slurm.facts import (
     parse_time,
     parse_version,
 )
-from cluster.slurm.scheduler import clean_environment
 
 RECORDED = Path(__file__).parent / "recorded"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.slurm.refusals import KINDS, absent, refusal
+from cluster.slurm.scheduler.errors import KINDS, absent, refusal
 
 FAILED = "sbatch: error: Batch job submission failed: "
 SAID = [

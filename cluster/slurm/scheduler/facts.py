@@ -18,7 +18,7 @@ _GPU = re.compile(r"(?:^|,)(?:gres[:/])?gpu(?::([A-Za-z][\w.-]*))?[:=](\d+)")
 
 
 @dataclass(frozen=True)
-class Job:
+class SlurmJob:
     """One job as the controller sees it. Times are Unix seconds; None is not known."""
 
     id: str
@@ -93,7 +93,7 @@ class Partition:
     qos: str = ""
 
 
-def parse_jobs(text: str) -> list[Job]:
+def parse_jobs(text: str) -> list[SlurmJob]:
     """All jobs in the output of `scontrol show job`."""
     return [_job(_settings(block)) for block in re.split(r"\n\s*\n", text) if "JobId=" in block]
 
@@ -132,7 +132,7 @@ def parse_version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found.groups() if part is not None) if found else ()
 
 
-def parse_sacct(text: str) -> list[Job]:
+def parse_sacct(text: str) -> list[SlurmJob]:
     """Jobs in the output of `sacct --parsable2` with SACCT_FIELDS, each in its last life.
 
     It is asked about jobs that the controller has forgotten, so none of them lives, whatever accounting believes.
@@ -189,10 +189,10 @@ def _settings(block: str) -> dict[str, str]:
     return found
 
 
-def _job(found: dict[str, str]) -> Job:
+def _job(found: dict[str, str]) -> SlurmJob:
     code, _, number = found.get("ExitCode", "").partition(":")
     array, task = found.get("ArrayJobId", ""), found.get("ArrayTaskId", "")
-    return Job(
+    return SlurmJob(
         id=f"{array}_{task}" if array and task else found.get("JobId", ""),
         state=found.get("JobState", ""),
         reason=found.get("Reason", ""),
@@ -227,10 +227,10 @@ def _resources(text: str) -> dict[str, float]:
     return {name: float(amount) for name, _, amount in pairs if re.fullmatch(r"\d+(\.\d+)?", amount)}
 
 
-def _accounted(cells: list[str]) -> Job:
+def _accounted(cells: list[str]) -> SlurmJob:
     row = dict(zip(SACCT_FIELDS, cells, strict=True))
     code, _, number = row["ExitCode"].partition(":")
-    return Job(
+    return SlurmJob(
         id=row["JobID"],
         state=row["State"].split(" ")[0],  # "CANCELLED by 1000"
         partition=row["Partition"],

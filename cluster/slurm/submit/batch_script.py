@@ -46,7 +46,7 @@ state_of() {
   echo "${found%%[!A-Z_]*}"
 }
 if [ $# -gt 0 ] && [ "$(state_of "$1")" = CANCELLED ]; then
-  once cluster.slurm.cancelled "$run_dir" "$1"
+  once cluster.slurm.job.cancelled_job "$run_dir" "$1"
   exit 0
 fi
 
@@ -103,7 +103,7 @@ rm -f "$TUNEYARD_RELEASED\""""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site(JobSettings):
+class SbatchSettings(JobSettings):
     """What the cluster wants to be told, from its profile: `launch.slurm` of plan.json."""
 
     gpu_style: str = "gpus-per-node"
@@ -118,7 +118,7 @@ class Site(JobSettings):
     """Where the data are tokenised, and what that job asks for; empty: in the run's own job."""
 
     @classmethod
-    def from_plan(cls, given: Mapping[str, Any]) -> Site:
+    def from_plan(cls, given: Mapping[str, Any]) -> SbatchSettings:
         """Reads it out of plan.json's `launch.slurm`; ClusterError names what is not known here."""
         if unknown := sorted(given.keys() - {one.name for one in fields(cls)}):
             raise ClusterError(f"plan.json: launch.slurm has unknown {', '.join(unknown)}", "plan the job again")
@@ -126,7 +126,7 @@ class Site(JobSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class SbatchJob:
     """What is to run, from its plan."""
 
     run_dir: Path
@@ -144,7 +144,7 @@ class Job:
     """Whether the first node has something to do when training is over."""
 
 
-def render(job: Job, site: Site) -> str:
+def render(job: SbatchJob, site: SbatchSettings) -> str:
     """The whole script; ClusterError names a value that no script can carry."""
     releases = job.nodes > 1 and job.goes_on_alone
     wait = round(job.grace_seconds) + _WAIT_FOR_OTHERS_SECONDS
@@ -188,7 +188,7 @@ def option(name: str, value: str) -> str:
     return f"{name}={quoted(value, name)}".replace("\\", "\\\\")
 
 
-def lead_seconds(job: Job) -> int:
+def lead_seconds(job: SbatchJob) -> int:
     """How long before its end the job is warned; ClusterError when the walltime leaves no time to train."""
     lead = job.lead_seconds or round(job.grace_seconds) + AFTER_GRACE_SECONDS
     if lead < job.grace_seconds + AFTER_GRACE_SECONDS:
@@ -206,7 +206,7 @@ def lead_seconds(job: Job) -> int:
     return lead
 
 
-def _directives(job: Job, site: Site) -> Iterator[str]:
+def _directives(job: SbatchJob, site: SbatchSettings) -> Iterator[str]:
     if "\\" in str(job.run_dir):  # it would turn off the pattern in the log's name
         raise ClusterError(f"{job.run_dir}: SLURM cannot write logs where a backslash is in the path", "rename it")
     log = str(job.run_dir / "logs" / "slurm-").replace("%", "%%") + "%j.log"
@@ -240,7 +240,7 @@ def _directives(job: Job, site: Site) -> Iterator[str]:
     yield option("export", ",".join(variable_names(site.forward)) or "NONE")
 
 
-def _gpu_request(job: Job, site: Site) -> Iterator[str]:
+def _gpu_request(job: SbatchJob, site: SbatchSettings) -> Iterator[str]:
     if site.gpu_style not in _GPU_STYLES:
         raise ClusterError(f"gpu_style is {site.gpu_style!r}", f"use one of: {', '.join(_GPU_STYLES)}")
     if not job.gpus_per_node or site.gpu_style == "none":
@@ -264,19 +264,19 @@ def clock(seconds: int) -> str:
     return f"{days}-{rest // 3600:02d}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
 
 
-def _early_seconds(job: Job) -> int:
+def _early_seconds(job: SbatchJob) -> int:
     """A warning before this moment of the job's life cannot be about its walltime."""
     if job.walltime_seconds is None:
         return 0
     return max(0, job.walltime_seconds - lead_seconds(job) - 2 * WARNING_SLOP_SECONDS)
 
 
-def code_folder(job: Job, site: Site) -> str:
+def code_folder(job: SbatchJob, site: SbatchSettings) -> str:
     """What is put on the path. An installed Tuneyard lies among packages that another Python must not find."""
     return "" if site.python and job.code.name == "site-packages" else str(job.code)
 
 
-def setup_lines(site: Site) -> Iterator[str]:
+def setup_lines(site: SbatchSettings) -> Iterator[str]:
     """The lines by which a job comes to its Python and its variables."""
     for module in site.modules:
         yield f"module load {quoted(module, 'a module')}"
@@ -288,7 +288,7 @@ def setup_lines(site: Site) -> Iterator[str]:
         yield f"export {name}={quoted(value, name)}"
 
 
-def container_words(job: Job, site: Site) -> str:
+def container_words(job: SbatchJob, site: SbatchSettings) -> str:
     """The words that stand before `python` on every node: srun's options for Pyxis, a command for Apptainer."""
     if site.container not in _CONTAINERS:
         raise ClusterError(f"container is {site.container!r}", f"use one of: {', '.join(filter(None, _CONTAINERS))}")

@@ -73,7 +73,7 @@ echo "$job ${SLURM_RESTART_COUNT:-0} $(date +%s)" >>"$run_dir/logs/slurm-jobs"
 @presubmit@
 if [ -z "$warning" ]; then
   srun --export=ALL --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=@wait@ \
-    ${container[@]+"${container[@]}"} "$python" -m cluster.slurm.task "$run_dir" &
+    ${container[@]+"${container[@]}"} "$python" -m cluster.slurm.job.srun_entry "$run_dir" &
   srun_pid=$!
   while kill -0 "$srun_pid" 2>/dev/null; do # a signal ends `wait`, not srun
     wait "$srun_pid"
@@ -85,7 +85,7 @@ fi
 # A job that SLURM is ending is no longer RUNNING: then SLURM has decided, and a cancelled job stays cancelled.
 state=$(patiently squeue --noheader --jobs="$job" --format=%T)
 if [ "$state" != RUNNING ]; then exit "$status"; fi
-answer=$(once cluster.slurm.after "$run_dir" "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" "${warning:-none}")
+answer=$(once cluster.slurm.job.post_job "$run_dir" "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" "${warning:-none}")
 read -r action status exclude <<<"${answer:-leave 1}"
 @decide@
 exit "$status"

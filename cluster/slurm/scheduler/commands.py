@@ -11,26 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from cluster.slurm.accounts import ASSOCIATION_FIELDS, QOS_FIELDS, Accounts, parse_associations, parse_qos
-from cluster.slurm.explain import Evidence, reason_code
-from cluster.slurm.facts import (
+from cluster.slurm.scheduler.accounting import ASSOCIATION_FIELDS, QOS_FIELDS, Accounts, parse_associations, parse_qos
+from cluster.slurm.scheduler.errors import SlurmError, absent, refusal
+from cluster.slurm.scheduler.facts import (
     SACCT_FIELDS,
-    Job,
     Node,
     Partition,
+    SlurmJob,
     parse_config,
     parse_jobs,
     parse_nodes,
     parse_partitions,
     parse_sacct,
     parse_version,
-    requeue_hold_seconds,
 )
-from cluster.slurm.limits import reason_of
-from cluster.slurm.refusals import SlurmError, absent, refusal
 from rundir.quantities import count
-
-__all__ = ["Job", "Node", "Partition", "Scheduler", "SlurmError", "clean_environment"]
 
 Fact = TypeVar("Fact")
 RETRY_SECONDS = (1.0, 3.0, 6.0)
@@ -72,13 +67,13 @@ class Scheduler:
             raise refusal("sbatch --test-only", done.stderr or done.stdout)
         return done.stderr.strip().removeprefix("sbatch: ")
 
-    def job(self, job_id: str) -> Job | None:
+    def job(self, job_id: str) -> SlurmJob | None:
         """One job: from the controller, else from accounting; None where neither knows it."""
         found = self.jobs(job_id)
         # tasks of an array that wait are one record, `4711_[2-7]`, whichever of them was asked for
         return replace(found[0], id=job_id) if found else None
 
-    def jobs(self, job_id: str) -> list[Job]:
+    def jobs(self, job_id: str) -> list[SlurmJob]:
         """A job, or every task of a job array."""
         try:
             return parse_jobs(self._run(["scontrol", "show", "job", job_id]))
@@ -136,7 +131,7 @@ class Scheduler:
 
     def accounts(self, cluster: str) -> Accounts | None:
         """What accounting allows this user on a cluster; None where it does not answer."""
-        return _readable(lambda: self._accounts(cluster, f"user={getpass.getuser()}"))
+        return readable(lambda: self._accounts(cluster, f"user={getpass.getuser()}"))
 
     def config(self) -> dict[str, str]:
         """The controller's settings."""
@@ -146,24 +141,16 @@ class Scheduler:
         """The version of the commands here, as numbers."""
         return parse_version(self._run(["sbatch", "--version"]))
 
-    def jobs_ahead(self, job: Job) -> int:
+    def jobs_ahead(self, job: SlurmJob) -> int:
         """How many pending jobs of its partition have a higher priority."""
         line = ["squeue", "--noheader", "--states=PENDING", f"--partition={job.partition}", "--format=%Q"]
         priorities = [int(word) for word in self._run(line).split() if word.isdecimal()]
         return sum(priority > (job.priority or 0) for priority in priorities)
 
-    def evidence(self, job: Job) -> Evidence:
-        """What explains why a job waits, as far as it can be read now."""
-        partitions = _readable(self.partitions) or []
-        nodes, config = _readable(self.node_facts), _readable(self.config)
-        return Evidence(
-            partition=next((one for one in partitions if one.name == job.partition), None),
-            nodes=None if nodes is None else [node for node in nodes if job.partition in node.partitions],
-            jobs_ahead=_readable(lambda: self.jobs_ahead(job)),
-            requeue_hold_seconds=None if config is None else requeue_hold_seconds(config),
-            limits=_readable(lambda: self._limits(job)) if reason_of(reason_code(job.reason)) else None,
-            now=time.time(),
-        )
+    def limits(self, job: SlurmJob) -> str:
+        """What the controller knows of the limits on the job's account and QOS, in its own words."""
+        chosen = [f"accounts={job.account}"] * bool(job.account) + [f"qos={job.qos}"] * bool(job.qos)
+        return self._run(["scontrol", "show", "assoc_mgr", "flags=assoc,qos", *chosen])
 
     def _accounts(self, cluster: str, whose: str) -> Accounts:
         show = ("sacctmgr", "--noheader", "--parsable2", "show")
@@ -172,11 +159,7 @@ class Scheduler:
         associations = parse_associations(self._run([*show, "association", *chosen]))
         return Accounts(default, associations, parse_qos(self._run([*show, "qos", f"format={','.join(QOS_FIELDS)}"])))
 
-    def _limits(self, job: Job) -> str:
-        chosen = [f"accounts={job.account}"] * bool(job.account) + [f"qos={job.qos}"] * bool(job.qos)
-        return self._run(["scontrol", "show", "assoc_mgr", "flags=assoc,qos", *chosen])
-
-    def _accounted(self, job_id: str) -> list[Job]:
+    def _accounted(self, job_id: str) -> list[SlurmJob]:
         # Without slurmdbd, and where the old completion log is all there is, `-c` reads that.
         for extra in ([], ["--completion"]):
             line = ["sacct", *extra, "--allocations", "--noheader", "--parsable2", f"--jobs={job_id}"]
@@ -220,7 +203,8 @@ class Scheduler:
             return subprocess.CompletedProcess(command, 1, "", words)
 
 
-def _readable(read: Callable[[], Fact]) -> Fact | None:
+def readable(read: Callable[[], Fact]) -> Fact | None:
+    """What is read; None where the scheduler does not say."""
     try:
         return read()
     except SlurmError:

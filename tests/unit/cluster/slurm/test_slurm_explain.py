@@ -3,8 +3,10 @@
 import pytest
 
 from cluster.pending import CATEGORIES
-from cluster.slurm.explain import Evidence, explain, reason_code
-from cluster.slurm.facts import Job, Node, Partition
+from cluster.slurm.scheduler.facts import Node, Partition, SlurmJob
+from cluster.slurm.status.limits import reason_code
+from cluster.slurm.status.pending_reason import explain
+from cluster.slurm.status.scheduler_facts import SchedulerFacts
 
 NOW = 1_000_000.0
 SHORT = Partition("short", max_time_seconds=7200, num_nodes=4)
@@ -53,8 +55,8 @@ ALL = [
 ]
 
 
-def job(reason: str, **more: object) -> Job:
-    return Job("7", "PENDING", reason, partition="short", num_nodes=4, **more)  # type: ignore[arg-type]
+def job(reason: str, **more: object) -> SlurmJob:
+    return SlurmJob("7", "PENDING", reason, partition="short", num_nodes=4, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("reason", "category", "words"), ALL, ids=[reason for reason, *_ in ALL])
@@ -67,7 +69,7 @@ def test_reasons(reason: str, category: str, words: str) -> None:
 
 def test_resources_with_what_was_read() -> None:
     nodes = [Node("n1", states=("idle",)), Node("n2", states=("idle", "drain")), Node("n3", states=("idle",))]
-    found = explain(job("Resources", started=NOW + 5400), Evidence(nodes=nodes, now=NOW))
+    found = explain(job("Resources", started=NOW + 5400), SchedulerFacts(nodes=nodes, now=NOW))
     assert "(2 idle, 1 idle+drain)" in found.words and "in 1 h 30 min" in found.words
 
 
@@ -80,29 +82,29 @@ def test_nothing_is_guessed() -> None:
 
 
 def test_priority_counts_what_is_ahead() -> None:
-    assert "(12 in this partition)" in explain(job("Priority"), Evidence(jobs_ahead=12)).words
+    assert "(12 in this partition)" in explain(job("Priority"), SchedulerFacts(jobs_ahead=12)).words
 
 
 @pytest.mark.parametrize(("hold", "words"), [(None, "about 2 minutes"), (8.0, "(8 s here)")])
 def test_a_requeued_job_waits(hold: float | None, words: str) -> None:
-    found = explain(job("BeginTime", restarts=1), Evidence(requeue_hold_seconds=hold))
+    found = explain(job("BeginTime", restarts=1), SchedulerFacts(requeue_hold_seconds=hold))
     assert found.category == "time" and "requeued jobs wait" in found.words and words in found.words
 
 
 def test_partition_config_names_the_limit_that_is_broken() -> None:
-    read = Evidence(partition=SHORT)
+    read = SchedulerFacts(partition=SHORT)
     assert (
         "asks for 1 d 1 h, and the limit of partition short is 2 h"
         in explain(job("PartitionConfig", time_limit_seconds=90000), read).words
     )
-    nine = Job("7", "PENDING", "PartitionConfig", partition="short", num_nodes=9, time_limit_seconds=60)
+    nine = SlurmJob("7", "PENDING", "PartitionConfig", partition="short", num_nodes=9, time_limit_seconds=60)
     assert "asks for 9 nodes, and the limit of partition short is 4" in explain(nine, read).words
     assert "cannot be seen from here" in explain(job("PartitionConfig", time_limit_seconds=60), read).words
 
 
 def test_unavailable_nodes_with_the_sites_own_words() -> None:
     nodes = [Node("n4", states=("down",), reason="bad DIMM [root@2026]")]
-    assert "n4: bad DIMM" in explain(job("ReqNodeNotAvail"), Evidence(nodes=nodes)).words
+    assert "n4: bad DIMM" in explain(job("ReqNodeNotAvail"), SchedulerFacts(nodes=nodes)).words
 
 
 def test_reason_codes_are_compared_without_punctuation() -> None:

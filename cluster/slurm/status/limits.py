@@ -55,6 +55,12 @@ class Limit:
     used: str
 
 
+def reason_code(reason: str) -> str:
+    """A reason in small letters only, without what follows a comma or a bracket: `reqnodenotavail`."""
+    code = re.sub(r"[^a-z0-9]", "", re.split(r"[,(]", reason)[0].lower())
+    return "" if code in ("none", "null") else code
+
+
 def reason_of(code: str) -> Reason | None:
     """A reason code of small letters only as a limit of accounting; None when it is none."""
     found = _REASON.fullmatch(code)

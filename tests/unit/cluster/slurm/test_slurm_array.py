@@ -9,13 +9,15 @@ import pytest
 from test_slurm_script import JOB, NASTY, directives
 
 from cluster.contract import ClusterError
-from cluster.slurm.array import render_array
-from cluster.slurm.script import Site, render
+from cluster.slurm.submit.batch_script import SbatchSettings, render
+from cluster.slurm.submit.job_array import render_array
 
 
 def scripts(folder: Path, count: int, **changes: object) -> tuple[list[Path], list[str]]:
     run_dirs = [folder / f"run-{number}" for number in range(count)]
-    return run_dirs, [render(replace(JOB, run_dir=run_dir, **changes), Site(partition="p")) for run_dir in run_dirs]
+    return run_dirs, [
+        render(replace(JOB, run_dir=run_dir, **changes), SbatchSettings(partition="p")) for run_dir in run_dirs
+    ]
 
 
 def test_an_array_asks_once_for_what_all_its_runs_ask_for() -> None:

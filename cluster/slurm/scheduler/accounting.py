@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.slurm.facts import listed, parse_duration, parse_gpus
+from cluster.slurm.scheduler.facts import listed, parse_duration, parse_gpus
 
 ASSOCIATION_FIELDS = ("Account", "Partition", "QOS", "DefaultQOS", "MaxWall")
 QOS_FIELDS = ("Name", "GraceTime", "Preempt", "PreemptMode", "MaxWall", "MaxTRES", "MaxTRESPU", "GrpTRES")

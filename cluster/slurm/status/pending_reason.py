@@ -7,36 +7,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from cluster.pending import WAIT, Explanation
-from cluster.slurm.facts import Job, Node, Partition
-from cluster.slurm.limits import Limit, Reason, limit_in_force, reason_of
+from cluster.slurm.scheduler.facts import SlurmJob
+from cluster.slurm.status.limits import Limit, Reason, limit_in_force, reason_code, reason_of
+from cluster.slurm.status.scheduler_facts import SchedulerFacts
 from rundir.quantities import count, duration
 
 _SEE_LIMITS = "`sacctmgr show assoc user=$USER` and `sacctmgr show qos` show the limits"
 _NEVER = f"it can never start as it is: cancel it, and ask for less; {_SEE_LIMITS}"
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What was read beside the job itself. None: not read."""
-
-    partition: Partition | None = None
-    nodes: Sequence[Node] | None = None
-    """The nodes of the job's partition."""
-    jobs_ahead: int | None = None
-    """Pending jobs of the same partition with a higher priority."""
-    requeue_hold_seconds: float | None = None
-    limits: str | None = None
-    """What the controller knows of the limits on the job's account and QOS, in its own words."""
-    now: float | None = None
-
-
-def explain(job: Job, evidence: Evidence | None = None) -> Explanation:
+def explain(job: SlurmJob, facts: SchedulerFacts | None = None) -> Explanation:
     """Why a pending job does not run."""
-    read = evidence or Evidence()
+    read = facts or SchedulerFacts()
     code = reason_code(job.reason)
     if code in _SPECIAL:
         return _SPECIAL[code](job, read)
@@ -49,23 +34,17 @@ def explain(job: Job, evidence: Evidence | None = None) -> Explanation:
     return Explanation("other", f"SLURM's reason is {job.reason}", "`man squeue` explains it, or ask the site")
 
 
-def reason_code(reason: str) -> str:
-    """A reason in small letters only, without what follows a comma or a bracket: `reqnodenotavail`."""
-    code = re.sub(r"[^a-z0-9]", "", re.split(r"[,(]", reason)[0].lower())
-    return "" if code in ("none", "null") else code
-
-
-def _priority(job: Job, read: Evidence) -> Explanation:
+def _priority(job: SlurmJob, read: SchedulerFacts) -> Explanation:
     ahead = "how many was not read" if read.jobs_ahead is None else f"{read.jobs_ahead} in this partition"
     return Explanation("priority", f"jobs with a higher priority are before it ({ahead}); {_start(job, read)}", WAIT)
 
 
-def _resources(job: Job, read: Evidence) -> Explanation:
+def _resources(job: SlurmJob, read: SchedulerFacts) -> Explanation:
     words = f"it is next, and waits until {job.num_nodes} fitting nodes are free ({_node_counts(read)})"
     return Explanation("resources", f"{words}; {_start(job, read)}", f"{WAIT}; fewer nodes or less time start sooner")
 
 
-def _begin_time(job: Job, read: Evidence) -> Explanation:
+def _begin_time(job: SlurmJob, read: SchedulerFacts) -> Explanation:
     if job.restarts == 0:
         return Explanation("time", f"it was asked to start later; {_start(job, read)}", WAIT)
     hold = read.requeue_hold_seconds
@@ -73,29 +52,29 @@ def _begin_time(job: Job, read: Evidence) -> Explanation:
     return Explanation("time", f"requeued jobs wait ({usual}) before they start again; {_start(job, read)}", WAIT)
 
 
-def _dependency(job: Job, read: Evidence) -> Explanation:
+def _dependency(job: SlurmJob, read: SchedulerFacts) -> Explanation:
     return Explanation("dependency", f"it waits for another job: {job.dependency or 'which one was not read'}", WAIT)
 
 
-def _never(job: Job, read: Evidence) -> Explanation:
+def _never(job: SlurmJob, read: SchedulerFacts) -> Explanation:
     words = f"the job that it waits for did not end as asked: {job.dependency or 'which one was not read'}"
     return Explanation("dependency", words, "it will never start: cancel it, and submit again or resume")
 
 
-def _time_limit(job: Job, read: Evidence) -> Explanation:
+def _time_limit(job: SlurmJob, read: SchedulerFacts) -> Explanation:
     limit = duration(read.partition.max_time_seconds) if read.partition else "not read"
     asked = duration(job.time_limit_seconds)
     words = f"it asks for {asked}, and the limit of partition {job.partition} is {limit}"
     return Explanation("time", words, "cancel it, lower resources.walltime to that limit, and submit again")
 
 
-def _node_limit(job: Job, read: Evidence) -> Explanation:
+def _node_limit(job: SlurmJob, read: SchedulerFacts) -> Explanation:
     limit = "not read" if read.partition is None else read.partition.max_nodes or read.partition.num_nodes
     words = f"it asks for {count(job.num_nodes, 'node')}, and the limit of partition {job.partition} is {limit}"
     return Explanation("resources", words, "cancel it, lower resources.max_nodes, and submit again")
 
 
-def _partition_limits(job: Job, read: Evidence) -> Explanation:
+def _partition_limits(job: SlurmJob, read: SchedulerFacts) -> Explanation:
     """`PartitionConfig` does not say which limit; the job and the partition do."""
     partition = read.partition
     most = partition.max_time_seconds if partition else None
@@ -108,7 +87,7 @@ def _partition_limits(job: Job, read: Evidence) -> Explanation:
     return Explanation("resources", words, "compare it with `scontrol show partition`, cancel it, and submit again")
 
 
-def _unavailable(job: Job, read: Evidence) -> Explanation:
+def _unavailable(job: SlurmJob, read: SchedulerFacts) -> Explanation:
     named = re.search(r"UnavailableNodes:_?(\S+)", job.reason)
     which = named[1] if named and named[1] != "(null)" else "which ones was not read"
     bad = [f"{node.name}: {node.reason}" for node in read.nodes or () if node.reason][:3]
@@ -116,7 +95,7 @@ def _unavailable(job: Job, read: Evidence) -> Explanation:
     return Explanation("resources", words, f"{WAIT} when they are back; `sinfo -R` tells why they are away")
 
 
-_SPECIAL: dict[str, Callable[[Job, Evidence], Explanation]] = {
+_SPECIAL: dict[str, Callable[[SlurmJob, SchedulerFacts], Explanation]] = {
     "priority": _priority,
     "resources": _resources,
     "begintime": _begin_time,
@@ -193,7 +172,7 @@ _RESOURCES = {
 }
 
 
-def _limit(reason: Reason, job: Job, found: Limit | None) -> Explanation:
+def _limit(reason: Reason, job: SlurmJob, found: Limit | None) -> Explanation:
     """AssocGrpGRES, QOSMaxJobsPerUserLimit and their many relations; `found` is what was read of the limit itself."""
     owner = found.owner if found else ("your account" if reason.whose == "assoc" else "the QOS")
     what = next((words for name, words in _RESOURCES.items() if name in reason.what), "resources")
@@ -214,7 +193,7 @@ def _limit(reason: Reason, job: Job, found: Limit | None) -> Explanation:
     return Explanation("quota", words + _figures(found, what), f"{WAIT}; {_SEE_LIMITS}")
 
 
-def _in_force(reason: Reason, job: Job, read: Evidence) -> Limit | None:
+def _in_force(reason: Reason, job: SlurmJob, read: SchedulerFacts) -> Limit | None:
     return None if read.limits is None else limit_in_force(read.limits, reason, job.account, job.qos, job.user_id)
 
 
@@ -231,7 +210,7 @@ def _number(text: str, what: str) -> str:
     return f"{text} MB" if what == "memory" else text
 
 
-def _start(job: Job, read: Evidence) -> str:
+def _start(job: SlurmJob, read: SchedulerFacts) -> str:
     """When SLURM expects it to start."""
     if job.started is None:
         return "SLURM has no start time yet"
@@ -240,7 +219,7 @@ def _start(job: Job, read: Evidence) -> str:
     return f"expected to start in {duration(max(0.0, job.started - read.now))}"
 
 
-def _node_counts(read: Evidence) -> str:
+def _node_counts(read: SchedulerFacts) -> str:
     if read.nodes is None:
         return "node states: not read"
     counts = Counter(node.states[0] if len(node.states) == 1 else "+".join(node.states) for node in read.nodes)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from cluster.contract import ClusterError
-from cluster.slurm.preparing import render_prepare
-from cluster.slurm.script import Job, Site, lead_seconds, render
+from cluster.slurm.submit.batch_script import SbatchJob, SbatchSettings, lead_seconds, render
+from cluster.slurm.submit.prepare_script import render_prepare
 
-JOB = Job(
+JOB = SbatchJob(
     run_dir=Path("/runs/support-1a2b"),
     nodes=8,
     grace_seconds=60,
@@ -22,15 +22,15 @@ JOB = Job(
     gpus_per_node=8,
     walltime_seconds=14400,
 )
-PYXIS = Site(container="pyxis", image="reg#image:tag", mounts=["/data", "/models:/m"])
-APPTAINER = Site(container="apptainer", image="/images/a b.sif", mounts=["/data"])
+PYXIS = SbatchSettings(container="pyxis", image="reg#image:tag", mounts=["/data", "/models:/m"])
+APPTAINER = SbatchSettings(container="apptainer", image="/images/a b.sif", mounts=["/data"])
 SITES = {
-    "bare": Site(),
-    "no requeue": Site(requeue=False),
+    "bare": SbatchSettings(),
+    "no requeue": SbatchSettings(requeue=False),
     "pyxis": PYXIS,
     "apptainer": APPTAINER,
     "apptainer, no requeue": replace(APPTAINER, requeue=False),
-    "everything": Site(
+    "everything": SbatchSettings(
         partition="p",
         modules=["cuda/12.8"],
         setup=["ulimit -c 0"],
@@ -74,7 +74,7 @@ def shellcheck(text: str, folder: Path, severity: str = "style") -> None:
 
 
 def test_what_the_scheduler_is_asked_for() -> None:
-    site = Site(
+    site = SbatchSettings(
         partition="h100", account="me", qos="high", constraint="ib", memory="0", exclusive=True, gpu_type="h100"
     )
     assert directives(render(replace(JOB, exclude=["n3", "n7"]), site)) == [
@@ -103,12 +103,12 @@ def test_what_the_scheduler_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("site", "line"),
     [
-        (Site(gpu_style="gres", gpu_type="a100"), "gres=gpu:a100:8"),
-        (Site(gpu_style="gpus-per-task"), "gpus-per-task=8"),
-        (Site(gpu_style="none"), None),
+        (SbatchSettings(gpu_style="gres", gpu_type="a100"), "gres=gpu:a100:8"),
+        (SbatchSettings(gpu_style="gpus-per-task"), "gpus-per-task=8"),
+        (SbatchSettings(gpu_style="none"), None),
     ],
 )
-def test_gpus_are_asked_for_in_the_sites_way(site: Site, line: str | None) -> None:
+def test_gpus_are_asked_for_in_the_sites_way(site: SbatchSettings, line: str | None) -> None:
     asked = [found for found in directives(render(JOB, site)) if "gpu" in found or "gres" in found]
     assert asked == ([line] if line else [])
 
@@ -129,25 +129,25 @@ def test_how_our_programs_are_run_in_containers() -> None:
 
 
 def test_a_site_without_requeue_submits_the_next_life_first() -> None:
-    text = render(JOB, Site(requeue=False))
+    text = render(JOB, SbatchSettings(requeue=False))
     assert "no-requeue" in directives(text)
     assert "scontrol requeue" not in text
-    assert text.index("afterany:") < text.index("cluster.slurm.task") < text.index('scancel "$next"')
+    assert text.index("afterany:") < text.index("cluster.slurm.job.srun_entry") < text.index('scancel "$next"')
 
 
 def test_names_are_forwarded_and_never_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_canary")
-    text = render(JOB, Site(forward=["HF_TOKEN", "WANDB_API_KEY"]))
+    text = render(JOB, SbatchSettings(forward=["HF_TOKEN", "WANDB_API_KEY"]))
     assert "export=HF_TOKEN,WANDB_API_KEY" in directives(text)
     assert "canary" not in text
     with pytest.raises(ClusterError, match="no name of an environment variable"):
-        render(JOB, Site(forward=["HF_TOKEN=hf_canary"]))
+        render(JOB, SbatchSettings(forward=["HF_TOKEN=hf_canary"]))
 
 
 @pytest.mark.parametrize("value", NASTY)
 def test_a_value_stays_a_value(value: str, tmp_path: Path) -> None:
     job = replace(JOB, run_dir=tmp_path / value.replace(",", "+")[:200])  # no comma: it is mounted
-    text = render(job, Site(comment=value, environment={"NASTY": value}, image=value, container="apptainer"))
+    text = render(job, SbatchSettings(comment=value, environment={"NASTY": value}, image=value, container="apptainer"))
     shellcheck(text, tmp_path, "warning")
     head, _, _ = text.partition("# The scheduler may be away")
     exports = next(line for line in text.splitlines() if line.startswith("export NASTY="))
@@ -155,25 +155,30 @@ def test_a_value_stays_a_value(value: str, tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, check=True, cwd=tmp_path)
     assert done.stdout.decode().split("\0")[:-1] == [str(job.run_dir), value, value]
     assert not (tmp_path / "pwned").exists()
-    assert len(directives(text)) == len(directives(render(JOB, Site(comment="x"))))
+    assert len(directives(text)) == len(directives(render(JOB, SbatchSettings(comment="x"))))
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\rb", "\x1b[31m", "a\0b", "\u2028", "tab\there"])
 def test_what_no_quotes_can_carry_is_refused(value: str) -> None:
-    for site in (Site(comment=value), Site(environment={"A": value}), Site(modules=[value]), Site(partition=value)):
+    for site in (
+        SbatchSettings(comment=value),
+        SbatchSettings(environment={"A": value}),
+        SbatchSettings(modules=[value]),
+        SbatchSettings(partition=value),
+    ):
         with pytest.raises(ClusterError, match="line break or a control character"):
             render(JOB, site)
 
 
 def test_paths_that_slurm_or_a_container_cannot_carry_are_refused() -> None:
     with pytest.raises(ClusterError, match="backslash"):
-        render(replace(JOB, run_dir=Path("/runs/a\\b")), Site())
+        render(replace(JOB, run_dir=Path("/runs/a\\b")), SbatchSettings())
     with pytest.raises(ClusterError, match="comma"):
         render(JOB, replace(PYXIS, mounts=["/a,b"]))
 
 
 def test_a_percent_sign_in_the_path_is_no_pattern() -> None:
-    text = render(replace(JOB, run_dir=Path("/runs/100%j")), Site())
+    text = render(replace(JOB, run_dir=Path("/runs/100%j")), SbatchSettings())
     assert "output=/runs/100%%j/logs/slurm-%j.log" in directives(text)
 
 
@@ -184,19 +189,19 @@ def test_the_warning_leaves_time_to_save_and_the_walltime_time_to_train() -> Non
     with pytest.raises(ClusterError, match="no time to train: SLURM warns 75 s before its end, and up to 60 s earlier"):
         lead_seconds(replace(JOB, walltime_seconds=135))
     assert lead_seconds(replace(JOB, walltime_seconds=136)) == 75
-    assert "time=" not in "".join(directives(render(replace(JOB, walltime_seconds=None), Site())))
+    assert "time=" not in "".join(directives(render(replace(JOB, walltime_seconds=None), SbatchSettings())))
 
 
 def test_an_installed_tuneyard_is_not_put_on_another_pythons_path() -> None:
     installed = replace(JOB, code=Path("/venv/lib/python3.12/site-packages"))
-    assert "code=/venv/lib" in render(installed, Site())
-    assert "code=''" in render(installed, Site(python="/other/bin/python"))
+    assert "code=/venv/lib" in render(installed, SbatchSettings())
+    assert "code=''" in render(installed, SbatchSettings(python="/other/bin/python"))
 
 
 def test_a_plan_of_another_version_is_refused_by_name() -> None:
-    assert Site.from_plan({"partition": "p"}).partition == "p"
+    assert SbatchSettings.from_plan({"partition": "p"}).partition == "p"
     with pytest.raises(ClusterError, match=r"launch\.slurm has unknown colour"):
-        Site.from_plan({"colour": "red"})
+        SbatchSettings.from_plan({"colour": "red"})
 
 
 PREPARE = {"where": "job", "partition": "cpu", "account": "a", "cpus": 16, "memory": "64G", "walltime_seconds": 7200}
@@ -216,7 +221,7 @@ def test_the_job_that_tokenises_asks_for_cores_alone(site: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("nasty", NASTY)
 def test_no_value_gets_out_of_its_quotes_there_either(nasty: str, tmp_path: Path) -> None:
-    site = Site(environment={"VALUE": nasty}, prepare={**PREPARE, "partition": nasty})
+    site = SbatchSettings(environment={"VALUE": nasty}, prepare={**PREPARE, "partition": nasty})
     script = render_prepare(replace(JOB, run_dir=tmp_path / "run"), site)
     setting = next(line for line in script.splitlines() if line.startswith("export VALUE="))
     told = subprocess.run(
@@ -227,9 +232,9 @@ def test_no_value_gets_out_of_its_quotes_there_either(nasty: str, tmp_path: Path
 
 
 def test_nodes_are_given_back_where_the_first_one_goes_on_alone(tmp_path: Path) -> None:
-    alone = render(replace(JOB, goes_on_alone=True), Site())
+    alone = render(replace(JOB, goes_on_alone=True), SbatchSettings())
     shellcheck(alone, tmp_path)
     assert "NumNodes=1" in alone and "--wait=0 " in alone
     for job in (JOB, replace(JOB, goes_on_alone=True, nodes=1)):
-        script = render(job, Site())
+        script = render(job, SbatchSettings())
         assert "NumNodes" not in script and "--wait=120 " in script

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.agent.node import Node, free_port, this_node
 from cluster.contract import ClusterError
-from cluster.slurm.rendezvous import agent_environment, expand_node_list, first_port, head_address
+from cluster.slurm.job.rendezvous import agent_environment, expand_node_list, first_port, head_address
 
 
 @pytest.mark.parametrize(

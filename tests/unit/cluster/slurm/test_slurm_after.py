@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cluster.rundir import put_attempt, read_attempts
-from cluster.slurm.after import answer, main
-from cluster.slurm.jobs import Submission, job_ids, read_submission, write_submission
+from cluster.slurm.job.post_job import answer, main
+from cluster.slurm.submit.submission_record import Submission, job_ids, read_submission, write_submission
 
 SUBMITTED = "1795000000.500"
 

@@ -10,9 +10,9 @@ import pytest
 
 from cluster.contract import ClusterError
 from cluster.slurm.backend import SlurmBackend
-from cluster.slurm.facts import Job
-from cluster.slurm.jobs import Submission, write_submission
-from cluster.slurm.scheduler import Scheduler
+from cluster.slurm.scheduler.commands import Scheduler
+from cluster.slurm.scheduler.facts import SlurmJob
+from cluster.slurm.submit.submission_record import Submission, write_submission
 
 FIRST, MAIN = "11", "12"
 SUBMITTED = 1000.0
@@ -26,10 +26,10 @@ class Told(Scheduler):
         self.states = states
         self.asked: list[str] = []
 
-    def job(self, job_id: str) -> Job | None:
+    def job(self, job_id: str) -> SlurmJob | None:
         self.asked.append(job_id)
         state = self.states.get(f"j{job_id}")
-        return Job(id=job_id, state=state, nodes="n1") if state else None
+        return SlurmJob(id=job_id, state=state, nodes="n1") if state else None
 
 
 @pytest.fixture

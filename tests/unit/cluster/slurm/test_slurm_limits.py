@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.slurm.accounts import Accounts, parse_associations, parse_qos
-from cluster.slurm.explain import reason_code
-from cluster.slurm.limits import Limit, limit_in_force, reason_of
+from cluster.slurm.scheduler.accounting import Accounts, parse_associations, parse_qos
+from cluster.slurm.status.limits import Limit, limit_in_force, reason_code, reason_of
 
 RECORDED = (Path(__file__).parent / "recorded" / "assoc_mgr.txt").read_text()
 

@@ -1,0 +1,56 @@
+"""`python -m cluster.slurm.job.post_job RUN_DIR GENERATION WARNING`: what happens when the job's agents have gone.
+
+Prints `again` or `leave`, the job's exit code, and the nodes that must not be used, with commas. It runs in the
+job's own environment, perhaps a container; the script acts upon it where `scontrol` is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from cluster.agent.aftermath import settle
+from cluster.agent.node import GENERATION
+from cluster.agent.outcome import FAILED, RESTART_ME, exit_code
+from cluster.agent.restarts import stopped_already, submission
+from cluster.contract import ClusterError, Outcome
+from cluster.lock import AgentLock
+from cluster.policy import RESTART
+from cluster.rundir import read_attempts
+
+AGAIN, LEAVE = "again", "leave"
+NO_WARNING = "none"
+_LOCK_SECONDS = 10.0
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the answer. An error leaves the job as it is: nobody may start a job for ever that cannot begin."""
+    run_dir, generation, warning = Path(arguments[0]), arguments[1], arguments[2]
+    os.environ[GENERATION] = generation
+    try:
+        with AgentLock(run_dir, _LOCK_SECONDS) as lock:
+            settle(run_dir, lock)
+            print(answer(run_dir, generation, warned=warning != NO_WARNING))
+    except ClusterError as error:
+        print(f"after: {error}", file=sys.stderr)
+        print(f"{LEAVE} {FAILED}")
+    return 0
+
+
+def answer(run_dir: Path, generation: str, *, warned: bool) -> str:
+    """The line for the script."""
+    records = read_attempts(run_dir)
+    last = records[-1] if records else {}
+    if last.get("generation") != generation:
+        code = stopped_already(run_dir, submission(os.environ))
+        # no attempt in this life: the run is over, or we were told to leave at once, or the agent cannot start
+        return f"{AGAIN} {RESTART_ME}" if code is None and warned else f"{LEAVE} {FAILED if code is None else code}"
+    decision = last["decision"]
+    nodes = ",".join(node["node"] for node in decision["exclude"])
+    again = decision["action"] == RESTART
+    return f"{AGAIN if again else LEAVE} {exit_code(Outcome(last['outcome']), decision['action'])} {nodes}".rstrip()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

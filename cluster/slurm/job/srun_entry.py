@@ -1,0 +1,25 @@
+"""`python -m cluster.slurm.job.srun_entry RUN_DIR`: what srun starts once per node. Becomes the node's agent."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from cluster.agent.__main__ import main as agent
+from cluster.agent.outcome import FAILED
+from cluster.contract import ClusterError
+from cluster.slurm.job.rendezvous import agent_environment
+
+
+def main(arguments: list[str]) -> int:
+    """The agent's exit code."""
+    try:
+        os.environ.update(agent_environment(os.environ))
+    except ClusterError as error:
+        print(f"agent: {error}", file=sys.stderr)
+        return FAILED
+    return agent(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Where a run is: its job's state and record in words, and why a job waits."""
