@@ -1,1 +1,1 @@
-"""The chaos harness: real ranks are struck at random, seeded moments, and must end where undisturbed ones end."""
+"""The chaos harness: real ranks get faults at random, seeded moments, and runs must end where undisturbed ones end."""

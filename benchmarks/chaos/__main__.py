@@ -1,6 +1,6 @@
 """`python -m benchmarks.chaos --faults N --seed S [--engine E ...] [--json] [--record FILE]`
 
-Real ranks over Gloo train a tiny model and are struck: SIGKILL, SIGTERM, SIGSTOP, kills and refused writes at every
+Real ranks over Gloo train a tiny model under faults: SIGKILL, SIGTERM, SIGSTOP, kills and refused writes at every
 named point of a save, a full disk, damage at rest, other engines and numbers of ranks. After every attempt the newest
 whole checkpoint must still be there, and the next attempt must take it; every run must end where an undisturbed one
 ends. Exit code 1 when something did not hold.
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos.campaign import Campaign
-from benchmarks.chaos.job import Workshop
+from benchmarks.chaos.job import RunFactory
 from trainer.config import ENGINES
 
 VERSIONS = ("torch", "deepspeed", "transformers", "peft", "safetensors")
@@ -51,7 +51,7 @@ def campaign(faults: int, seed: int, engines: list[str]) -> dict[str, Any]:
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="tuneyard-chaos-"))
     try:
-        tally = Campaign(Workshop(folder), engines, faults, seed, lambda line: print(line, file=sys.stderr)).carry()
+        tally = Campaign(RunFactory(folder), engines, faults, seed, lambda line: print(line, file=sys.stderr)).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return {

@@ -1,4 +1,4 @@
-"""A campaign: runs struck again and again until they finish; what must hold is checked after every attempt."""
+"""A campaign: runs with fault after fault until they finish; what must hold is checked after every attempt."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.chaos.at_rest import damage
 from benchmarks.chaos.faults import DAMAGE, STORAGE, Fault, draw
-from benchmarks.chaos.job import METHODS, SAVE_EVERY, STEPS, Layout, Workshop
-from benchmarks.chaos.rest import damage
-from benchmarks.chaos.strike import BALLAST, STRUCK, attempt
+from benchmarks.chaos.injector import BALLAST, INJECTED, attempt
+from benchmarks.chaos.job import METHODS, SAVE_EVERY, STEPS, Layout, RunFactory
 from tests.support.ranks import RankGroup
 from trainer.checkpoint.inventory import inventory
 
@@ -28,7 +28,7 @@ ORDER_TOLERANCE = 2e-5
 MOVED_SHARE = 0.2
 
 Script = tuple[list[Fault], Fault | None]
-"""What strikes one attempt, and what strikes its remains."""
+"""The faults of one attempt, and the one of what it leaves behind."""
 
 
 @dataclass
@@ -90,10 +90,10 @@ class Tally:
 
 
 class Campaign:
-    """Strikes runs until enough faults have struck.
+    """Injects faults into runs until there were enough.
 
     Args:
-        workshop: makes the runs.
+        factory: makes the runs.
         engines: taken in turns.
         faults: how many faults in all.
         seed: decides every fault.
@@ -101,14 +101,14 @@ class Campaign:
     """
 
     def __init__(
-        self, workshop: Workshop, engines: list[str], faults: int, seed: int, say: Callable[[str], None]
+        self, factory: RunFactory, engines: list[str], faults: int, seed: int, say: Callable[[str], None]
     ) -> None:
-        self.workshop, self.engines, self.faults, self.say = workshop, engines, faults, say
+        self.factory, self.engines, self.faults, self.say = factory, engines, faults, say
         self.rng = random.Random(seed)
         self.tally = Tally()
         self._references: dict[Layout, Reference] = {}
 
-    def carry(self) -> Tally:
+    def run(self) -> Tally:
         """Run it."""
         while sum(self.tally.faults.values()) < self.faults:
             self._one_run(self.tally.runs)
@@ -118,49 +118,49 @@ class Campaign:
         moves = self.rng.random() < MOVED_SHARE
         methods = [method for method in METHODS if not (moves and METHODS[method].get("lora_dropout"))]
         layout = Layout(self.engines[number % len(self.engines)], 2, self.rng.choice(methods))
-        self.strike(layout, self._drawn(), moves)
+        self.inject(layout, self._drawn(), moves)
 
     def _drawn(self) -> Iterator[Script]:
         """Faults for one run, until it had its share, the campaign has enough, or it takes too many attempts."""
         before = sum(self.tally.faults.values())
         share = math.ceil(self.faults / len(self.engines))  # a small campaign meets every engine, too
         for _ in range(3 * STEPS):
-            struck = sum(self.tally.faults.values())
-            if struck >= self.faults or struck - before >= share:
+            injected = sum(self.tally.faults.values())
+            if injected >= self.faults or injected - before >= share:
                 return
             yield draw(self.rng)
 
-    def strike(self, layout: Layout, script: Iterator[Script], moves: bool = False) -> StruckRun:
+    def inject(self, layout: Layout, script: Iterator[Script], moves: bool = False) -> FaultyRun:
         """One run under the faults of a script, and then to its end.
 
         Args:
             layout: of its first attempt.
-            script: for each attempt the faults that strike it, and the one that strikes its remains.
+            script: for each attempt its faults, and the one of what it leaves behind.
             moves: some attempts have another layout.
         """
         number = self.tally.runs
         reference = self._reference(layout)
-        with self.workshop.run(f"run-{number:04d}", layout) as run_dir:
-            struck = StruckRun(self, run_dir, layout, moves)
-            struck.carry(script)
+        with self.factory.run(f"run-{number:04d}", layout) as run_dir:
+            faulty = FaultyRun(self, run_dir, layout, moves)
+            faulty.run(script)
             self.tally.runs += 1
-            self._compare(struck, reference)
-            self.say(f"run {number} {layout.engine} {layout.method}{' moved' if struck.moved else ''}: {struck.story}")
-            return struck
+            self._compare(faulty, reference)
+            self.say(f"run {number} {layout.engine} {layout.method}{' moved' if faulty.moved else ''}: {faulty.story}")
+            return faulty
 
     def _reference(self, layout: Layout) -> Reference:
         if layout not in self._references:
-            with self.workshop.run(f"reference-{layout.engine}-{layout.method}", layout) as run_dir:
+            with self.factory.run(f"reference-{layout.engine}-{layout.method}", layout) as run_dir:
                 with RankGroup(attempt, layout.ranks, str(run_dir), 0, [], log=run_dir / "log") as group:
                     group.wait(PATIENCE_SECONDS)
                     assert [group.result(rank) for rank in range(layout.ranks)] == ["finished"] * layout.ranks
                 self._references[layout] = Reference(end_digest(run_dir), *curves(run_dir))
         return self._references[layout]
 
-    def _compare(self, struck: StruckRun, reference: Reference) -> None:
-        tally, run_dir = self.tally, struck.run_dir
+    def _compare(self, faulty: FaultyRun, reference: Reference) -> None:
+        tally, run_dir = self.tally, faulty.run_dir
         losses, tokens = curves(run_dir)
-        if not struck.moved:
+        if not faulty.moved:
             tally.constant_runs += 1
             same = end_digest(run_dir) == reference.digest and losses == reference.losses
             tally.bit_equal_runs += same
@@ -170,10 +170,10 @@ class Campaign:
             same = tokens == reference.tokens and all(near)
             tally.order_exact_runs += same
         if not same:
-            tally.problems.append(f"{run_dir.name} ends elsewhere: {struck.story}")
+            tally.problems.append(f"{run_dir.name} ends elsewhere: {faulty.story}")
 
 
-class StruckRun:
+class FaultyRun:
     """One run of a campaign, from its first attempt until it is finished.
 
     Attributes:
@@ -181,7 +181,7 @@ class StruckRun:
         moved: whether attempts had different layouts.
         number: of the next attempt.
         resumed_from: step of every attempt so far.
-        story: what struck it, in words.
+        story: its faults, in words.
     """
 
     def __init__(self, campaign: Campaign, run_dir: Path, layout: Layout, moves: bool) -> None:
@@ -192,7 +192,7 @@ class StruckRun:
         self.number = 0
         self.story = ""
 
-    def carry(self, script: Iterator[Script]) -> None:
+    def run(self, script: Iterator[Script]) -> None:
         """Attempts with the faults of the script, then one without."""
         while not self._attempt(*next(script, ([], None))):
             if self.number > 4 * STEPS:
@@ -204,15 +204,15 @@ class StruckRun:
             engine, ranks = self.rng.choice(self.campaign.engines), self.rng.choice([1, 2, 4])
             self.moved = self.moved or (engine, ranks) != (self.layout.engine, self.layout.ranks)
             self.layout = self.layout.moved(engine, ranks)
-            self.campaign.workshop.lay(self.run_dir, self.layout)
+            self.campaign.factory.write_plan(self.run_dir, self.layout)
 
     def _attempt(self, faults: list[Fault], damage_after: Fault | None) -> bool:
-        """One attempt, what strikes it and what strikes its remains; whether the run is finished."""
+        """One attempt with its faults, and the one of what it leaves behind; whether the run is finished."""
         before = self._resumable()
         (self.run_dir / "stop").unlink(missing_ok=True)
         finished = self._supervise(faults) == "finished"
         (self.run_dir / "checkpoints" / BALLAST).unlink(missing_ok=True)
-        kinds = self._count_struck()
+        kinds = self._count_injected()
         progress = self._progress()
         self._check_start(before, progress)
         self.resumed_from.append(progress.get("resumed_from") or 0)
@@ -225,14 +225,14 @@ class StruckRun:
         self.tally.attempts += 1
         return finished
 
-    def _count_struck(self) -> set[str]:
-        """The kinds of fault that struck this attempt, by what its ranks noted."""
-        file = self.run_dir / STRUCK
+    def _count_injected(self) -> set[str]:
+        """The kinds of fault that this attempt had, by what its ranks noted."""
+        file = self.run_dir / INJECTED
         lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        struck = {(line["kind"], line["point"]) for line in lines if line["attempt"] == self.number}
-        for kind, point in sorted(struck):
+        injected = {(line["kind"], line["point"]) for line in lines if line["attempt"] == self.number}
+        for kind, point in sorted(injected):
             self._count(kind, point)
-        return {kind for kind, _ in struck}
+        return {kind for kind, _ in injected}
 
     def _count(self, kind: str, point: str) -> None:
         self.tally.faults[kind] += 1

@@ -17,7 +17,7 @@ ENDINGS = {
     "freeze one": 1,
     "terminate at point": 2,
 }
-"""Kinds that end an attempt, with their weights. Every struck attempt gets one."""
+"""Kinds that end an attempt, with their weights. Every attempt with faults gets one."""
 STORAGE = {"refuse at point": 4, "disk full": 3, "slow storage": 1}
 """Kinds that make saves fail or wait while training goes on. They come before an ending, or alone."""
 AT_REST = {
@@ -31,7 +31,7 @@ AT_REST = {
     "foreign entries": 1,
     "damaged progress": 1,
 }
-"""Kinds that strike between two attempts."""
+"""Kinds of damage between two attempts."""
 DAMAGE = ("bit flip", "truncation", "missing file", "extra shard", "half a manifest")
 """Kinds after which the newest checkpoint must be stepped over."""
 OF_EVERY_RANK = ("copied", "file open", "file half", "file unsynced", "file synced", "file read back")
@@ -45,7 +45,7 @@ class Fault:
 
     Attributes:
         kind: a key of `ENDINGS`, `STORAGE` or `AT_REST`.
-        step: steps after the attempt's first at which it strikes or arms.
+        step: steps after the attempt's first at which it comes or is armed.
         delay_seconds: from there until a signal is sent, so that it falls anywhere within a step.
         rank: which rank, modulo the number of ranks.
         point: named point in the life of a checkpoint.
@@ -66,7 +66,7 @@ class Fault:
 
 
 def draw(rng: random.Random) -> tuple[list[Fault], Fault | None]:
-    """The next attempt's faults: those that strike it, and the one that strikes what it leaves behind, if any."""
+    """The next attempt's faults: its own, and the one of what it leaves behind, if any."""
     faults = []
     if rng.random() < STORAGE_SHARE:
         faults.append(_fault(rng, STORAGE))

@@ -1,4 +1,4 @@
-"""The job that is struck: a tiny model and made-up conversations, on every engine and number of ranks."""
+"""The job that gets the faults: a tiny model and made-up conversations, on every engine and number of ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos.strike import prepare
+from benchmarks.chaos.injector import prepare
 from tests.support import tiny
 from tests.support.ranks import run_on_ranks
 
@@ -39,7 +39,7 @@ class Layout:
         return replace(self, engine=engine, ranks=ranks)
 
 
-class Workshop:
+class RunFactory:
     """Makes runs of the job; everything lies in one folder.
 
     Args:
@@ -88,7 +88,7 @@ class Workshop:
                 subprocess.run(["umount", str(checkpoints)], check=True)
             shutil.rmtree(run_dir)
 
-    def lay(self, run_dir: Path, layout: Layout) -> None:
+    def write_plan(self, run_dir: Path, layout: Layout) -> None:
         """The run's next attempt has this layout."""
         (run_dir / "plan.json").write_text(json.dumps({"trainer": self.config(layout)}))
 

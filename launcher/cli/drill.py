@@ -19,7 +19,7 @@ from launcher.cli._planning import load_and_plan
 from launcher.cli._preparing import prepare
 from launcher.cli.submit import require_hub_model
 from launcher.drill.faults import FAULTS, Fault
-from launcher.drill.run import drill_plan, rehearse, share_data
+from launcher.drill.run import drill_plan, run_drill, share_data
 from launcher.drill.verdict import Verdict, judge
 from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError, RunFailedError
 from launcher.planner.plan import Plan
@@ -54,24 +54,24 @@ def drill(
     require_hub_model(plan, loaded)
     console = make_console(stderr=as_json)
     chosen = list(FAULTS.values()) if fault == ALL else [FAULTS[fault]]
-    company = _Company(job_file, plan, runs_dir, backend("local"), console)
+    drills = _Drills(job_file, plan, runs_dir, backend("local"), console)
     try:
-        verdicts = [company.play(one, steps, hang_seconds, keep) for one in chosen]
+        verdicts = [drills.run(one, steps, hang_seconds, keep) for one in chosen]
     finally:
-        company.clear()
+        drills.clear()
     _show(job_file, verdicts, as_json, console)
     return EXIT_OK if all(verdict.passed for verdict in verdicts) else EXIT_RUN_FAILED
 
 
-class _Company:
-    """Plays one drill after another with data that is tokenised once."""
+class _Drills:
+    """Runs one drill after another with data that is tokenised once."""
 
     def __init__(self, job_file: Path, plan: Plan, runs_dir: Path, where: Backend, console: Console) -> None:
         self._job_file, self._plan, self._runs_dir = job_file, plan, runs_dir
         self._where, self._console = where, console
         self._prepared: Path | None = None
 
-    def play(self, fault: Fault, steps: int, hang_seconds: float, keep: bool) -> Verdict:
+    def run(self, fault: Fault, steps: int, hang_seconds: float, keep: bool) -> Verdict:
         """One drill in a run directory of its own, which goes when the drill passed."""
         run_dir = new_run_dir(self._runs_dir, f"{self._plan.trainer.name}-drill-{fault.name}")
         self._say(f"{fault.name}: {run_dir}")
@@ -80,7 +80,7 @@ class _Company:
         write_json_atomic(run_dir / PLAN, short)
         self._give_data(run_dir)
         try:
-            verdict = self._played(fault, run_dir, short["trainer"]["training"]["max_steps"])
+            verdict = self._judged(fault, run_dir, short["trainer"]["training"]["max_steps"])
         except BaseException:  # Ctrl-C, too
             self._say_what_is_left(run_dir)
             raise
@@ -103,13 +103,13 @@ class _Company:
         if self._prepared is not None:
             remove_run(self._prepared)
 
-    def _played(self, fault: Fault, run_dir: Path, steps: int) -> Verdict:
+    def _judged(self, fault: Fault, run_dir: Path, steps: int) -> Verdict:
         try:
             with watched(run_dir, self._console, "drill"):
-                return judge(fault, rehearse(fault, run_dir, self._where), steps)
+                return judge(fault, run_drill(fault, run_dir, self._where), steps)
         except RunFailedError as error:
             failure = ((read_progress(run_dir) or {}).get("failure") or {}).get("message")
-            return _unplayed(fault, error.message + (f"; {failure}" if failure else ""))
+            return _not_run(fault, error.message + (f"; {failure}" if failure else ""))
 
     def _give_data(self, run_dir: Path) -> None:
         """Tokenises in the first run directory; what it made is kept beside the runs for the others."""
@@ -128,7 +128,7 @@ class _Company:
         self._console.print(words, highlight=False, soft_wrap=True)
 
 
-def _unplayed(fault: Fault, reason: str) -> Verdict:
+def _not_run(fault: Fault, reason: str) -> Verdict:
     nothing: dict[str, Any] = {field.name: None for field in dataclasses.fields(Verdict)}
     facts = {
         "fault": fault.name,

@@ -1,4 +1,4 @@
-"""One drill: the plan of a short run, the run, the blow, the way back, and what there is to judge it by."""
+"""One drill: the plan of a short run, the run with its fault, its restart, and what there is to judge it by."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from cluster import Backend
 from cluster.rundir import attempt_log_dir, read_attempts
-from launcher.drill.faults import SAVE_EVERY, Blow, Fault
-from launcher.drill.scene import PATIENCE_SECONDS, Scene
+from launcher.drill.faults import SAVE_EVERY, Fault, InjectedFault
+from launcher.drill.target import PATIENCE_SECONDS, DrillTarget
 from launcher.errors import RunFailedError
 from launcher.runs.read import metric_lines
 from launcher.trainer_process import ask_trainer
@@ -23,11 +23,11 @@ BACKOFF_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class DrillResult:
     """Everything that a drill is judged by.
 
     Attributes:
-        blow: What was done.
+        injected: The fault.
         expected: The checkpoint that the next attempt had to take.
         ever: Every checkpoint that was seen published.
         left: The checkpoints that were there in the end.
@@ -38,7 +38,7 @@ class Evidence:
         num_stacks: Ranks of which the agent wrote down where they stood.
     """
 
-    blow: Blow
+    injected: InjectedFault
     expected: str | None
     ever: set[str]
     left: set[str]
@@ -69,55 +69,55 @@ def share_data(prepared: Path, run_dir: Path) -> None:
     shutil.copytree(prepared / "data", run_dir / "data", copy_function=os.link)
 
 
-def rehearse(fault: Fault, run_dir: Path, where: Backend) -> Evidence:
-    """Starts the run, deals the blow, and brings the run to its end.
+def run_drill(fault: Fault, run_dir: Path, where: Backend) -> DrillResult:
+    """Starts the run, injects the fault, and brings the run to its end.
 
     Raises:
-        RunFailedError: the run ended before the blow, or waits for something that does not come.
+        RunFailedError: the run ended before the fault came, or waits for something that does not come.
         cluster.ClusterError: the backend refused.
     """
-    scene = Scene(run_dir, where)
+    target = DrillTarget(run_dir, where)
     try:
         where.submit(run_dir)
-        blow = fault.strike(scene)
-        return _way_back(fault, scene, blow)
+        injected = fault.inject(target)
+        return _restart(fault, target, injected)
     except BaseException:
         where.cancel(run_dir)
         raise
 
 
-def _way_back(fault: Fault, scene: Scene, blow: Blow) -> Evidence:
-    scene.until(lambda: scene.attempt(0), "the agent to notice", PATIENCE_SECONDS)
-    ever = scene.published()
+def _restart(fault: Fault, target: DrillTarget, injected: InjectedFault) -> DrillResult:
+    target.until(lambda: target.attempt(0), "the agent to notice", PATIENCE_SECONDS)
+    ever = target.published()
     expected = max(ever, default=None)
     if not fault.restarts_itself:
-        _wait_for_end(scene)
-        blow = _damaged(fault, scene, blow)
-        expected = ask_trainer("checkpoints", scene.run_dir, "--verify")["resume_from"]
-        scene.where.submit(scene.run_dir)
-    _wait_for_end(scene)
-    folder = scene.run_dir / "checkpoints"
-    return Evidence(
-        blow=blow,
+        _wait_for_end(target)
+        injected = _damaged(fault, target, injected)
+        expected = ask_trainer("checkpoints", target.run_dir, "--verify")["resume_from"]
+        target.where.submit(target.run_dir)
+    _wait_for_end(target)
+    folder = target.run_dir / "checkpoints"
+    return DrillResult(
+        injected=injected,
         expected=expected,
-        ever=ever | scene.published(),
-        left=scene.published(),
-        progress=scene.progress(),
-        attempts=read_attempts(scene.run_dir),
-        metrics=list(metric_lines(scene.run_dir / "logs" / "metrics.jsonl")),
+        ever=ever | target.published(),
+        left=target.published(),
+        progress=target.progress(),
+        attempts=read_attempts(target.run_dir),
+        metrics=list(metric_lines(target.run_dir / "logs" / "metrics.jsonl")),
         set_aside={path.name.removeprefix(".damaged-")[:13] for path in folder.glob(".damaged-*")},
-        num_stacks=len(list(attempt_log_dir(scene.run_dir, 0).glob("stacks-rank-*"))),
+        num_stacks=len(list(attempt_log_dir(target.run_dir, 0).glob("stacks-rank-*"))),
     )
 
 
-def _damaged(fault: Fault, scene: Scene, blow: Blow) -> Blow:
+def _damaged(fault: Fault, target: DrillTarget, injected: InjectedFault) -> InjectedFault:
     if fault.afterwards is None:
-        return blow
-    name = fault.afterwards(scene)
-    return Blow(time=blow.time, step=blow.step, hit=f"{blow.hit}; one bit of {name}", damaged=name)
+        return injected
+    name = fault.afterwards(target)
+    return InjectedFault(time=injected.time, step=injected.step, hit=f"{injected.hit}; one bit of {name}", damaged=name)
 
 
-def _wait_for_end(scene: Scene) -> None:
-    status = scene.where.wait(scene.run_dir, PATIENCE_SECONDS)
+def _wait_for_end(target: DrillTarget) -> None:
+    status = target.where.wait(target.run_dir, PATIENCE_SECONDS)
     if status.state in ("queued", "running"):
         raise RunFailedError(f"the run has not come back within {PATIENCE_SECONDS:.0f} s")

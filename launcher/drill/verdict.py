@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.drill.faults import Fault
-from launcher.drill.run import KEEP, Evidence
+from launcher.drill.run import KEEP, DrillResult
 from rundir.quantities import count
 
 ORDER_EXACT_TOLERANCE = 1e-3
@@ -34,7 +34,7 @@ class Verdict:
     back_seconds: float | None
 
 
-def judge(fault: Fault, found: Evidence, steps: int) -> Verdict:
+def judge(fault: Fault, found: DrillResult, steps: int) -> Verdict:
     """Whether the run came back as it should have."""
     problems = list(_problems(fault, found, steps))
     pairs, exactness = _trained_twice(found), found.progress.get("exactness")
@@ -43,10 +43,10 @@ def judge(fault: Fault, found: Evidence, steps: int) -> Verdict:
     return Verdict(
         fault=fault.name,
         passed=not problems,
-        reason="; ".join(problems) or _praise(found, len(pairs)),
-        hit=found.blow.hit,
+        reason="; ".join(problems) or _success_message(found, len(pairs)),
+        hit=found.injected.hit,
         noticed_as=str(found.attempts[0].get("cause") or ""),
-        hit_at_step=found.blow.step,
+        hit_at_step=found.injected.step,
         resumed_from=resumed_from,
         exactness=exactness,
         steps_lost=None if resumed_from is None else max(0, last - resumed_from),
@@ -57,7 +57,7 @@ def judge(fault: Fault, found: Evidence, steps: int) -> Verdict:
     )
 
 
-def _problems(fault: Fault, found: Evidence, steps: int) -> Iterator[str]:
+def _problems(fault: Fault, found: DrillResult, steps: int) -> Iterator[str]:
     progress, outcomes = found.progress, [record.get("outcome") for record in found.attempts]
     if outcomes[0] != fault.outcome:
         yield f"the fault was called {outcomes[0]}, not {fault.outcome}: {found.attempts[0].get('cause')}"
@@ -72,30 +72,30 @@ def _problems(fault: Fault, found: Evidence, steps: int) -> Iterator[str]:
     yield from _other_losses(found)
 
 
-def _last_cause(found: Evidence) -> str:
+def _last_cause(found: DrillResult) -> str:
     cause = found.attempts[-1].get("cause")
     return f" ({cause})" if cause else ""
 
 
-def _wrong_start(found: Evidence) -> Iterator[str]:
+def _wrong_start(found: DrillResult) -> Iterator[str]:
     wanted = None if found.expected is None else int(found.expected.removeprefix("step-"))
     if wanted is None:
         yield "there was no good checkpoint to go on from"
     elif found.progress.get("resumed_from") != wanted:
         yield f"it went on from step {found.progress.get('resumed_from')}, not from step {wanted}"
-    damaged = found.blow.damaged
+    damaged = found.injected.damaged
     if damaged and damaged not in found.set_aside:
         yield f"{damaged} was damaged, and nobody set it aside"
 
 
-def _lost_checkpoints(found: Evidence) -> Iterator[str]:
+def _lost_checkpoints(found: DrillResult) -> Iterator[str]:
     """The newest that were ever published must be there, except the one that the drill itself damaged."""
-    sound = sorted(found.ever - {found.blow.damaged})
+    sound = sorted(found.ever - {found.injected.damaged})
     if lost := [name for name in sound[-KEEP:] if name not in found.left]:
         yield f"checkpoints are gone: {', '.join(lost)}"
 
 
-def _other_losses(found: Evidence) -> Iterator[str]:
+def _other_losses(found: DrillResult) -> Iterator[str]:
     exact = found.progress.get("exactness") == "bit-exact"
     for step, before, after in _trained_twice(found):
         same = before == after if exact else math.isclose(before, after, rel_tol=ORDER_EXACT_TOLERANCE)
@@ -104,7 +104,7 @@ def _other_losses(found: Evidence) -> Iterator[str]:
             return
 
 
-def _trained_twice(found: Evidence) -> list[tuple[int, float, float]]:
+def _trained_twice(found: DrillResult) -> list[tuple[int, float, float]]:
     """Step, loss of the first attempt that trained it, loss of the last one."""
     losses: dict[int, list[float]] = defaultdict(list)
     for line in found.metrics:
@@ -113,30 +113,30 @@ def _trained_twice(found: Evidence) -> list[tuple[int, float, float]]:
     return [(step, both[0], both[-1]) for step, both in sorted(losses.items()) if len(both) > 1]
 
 
-def _steps_of(found: Evidence, attempts: range) -> list[dict[str, Any]]:
+def _steps_of(found: DrillResult, attempts: range) -> list[dict[str, Any]]:
     return [line for line in found.metrics if "loss" in line and line.get("attempt") in attempts]
 
 
-def _last_step(found: Evidence, attempt: int) -> int:
-    return max((line["step"] for line in _steps_of(found, range(attempt, attempt + 1))), default=found.blow.step)
+def _last_step(found: DrillResult, attempt: int) -> int:
+    return max((line["step"] for line in _steps_of(found, range(attempt, attempt + 1))), default=found.injected.step)
 
 
-def _seconds(found: Evidence) -> tuple[float | None, float | None, float | None]:
-    """From the blow until it was noticed; from then until the next attempt made a step; until the old step again."""
+def _seconds(found: DrillResult) -> tuple[float | None, float | None, float | None]:
+    """From the fault until it was noticed; from then until the next attempt made a step; until the old step again."""
     noticed = found.attempts[0].get("ended")
     later = _steps_of(found, range(1, len(found.attempts)))
     last = _last_step(found, 0)
     back = next((line["time"] for line in later if line["step"] >= last), None)
     return (
-        None if noticed is None else round(noticed - found.blow.time, 1),
+        None if noticed is None else round(noticed - found.injected.time, 1),
         None if noticed is None or not later else round(later[0]["time"] - noticed, 1),
-        None if back is None else round(back - found.blow.time, 1),
+        None if back is None else round(back - found.injected.time, 1),
     )
 
 
-def _praise(found: Evidence, num_compared: int) -> str:
+def _success_message(found: DrillResult, num_compared: int) -> str:
     level = found.progress.get("exactness")
     steps = count(num_compared, "step")
     compared = f"{steps} trained twice: the same loss ({level})" if num_compared else "no step was trained twice"
-    aside = f"; {found.blow.damaged} was set aside" if found.blow.damaged else ""
+    aside = f"; {found.injected.damaged} was set aside" if found.injected.damaged else ""
     return f"went on from step {found.progress.get('resumed_from')}; {compared}{aside}"

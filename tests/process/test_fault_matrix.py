@@ -1,4 +1,4 @@
-"""Every fault of the matrix, on real ranks: what strikes, and what must hold. docs/reliability.md lists them."""
+"""Every fault of the matrix, on real ranks: what is injected, and what must hold. docs/reliability.md lists them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chaos.campaign import Campaign, Script, StruckRun, Tally
+from benchmarks.chaos.campaign import Campaign, FaultyRun, Script, Tally
 from benchmarks.chaos.faults import AT_REST, DAMAGE, OF_EVERY_RANK, REFUSALS, Fault
-from benchmarks.chaos.job import Layout, Workshop
+from benchmarks.chaos.job import Layout, RunFactory
 from tests.support.ranks import run_on_ranks
 from trainer.checkpoint.fault_points import POINTS
 from trainer.config import TrainerConfig
@@ -23,14 +23,14 @@ WRITES = ("reserve", "file half", "file synced", "manifest open", "staging synce
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("matrix"))
+def factory(tmp_path_factory: pytest.TempPathFactory) -> RunFactory:
+    return RunFactory(tmp_path_factory.mktemp("matrix"))
 
 
 @pytest.fixture(scope="module")
-def references(workshop: Workshop) -> Campaign:
+def references(factory: RunFactory) -> Campaign:
     """Knows how undisturbed runs end, once for all tests."""
-    return Campaign(workshop, ["fsdp2"], 0, 0, print)
+    return Campaign(factory, ["fsdp2"], 0, 0, print)
 
 
 @pytest.fixture
@@ -39,33 +39,33 @@ def campaign(references: Campaign) -> Campaign:
     return references
 
 
-def strike(campaign: Campaign, engine: str, script: list[Script]) -> StruckRun:
+def inject(campaign: Campaign, engine: str, script: list[Script]) -> FaultyRun:
     """One run under a script; nothing may be lost, nothing may hang, and it ends where it would have ended."""
-    struck = campaign.strike(Layout(engine, 2, "full"), iter(script))
+    faulty = campaign.inject(Layout(engine, 2, "full"), iter(script))
     assert campaign.tally.problems == []
     assert campaign.tally.clean
-    return struck
+    return faulty
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_killed_at_every_point_of_a_save_loses_no_checkpoint(campaign: Campaign, rank: int) -> None:
     points = OF_EVERY_RANK if rank else POINTS
-    strike(campaign, "fsdp2", [([Fault("kill at point", point=point, rank=rank)], None) for point in points])
-    struck = {name.removeprefix("kill at point: ") for name in campaign.tally.points}
-    assert struck == set(points), "every point was reached, and struck"
+    inject(campaign, "fsdp2", [([Fault("kill at point", point=point, rank=rank)], None) for point in points])
+    injected = {name.removeprefix("kill at point: ") for name in campaign.tally.points}
+    assert injected == set(points), "every point was reached, and had its fault"
 
 
 @pytest.mark.parametrize("kind", ["kill one", "kill all", "freeze one", "terminate one", "stop file"])
 def test_ends_at_any_moment(campaign: Campaign, kind: str) -> None:
     moments = [0.0, 0.004, 0.008, 0.02]
-    strike(campaign, "zero1", [([Fault(kind, 2, moment, rank=i)], None) for i, moment in enumerate(moments)])
+    inject(campaign, "zero1", [([Fault(kind, 2, moment, rank=i)], None) for i, moment in enumerate(moments)])
     assert campaign.tally.faults[kind] == len(moments)
     assert campaign.tally.detected_hangs == (len(moments) if kind == "freeze one" else 0)
 
 
 @pytest.mark.parametrize("point", ["file half", "manifest written", "renamed", "trashed"])
 def test_sigterm_within_a_save_saves_once_more_and_leaves(campaign: Campaign, point: str) -> None:
-    strike(campaign, "zero2", [([Fault("terminate at point", point=point)], None)])
+    inject(campaign, "zero2", [([Fault("terminate at point", point=point)], None)])
     assert campaign.tally.faults["terminate at point"] == 1
     assert campaign.tally.steps_lost == [0], "the state at the signal was saved"
 
@@ -73,7 +73,7 @@ def test_sigterm_within_a_save_saves_once_more_and_leaves(campaign: Campaign, po
 @pytest.mark.parametrize(("refusal", "point"), zip(itertools.cycle(REFUSALS), WRITES))
 def test_refused_writes_fail_the_save_and_training_goes_on(campaign: Campaign, point: str, refusal: str) -> None:
     fault = Fault("refuse at point", point=point, detail=refusal, rank=1)
-    strike(campaign, "fsdp2", [([fault], None)])
+    inject(campaign, "fsdp2", [([fault], None)])
     assert campaign.tally.faults["refuse at point"] == 1
     assert campaign.tally.attempts == 1, "the attempt that was refused storage finished the run"
 
@@ -81,7 +81,7 @@ def test_refused_writes_fail_the_save_and_training_goes_on(campaign: Campaign, p
 @pytest.mark.parametrize("left", [0.0, 0.4, 0.9])
 def test_a_full_disk_costs_saves_and_nothing_else(campaign: Campaign, left: float) -> None:
     script: list[Script] = [([Fault("disk full", 4, place=left), Fault("kill all", 7)], None)]
-    strike(campaign, "zero3", [*script, ([Fault("disk full", 2, place=left)], None)])
+    inject(campaign, "zero3", [*script, ([Fault("disk full", 2, place=left)], None)])
     assert campaign.tally.faults["disk full"] == 2
 
 
@@ -89,37 +89,37 @@ def test_a_full_disk_costs_saves_and_nothing_else(campaign: Campaign, left: floa
 def test_damage_at_rest_is_seen_and_stepped_over(campaign: Campaign, kind: str) -> None:
     places = [0.05, 0.5, 0.93]
     script: list[Script] = [([Fault("kill all", 9)], Fault(kind, place=place)) for place in places]
-    struck = strike(campaign, "fsdp2", script)
+    faulty = inject(campaign, "fsdp2", script)
     assert campaign.tally.faults[kind] == len(places)
     if kind in DAMAGE:
         assert campaign.tally.steps_lost_to_damage == [3] * len(places), "one checkpoint was given up each time"
-    assert struck.resumed_from[-1] > 0
+    assert faulty.resumed_from[-1] > 0
 
 
 def test_a_step_saved_twice_never_mixes_two_attempts(campaign: Campaign) -> None:
     """The newest is damaged, so its step is trained and saved again, and killed while that is published."""
     again = [([Fault("kill at point", point=point)], None) for point in ("file half", "manifest written", "renamed")]
     script: list[Script] = [([Fault("kill all", 9)], Fault("bit flip"))]
-    struck = strike(campaign, "zero1", [*script, *again])
-    assert struck.resumed_from[1] in (3, 6), "step 6 or 9 was given up, and is saved again"
+    faulty = inject(campaign, "zero1", [*script, *again])
+    assert faulty.resumed_from[1] in (3, 6), "step 6 or 9 was given up, and is saved again"
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 2), (2, 4), (1, 4)])
 def test_other_numbers_of_ranks_keep_the_order(campaign: Campaign, before: int, after: int) -> None:
-    struck_run = campaign.workshop.run("moved", Layout("fsdp2", before, "full"))
-    with struck_run as run_dir:
-        struck = StruckRun(campaign, run_dir, Layout("fsdp2", before, "full"), moves=False)
-        struck._attempt([Fault("kill all", 7)], None)
-        struck.layout, struck.moved = struck.layout.moved("zero3", after), True
-        campaign.workshop.lay(run_dir, struck.layout)
-        struck.carry(iter([]))
-        campaign._compare(struck, campaign._reference(Layout("fsdp2", 2, "full")))
+    faulty_run = campaign.factory.run("moved", Layout("fsdp2", before, "full"))
+    with faulty_run as run_dir:
+        faulty = FaultyRun(campaign, run_dir, Layout("fsdp2", before, "full"), moves=False)
+        faulty._attempt([Fault("kill all", 7)], None)
+        faulty.layout, faulty.moved = faulty.layout.moved("zero3", after), True
+        campaign.factory.write_plan(run_dir, faulty.layout)
+        faulty.run(iter([]))
+        campaign._compare(faulty, campaign._reference(Layout("fsdp2", 2, "full")))
     assert campaign.tally.problems == []
     assert campaign.tally.order_exact_runs == 1
 
 
-def test_ranks_that_do_not_divide_the_step_are_refused(workshop: Workshop) -> None:
-    config = workshop.config(Layout("fsdp2", 2, "full"))
+def test_ranks_that_do_not_divide_the_step_are_refused(factory: RunFactory) -> None:
+    config = factory.config(Layout("fsdp2", 2, "full"))
     config["execution"] |= {"world_size": 3, "accumulation": 1}
     with pytest.raises(ValueError, match="must equal packs_per_step exactly"):
         TrainerConfig.model_validate(config)
@@ -174,8 +174,8 @@ def signalled_attempt(run_dir: str, when: str) -> str:
 
 
 @pytest.mark.parametrize("when", ["loading", "evaluating"])
-def test_sigterm_to_one_rank_outside_of_steps_stops_all_of_them(workshop: Workshop, when: str) -> None:
-    with workshop.run(f"signal-{when}", Layout("fsdp2", 2, "full")) as run_dir:
+def test_sigterm_to_one_rank_outside_of_steps_stops_all_of_them(factory: RunFactory, when: str) -> None:
+    with factory.run(f"signal-{when}", Layout("fsdp2", 2, "full")) as run_dir:
         plan = json.loads((run_dir / "plan.json").read_text())
         plan["trainer"]["evaluation"] = {"every_steps": 4}
         (run_dir / "plan.json").write_text(json.dumps(plan))
@@ -203,11 +203,11 @@ def reads_refused(run_dir: str) -> str:
 
 def test_storage_that_refuses_to_read_costs_no_checkpoint(campaign: Campaign) -> None:
     layout = Layout("fsdp2", 2, "full")
-    with campaign.workshop.run("unreadable", layout) as run_dir:
-        struck = StruckRun(campaign, run_dir, layout, moves=False)
-        struck._attempt([Fault("kill all", 9)], None)
-        saved = struck._resumable()
+    with campaign.factory.run("unreadable", layout) as run_dir:
+        faulty = FaultyRun(campaign, run_dir, layout, moves=False)
+        faulty._attempt([Fault("kill all", 9)], None)
+        saved = faulty._resumable()
         for told in run_on_ranks(reads_refused, 2, str(run_dir)):
             assert "Input/output error" in told
             assert "stays where it is" in told
-        assert struck._resumable() == saved >= 6, "nothing was set aside"
+        assert faulty._resumable() == saved >= 6, "nothing was set aside"

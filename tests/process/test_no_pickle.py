@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chaos.job import Layout, Workshop
+from benchmarks.chaos.job import Layout, RunFactory
 from tests.support.ranks import run_on_ranks
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("no-pickle"))
+def factory(tmp_path_factory: pytest.TempPathFactory) -> RunFactory:
+    return RunFactory(tmp_path_factory.mktemp("no-pickle"))
 
 
 def train_without_pickle(run_dir: str, attempt: int) -> str:
@@ -38,7 +38,7 @@ def train_without_pickle(run_dir: str, attempt: int) -> str:
 
     np.load = load_without_pickle  # type: ignore[assignment]
     from benchmarks.chaos.faults import Fault
-    from benchmarks.chaos.strike import attempt as one_attempt
+    from benchmarks.chaos.injector import attempt as one_attempt
 
     faults = [Fault("stop file", 5).as_json()] if attempt == 0 else []
     return one_attempt(run_dir, attempt, faults)
@@ -58,8 +58,8 @@ def holds_pickle(file: Path) -> bool:
 
 
 @pytest.mark.parametrize("engine", ["zero1", "zero3", "fsdp2"])
-def test_training_saving_and_resuming_touch_no_pickle(workshop: Workshop, engine: str) -> None:
-    with workshop.run(f"clean-{engine}", Layout(engine, 2, "full")) as run_dir:
+def test_training_saving_and_resuming_touch_no_pickle(factory: RunFactory, engine: str) -> None:
+    with factory.run(f"clean-{engine}", Layout(engine, 2, "full")) as run_dir:
         assert run_on_ranks(train_without_pickle, 2, str(run_dir), 0) == ["stopped"] * 2
         (run_dir / "stop").unlink()
         assert run_on_ranks(train_without_pickle, 2, str(run_dir), 1) == ["finished"] * 2

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from launcher.drill.actions import flip_bit
 from tests.support import tiny
 from tests.support.ranks import RankFailedError, run_on_ranks
 from trainer.config import ENGINES
@@ -155,10 +156,7 @@ def test_other_engine_or_ranks_keep_the_order(runs: Runs, engine: str, ranks: in
 def test_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(runs: Runs) -> None:
     undisturbed, damaged = runs.undisturbed(), runs.make("damaged")
     run_on_ranks(train, 2, str(damaged), 0)
-    file = damaged / "checkpoints" / f"step-{STEPS:08d}" / "rank-00001.safetensors"
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
+    flip_bit(damaged / "checkpoints" / f"step-{STEPS:08d}" / "rank-00001.safetensors")
     assert run_on_ranks(train, 2, str(damaged), 1) == ["finished"] * 2
     assert json.loads((damaged / "progress.json").read_text())["resumed_from"] == 18
     assert end_state(damaged) == end_state(undisturbed)

@@ -1,7 +1,6 @@
 """Real training ranks through everything that happens to machines; three runs side by side share the wait."""
 
 import itertools
-import os
 import signal
 from pathlib import Path
 
@@ -18,16 +17,13 @@ from slurm_runs import (
 from cluster import backend
 from cluster.rundir import read_attempts, read_progress
 from cluster.slurm.scheduler.commands import Scheduler
+from launcher.drill.actions import signal_rank
 from slurm.testbed import Testbed
 from tests.cluster.outcomes.real_run import checkpoint_hashes, closed, losses, trains
 from tests.cluster.outcomes.standin_run import until
 
 STEPS = 170
 WHERE = backend("slurm")
-
-
-def kill(run: Path, attempt: int, rank: int, number: signal.Signals) -> None:
-    os.kill(int((run / "logs" / f"attempt-{attempt:03d}" / f"rank-{rank:05d}.pid").read_text()), number)
 
 
 def submit_three(bed: Testbed, folder: Path) -> tuple[Path, Path, Path]:
@@ -69,14 +65,14 @@ def strike(bed: Testbed, run: Path) -> None:
 def crash_twice(run: Path) -> None:
     for attempt in (0, 1):
         trains(run, attempt, steps=2)
-        kill(run, attempt, 0, signal.SIGKILL)
+        signal_rank(run, attempt, 0, signal.SIGKILL)
 
 
 @pytest.mark.timeout(1200)  # 7 minutes where the processors are shared with four others
 def test_struck_sliced_and_crashing_runs_side_by_side(slurm_testbed: Testbed, tmp_path: Path) -> None:
     struck, sliced, loop = submit_three(slurm_testbed, tmp_path)
     trains(struck, 0, steps=12)
-    kill(struck, 0, 1, signal.SIGSTOP)
+    signal_rank(struck, 0, 1, signal.SIGSTOP)
     crash_twice(loop)
     check_loop(loop, struck)
     strike(slurm_testbed, struck)

@@ -12,9 +12,9 @@ from launcher_samples import write_tokenizer
 
 from cluster.policy import Limits
 from launcher.cli import run
-from launcher.drill.faults import FAULTS, Blow, corrupt
-from launcher.drill.run import Evidence, drill_plan
-from launcher.drill.scene import Scene
+from launcher.drill.faults import FAULTS, InjectedFault, corrupt
+from launcher.drill.run import DrillResult, drill_plan
+from launcher.drill.target import DrillTarget
 from launcher.drill.verdict import Verdict, judge
 from launcher.jobfile import load_job
 from launcher.planner.plan import make_plan
@@ -32,8 +32,8 @@ def record(attempt: int, outcome: str, ended: float) -> dict[str, Any]:
     return {"attempt": attempt, "outcome": outcome, "cause": "rank 1", "ended": ended}
 
 
-GOOD = Evidence(
-    blow=Blow(time=1005.0, step=5, hit="SIGKILL to the last rank (process 7)"),
+GOOD = DrillResult(
+    injected=InjectedFault(time=1005.0, step=5, hit="SIGKILL to the last rank (process 7)"),
     expected="step-00000003",
     ever={f"step-{step:08d}" for step in (3, 6, 9, 12)},
     left={f"step-{step:08d}" for step in (6, 9, 12)},
@@ -86,7 +86,10 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
         "step 4 has loss 1.8 before and 1.8000001 after",
     ),
     "not set aside": (
-        {"blow": dataclasses.replace(GOOD.blow, damaged="step-00000006"), "ever": GOOD.ever | {"step-00000005"}},
+        {
+            "injected": dataclasses.replace(GOOD.injected, damaged="step-00000006"),
+            "ever": GOOD.ever | {"step-00000005"},
+        },
         "step-00000006 was damaged, and nobody set it aside",
     ),
 }
@@ -134,7 +137,7 @@ def test_one_bit_is_turned_in_the_newest(tmp_path: Path) -> None:
         folder = tmp_path / "checkpoints" / f"step-{step:08d}"
         folder.mkdir(parents=True)
         (folder / "rank-00000.safetensors").write_bytes(bytes(100))
-    assert corrupt(Scene(tmp_path, None)) == "step-00000006"  # type: ignore[arg-type]
+    assert corrupt(DrillTarget(tmp_path, None)) == "step-00000006"  # type: ignore[arg-type]
     content = {path.parent.name: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
     assert content["step-00000003"] == bytes(100)
     assert sorted(content["step-00000006"]) == [0] * 99 + [1]

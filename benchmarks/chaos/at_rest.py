@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from benchmarks.chaos.faults import Fault
+from launcher.drill.actions import flip_bit, truncate
 from trainer.checkpoint.format.manifest import published
 
 
@@ -28,16 +29,11 @@ def _file(newest: Path, fault: Fault) -> Path:
 
 
 def bit_flip(newest: Path, fault: Fault) -> None:
-    file = _file(newest, fault)
-    content = bytearray(file.read_bytes())
-    at = int(fault.place * len(content)) % len(content)
-    content[at] ^= 1 << (fault.rank + fault.step) % 8
-    file.write_bytes(content)
+    flip_bit(_file(newest, fault), fault.place, (fault.rank + fault.step) % 8)
 
 
 def truncation(newest: Path, fault: Fault) -> None:
-    file = _file(newest, fault)
-    os.truncate(file, int(fault.place * file.stat().st_size))
+    truncate(_file(newest, fault), fault.place)
 
 
 def missing_file(newest: Path, fault: Fault) -> None:

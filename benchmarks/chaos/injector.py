@@ -1,11 +1,10 @@
-"""What a rank does to itself: the fault is armed when training reaches its step."""
+"""Faults injected by a rank into itself: a fault is armed when training reaches its step."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import shutil
 import signal
 import threading
 import time
@@ -13,19 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos.faults import OF_EVERY_RANK, Fault
+from launcher.drill.actions import fill_disk
 from trainer.checkpoint import fault_points
 from trainer.checkpoint.format.manifest import published
 
 BALLAST = "ballast"
 FULL_STEPS = 5
 SLOW_SECONDS = 0.2
-STRUCK = "struck.jsonl"
+INJECTED = "injected.jsonl"
 NO_STORAGE = ("copied", "pointer")
 """Points at which no storage could refuse anything."""
 
 
-class Striker:
-    """Strikes one rank of one attempt.
+class FaultInjector:
+    """Injects one fault into one rank of one attempt.
 
     Args:
         fault: what to do.
@@ -37,7 +37,7 @@ class Striker:
     def __init__(self, fault: Fault, run_dir: Path, attempt: int, rank: int, world_size: int) -> None:
         self._fault, self._run_dir, self._attempt, self._rank = fault, run_dir, attempt, rank
         self._chosen = rank == fault.rank % world_size
-        self._strikes_at_point = self._chosen if fault.point in OF_EVERY_RANK else rank == 0
+        self._acts_at_point = self._chosen if fault.point in OF_EVERY_RANK else rank == 0
         self._armed = False
         fault_points.watch(self._at_point)
 
@@ -66,9 +66,9 @@ class Striker:
         (self._run_dir / "stop").touch()
 
     def _note(self) -> None:
-        """Say that the fault strikes now, so that only faults that did are counted."""
+        """Notes that the fault comes now: only faults that came are counted."""
         line = json.dumps({"attempt": self._attempt, "kind": self._fault.kind, "point": self._fault.point})
-        with (self._run_dir / STRUCK).open("a") as stream:
+        with (self._run_dir / INJECTED).open("a") as stream:
             stream.write(line + "\n")
 
     def _disk_full(self) -> None:
@@ -76,11 +76,7 @@ class Striker:
         if self._rank != 0:
             return
         folder = self._run_dir / "checkpoints"
-        left = int(self._fault.place * _newest_bytes(folder))
-        with (folder / BALLAST).open("wb") as stream:
-            room = shutil.disk_usage(folder).free - left
-            if room > 0:
-                os.posix_fallocate(stream.fileno(), 0, room)
+        fill_disk(folder / BALLAST, int(self._fault.place * _newest_bytes(folder)))
         self._note()
 
     def _signal_later(self, number: signal.Signals, chosen: bool) -> None:
@@ -94,7 +90,7 @@ class Striker:
         os.kill(os.getpid(), number)
 
     def _at_point(self, point: str) -> None:
-        if not self._armed or point != self._fault.point or not self._strikes_at_point:
+        if not self._armed or point != self._fault.point or not self._acts_at_point:
             return
         if self._fault.kind == "kill at point":
             self._send(signal.SIGKILL)
@@ -124,15 +120,15 @@ def attempt(run_dir: str, number: int, raw: list[dict[str, Any]]) -> str:
 
     folder = Path(run_dir)
     run = TrainingRun(folder, read_trainer_config(folder), number, say)
-    strikers = [Striker(Fault(**fault), folder, number, run.ranks.rank, run.ranks.size) for fault in raw]
+    injectors = [FaultInjector(Fault(**fault), folder, number, run.ranks.rank, run.ranks.size) for fault in raw]
     first, optimise = run.step, run._optimise
 
-    def struck(*arguments: Any) -> None:
-        for striker in strikers:
-            striker.at_step(run.step - first)
+    def with_faults(*arguments: Any) -> None:
+        for injector in injectors:
+            injector.at_step(run.step - first)
         optimise(*arguments)
 
-    run._optimise = struck  # type: ignore[method-assign]
+    run._optimise = with_faults  # type: ignore[method-assign, assignment]
     return run.train()
 
 

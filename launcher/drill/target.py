@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster import Backend
-from cluster.agent.children import descendants
 from cluster.lock import holder
 from cluster.rundir import read_attempts, read_progress
+from launcher.drill.actions import held_still, rank_pid
 from launcher.errors import RunFailedError
 
 PATIENCE_SECONDS = 900.0
@@ -24,8 +22,8 @@ ALIVE_SECONDS = 0.5
 Found = TypeVar("Found")
 
 
-class Scene:
-    """The living run of one drill."""
+class DrillTarget:
+    """The living run that a drill injects its fault into."""
 
     def __init__(self, run_dir: Path, where: Backend) -> None:
         self.run_dir, self.where = run_dir, where
@@ -44,9 +42,9 @@ class Scene:
 
     def ranks(self) -> list[int]:
         """The processes that train, by rank."""
-        wanted = ["trainer", "train", str(self.run_dir)]
-        found = [pid for pid in descendants(self.agent()) if _strings(pid, "cmdline")[-3:] == wanted]
-        return sorted(found, key=_rank)
+        attempt = read_attempts(self.run_dir)[-1]["attempt"]
+        folder = self.run_dir / "logs" / f"attempt-{attempt:03d}"
+        return [rank_pid(self.run_dir, attempt, rank) for rank in range(len(list(folder.glob("rank-*.pid"))))]
 
     def until(self, condition: Callable[[], Found | None], what: str, seconds: float = PATIENCE_SECONDS) -> Found:
         """Waits for something to be there, and gives it.
@@ -83,11 +81,8 @@ class Scene:
     def frozen(self) -> Iterator[list[int]]:
         """Holds all ranks still inside the block, so that what is done there comes at one step of all."""
         ranks = self.ranks()
-        _signal_all(ranks, signal.SIGSTOP)
-        try:
+        with held_still(ranks):
             yield ranks
-        finally:
-            _signal_all(ranks, signal.SIGCONT)
 
     def attempt(self, number: int) -> dict[str, Any] | None:
         """The record of an attempt that has its outcome, else None."""
@@ -98,20 +93,3 @@ class Scene:
         if status.state not in ("queued", "running"):
             cause = f": {status.reason}" if status.reason else ""
             raise RunFailedError(f"the run ended ({status.outcome}{cause}) before {what}")
-
-
-def _strings(pid: int, name: str) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8", errors="replace").rstrip("\0").split("\0")
-    except OSError:
-        return []  # it left in between
-
-
-def _rank(pid: int) -> int:
-    return next((int(text[5:]) for text in _strings(pid, "environ") if text.startswith("RANK=")), 0)
-
-
-def _signal_all(pids: list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
