@@ -129,6 +129,16 @@ def read_gpus() -> list[Gpu]:
     return [*whole, *_slices(cards, cut)] if cut else whole
 
 
+def lowest_compute_capability(cards: set[int]) -> float | None:
+    """The lowest compute capability of some cards, by their indices; None from drivers that are too old to tell."""
+    try:
+        rows = _rows("--query-gpu=index,compute_cap", "--format=csv,noheader")
+    except UnreadableError:
+        return None
+    told = [row[1] for row in rows if len(row) == 2 and row[0] in map(str, cards)]
+    return min((float(text) for text in told if text.replace(".", "", 1).isdigit()), default=None)
+
+
 def _slices(cards: Mapping[int, Gpu], cut: set[int]) -> Iterator[Gpu]:
     card = -1
     for line in _lines("-L"):

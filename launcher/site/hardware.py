@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.agent.gpus import Gpu, UnreadableError, our_gpus
+from cluster.agent.gpus import Gpu, UnreadableError, lowest_compute_capability, our_gpus
 from launcher.errors import MachineError
 from launcher.sizing.gpus import has_bfloat16
-
-MIB = 1024**2
+from rundir.quantities import MIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ def this_machine() -> Machine:
         memory_bytes=_memory_bytes(),
         gpu_names=tuple(gpu.name for gpu in gpus),
         gpu_memory_bytes=min((gpu.total_mib * MIB for gpu in gpus), default=0),
-        compute_capability=_compute_capability({gpu.index for gpu in gpus}) if gpus else None,
+        compute_capability=lowest_compute_capability({gpu.index for gpu in gpus}) if gpus else None,
         has_flash_attention=importlib.util.find_spec("flash_attn") is not None,
     )
 
@@ -69,23 +67,6 @@ def _gpus() -> list[Gpu]:
             f"nvidia-smi is here but does not answer: {error}",
             "Mend the driver, or set `resources: {gpu: none}` to train on the CPU.",
         ) from error
-
-
-def _compute_capability(cards: set[int]) -> float | None:
-    """The lowest compute capability of some cards; `None` from drivers that are too old to tell."""
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index,compute_cap", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=20,
-        )
-    except (subprocess.SubprocessError, OSError):
-        return None
-    rows = (line.partition(",") for line in answer.stdout.splitlines())
-    told = [generation.strip() for index, _, generation in rows if index.strip() in map(str, cards)]
-    return min((float(text) for text in told if text.replace(".", "", 1).isdigit()), default=None)
 
 
 def _num_cores() -> int:
