@@ -89,8 +89,8 @@ def _wrong_start(found: DrillResult) -> Iterator[str]:
 
 
 def _lost_checkpoints(found: DrillResult) -> Iterator[str]:
-    """The newest that were ever published must be there, except the one that the drill itself damaged."""
-    sound = sorted(found.ever - {found.injected.damaged})
+    """The newest that were published must be there; the one that the drill damaged counts if it was saved again."""
+    sound = sorted((found.ever - {found.injected.damaged}) | found.left)
     if lost := [name for name in sound[-KEEP:] if name not in found.left]:
         yield f"checkpoints are gone: {', '.join(lost)}"
 

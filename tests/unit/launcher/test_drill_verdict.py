@@ -62,6 +62,12 @@ def test_a_run_that_was_saved_first_loses_nothing() -> None:
     assert found.back_seconds == 101.0
 
 
+def test_a_damaged_checkpoint_that_is_saved_again_is_one_of_those_that_are_kept() -> None:
+    """The run was stopped at a step at which it saves anyway; step 3 is then pruned as it should be."""
+    injected = dataclasses.replace(GOOD.injected, damaged="step-00000006")
+    assert verdict(injected=injected, set_aside={"step-00000006"}).passed
+
+
 FAILURES: dict[str, tuple[dict[str, Any], str]] = {
     "other outcome": (
         {"attempts": [record(0, "hang", 1007.5), GOOD.attempts[1]]},
