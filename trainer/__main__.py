@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import faulthandler
 import json
+import logging
 import os
 import signal
 import sys
@@ -26,19 +27,22 @@ from trainer.config import TrainerConfig, read_trainer_config
 from trainer.errors import EXIT_DONE, UserError, run_reporting_user_errors
 from trainer.run.finishing import Part, finishing
 from trainer.runtime.phase_clock import PhaseClock
-from trainer.runtime.process import end_with_whoever_waits, heavy_imports, hidden, hide
-from trainer.runtime.progress import Progress, record_failure, say
+from trainer.runtime.process import block_import, end_with_whoever_waits, heavy_imports, imports_blocked, log_to_stdout
+from trainer.runtime.progress import Progress, record_failure
+
+logger = logging.getLogger("trainer")
 
 
 def main() -> int:
     end_with_whoever_waits()
+    log_to_stdout()
     arguments = _parser().parse_args()
     attempt = int(os.environ.get("TUNEYARD_ATTEMPT", "0"))
 
     def command() -> int:
         try:
             config = None if arguments.command is _shape else _config(arguments.run_dir)
-            return arguments.command(arguments, config, attempt)
+            code: int = arguments.command(arguments, config, attempt)
         except UserError as error:
             if arguments.recorded:
                 record_failure(arguments.run_dir, attempt, "fatal", str(error), error.remedy)
@@ -47,6 +51,7 @@ def main() -> int:
             if arguments.recorded:
                 record_failure(arguments.run_dir, attempt, *_classified(error))
             raise
+        return code
 
     return run_reporting_user_errors(command)
 
@@ -100,13 +105,13 @@ def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     progress.update(state="preparing")
 
     def report(line: str) -> None:
-        say(line)
+        logger.info(line)
         progress.pulse()
 
     preflight = prepared_report(run_dir, cache_key(config, run_dir / "data"))
     if preflight is None:  # only now look at the model, and load the tokenizer library: a resume is not to wait
         _refuse_unfit(config, inspected(run_dir, config.model)["verdict"])
-        with heavy_imports(), hidden(*(() if config.model.trust_remote_code else ("torch",))):
+        with heavy_imports(), imports_blocked(*(() if config.model.trust_remote_code else ("torch",))):
             from trainer.data.prepare import prepare
 
         preflight = prepare(run_dir, config, report)
@@ -115,7 +120,7 @@ def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
 
 def _train(arguments: Any, config: TrainerConfig, attempt: int) -> int:
-    hide(*_unused(config))
+    block_import(*_unused(config))
     with heavy_imports():
         import torch
         import torch.distributed as dist
@@ -131,7 +136,7 @@ def _train(arguments: Any, config: TrainerConfig, attempt: int) -> int:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=timedelta(minutes=10))
-    TrainingRun(arguments.run_dir, config, attempt, say, phases).train()
+    TrainingRun(arguments.run_dir, config, attempt, phases).train()
     dist.destroy_process_group()
     return EXIT_DONE
 
@@ -146,7 +151,7 @@ def _unused(config: TrainerConfig) -> tuple[str, ...]:
 
 
 def _export(arguments: Any, config: TrainerConfig, attempt: int) -> int:
-    hide(*_unused(config))
+    block_import(*_unused(config))
     with _noted(arguments.run_dir, "export", arguments.output):
         with heavy_imports():
             from trainer.checkpoint.export import export
@@ -162,7 +167,7 @@ def _noted(run_dir: Path, part: Part, output: Path | None) -> contextlib.Abstrac
 
 
 def _held_out(arguments: Any, config: TrainerConfig, attempt: int) -> int:
-    hide(*_unused(config))
+    block_import(*_unused(config))
     with finishing(arguments.run_dir, "held_out"):
         with heavy_imports():
             from trainer.evaluation.checkpoint_loss import held_out_loss_of
@@ -205,7 +210,7 @@ def _checkpoints(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
 
 def _measure(arguments: Any, config: TrainerConfig, attempt: int) -> int:
-    hide(*_unused(config))
+    block_import(*_unused(config))
     with heavy_imports():
         from trainer.measure.one_rank import measure, write
 
@@ -214,7 +219,7 @@ def _measure(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
 
 def _shape(arguments: Any, config: None, attempt: int) -> int:
-    hide("peft", "bitsandbytes")
+    block_import("peft", "bitsandbytes")
     with heavy_imports():
         from trainer.model.inspection.tensor_shapes import tensors_of
 
@@ -248,7 +253,7 @@ def _refuse_unfit(config: TrainerConfig, verdict: dict[str, Any]) -> None:
 
 def _inspect(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     """What can be found out about the model before it trains, as one line of JSON; a refusal is an answer, too."""
-    hide("peft", "bitsandbytes")
+    block_import("peft", "bitsandbytes")
     with heavy_imports():
         from trainer.model.inspection.examine import examine
 

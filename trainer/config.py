@@ -299,7 +299,7 @@ class CheckpointConfig(Section):
 
 
 class LoggingConfig(Section):
-    """Meters."""
+    """StepMetrics."""
 
     every_seconds: float = Field(
         2.0, ge=0, description="Seconds between writes of metrics; every step gets its own line all the same."

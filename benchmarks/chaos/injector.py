@@ -116,10 +116,9 @@ def attempt(run_dir: str, number: int, raw: list[dict[str, Any]]) -> str:
     """One attempt of a run on this rank, with faults in it."""
     from trainer.config import read_trainer_config
     from trainer.run.loop import TrainingRun
-    from trainer.runtime.progress import say
 
     folder = Path(run_dir)
-    run = TrainingRun(folder, read_trainer_config(folder), number, say)
+    run = TrainingRun(folder, read_trainer_config(folder), number)
     injectors = [FaultInjector(Fault(**fault), folder, number, run.ranks.rank, run.ranks.size) for fault in raw]
     first, optimise = run.step, run._optimise
 

@@ -16,7 +16,8 @@ def attention(backend: str, dtype_name: str, window: int | None) -> Any:
     import torch
 
     from trainer.data.pack.batch import _assemble
-    from trainer.model.attention.packed_attention import Segments, attend
+    from trainer.model.attention.kernels import PackedBatchInfo
+    from trainer.model.attention.packed_attention import attend
 
     generator = torch.Generator().manual_seed(0)
     lengths = [5, 130, 64, 1, 200]
@@ -31,7 +32,7 @@ def attention(backend: str, dtype_name: str, window: int | None) -> Any:
 
     query, key, value = draw(8), draw(2), draw(2)
     module = torch.nn.Identity()
-    out, _ = attend(module, query, key, value, None, segments=Segments(backend, batch), sliding_window=window)
+    out, _ = attend(module, query, key, value, None, packed=PackedBatchInfo(backend, batch), sliding_window=window)
     out.float().square().sum().backward()
     return [t.detach().float().cpu() for t in (out, query.grad, key.grad, value.grad) if t is not None]
 

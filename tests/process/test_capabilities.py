@@ -103,7 +103,8 @@ def kernels(capped: bool, with_sinks: bool, value_size: int) -> list[float]:
     import torch
 
     from trainer.data.pack.batch import _assemble
-    from trainer.model.attention.packed_attention import Segments, attend
+    from trainer.model.attention.kernels import PackedBatchInfo
+    from trainer.model.attention.packed_attention import attend
 
     draw = torch.Generator().manual_seed(0)
     lengths = [5, 30, 1, 12]
@@ -114,7 +115,7 @@ def kernels(capped: bool, with_sinks: bool, value_size: int) -> list[float]:
     v, sinks = torch.randn(1, 2, 48, value_size, generator=draw), torch.randn(4, generator=draw)
     scores = {"softcap": 2.0 if capped else None, "s_aux": sinks if with_sinks else None, "sliding_window": 8}
     out = {
-        name: attend(torch.nn.Identity(), q, k, v, segments=Segments(name, batch), **scores)[0]
+        name: attend(torch.nn.Identity(), q, k, v, packed=PackedBatchInfo(name, batch), **scores)[0]
         for name in ("flex", "sdpa", "padded")
     }
     return [float((out[name] - out["sdpa"]).abs().max()) for name in ("flex", "padded")]

@@ -148,12 +148,11 @@ def stop_where_all_meet(run_dir: str) -> list[str]:
     """Evaluation, save and stop at step 1; evaluation, save and end at step 2, after a resume."""
     from trainer.config import read_trainer_config
     from trainer.run.loop import TrainingRun
-    from trainer.runtime.progress import say
 
     run, states = Path(run_dir), []
     (run / "stop").touch()
     for attempt in range(2):
-        training = TrainingRun(run, read_trainer_config(run), attempt, say)
+        training = TrainingRun(run, read_trainer_config(run), attempt)
         training.ranks.barrier()
         states.append(training.train())
         (run / "stop").unlink(missing_ok=True)

@@ -156,7 +156,6 @@ def signalled_attempt(run_dir: str, when: str) -> str:
     """One attempt; the last rank gets SIGTERM while it loads, or while it evaluates."""
     import trainer.run.loop
     from trainer.config import read_trainer_config
-    from trainer.runtime.progress import say
 
     last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
 
@@ -170,7 +169,7 @@ def signalled_attempt(run_dir: str, when: str) -> str:
 
     name = {"loading": "build_shared_model", "evaluating": "held_out_loss"}[when]
     setattr(trainer.run.loop, name, then_signal(getattr(trainer.run.loop, name)))
-    return trainer.run.loop.TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 0, say).train()
+    return trainer.run.loop.TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 0).train()
 
 
 @pytest.mark.parametrize("when", ["loading", "evaluating"])
@@ -195,7 +194,7 @@ def reads_refused(run_dir: str) -> str:
 
     manifest.hashlib.file_digest = refused  # type: ignore[assignment]
     try:
-        TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 1, print)
+        TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 1)
     except manifest.UnreadableStorageError as error:
         return str(error)
     return "went on"

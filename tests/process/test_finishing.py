@@ -27,9 +27,8 @@ def prepare_run(run_dir: str) -> None:
 def train(run_dir: str, attempt: int) -> str:
     from trainer.config import read_trainer_config
     from trainer.run.loop import TrainingRun
-    from trainer.runtime.progress import say
 
-    return TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), attempt, say).train()
+    return TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), attempt).train()
 
 
 def held_out_again(run_dir: str) -> dict[str, Any]:

@@ -109,22 +109,21 @@ def own_forward(made: dict[str, str], kind: str) -> dict[str, float]:
     from transformers import AutoModelForCausalLM
 
     from trainer.model.adapters.quantise import loading_options
-    from trainer.model.attention import packed_attention
+    from trainer.model.attention.kernels import PackedBatchInfo
+    from trainer.model.attention.packed_attention import NAME
     from trainer.model.build import build_model
 
     config = job(made, "zero0", 1, method=qlora(kind))
     options = loading_options(config.method, "cpu", torch.float32)
-    reference = AutoModelForCausalLM.from_pretrained(
-        made["model"], attn_implementation=packed_attention.NAME, **options
-    )
+    reference = AutoModelForCausalLM.from_pretrained(made["model"], attn_implementation=NAME, **options)
     batch = first_batch(made, config)
-    segments = packed_attention.Segments("padded", batch)
+    packed = PackedBatchInfo("padded", batch)
     arguments = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
     found = {}
     for mode in (True, False):
         ours, theirs = build_model(config).train(mode), plain_kernels(reference).train(mode)
-        a = ours.inner.get_decoder()(**arguments, segments=segments).last_hidden_state
-        b = theirs.get_decoder()(**arguments, segments=segments).last_hidden_state
+        a = ours.inner.get_decoder()(**arguments, packed=packed).last_hidden_state
+        b = theirs.get_decoder()(**arguments, packed=packed).last_hidden_state
         found[str(mode)] = float((a - b).abs().max() / b.abs().max())
     return found
 
@@ -315,9 +314,8 @@ def test_what_cannot_work_is_refused(made: dict[str, str], tmp_path: Path) -> No
 def train(run_dir: str) -> str:
     from trainer.config import read_trainer_config
     from trainer.run.loop import TrainingRun
-    from trainer.runtime.progress import say
 
-    return TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 0, say).train()
+    return TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 0).train()
 
 
 def export_and_load(run_dir: str) -> dict[str, float]:

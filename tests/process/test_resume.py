@@ -27,11 +27,10 @@ def train(run_dir: str, attempt: int, disturbance: str | None = None, at_step: i
     """One attempt; a thread on every rank disturbs it once progress.json has reached `at_step`."""
     from trainer.config import read_trainer_config
     from trainer.run.loop import TrainingRun
-    from trainer.runtime.progress import say
 
     if disturbance:
         threading.Thread(target=disturb, args=(Path(run_dir), attempt, disturbance, at_step), daemon=True).start()
-    return TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), attempt, say).train()
+    return TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), attempt).train()
 
 
 def disturb(run_dir: Path, attempt: int, disturbance: str, at_step: int) -> None:
@@ -260,9 +259,8 @@ def train_on_full_storage(run_dir: str, full_from: int, full_to: int) -> str:
 
     from trainer.config import read_trainer_config
     from trainer.run.loop import TrainingRun
-    from trainer.runtime.progress import say
 
-    run = TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 0, say)
+    run = TrainingRun(Path(run_dir), read_trainer_config(Path(run_dir)), 0)
     optimise = run._optimise
 
     def optimise_and_squeeze(*arguments: Any) -> None:

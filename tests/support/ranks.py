@@ -140,6 +140,9 @@ def _call(name: tuple[str, str], rank: int, args: Any, settings: dict[str, Any])
     import torch
     import torch.distributed as dist
 
+    from trainer.runtime.process import log_to_stdout
+
+    log_to_stdout()
     torch.set_num_threads(1)
     world_size = settings["world_size"]
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,8 @@ from trainer.config import TrainerConfig
 from trainer.data.chat_template.tokenizer import load_tokenizer, make_renderer
 from trainer.errors import UserError
 from trainer.runtime.phase_progress import counting, folder_bytes, measuring
-from trainer.runtime.progress import say
+
+logger = logging.getLogger(__name__)
 
 
 def export(
@@ -38,13 +40,13 @@ def export(
         UserError: there is no good checkpoint, or `output` holds something that is not an export.
     """
     folder, manifest = chosen(run_dir / "checkpoints", step)
-    say(f"exporting step {manifest.step}")
+    logger.info(f"exporting step {manifest.step}")
     target = output or run_dir / "model"
     if target.exists() and not (target / "config.json").exists() and not (target / "adapter_config.json").exists():
         raise UserError(f"{target} exists and is no exported model", remedy="move it away, or choose another --output")
     model, dtypes = _loaded(config, RangeReader(folder, manifest), manifest, run_dir)
     if config.method.quantization:
-        say(_about_precision(config, merge))
+        logger.info(_about_precision(config, merge))
     if merge and config.method.kind == "lora":
         model = _merged(model, dtypes)
     staging = target.with_name(f".{target.name}-staging")
@@ -68,7 +70,7 @@ def _num_megabytes(model: Any) -> float | None:
     """How much will be written; of an adapter too little to be counted."""
     if hasattr(model, "peft_config"):
         return None
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e6
+    return float(sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e6)
 
 
 def save_chat(config: TrainerConfig, model: Any, folder: Path) -> None:
@@ -87,7 +89,9 @@ def save_chat(config: TrainerConfig, model: Any, folder: Path) -> None:
     try:
         model.generation_config.save_pretrained(folder)
     except ValueError as error:  # Transformers refuses some that base models were published with
-        say(f"generation_config.json cannot be written ({error}): turns end with {', '.join(renderer.ends.texts)}")
+        logger.warning(
+            f"generation_config.json cannot be written ({error}): turns end with {', '.join(renderer.ends.texts)}"
+        )
 
 
 def chosen(checkpoints: Path, step: int | None) -> tuple[Path, Manifest]:
@@ -102,7 +106,7 @@ def chosen(checkpoints: Path, step: int | None) -> tuple[Path, Manifest]:
             try:
                 return folder, verified(folder)
             except DamagedCheckpointError as damage:
-                say(f"{folder.name} is damaged and left out: {damage}")
+                logger.warning(f"{folder.name} is damaged and left out: {damage}")
                 problems.append(f"{folder.name}: {damage}")
     have = ", ".join(str(found) for found, _ in published(checkpoints)) or "none"
     raise UserError(

@@ -1,4 +1,4 @@
-"""Named moments in the life of a checkpoint. Tests and the chaos harness strike at them; training just passes by."""
+"""Named points in the life of a checkpoint, at which tests and the chaos harness inject faults; otherwise no-ops."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ POINTS = (
     "renamed",  # published, the folder's entry not yet durable
     "published",
     "prune",
-    "trashed",  # a doomed checkpoint has its trash name
+    "trashed",  # a checkpoint to prune has its trash name
     "trash half",  # its first file is gone
     "pruned",
     "pointer",  # progress.json names the new checkpoint
 )
-"""In the order of a save's life; those of a file are passed by every rank's writer, the others by rank 0 mostly."""
+"""In the order of a save. Every rank's writer reaches those of a file; mostly rank 0 alone reaches the others."""
 
 _watchers: list[Callable[[str], None]] = []
 
 
-def passing(point: str) -> None:
-    """Tell the watchers, if there are any, that this process is at `point`."""
+def fault_point(point: str) -> None:
+    """This process is at `point`: calls the watchers, if there are any."""
     for watcher in _watchers:
         watcher(point)
 
 
 def watch(watcher: Callable[[str], None]) -> None:
-    """Have `watcher(point)` called at every point of this process, in the thread that passes it."""
+    """Have `watcher(point)` called at every point of this process, in the thread that reaches it."""
     _watchers.append(watcher)

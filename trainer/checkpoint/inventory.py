@@ -14,7 +14,7 @@ from trainer.checkpoint.format.manifest import (
     published,
     read_manifest,
 )
-from trainer.checkpoint.retention import DAMAGED, doomed, is_permanent, remove
+from trainer.checkpoint.retention import DAMAGED, is_permanent, remove, to_prune
 from trainer.errors import UserError
 
 LEFT_OVERS = {".staging-": "staging", ".trash-": "trash", DAMAGED: "damaged"}
@@ -43,7 +43,7 @@ def prune(checkpoints: Path, keep: int) -> list[str]:
     """
     if keep < 1:
         raise UserError(f"--prune {keep} would leave nothing to resume from", remedy="keep at least 1")
-    going = doomed(checkpoints, keep)
+    going = to_prune(checkpoints, keep)
     staying = [folder for _, folder in published(checkpoints) if folder not in going]
     if going and not any(_looked_at(folder, verify=True)[1] is None for folder in staying):
         raise UserError(

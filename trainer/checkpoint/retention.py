@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.checkpoint.fault_points import passing
+from trainer.checkpoint.fault_points import fault_point
 from trainer.checkpoint.format.manifest import published
 
 PERMANENT_MARK = "permanent"
@@ -17,14 +17,14 @@ def is_permanent(folder: Path) -> bool:
     return (folder / PERMANENT_MARK).exists()
 
 
-def doomed(checkpoints: Path, keep: int) -> list[Path]:
+def to_prune(checkpoints: Path, keep: int) -> list[Path]:
     """Published checkpoints that retention lets go, newest first. Names and marks decide, never times of files.
 
     Args:
         keep: how many of the newest that are not permanent stay; at least one does.
     """
-    passing_ones = [folder for _, folder in published(checkpoints) if not is_permanent(folder)]
-    return passing_ones[max(1, keep) :]
+    prunable = [folder for _, folder in published(checkpoints) if not is_permanent(folder)]
+    return prunable[max(1, keep) :]
 
 
 def outdated_damaged(checkpoints: Path) -> list[Path]:
@@ -42,7 +42,7 @@ def remove(folder: Path) -> None:
     trash = folder.with_name(f".trash-{folder.name}")
     sweep(trash)
     folder.rename(trash)
-    passing("trashed")
+    fault_point("trashed")
     sweep(trash)
 
 
@@ -55,5 +55,5 @@ def sweep(trash: Path) -> None:
         return
     for file in sorted(trash.iterdir()):
         sweep(file) if file.is_dir() else file.unlink()
-        passing("trash half")
+        fault_point("trash half")
     trash.rmdir()

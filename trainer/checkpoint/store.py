@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoint.fault_points import passing
+from trainer.checkpoint.fault_points import fault_point
 from trainer.checkpoint.format.manifest import (
     DamagedCheckpointError,
     Manifest,
@@ -28,7 +28,7 @@ from trainer.checkpoint.format.manifest import (
 )
 from trainer.checkpoint.format.range_reader import RangeReader
 from trainer.checkpoint.format.rank_writer import BackgroundWriter, HostCopy, combined, digest
-from trainer.checkpoint.retention import DAMAGED, PERMANENT_MARK, doomed, outdated_damaged, remove, sweep
+from trainer.checkpoint.retention import DAMAGED, PERMANENT_MARK, outdated_damaged, remove, sweep, to_prune
 from trainer.engines.base import Engine, Range
 from trainer.errors import UserError
 from trainer.model.supervised import trainable_parameters
@@ -112,7 +112,7 @@ class CheckpointStore:
         writer = None
         if not problems:
             copies = self._host.copy(self._owned(engine))
-            passing("copied")
+            fault_point("copied")
             writer = BackgroundWriter(file, copies, _random_state())
         return PendingSave(manifest, staging, final, writer, problems, time.monotonic() - started, started)
 
@@ -150,14 +150,14 @@ class CheckpointStore:
     def _reserve(self, staging: Path, final: Path) -> None:
         if not self._ranks.is_first:
             return
-        passing("reserve")
+        fault_point("reserve")
         if final.exists():
             raise FileExistsError(f"{final} is published already and never written into again")
         self._folder.mkdir(exist_ok=True)
         for stale in [*self._folder.glob(".staging-*"), *self._folder.glob(".trash-*")]:
             sweep(stale)
         staging.mkdir()
-        passing("reserved")
+        fault_point("reserved")
 
     def _publish(self, pending: PendingSave, records: list[dict[str, Any]]) -> None:
         if not self._ranks.is_first:
@@ -170,11 +170,11 @@ class CheckpointStore:
         _write_manifest(staging, manifest)
         check_sizes(staging, manifest)
         fsync_folder(staging)
-        passing("staging synced")
+        fault_point("staging synced")
         staging.rename(pending.final)
-        passing("renamed")
+        fault_point("renamed")
         fsync_folder(self._folder)
-        passing("published")
+        fault_point("published")
 
     def _discard(self, staging: Path) -> None:
         if self._ranks.is_first:
@@ -183,13 +183,13 @@ class CheckpointStore:
     def _prune(self) -> None:
         if not self._ranks.is_first:
             return
-        passing("prune")
-        for old in doomed(self._folder, self._keep):
+        fault_point("prune")
+        for old in to_prune(self._folder, self._keep):
             remove(old)
         for old in outdated_damaged(self._folder):
             self._report(f"removed {old.name}: a later one has been set aside")
             sweep(old)
-        passing("pruned")
+        fault_point("pruned")
 
     def restore(self, engine: Engine, check: Callable[[Path, Manifest], None]) -> tuple[Path, Manifest] | None:
         """Put the newest checkpoint that is whole into the engine; damaged ones are named and set aside.
@@ -256,7 +256,7 @@ class CheckpointStore:
         except DamagedCheckpointError as damage:
             problem = str(damage)
         if told := [p for p in self._ranks.gather(problem) if p]:
-            return told[0]
+            return str(told[0])
         engine.after_load(manifest.step)
         digests = self._ranks.gather([digest(self._owned(engine)), *stored])
         if combined([part for parts in digests for part in parts]) != manifest.receipt["digest"]:
@@ -272,11 +272,11 @@ def _write_manifest(staging: Path, manifest: Manifest) -> None:
     if manifest.permanent:
         (staging / PERMANENT_MARK).touch()
     with (staging / "manifest.json").open("w", encoding="utf-8") as stream:
-        passing("manifest open")
+        fault_point("manifest open")
         stream.write(manifest.to_json())
         stream.flush()
         os.fsync(stream.fileno())
-    passing("manifest written")
+    fault_point("manifest written")
 
 
 def _no_longer_trained(engine: Engine, folder: Path, manifest: Manifest) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed import device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -57,7 +57,7 @@ class Fsdp2Engine(Engine):
             local.reshape(-1).copy_(whole.reshape(-1)[start : start + local.numel()])
 
     def _shard(self, config: TrainerConfig) -> None:
-        mesh = init_device_mesh(config.execution.device, (config.execution.world_size,))
+        mesh = device_mesh.init_device_mesh(config.execution.device, (config.execution.world_size,))
         compute = DTYPES[str(config.model.dtype)]
         # Inputs stay as they are: FSDP would walk into the batch, cast the loss weights, and copy the masks that layers
         # share for every layer. Hidden states have the type of the gathered embeddings.
@@ -81,7 +81,7 @@ class Fsdp2Engine(Engine):
 
     def micro_step(self, batch: Batch, scale: float, last: bool) -> torch.Tensor:
         self.model.train()
-        loss = self.model(batch)
+        loss: torch.Tensor = self.model(batch)
         (loss * scale).backward()
         return loss.detach()
 
@@ -96,7 +96,8 @@ class Fsdp2Engine(Engine):
     def evaluate(self, batch: Batch) -> torch.Tensor:
         self.model.eval()
         try:
-            return self.model(batch, plain=True)
+            loss: torch.Tensor = self.model(batch, plain=True)
+            return loss
         finally:  # what a backward pass would have freed: whole tensors have neither a place nor an optimizer's state
             for unit in self._units():
                 unit.reshard()

@@ -92,7 +92,7 @@ class ZeroEngine(Engine):
     def micro_step(self, batch: Batch, scale: float, last: bool) -> torch.Tensor:
         self._engine.train()
         self._engine.set_gradient_accumulation_boundary(last)
-        loss = self._engine(batch)
+        loss: torch.Tensor = self._engine(batch)
         self._engine.backward(loss * (scale * self._world_size), scale_wrt_gas=False)
         if not last:
             self._engine.step()
@@ -106,13 +106,14 @@ class ZeroEngine(Engine):
             self._engine.step()
             return norm
         self._engine.step()
-        norm = self._engine.get_global_grad_norm()
-        return norm if torch.is_tensor(norm) else torch.tensor(float(norm))
+        global_norm = self._engine.get_global_grad_norm()
+        return global_norm if isinstance(global_norm, torch.Tensor) else torch.tensor(float(global_norm))
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> torch.Tensor:
         self._engine.eval()
-        return self._engine(batch, plain=True)
+        loss: torch.Tensor = self._engine(batch, plain=True)
+        return loss
 
     def ranges(self) -> list[Range]:
         found: list[Range] = []
@@ -136,15 +137,12 @@ class ZeroEngine(Engine):
         if mapping is None:
             return []
         part, address = mapping.lp_fragment_address, mapping.get_hp_fragment_address()
-        flat = self._flat_master(parameter)
+        flat = self._masters()[mapping.param_group_index]
         tensors = {"param": flat.detach(), **{moment: self._adamw.state[flat][moment] for moment in MOMENTS}}
         return [
             Range(name, kind, part.start, tuple(parameter.shape), t.narrow(0, address.start, address.numel))
             for kind, t in tensors.items()
         ]
-
-    def _flat_master(self, parameter: Any) -> torch.Tensor:
-        return self._masters()[parameter._hp_mapping.param_group_index]
 
     def _masters(self) -> list[torch.Tensor]:
         """The float32 tensors that AdamW updates: parameters themselves, or DeepSpeed's flat partitions of them."""
@@ -174,7 +172,7 @@ class ZeroEngine(Engine):
     def full_gradient(self, parameter: nn.Parameter) -> torch.Tensor:
         from deepspeed.utils import safe_get_full_grad
 
-        gradient = safe_get_full_grad(parameter)
+        gradient: torch.Tensor | None = safe_get_full_grad(parameter)
         gradient = parameter.grad if gradient is None else gradient
         assert gradient is not None
         return gradient

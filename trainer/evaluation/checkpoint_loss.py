@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from trainer.checkpoint.export import chosen, fill
 from trainer.checkpoint.format.manifest import Manifest
@@ -22,7 +24,8 @@ from trainer.evaluation.held_out import held_out_loss
 from trainer.model.build import DTYPES, build_model
 from trainer.model.supervised import SupervisedModel
 from trainer.runtime.collectives import Ranks
-from trainer.runtime.progress import say
+
+logger = logging.getLogger(__name__)
 
 
 class EvaluationEngine:
@@ -34,7 +37,8 @@ class EvaluationEngine:
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> torch.Tensor:
         """Weighted loss sum of a batch."""
-        return self.model(batch, plain=True)
+        loss: torch.Tensor = self.model(batch, plain=True)
+        return loss
 
 
 def held_out_loss_of(run_dir: Path, config: TrainerConfig, step: int | None = None) -> dict[str, Any]:
@@ -47,11 +51,11 @@ def held_out_loss_of(run_dir: Path, config: TrainerConfig, step: int | None = No
         UserError: there is no good checkpoint, or nothing is held out.
     """
     folder, manifest = chosen(run_dir / "checkpoints", step)
-    say(f"evaluating step {manifest.step}")
+    logger.info(f"evaluating step {manifest.step}")
     here = _on_one_device(config)
     model = _loaded(here, folder, manifest)
     if not dist.is_initialized():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     order = GlobalOrder(TokenStore(run_dir / "data" / "train"), here.model_copy(update=_to_the_end(here, manifest)))
     engine: Any = EvaluationEngine(model, torch.device(here.execution.device))
     result = held_out_loss(engine, run_dir, order, Ranks())
@@ -68,7 +72,7 @@ def _on_one_device(config: TrainerConfig) -> TrainerConfig:
     execution: dict[str, Any] = {"world_size": 1, "shard_quantized": False}
     model: dict[str, Any] = {}
     if config.execution.device == "cuda" and not torch.cuda.is_available():
-        say("there is no GPU here: evaluating on the CPU")
+        logger.warning("there is no GPU here: evaluating on the CPU")
         execution["device"], model["attention"] = "cpu", "padded"
     sections = {"execution": config.execution.model_copy(update=execution)}
     return config.model_copy(update={**sections, "model": config.model.model_copy(update=model)})

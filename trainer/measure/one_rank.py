@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import device_mesh
 
 from trainer.config import MethodConfig, TrainerConfig
 from trainer.data.pack.batch import Batch
@@ -31,7 +32,7 @@ from trainer.measure.allocation_counter import Allocations
 from trainer.metrics.observed import device_name, held_bytes
 from trainer.model import build
 from trainer.model.adapters.quantised_shards import Shards, shard_weight
-from trainer.model.attention import packed_attention
+from trainer.model.attention.kernels import KERNELS
 from trainer.model.inspection.examine import how_to_run
 
 STEPS = 2
@@ -96,10 +97,8 @@ def _as_if_there(config: TrainerConfig) -> Iterator[TrainerConfig]:
     """Fake tensors of the CPU's, with attention that keeps what kernels for GPUs keep."""
     from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
-    import trainer.engines.fsdp2 as fsdp2
-
     os.environ["DS_ACCELERATOR"] = "cpu"
-    mesh, padded, apply = fsdp2.init_device_mesh, packed_attention.KERNELS["padded"], nn.Module._apply
+    mesh, padded, apply = device_mesh.init_device_mesh, KERNELS["padded"], nn.Module._apply
 
     def real_mesh(*args: Any, **options: Any) -> Any:
         with unset_fake_temporarily():
@@ -111,15 +110,15 @@ def _as_if_there(config: TrainerConfig) -> Iterator[TrainerConfig]:
             "model": config.model.model_copy(update={"attention": "padded"}),
         }
     )
-    fsdp2.init_device_mesh = real_mesh
-    packed_attention.KERNELS["padded"] = _attention_like_flash
+    device_mesh.init_device_mesh = real_mesh
+    KERNELS["padded"] = _attention_like_flash
     nn.Module._apply = _applied  # type: ignore[method-assign]
     try:
         with FakeTensorMode():
             yield here
     finally:
-        fsdp2.init_device_mesh = mesh
-        packed_attention.KERNELS["padded"] = padded
+        device_mesh.init_device_mesh = mesh
+        KERNELS["padded"] = padded
         nn.Module._apply = apply  # type: ignore[method-assign]
 
 
@@ -135,7 +134,8 @@ def _applied(module: nn.Module, fn: Any, recurse: bool = True) -> nn.Module:
 
 
 def _attention_like_flash(q: Any, k: Any, v: Any, *_: Any) -> torch.Tensor:
-    return _Flash.apply(*(t[0].transpose(0, 1).contiguous() for t in (q, k, v)))[None]
+    out: torch.Tensor = _Flash.apply(*(t[0].transpose(0, 1).contiguous() for t in (q, k, v)))[None]
+    return out
 
 
 class _Flash(torch.autograd.Function):
@@ -192,15 +192,15 @@ def _quantise(model: Any, method: MethodConfig, device: str, dtype: torch.dtype,
 
 
 def _packed(linear: nn.Linear, method: MethodConfig, dtype: torch.dtype, place: torch.device) -> Any:
-    import bitsandbytes as bnb
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
     from torch._subclasses.fake_tensor import unset_fake_temporarily
 
     sizes, weight = (linear.in_features, linear.out_features), linear.weight.data
     with unset_fake_temporarily(), torch.device("meta"):
         layer = (
-            bnb.nn.Linear8bitLt(*sizes, bias=False, has_fp16_weights=False)
+            Linear8bitLt(*sizes, bias=False, has_fp16_weights=False)
             if method.quantization == "int8"
-            else bnb.nn.Linear4bit(*sizes, bias=False, compute_dtype=dtype, quant_type="nf4")
+            else Linear4bit(*sizes, bias=False, compute_dtype=dtype, quant_type="nf4")
         )
     layer.bias = linear.bias
     layer.weight = _quantised_weight(weight.to(place), method)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import platform
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,8 @@ from trainer.model.adapters.quantise import stored_tensors
 from trainer.runtime.collectives import Ranks
 from trainer.runtime.files import write_json_atomic
 from trainer.runtime.phase_clock import PhaseClock
-from trainer.runtime.progress import say
+
+logger = logging.getLogger(__name__)
 
 OBSERVED = "observed.json"
 STATUS, CLEAR_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -59,7 +61,7 @@ class Observer:
                 self._file, {"attempt": self._attempt, "step": step, **self._facts(everyone), "load": load(loads)}
             )
         except OSError as error:  # a full disk loses what was observed, not the run
-            say(f"{self._file} cannot be written: {error}")
+            logger.warning(f"{self._file} cannot be written: {error}")
 
     def _facts(self, everyone: list[dict[str, Any]]) -> dict[str, Any]:
         seconds = self._phases.seconds()["training"]
@@ -132,7 +134,8 @@ def held_bytes(engine: Engine) -> dict[str, int]:
 
 def _local(tensor: Any) -> torch.Tensor:
     """What this rank holds of a tensor: FSDP2's shard, ZeRO-3's partition, or all."""
-    return getattr(tensor, "_local_tensor", getattr(tensor, "ds_tensor", tensor))
+    local: torch.Tensor = getattr(tensor, "_local_tensor", getattr(tensor, "ds_tensor", tensor))
+    return local
 
 
 def _new_bytes(tensors: Iterable[torch.Tensor], seen: set[int]) -> int:

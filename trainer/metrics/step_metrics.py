@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from trainer.errors import UserError
 from trainer.metrics.observed import memory
 from trainer.metrics.tensorboard import Board
 from trainer.runtime.collectives import Ranks
-from trainer.runtime.progress import say
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -42,7 +44,7 @@ class StepFacts:
     data_wait_seconds: float
 
 
-class Meters:
+class StepMetrics:
     """Collects steps, and writes them to `logs/metrics.jsonl` and TensorBoard when flushed."""
 
     def __init__(self, run_dir: Path, config: TrainerConfig, ranks: Ranks, attempt: int, first_step: int) -> None:
@@ -120,7 +122,7 @@ class Meters:
             if self._board is not None:
                 self._board.write(line)
         except OSError as error:  # a full disk loses lines of metrics, not the run
-            say(f"metrics of step {line['step']} are lost: {error}")
+            logger.warning(f"metrics of step {line['step']} are lost: {error}")
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # reported when the line was written
@@ -135,7 +137,7 @@ def _board(run_dir: Path, config: TrainerConfig, first_step: int) -> Board | Non
     try:
         return Board(run_dir, config, first_step)
     except OSError as error:
-        say(f"nothing is written for TensorBoard: {error}")
+        logger.warning(f"nothing is written for TensorBoard: {error}")
         return None
 
 
@@ -143,7 +145,7 @@ def _mfu_per_token(run_dir: Path) -> float | None:
     """Share of the GPUs' peak that a token a second is, as the plan counts it; None where it does not know the GPU."""
     try:
         prediction = json.loads((run_dir / "plan.json").read_text(encoding="utf-8"))["prediction"]
-        return prediction["mfu"] / prediction["tokens_per_second"]
+        return float(prediction["mfu"]) / float(prediction["tokens_per_second"])
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return None
 

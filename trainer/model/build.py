@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from functools import partial
 from typing import Any
@@ -24,7 +25,8 @@ from trainer.model.loss.cross_entropy import head_settings
 from trainer.model.loss.router import router_settings
 from trainer.model.supervised import SupervisedModel
 from trainer.model_files.inspection_cache import ALONE
-from trainer.runtime.progress import say
+
+logger = logging.getLogger(__name__)
 
 UNLOADABLE = (
     OSError,
@@ -58,7 +60,7 @@ def build_model(config: TrainerConfig, weights: bool = True) -> SupervisedModel:
     causal_lm = load(config, **options)
     fit_vocabulary(causal_lm, config.model)
     if backend != OWN and (dropout := packed_attention.silence_dropout(causal_lm)):
-        say(f"attention dropout of {dropout:g}, which the model's configuration declares, is not applied")
+        logger.info(f"attention dropout of {dropout:g}, which the model's configuration declares, is not applied")
     settings = head_settings(causal_lm.config, config.loss)
     router = router_settings(causal_lm, config.loss)
     if router and verdict.router_fault:
@@ -77,7 +79,9 @@ def build_model(config: TrainerConfig, weights: bool = True) -> SupervisedModel:
         causal_lm.requires_grad_(True)
     refuse_untrained_rows(causal_lm, config.model)
     if frozen := freeze_unused(causal_lm, verdict.unused):
-        say(f"{len(frozen)} tensors have no part in the loss and are not trained: {', '.join(shortened(frozen)[:5])}")
+        logger.info(
+            f"{len(frozen)} tensors have no part in the loss and are not trained: {', '.join(shortened(frozen)[:5])}"
+        )
     return SupervisedModel(causal_lm, backend, settings, shards, router)
 
 

@@ -12,7 +12,8 @@ from trainer.capabilities import OWN
 from trainer.data.pack.batch import Batch
 from trainer.errors import UserError
 from trainer.model.adapters.quantised_shards import Shards
-from trainer.model.attention import packed_attention
+from trainer.model.attention.kernels import PackedBatchInfo
+from trainer.model.attention.packed_attention import announce
 from trainer.model.attention.rotary import by_conversation, conversations
 from trainer.model.loss.cross_entropy import HeadSettings, install_loss_head
 from trainer.model.loss.router import RouterSettings, balancing_loss, weight_of_conversations
@@ -63,7 +64,7 @@ class SupervisedModel(nn.Module):
         with conversations(batch):
             decoded, places = self._decoded(batch)
         hidden = decoded.last_hidden_state.flatten(0, 1).index_select(0, places[batch.target_index])
-        loss = output_layer(self.inner)(hidden, batch.target_ids, batch.target_weights, plain)
+        loss: torch.Tensor = output_layer(self.inner)(hidden, batch.target_ids, batch.target_weights, plain)
         return loss if plain or self._router is None else loss + self._balancing(decoded.router_logits, batch, places)
 
     def _decoded(self, batch: Batch) -> tuple[Any, torch.Tensor]:
@@ -75,10 +76,10 @@ class SupervisedModel(nn.Module):
         if self._backend == OWN:  # rows padded at their ends, which nothing causal looks at from before
             rows = batch.input_ids[0][batch.padded_index]
             return decoder(input_ids=rows, **options), batch.restore_index
-        segments = packed_attention.Segments(self._backend, batch)
-        packed_attention.announce(segments)
+        packed = PackedBatchInfo(self._backend, batch)
+        announce(packed)
         decoded = decoder(input_ids=batch.input_ids, position_ids=batch.position_ids, **options)
-        if not segments.reached:
+        if not packed.reached:
             raise UserError(
                 f"the layers of {type(self.inner).__name__} compute attention themselves, over all borders",
                 remedy="set `model.attention: own`, which trains without packing",
@@ -89,7 +90,7 @@ class SupervisedModel(nn.Module):
         """The router's auxiliary loss, each conversation's weighing as much as its supervised tokens."""
         assert self._router is not None
         each = balancing_loss(logits, batch, places, self._router.choices)
-        balance = (each * weight_of_conversations(batch)).sum()
+        balance: torch.Tensor = (each * weight_of_conversations(batch)).sum()
         self._balance = balance.detach() + (0.0 if self._balance is None else self._balance)
         return self._router.coefficient * balance
 
@@ -113,7 +114,8 @@ def output_layer(causal_lm: Any) -> nn.Linear:
             f"the output layer is {type(head).__name__}, not a plain linear layer",
             remedy="leave the output layer out of method.target_modules",
         )
-    return head
+    linear: nn.Linear = head
+    return linear
 
 
 def decoder_of(causal_lm: Any) -> Any:

@@ -7,6 +7,7 @@ file for a process that could not say anything any more.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Literal
 
 from trainer.errors import UserError
 from trainer.runtime.files import read_json, write_json_atomic
-from trainer.runtime.progress import say
+
+logger = logging.getLogger(__name__)
 
 Part = Literal["held_out", "export", "evaluate"]
 FILE = "finishing.json"
@@ -42,7 +44,7 @@ def note(run_dir: Path, part: Part, error: BaseException | None = None) -> None:
         try:
             known = read_json(run_dir / FILE) or {}
         except ValueError as damage:
-            say(f"{run_dir / FILE} is damaged and will be replaced: {damage}")
+            logger.warning(f"{run_dir / FILE} is damaged and will be replaced: {damage}")
             known = {}
         write_json_atomic(run_dir / FILE, {**known, part: entry})
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from trainer.engines import build_engine
 from trainer.errors import UserError
 from trainer.evaluation.held_out import NoHeldOutLossError, held_out_loss, holds_out
 from trainer.metrics.observed import Observer
-from trainer.metrics.step_metrics import Meters, StepFacts
+from trainer.metrics.step_metrics import StepFacts, StepMetrics
 from trainer.metrics.trained_parameters import counts_in_words, differs_from_plan, trained_counts
 from trainer.model.sharing import build_shared_model
 from trainer.model.supervised import SupervisedModel
@@ -38,6 +38,8 @@ from trainer.run.step_source import StepSource, StepWork
 from trainer.runtime.collectives import Ranks
 from trainer.runtime.phase_clock import PhaseClock
 from trainer.runtime.progress import Progress, StopRequest
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -56,7 +58,6 @@ class TrainingRun:
         run_dir: the run directory, prepared.
         config: the plan's trainer part.
         attempt: number of this attempt.
-        report: prints a line for people; only the first rank's lines are shown.
         phases: where this attempt's time has gone so far.
     """
 
@@ -65,12 +66,11 @@ class TrainingRun:
         run_dir: Path,
         config: TrainerConfig,
         attempt: int,
-        report: Callable[[str], None],
         phases: PhaseClock | None = None,
     ) -> None:
         self.run_dir, self.config, self.attempt = run_dir, config, attempt
         self.ranks = Ranks()
-        self.report = report if self.ranks.is_first else lambda _: None
+        self.report = logger.info if self.ranks.is_first else logger.debug
         self.stop = StopRequest(run_dir)
         self.phases = phases or PhaseClock()
         self.phases.enter("load")
@@ -81,7 +81,7 @@ class TrainingRun:
         self.fingerprint = read_fingerprint(run_dir / "data")["content"]
         self.order = self._order()
         model = build_shared_model(config, self.ranks, self.progress.pulse)
-        self._tell_what_trains(model)
+        self._report_trained_parameters(model)
         self.engine = build_engine(model, config)
         # after loading: a model of the hub lies in its cache now
         self.model_fingerprint = self.ranks.first_decides(
@@ -90,13 +90,13 @@ class TrainingRun:
         store = CheckpointStore(run_dir / "checkpoints", self.ranks, config.checkpoint.keep, self.report)
         self.saver = Saver(store, config.checkpoint, self.progress, self.phases, self.report)
         self.counters = Counters()
-        self._marked: float | None = None
+        self._last_step_at: float | None = None
         self._has_evaluated = False
         self.step = self.saver.saved_step = self._resume(store)
-        self.meters = Meters(run_dir, config, self.ranks, attempt, self.step)
+        self.metrics = StepMetrics(run_dir, config, self.ranks, attempt, self.step)
         self.observer = Observer(run_dir, self.ranks, attempt, self.engine, self.phases)
 
-    def _tell_what_trains(self, model: SupervisedModel) -> None:
+    def _report_trained_parameters(self, model: SupervisedModel) -> None:
         counts = trained_counts(model)
         caution = differs_from_plan(self.run_dir, counts)
         self.report(counts_in_words(counts))
@@ -109,54 +109,59 @@ class TrainingRun:
         self.phases.enter("first_step")
         self.progress.update(state="first_step", step=self.step, max_steps=self.order.max_steps)
         source = StepSource(self.order, self.config, self.ranks.rank, pin=self.engine.device.type == "cuda")
+        # a thread collates the batches of the next steps while this one computes
         work = prefetched(source.step, self.step, self.order.max_steps)
         try:
             for _ in range(self.step, self.order.max_steps):
-                if self._one_step(work):
+                if self._train_step(work):
                     break
         finally:
-            work.close()  # type: ignore[attr-defined]
-        return self._leave()
+            work.close()
+        return self._finish()
 
-    def _one_step(self, work: Any) -> bool:
-        """One optimizer step and what is due after it. Returns whether to leave."""
-        asked = self.ranks.any(
-            bool(self.stop), self._first(self.saver.overdue), self._first(self.meters.due), self.saver.still_writing
+    def _train_step(self, work: Generator[StepWork, None, None]) -> bool:
+        """One optimizer step, then what is due after it: metrics, an evaluation, a save. Returns whether to stop."""
+        # the ranks agree on what to do next while they compute, so that the agreement costs no time
+        agreed = self.ranks.any(
+            bool(self.stop),
+            self._on_first_rank(self.saver.overdue),
+            self._on_first_rank(self.metrics.due),
+            self.saver.still_writing,
         )
         started = time.monotonic()
         share = next(work)
-        waited = time.monotonic() - started
-        self._optimise(share, waited)
+        self._optimise(share, time.monotonic() - started)
         self.counters.training_seconds += time.monotonic() - started
-        stop, overdue, flush, writing = asked.wait()
+        stop, save_overdue, metrics_due, still_writing = agreed.wait()
         self._mark_step()
         last = self.step == self.order.max_steps
-        if not writing:
-            self.saver.finish()
-        if flush or last or stop:
-            self._flush()
-        if self._every(self.config.evaluation.every_steps) and not last:
+        if not still_writing:
+            self.saver.finish()  # publishes the save that was under way
+        if metrics_due or last or stop:
+            self._flush_metrics()
+        if self._is_due(self.config.evaluation.every_steps) and not last:
             if stop or not self._has_evaluated:
-                self._publish()
+                self._save_before_evaluating()
             self._evaluate()
-        if stop or last or self.saver.wants(self.step, overdue, writing):
+        if stop or last or self.saver.wants(self.step, save_overdue, still_writing):
             self._start_save()
         return stop and not last
 
     def _mark_step(self) -> None:
-        """A step is done: from the second one on, time counts as training.
+        """Charge the time from here on to training, and remember the longest step.
 
-        The time between two steps, an evaluation included, is what a wish to stop may have to wait.
+        A stop request is answered between two steps, so it may have to wait for the longest, evaluation included.
         """
-        last, self._marked = self._marked, time.monotonic()
+        last, self._last_step_at = self._last_step_at, time.monotonic()
         if last is not None:
-            self.progress.note_longest("step", self._marked - last)
+            self.progress.note_longest("step", self._last_step_at - last)
         if self.phases.running == "first_step":
             self.phases.enter("training")
             self.progress.update(state="training", step=self.step)
         self.progress.pulse()
 
-    def _optimise(self, share: StepWork, waited: float) -> None:
+    def _optimise(self, share: StepWork, data_wait_seconds: float) -> None:
+        """Forward and backward passes of this rank's micro-batches, then the optimizer's step."""
         engine, rate = self.engine, self.rate.at(self.step)
         loss = torch.zeros((), device=engine.device)
         for number, batch in enumerate(share.batches):
@@ -166,31 +171,31 @@ class TrainingRun:
         self.counters.tokens += share.tokens
         self.counters.supervised_tokens += share.supervised_tokens
         capacity = self.config.execution.packs_per_step * self.config.data.max_length
-        epochs = self.order.locate(self.step - 1)
+        place = self.order.locate(self.step - 1)
         facts = StepFacts(
             step=self.step,
-            epoch=epochs.epoch + (epochs.step + 1) / epochs.steps,
+            epoch=place.epoch + (place.step + 1) / place.steps,
             learning_rate=rate,
             tokens=share.tokens,
             supervised_tokens=share.supervised_tokens,
             fill=share.tokens / capacity,
-            data_wait_seconds=waited,
+            data_wait_seconds=data_wait_seconds,
         )
         losses = {"loss": loss.detach() / share.total}
         if (balance := engine.model.take_balance()) is not None:
             losses["aux_loss"] = balance / share.total
-        self.meters.add(facts, losses, norm)
+        self.metrics.add(facts, losses, norm)
         self.observer.step(share.tokens, facts.fill)
 
-    def _first(self, flag: bool) -> bool:
+    def _on_first_rank(self, flag: bool) -> bool:
         """Clocks differ between ranks, so the first rank's decides."""
         return flag and self.ranks.is_first
 
-    def _every(self, steps: int | None) -> bool:
+    def _is_due(self, steps: int | None) -> bool:
         return steps is not None and self.step % steps == 0
 
-    def _flush(self) -> None:
-        line = self.meters.flush()
+    def _flush_metrics(self) -> None:
+        line = self.metrics.flush()
         if line is not None:
             self.progress.update(
                 state="training",
@@ -208,32 +213,34 @@ class TrainingRun:
             )
 
     def _evaluate(self) -> None:
-        """Held-out loss of this step. Rows that have none are said, and training goes on."""
-        self._flush()
+        """Held-out loss of this step; held-out rows without one are reported, and training goes on."""
+        self._flush_metrics()
         with self.phases.within("evaluate"):
             self.progress.update(state="evaluating")
             try:
                 result = held_out_loss(self.engine, self.run_dir, self.order, self.ranks, self.progress.pulse)
             except NoHeldOutLossError as error:  # on all ranks alike
                 self.report(f"step {self.step}  no eval_loss: {error}")
-                self._note_held_out(error)
+                self._record_held_out(error)
                 result = None
         self.progress.update(state="training")
         if result is not None:
-            self.meters.write({"step": self.step, **result})
-            self._note_held_out()
+            self.metrics.write({"step": self.step, **result})
+            self._record_held_out()
             self.report(f"step {self.step}  eval_loss {result['eval_loss']:.4f}")
 
-    def _publish(self) -> None:
-        """Save now. Time may be short, or it is the attempt's first evaluation: if that cannot be done, nothing that
-        was trained is lost with it; those after it are the same."""
+    def _save_before_evaluating(self) -> None:
+        """Save and publish now, so that an evaluation that fails, or for which time is too short, loses no training.
+
+        The attempt's first evaluation shows whether it can be done; later ones are like it.
+        """
         if holds_out(self.run_dir, self.order):
             self._start_save()
             self.saver.finish()
         self._has_evaluated = True
 
     def _evaluate_last(self) -> None:
-        """The run is trained and saved: what goes wrong from here on costs the held-out loss, not the run."""
+        """The run is trained and saved: a failure from here on costs the held-out loss, not the run."""
         self.progress.update(trained=True)
         try:
             self._evaluate()
@@ -241,7 +248,7 @@ class TrainingRun:
             note(self.run_dir, "held_out", error)
             raise
 
-    def _note_held_out(self, error: BaseException | None = None) -> None:
+    def _record_held_out(self, error: BaseException | None = None) -> None:
         if self.ranks.is_first and self.step == self.order.max_steps:
             note(self.run_dir, "held_out", error)
 
@@ -250,7 +257,7 @@ class TrainingRun:
         self.saver.finish()
         if self.saver.saved_step == self.step:
             return
-        self._flush()  # a state with an unfinite loss is never saved
+        self._flush_metrics()  # a state with an unfinite loss is never saved
         self.observer.write(self.step)
         self.saver.start(self.engine, self._manifest())
         self._remember_order()
@@ -271,23 +278,23 @@ class TrainingRun:
             schedule=self.rate.definition,
         )
 
-    def _leave(self) -> str:
+    def _finish(self) -> str:
         finished = self.step >= self.order.max_steps
         self.progress.update(state="saving", step=self.step)
         self.saver.finish()
         state = "finished" if finished else "stopped"
         if self.saver.saved_step != self.step:
-            self._unsaved(finished)
+            self._report_unsaved(finished)
         if finished:
             self._evaluate_last()
         self.progress.update(state=state, step=self.step)
         self.report(f"{state} at step {self.step}" + ("" if finished else f": {self.stop.reason()}"))
-        self.meters.close()
+        self.metrics.close()
         self.ranks.barrier()
         return state
 
-    def _unsaved(self, finished: bool) -> None:
-        """The last save failed. Who was asked to leave leaves all the same, and goes on from an older checkpoint."""
+    def _report_unsaved(self, finished: bool) -> None:
+        """The last save failed: fatal at the end of a run; else the next attempt resumes from an older checkpoint."""
         lost = f"the state of step {self.step} could not be saved"
         if finished:
             raise UserError(
@@ -327,7 +334,7 @@ class TrainingRun:
         return GlobalOrder(TokenStore(data / "train"), self.config, known)
 
     def _remember_order(self) -> None:
-        """Leave the number of steps of every epoch so far to the next attempt, if it would find fewer."""
+        """Keep the number of steps of every epoch so far: the next attempt need not pack those epochs again."""
         steps = list(self.order.steps_of_epochs)
         if self.ranks.is_first and len(steps) > self._remembered_epochs:
             remember_steps(self.run_dir / "data", order_key(self.fingerprint, self.config), steps)

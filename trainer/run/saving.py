@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.checkpoint.fault_points import passing
+from trainer.checkpoint.fault_points import fault_point
 from trainer.checkpoint.format.manifest import Manifest
 from trainer.checkpoint.save_interval import SaveClock, observed_mtbf_seconds
 from trainer.checkpoint.store import CheckpointStore, PendingSave, SaveResult
@@ -100,7 +100,7 @@ class Saver:
         self.saved_step = result.step
         self._progress.note_longest("save", result.write_seconds)
         self._progress.update(last_checkpoint=pointer(result.folder, result.step), save_problem=None)
-        passing("pointer")
+        fault_point("pointer")
         self._report(
             f"saved {result.folder.parent.name}/{result.folder.name}; training waited {result.stall_seconds:.2f} s, "
             f"{result.written_bytes / 1e6:,.1f} MB in {result.write_seconds:.2f} s{self._next_save()}"

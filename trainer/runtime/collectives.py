@@ -106,7 +106,8 @@ class Ranks:
         if "error" in answer:
             message, where, remedy = answer["error"]
             raise UserError(message, where=where, remedy=remedy)
-        return answer["result"]
+        result: T = answer["result"]
+        return result
 
 
 class PendingFlags:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import time
@@ -12,6 +13,8 @@ from typing import Any
 
 from trainer.runtime.files import read_json, write_json_atomic
 from trainer.runtime.phase_clock import PhaseClock
+
+logger = logging.getLogger(__name__)
 
 PULSE_SECONDS = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
@@ -85,14 +88,8 @@ def _read(file: Path) -> Any:
     try:
         return read_json(file) if file.exists() and file.stat().st_size else None
     except ValueError as error:
-        say(f"{file} is damaged and will be replaced: {error}")
+        logger.warning(f"{file} is damaged and will be replaced: {error}")
         return None
-
-
-def say(line: str) -> None:
-    """Print a line for people; a full disk under the log loses the line, not the run."""
-    with contextlib.suppress(OSError):
-        print(line, flush=True)
 
 
 def _write_or_warn(file: Path, facts: dict[str, Any]) -> None:
@@ -100,7 +97,7 @@ def _write_or_warn(file: Path, facts: dict[str, Any]) -> None:
     try:
         write_json_atomic(file, facts)
     except OSError as error:
-        say(f"{file} cannot be written: {error}")
+        logger.warning(f"{file} cannot be written: {error}")
         with contextlib.suppress(OSError):
             os.utime(file)  # needs no space
 

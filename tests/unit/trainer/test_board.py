@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.support import tiny
 from trainer.config import TrainerConfig
-from trainer.metrics.step_metrics import Meters, StepFacts
+from trainer.metrics.step_metrics import StepFacts, StepMetrics
 
 
 class OneRank:
@@ -38,7 +38,7 @@ def test_groups_memory_mfu_hyper_parameters_and_the_job(tmp_path: Path) -> None:
     (run / "plan.json").write_text(json.dumps(plan))
     (run / "job.yaml").write_text("name: tiny\n")
     ranks: Any = OneRank()
-    meters = Meters(run, TrainerConfig.model_validate(config), ranks, 0, 0)
+    meters = StepMetrics(run, TrainerConfig.model_validate(config), ranks, 0, 0)
     for step in (1, 2):
         facts = StepFacts(step, step / 2, 1e-3, 800, 300, 0.9, 0.01)
         meters.add(facts, {"loss": torch.tensor(2.0 / step)}, torch.tensor(1.0))
@@ -66,19 +66,19 @@ def test_a_run_whose_plan_knows_no_gpu_has_no_mfu(tmp_path: Path) -> None:
     config = tiny.trainer_config(tmp_path / "model", tmp_path / "rows.jsonl", logging={"tensorboard": False})
     run = tiny.make_run(tmp_path / "run", config)
     ranks: Any = OneRank()
-    meters = Meters(run, TrainerConfig.model_validate(config), ranks, 0, 0)
+    meters = StepMetrics(run, TrainerConfig.model_validate(config), ranks, 0, 0)
     meters.add(StepFacts(1, 0.5, 1e-3, 800, 300, 0.9, 0.01), {"loss": torch.tensor(2.0)}, torch.tensor(1.0))
     line = meters.flush()
     assert line is not None and "mfu" not in line
     assert not (run / "tensorboard").exists()
 
 
-def test_a_board_that_cannot_be_written_costs_the_curves_only(tmp_path: Path, capsys: Any) -> None:
+def test_a_board_that_cannot_be_written_costs_the_curves_only(tmp_path: Path, caplog: Any) -> None:
     config = tiny.trainer_config(tmp_path / "model", tmp_path / "rows.jsonl")
     run = tiny.make_run(tmp_path / "run", config)
     (run / "tensorboard").touch()  # where a folder is to be
     ranks: Any = OneRank()
-    meters = Meters(run, TrainerConfig.model_validate(config), ranks, 0, 0)
+    meters = StepMetrics(run, TrainerConfig.model_validate(config), ranks, 0, 0)
     meters.add(StepFacts(1, 0.5, 1e-3, 800, 300, 0.9, 0.01), {"loss": torch.tensor(2.0)}, torch.tensor(1.0))
     assert meters.flush() is not None
-    assert "nothing is written for TensorBoard" in capsys.readouterr().out
+    assert "nothing is written for TensorBoard" in caplog.text

@@ -10,7 +10,7 @@ import pytest
 
 from trainer.checkpoint.format.manifest import Manifest, UnreadableStorageError, published, read_manifest
 from trainer.checkpoint.inventory import inventory, prune
-from trainer.checkpoint.retention import PERMANENT_MARK, doomed, outdated_damaged, remove
+from trainer.checkpoint.retention import PERMANENT_MARK, outdated_damaged, remove, to_prune
 from trainer.errors import UserError
 
 
@@ -45,7 +45,7 @@ def test_whatever_lies_there_the_newest_and_the_permanent_stay(tmp_path: Path) -
             os.utime(checkpoint, (rng.random() * 2e9, rng.random() * 2e9))
         (folder / "step-00000999.bak").mkdir()
         (folder / "step-00000998").write_text("no folder")
-        for checkpoint in doomed(folder, keep):
+        for checkpoint in to_prune(folder, keep):
             remove(checkpoint)
         left = steps(folder)
         assert found[-1] in left

@@ -222,13 +222,14 @@ def test_residuals_that_stay_in_float32_reach_an_output_layer_in_bfloat16(tmp_pa
 def test_a_kernel_that_lacks_what_a_layer_asks_for_says_so(asked: tuple[str, str]) -> None:
     import torch
 
-    from trainer.model.attention.packed_attention import Segments, attend
+    from trainer.model.attention.kernels import PackedBatchInfo
+    from trainer.model.attention.packed_attention import attend
 
     backend, what = asked
-    heads, segments = torch.zeros(1, 4, 5, 16), Segments(backend, batch((5,)))
+    heads, packed = torch.zeros(1, 4, 5, 16), PackedBatchInfo(backend, batch((5,)))
     extras: dict[str, Any] = {"s_aux": torch.zeros(4)} if what == "sinks" else {"softcap": 2.0}
     with pytest.raises(UserError, match=backend):
-        attend(torch.nn.Identity(), heads, heads, heads, segments=segments, **extras)
+        attend(torch.nn.Identity(), heads, heads, heads, packed=packed, **extras)
 
 
 def test_what_layers_ask_of_kernels_is_known_before_a_gpu_is_asked_for(tmp_path: Path) -> None:

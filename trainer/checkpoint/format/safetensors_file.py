@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoint.fault_points import passing
+from trainer.checkpoint.fault_points import fault_point
 
 DTYPE_NAMES = {
     torch.float32: "F32",
@@ -41,15 +41,15 @@ def write_safetensors(file: Path, tensors: dict[str, torch.Tensor]) -> dict[str,
             stream.write(part)
             digest.update(part)
             if number == 0:
-                passing("file open")
+                fault_point("file open")
             if number == len(parts) // 2:
-                passing("file half")
+                fault_point("file half")
         stream.flush()
-        passing("file unsynced")
+        fault_point("file unsynced")
         os.fsync(stream.fileno())
-    passing("file synced")
+    fault_point("file synced")
     _read_back(file, parts)
-    passing("file read back")
+    fault_point("file read back")
     return {"bytes": sum(len(part) for part in parts), "sha256": digest.hexdigest()}
 
 

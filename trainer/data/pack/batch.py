@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from trainer.data.shards.token_store import TokenStore
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -84,8 +86,8 @@ class Reduction:
 def _targets_of_rows(store: TokenStore) -> np.ndarray:
     """Supervised tokens of the row that each conversation is a piece of."""
     if store.contents is None:  # prepared when every piece counted as a row: such a run keeps its loss
-        return store.rows["targets"]
-    return np.bincount(store.groups, store.rows["targets"])[store.groups]
+        return np.asarray(store.rows["targets"])
+    return np.asarray(np.bincount(store.groups, store.rows["targets"])[store.groups])
 
 
 def collate(store: TokenStore, numbers: list[int], reduction: Reduction) -> Batch:
@@ -125,12 +127,12 @@ def _assemble(tokens: list[np.ndarray], masks: list[np.ndarray], weights: list[f
     )
 
 
-def prefetched(make: Callable[[int], Any], first: int, last: int, depth: int = 3) -> Iterator[Any]:
+def prefetched(make: Callable[[int], T], first: int, last: int, depth: int = 3) -> Generator[T, None, None]:
     """`make(i)` for first <= i < last, made ahead by a thread; an exception in it is raised here."""
-    ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     closed = threading.Event()
 
-    def put(item: tuple[Any, BaseException | None]) -> None:
+    def put(item: tuple[T | None, BaseException | None]) -> None:
         while not closed.is_set():
             try:
                 ready.put(item, timeout=0.1)
@@ -153,6 +155,6 @@ def prefetched(make: Callable[[int], Any], first: int, last: int, depth: int = 3
             item, error = ready.get()
             if error is not None:
                 raise error
-            yield item
+            yield item  # type: ignore[misc]  # without an error there is one
     finally:
         closed.set()

@@ -65,13 +65,13 @@ def labels_of(groups: np.ndarray, contents: np.ndarray) -> np.ndarray:
         contents: digest of its tokens.
     """
     contents = np.unique(contents, return_inverse=True)[1]
-    label_of = np.arange(groups.max(initial=-1) + 1)
+    label_of: np.ndarray = np.arange(groups.max(initial=-1) + 1)
     while True:
         least = label_of.copy()
         least[groups] = _least(_least(label_of[groups], contents), groups)
         least = least[least]  # a label is a group, too: long chains shrink to half
         if (least == label_of).all():
-            return label_of[groups]
+            return np.asarray(label_of[groups])
         label_of = least
 
 
@@ -79,4 +79,4 @@ def _least(labels: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """The smallest label of each key, at every place of that key."""
     least = np.full(keys.max(initial=-1) + 1, np.iinfo(np.int64).max)
     np.minimum.at(least, keys, labels)
-    return least[keys]
+    return np.asarray(least[keys])

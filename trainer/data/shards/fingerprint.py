@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from trainer.config import DataConfig, TrainerConfig
 from trainer.data.read.sources import files_of
 from trainer.errors import UserError
 from trainer.runtime.files import read_json
-from trainer.runtime.progress import say
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 2
 """Of prepared folders; 2 has digests of contents."""
@@ -28,7 +30,8 @@ def prepared_report(run_dir: Path, key: dict[str, Any]) -> dict[str, Any] | None
     old = read_json(run_dir / "data" / "fingerprint.json")
     if old is None or not same_data(old, key, run_dir):
         return None
-    return read_json(run_dir / "data" / "preflight.json")
+    report: dict[str, Any] | None = read_json(run_dir / "data" / "preflight.json")
+    return report
 
 
 def same_data(old: dict[str, Any], new: dict[str, Any], run_dir: Path) -> bool:
@@ -94,7 +97,7 @@ def _sources_key(config: TrainerConfig, old: dict[str, Any]) -> dict[str, Any]:
     except UserError as gone:
         if not old:
             raise
-        say(f"{gone.message}: the rows that were tokenised before are used")
+        logger.warning(f"{gone.message}: the rows that were tokenised before are used")
         return {"sources": old["sources"], "stat": old["stat"]}
     found = [(str(file), file.stat()) for own in files.values() for file in own]
     stat = {name: [facts.st_size, facts.st_mtime_ns] for name, facts in found}

@@ -84,11 +84,13 @@ class TokenStore:
 
 def read_fingerprint(data_dir: Path) -> dict[str, str]:
     """The fingerprint file of a prepared data folder: `content`, and the `key` of what it was made from."""
-    return json.loads((data_dir / "fingerprint.json").read_text(encoding="utf-8"))
+    found: dict[str, str] = json.loads((data_dir / "fingerprint.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _mapped(file: Path) -> np.ndarray:
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
     except ValueError:  # an empty file cannot be mapped
-        return np.load(file, allow_pickle=False)
+        array = np.load(file, allow_pickle=False)
+    return array

@@ -134,7 +134,7 @@ class _HiddenWeight(nn.Module):
             super().__setattr__(name, value)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         shard = shard_of(self)
         if shard is None:
             self.weight = fn(self.weight)
@@ -155,7 +155,7 @@ class _HiddenWeight(nn.Module):
         return self._product(x) if shard is None else shard.around(self._product, x)
 
     def _product(self, x: torch.Tensor) -> torch.Tensor:
-        out = super().forward(x)
+        out: torch.Tensor = super().forward(x)
         _release_input(out.grad_fn)
         return out
 

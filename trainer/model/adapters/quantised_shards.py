@@ -136,11 +136,13 @@ class Shard:
         """`layer(x)`, with its weight there in the forward pass, and again for the gradient of `x`."""
         if not (torch.is_grad_enabled() and x.requires_grad):
             with self.whole("forward"):
-                return layer(x)
+                plain: torch.Tensor = layer(x)
+            return plain
         entered = _GiveAfter.apply(x, self)
         with self.whole("forward"):  # a recomputation may end in here: it stops once it has what it wants
             out = layer(entered)
-        return _TakeBefore.apply(out, self)
+        watched: torch.Tensor = _TakeBefore.apply(out, self)
+        return watched
 
 
 class _TakeBefore(torch.autograd.Function):
@@ -222,7 +224,8 @@ def _sharding(original: Any, shards: Shards) -> Any:
 
 def shard_of(layer: Any) -> Shard | None:
     """The shard of a layer; `None` where its weight is whole on every rank."""
-    return layer.__dict__.get("shard")
+    shard: Shard | None = layer.__dict__.get("shard")
+    return shard
 
 
 def shards_of(model: nn.Module) -> Shards | None:

@@ -139,7 +139,8 @@ def chunked_cross_entropy(
         weight: [vocabulary, hidden_size]; bias: [vocabulary] or None.
         target_ids: int64 [M]; target_weights: float32 [M].
     """
-    return _ChunkedCrossEntropy.apply(hidden, weight, bias, target_ids, target_weights, settings)
+    loss: torch.Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, target_ids, target_weights, settings)
+    return loss
 
 
 def install_loss_head(head: nn.Linear, settings: HeadSettings) -> None:
