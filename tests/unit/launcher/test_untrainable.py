@@ -14,7 +14,7 @@ from launcher.cli import run
 from launcher.jobfile import SettingError, load_job
 from launcher.planner.plan import Plan, make_plan
 from launcher.site.hardware import Machine
-from tests.unit.trainer.test_architectures import rows
+from tests.unit.trainer.model.test_architectures import rows
 from trainer.capabilities import refusal, why_unpacked
 
 BLOOM = {"model_type": "bloom", "hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 96}

@@ -1,7 +1,7 @@
 """The table of all architectures of the installed Transformers, and how each is run: a page of the manual.
 
 `python -m trainer.model.inspection.architectures docs/architectures.md` writes it, and
-`tests/unit/trainer/test_architectures.py` holds it against the twins.
+`tests/unit/trainer/model/test_architectures.py` holds it against the twins.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ child.wait()
 
 def test_a_killed_command_takes_its_trainer_along() -> None:
     assert SAID == PARENT
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     starter = subprocess.Popen([sys.executable, "-c", STARTER], cwd=root, stdout=subprocess.PIPE, text=True)
     assert starter.stdout is not None
     child = int(starter.stdout.readline())

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
+pytestmark = pytest.mark.models
+
+PAGE = Path(__file__).parents[4] / "docs" / "architectures.md"
 
 
 def rows() -> dict[str, str]:

@@ -12,6 +12,8 @@ from tests.support import tiny
 from trainer.config import TrainerConfig
 from trainer.errors import UserError
 
+pytestmark = pytest.mark.models
+
 LENGTHS = (40, 96, 23, 70)
 LINEAR = {
     "head_dim": 16,

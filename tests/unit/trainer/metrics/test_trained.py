@@ -11,6 +11,8 @@ import pytest
 from tests.support import tiny
 from trainer.config import TrainerConfig
 
+pytestmark = pytest.mark.models
+
 
 def counts(folder: Path, **method: Any) -> dict[str, int]:
     from trainer.metrics.trained_parameters import trained_counts

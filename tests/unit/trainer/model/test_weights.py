@@ -14,6 +14,8 @@ from tests.support import tiny
 from trainer.config import ModelConfig, TrainerConfig
 from trainer.errors import UserError
 
+pytestmark = pytest.mark.models
+
 Tensors = dict[str, Any]
 
 
