@@ -177,7 +177,7 @@ class SlurmBackend(Backend):
         return read_logs(run_dir, rank, attempt, follow, lambda: self.status(run_dir).state in ("queued", "running"))
 
     def cancel(self, run_dir: Path) -> None:
-        """Asks the agents to end the run as the user's wish; then, or when it only waits, ends its jobs."""
+        """Asks the agents to stop the run; then, or when it only waits, cancels its jobs."""
         run_dir = run_dir.resolve()
         job = self._living(run_dir)
         if job is None:
@@ -210,14 +210,14 @@ class SlurmBackend(Backend):
             raise lock.LockHeldError(*lock.already_running(run_dir, who))
 
     def _note_cancelled(self, run_dir: Path) -> None:
-        """The last life was ended by hand: the record learns it before the next one begins."""
+        """Writes into the last record that its job was cancelled by hand, before the next attempt begins."""
         records = rundir.read_attempts(run_dir)
         if not records or not of_last_submission(run_dir, records[-1]):
             return
         job = job_of(records[-1], self._newest(run_dir), self._first(run_dir))
         if job is None or job.state != "CANCELLED":
             return
-        if str(records[-1].get("generation")).endswith(f".{job.restarts}"):  # not while it waited for its next life
+        if str(records[-1].get("generation")).endswith(f".{job.restarts}"):  # not while it waited to be started again
             note_cancelled(run_dir, job.id)
 
     def _recent(self, run_dir: Path) -> SlurmJob | None:

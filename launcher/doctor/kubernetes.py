@@ -146,16 +146,16 @@ def _nodes(profile: Profile, nodes: list[dict[str, Any]] | None) -> Iterator[Che
     most = max(gpus.values(), default=0)
     if profile.gpus_per_node and most and profile.gpus_per_node > most:
         yield fail("gpus per node", f"the profile says {profile.gpus_per_node}, nodes have {most}", f"set it to {most}")
-    held = [one for one in nodes if any(profile.image in (image.get("names") or ()) for image in _images(one))]
+    held = [
+        one
+        for one in nodes
+        if any(profile.image in (image.get("names") or ()) for image in (one.get("status") or {}).get("images") or ())
+    ]
     yield (
         ok("image", f"{len(held)} of {len(nodes)} nodes hold it already")
         if held
         else not_read("image", f"no node holds {profile.image} yet", "the first run tells whether it can be pulled")
     )
-
-
-def _images(node: dict[str, Any]) -> list[dict[str, Any]]:
-    return (node.get("status") or {}).get("images") or []
 
 
 def _count(node: dict[str, Any], resource: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,9 @@ def _restart(fault: Fault, target: DrillTarget, injected: InjectedFault) -> Dril
     expected = max(ever, default=None)
     if not fault.restarts_itself:
         _wait_for_end(target)
-        injected = _damaged(fault, target, injected)
+        if fault.afterwards is not None:
+            name = fault.afterwards(target)
+            injected = replace(injected, hit=f"{injected.hit}; one bit of {name}", damaged=name)
         expected = ask_trainer("checkpoints", target.run_dir, "--verify")["resume_from"]
         target.where.submit(target.run_dir)
     _wait_for_end(target)
@@ -108,13 +110,6 @@ def _restart(fault: Fault, target: DrillTarget, injected: InjectedFault) -> Dril
         set_aside={path.name.removeprefix(".damaged-")[:13] for path in folder.glob(".damaged-*")},
         num_stacks=len(list(attempt_log_dir(target.run_dir, 0).glob("stacks-rank-*"))),
     )
-
-
-def _damaged(fault: Fault, target: DrillTarget, injected: InjectedFault) -> InjectedFault:
-    if fault.afterwards is None:
-        return injected
-    name = fault.afterwards(target)
-    return InjectedFault(time=injected.time, step=injected.step, hit=f"{injected.hit}; one bit of {name}", damaged=name)
 
 
 def _wait_for_end(target: DrillTarget) -> None:

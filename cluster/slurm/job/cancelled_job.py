@@ -1,4 +1,4 @@
-"""A job that was ended by plain `scancel`: what its agents took for a preemption was the user's wish.
+"""A job that was ended by plain `scancel`: its agents took for a preemption what the user asked for.
 
 SLURM's SIGTERM does not say whose it is; the job's last state does, to whoever asks later. That is the next `submit`,
 or, where a site forbids requeueing, the continuation that waits as a job of its own, and that `scancel` of the present

@@ -44,7 +44,7 @@ def answer(run_dir: Path, generation: str, *, warned: bool) -> str:
     last = records[-1] if records else {}
     if last.get("generation") != generation:
         code = stopped_already(run_dir, submission(os.environ))
-        # no attempt in this life: the run is over, or we were told to leave at once, or the agent cannot start
+        # no attempt since the job started: the run is over, or we were told to leave at once, or the agent cannot start
         return f"{AGAIN} {RESTART_ME}" if code is None and warned else f"{LEAVE} {FAILED if code is None else code}"
     decision = last["decision"]
     nodes = ",".join(node["node"] for node in decision["exclude"])

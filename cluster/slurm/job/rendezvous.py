@@ -47,7 +47,7 @@ def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def generation(environment: Mapping[str, str]) -> str:
-    """One life of the job: a requeued job keeps its number, so the restarts are counted with it."""
+    """Identity of one start of the job: a requeued job keeps its number, so its restarts are part of it."""
     return f"{environment['SLURM_JOB_ID']}.{environment.get('SLURM_RESTART_COUNT') or '0'}"
 
 

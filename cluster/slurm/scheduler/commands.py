@@ -95,7 +95,7 @@ class Scheduler:
         self._run(["scancel", "--batch", f"--signal={signal_name}", job_id])
 
     def requeue(self, job_id: str) -> None:
-        """Ends a job's present life and puts it back into the queue."""
+        """Ends a job and puts it back into the queue."""
         self._run(["scontrol", "requeue", job_id])
 
     def release(self, job_id: str) -> None:

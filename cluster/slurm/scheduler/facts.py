@@ -133,12 +133,12 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 
 def parse_sacct(text: str) -> list[SlurmJob]:
-    """Jobs in the output of `sacct --parsable2` with SACCT_FIELDS, each in its last life.
+    """Jobs in the output of `sacct --parsable2` with SACCT_FIELDS, each as it was started last.
 
     It is asked about jobs that the controller has forgotten, so none of them lives, whatever accounting believes.
     """
     rows = [line.split("|") for line in text.splitlines() if line.count("|") == len(SACCT_FIELDS) - 1]
-    last = {cells[0]: _accounted(cells) for cells in rows if cells[1]}  # some requeued lives have no state at all
+    last = {cells[0]: _accounted(cells) for cells in rows if cells[1]}  # some requeued starts have no state at all
     return [replace(job, state=FORGOTTEN) if job.is_alive else job for job in last.values()]
 
 
@@ -166,7 +166,8 @@ def parse_duration(text: str) -> float | None:
         return int(days) * 86400 + hours * 3600 + minutes * 60 + seconds
     if len(parts) == 1:
         return parts[0] * 60
-    return sum(part * 60**power for power, part in enumerate(reversed(parts)))
+    hours, minutes, seconds = [0.0, *parts][-3:]
+    return hours * 3600 + minutes * 60 + seconds
 
 
 def parse_time(text: str) -> float | None:

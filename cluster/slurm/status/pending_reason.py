@@ -28,7 +28,8 @@ def explain(job: SlurmJob, facts: SchedulerFacts | None = None) -> Explanation:
     if code in _PLAIN:
         return Explanation(*_PLAIN[code])
     if limit := reason_of(code):
-        return _limit(limit, job, _in_force(limit, job, read))
+        in_force = read.limits and limit_in_force(read.limits, limit, job.account, job.qos, job.user_id)
+        return _limit(limit, job, in_force or None)
     if not code:
         return Explanation("other", "SLURM has given no reason yet", "look again in a minute")
     return Explanation("other", f"SLURM's reason is {job.reason}", "`man squeue` explains it, or ask the site")
@@ -137,7 +138,7 @@ _PLAIN: dict[str, tuple[str, str, str]] = {
     "qosnotallowed": ("quota", "its QOS may not be used in this partition or account", "set another QOS or partition"),
     "jobarraytasklimit": ("dependency", "as many of the sweep's jobs run as it allows at a time", WAIT),
     "deadline": ("time", "it cannot end before its deadline", "cancel it, and submit again with less time"),
-    "cleaning": ("other", "its former life is being cleaned up", WAIT),
+    "cleaning": ("other", "its last start is being cleaned up", WAIT),
     "nodeconfig": ("resources", "its nodes are starting or being changed", WAIT),
     "frontenddown": ("resources", "the cluster's front end is down", "ask the site"),
     "maxmemperlimit": ("resources", "it asks for more memory than allowed", "lower `memory` in the site profile"),
@@ -191,10 +192,6 @@ def _limit(reason: Reason, job: SlurmJob, found: Limit | None) -> Explanation:
     who = {"user": "of you", "": "of all users together" if reason.kind == "grp" else "of you"}
     words = f"{owner} limits the {what} {who.get(reason.per, 'of your account')}"
     return Explanation("quota", words + _figures(found, what), f"{WAIT}; {_SEE_LIMITS}")
-
-
-def _in_force(reason: Reason, job: SlurmJob, read: SchedulerFacts) -> Limit | None:
-    return None if read.limits is None else limit_in_force(read.limits, reason, job.account, job.qos, job.user_id)
 
 
 def _figures(found: Limit | None, what: str) -> str:

@@ -35,7 +35,7 @@ if [ "$action" = again ]; then
 fi"""
 
 _PRESUBMIT = """
-# A continuation whose former life was cancelled by hand is cancelled with it: that was the user's wish for the run.
+# A continuation is cancelled with the job before it: who cancels that by hand means the run.
 # Preempted jobs are PREEMPTED, where they are not requeued, too.
 state_of() {
   local found
@@ -50,7 +50,7 @@ if [ $# -gt 0 ] && [ "$(state_of "$1")" = CANCELLED ]; then
   exit 0
 fi
 
-# This site does not requeue: the next life waits in the queue from now on, so that it survives whatever ends this one.
+# This site does not requeue: the next job waits in the queue from now on, so that it survives whatever ends this one.
 submit_next() {
   local name
   while read -r name; do
@@ -265,7 +265,7 @@ def clock(seconds: int) -> str:
 
 
 def _early_seconds(job: SbatchJob) -> int:
-    """A warning before this moment of the job's life cannot be about its walltime."""
+    """A warning before this second of the job cannot be about its walltime."""
     if job.walltime_seconds is None:
         return 0
     return max(0, job.walltime_seconds - lead_seconds(job) - 2 * WARNING_SLOP_SECONDS)

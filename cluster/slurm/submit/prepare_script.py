@@ -60,12 +60,8 @@ def render_prepare(job: SbatchJob, site: SbatchSettings) -> str:
         "@setup@": "\n".join(setup_lines(site)),
         "@submitted@": f"{job.submitted:.3f}",
     }
-    return "".join(parts.get(piece, piece) for piece in _pieces(_TEXT, list(parts)))
-
-
-def _pieces(text: str, marks: list[str]) -> list[str]:
-    """The text cut at its marks, which stay: a value that looks like a mark stays a value."""
-    return re.split(f"({'|'.join(map(re.escape, marks))})", text)
+    pieces = re.split(f"({'|'.join(map(re.escape, parts))})", _TEXT)  # cut at the marks: values are not looked into
+    return "".join(parts.get(piece, piece) for piece in pieces)
 
 
 def _directives(job: SbatchJob, site: SbatchSettings) -> Iterator[str]:

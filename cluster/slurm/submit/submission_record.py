@@ -10,7 +10,7 @@ from cluster.rundir import read_json, write_json_atomic
 
 STATE = "slurm.json"
 LIVES = "slurm-jobs"
-"""In `logs`: a line for each life of a job, `job restart time`, written by the batch script."""
+"""In `logs`: a line for each start of a job, `job restart time`, written by the batch script."""
 _JOB = re.compile(r"\d+(_\d+)?", re.ASCII)
 """`4711`, or `4711_3` for a task of a job array."""
 
@@ -40,7 +40,7 @@ def read_submission(run_dir: Path) -> Submission | None:
 
 
 def job_ids(run_dir: Path) -> list[str]:
-    """All jobs of the last submission, the newest first: a site that does not requeue gets a new job for each life."""
+    """All jobs of the last submission, the newest first: a site that does not requeue gets a new job for each start."""
     submission = read_submission(run_dir)
     if submission is None:
         return []

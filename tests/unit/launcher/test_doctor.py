@@ -11,10 +11,11 @@ from cluster.slurm.profile import Profile
 from cluster.slurm.scheduler.facts import Node, Partition, requeue_hold_seconds
 from launcher.cli import run
 from launcher.doctor import FAIL, OK, WARN, Check
-from launcher.doctor.draft import drafted
-from launcher.doctor.folders import folder_checks, kind_of
 from launcher.doctor.machine import disk, machine_checks
-from launcher.doctor.site import Site, megabytes, site_checks
+from launcher.doctor.slurm.cluster_checks import cluster_checks, megabytes
+from launcher.doctor.slurm.cluster_facts import ClusterFacts
+from launcher.doctor.slurm.draft import drafted
+from launcher.doctor.slurm.folders import folder_checks, kind_of
 from launcher.site.profile import load_profile
 
 CONFIG = {
@@ -45,12 +46,13 @@ GOOD: dict[str, Any] = {
 }
 
 
-def site(config: dict[str, str] | None = None, low: Partition = LOW, node: Node = NODE) -> Site:
-    return Site({**CONFIG, **(config or {})}, [low, HIGH], [node, dataclasses.replace(node, name="n2")], (23, 11, 4))
+def site(config: dict[str, str] | None = None, low: Partition = LOW, node: Node = NODE) -> ClusterFacts:
+    nodes = [node, dataclasses.replace(node, name="n2")]
+    return ClusterFacts({**CONFIG, **(config or {})}, [low, HIGH], nodes, (23, 11, 4))
 
 
-def found(profile: dict[str, Any], at: Site) -> dict[str, Check]:
-    return {check.name: check for check in site_checks(Profile.from_dict("s", profile), at)}
+def found(profile: dict[str, Any], at: ClusterFacts) -> dict[str, Check]:
+    return {check.name: check for check in cluster_checks(Profile.from_dict("s", profile), at)}
 
 
 def test_a_fitting_profile_has_nothing_to_mend() -> None:
@@ -139,7 +141,7 @@ def test_nodes_that_are_all_away() -> None:
 def test_a_draft_fits_the_site_that_it_was_drafted_from(tmp_path: Path, low: Partition, node: Node) -> None:
     at = site(low=low, node=node)
     (tmp_path / "draft.yaml").write_text(drafted(at, low.name))
-    checks = list(site_checks(load_profile(str(tmp_path / "draft.yaml")), at))
+    checks = list(cluster_checks(load_profile(str(tmp_path / "draft.yaml")), at))
     assert [check for check in checks if check.verdict == FAIL] == []
 
 
@@ -156,11 +158,11 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_root("").verdict == WARN
     assert "each node's own" in run_root("/dev/shm/x").words and run_root("/tmp").verdict == FAIL
     assert run_root("/local/runs").verdict == FAIL
-    monkeypatch.setattr("launcher.doctor.folders.NODE_LOCAL", ())
+    monkeypatch.setattr("launcher.doctor.slurm.folders.NODE_LOCAL", ())
     assert "mkdir -p" in run_root(str(tmp_path / "none")).remedy
     monkeypatch.setenv("WORK_HERE", str(tmp_path))
     assert run_root("$WORK_HERE").words.startswith(str(tmp_path))
-    monkeypatch.setattr("launcher.doctor.folders.write_problem", lambda _: "Read-only file system")
+    monkeypatch.setattr("launcher.doctor.slurm.folders.write_problem", lambda _: "Read-only file system")
     assert run_root(str(tmp_path)).verdict == FAIL
 
 

@@ -13,17 +13,17 @@ from cluster.slurm.scheduler.commands import Scheduler
 from cluster.slurm.scheduler.errors import SlurmError
 from cluster.slurm.submit.batch_script import SbatchJob, SbatchSettings, render
 from launcher.doctor import Check, fail, ok
-from launcher.doctor import site as facts
+from launcher.doctor.slurm.cluster_facts import ClusterFacts
 
 PROBED_SECONDS = 600
 
 
-def probe(profile: Profile, site: facts.Site, scheduler: Scheduler) -> Check:
+def probe(profile: Profile, facts: ClusterFacts, scheduler: Scheduler) -> Check:
     """What SLURM says to one node of this profile. Nothing is queued."""
     try:
         with tempfile.TemporaryDirectory(prefix="tuneyard-doctor-") as folder:
             script = Path(folder) / "probe.sh"
-            script.write_text(_script(profile, site, Path(folder)), encoding="utf-8")
+            script.write_text(_script(profile, facts, Path(folder)), encoding="utf-8")
             return ok("sbatch --test-only", scheduler.test_only(script))
     except SlurmError as error:
         return fail("sbatch --test-only", error.words.replace("\n", "; "), error.remedy)
@@ -31,9 +31,9 @@ def probe(profile: Profile, site: facts.Site, scheduler: Scheduler) -> Check:
         return fail("sbatch --test-only", error.message, error.remedy)
 
 
-def _script(profile: Profile, site: facts.Site, folder: Path) -> str:
-    partition = site.partition_of(profile)
-    nodes = site.nodes_of(partition) if partition else []
+def _script(profile: Profile, facts: ClusterFacts, folder: Path) -> str:
+    partition = facts.partition_of(profile)
+    nodes = facts.nodes_of(partition) if partition else []
     gpus = profile.gpus_per_node or max((sum(node.gpus.values()) for node in nodes), default=0)
     gpus = 0 if profile.gpu_request == "none" else gpus
     most = partition.max_time_seconds if partition else None
@@ -48,4 +48,4 @@ def _script(profile: Profile, site: facts.Site, folder: Path) -> str:
         gpus_per_node=gpus,
         walltime_seconds=int(min(PROBED_SECONDS, most or PROBED_SECONDS)),
     )
-    return render(job, SbatchSettings(**profile.site(next(iter(profile.gpu_types), ""), site.version)))
+    return render(job, SbatchSettings(**profile.site(next(iter(profile.gpu_types), ""), facts.version)))

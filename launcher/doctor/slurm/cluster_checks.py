@@ -4,110 +4,60 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 
 from cluster.slurm.profile import JOB, PREPARE_CPUS, Profile
-from cluster.slurm.scheduler.accounting import Accounts
 from cluster.slurm.scheduler.facts import Node, Partition, parse_version, requeue_hold_seconds
+from cluster.slurm.submit.batch_script import AFTER_GRACE_SECONDS, WARNING_SLOP_SECONDS
 from launcher.doctor import Check, fail, not_read, ok, warn
-from launcher.doctor.accounting import account_checks, grace_check, preemption_check, qos_of, walltime_limit
+from launcher.doctor.slurm.accounting import account_checks, grace_check, preemption_check, qos_of, walltime_limit
+from launcher.doctor.slurm.cluster_facts import ClusterFacts
 from rundir.quantities import count, duration, walltime_seconds
 
-WARNING_SLOP_SECONDS = 60
-"""SLURM sends its warning up to so much early (measured)."""
-LEAD_SECONDS = 75
-"""A job's default grace of 60 s, and the agent's own 15 s."""
+LEAD_SECONDS = 60 + AFTER_GRACE_SECONDS
+"""A job's default grace, and the agent's own time."""
 OLDEST_TESTED = (20, 11)
 _AWAY = {"down", "drain", "drained", "draining", "fail", "failing", "maint", "unknown", "invalid", "future"}
 
 
-@dataclass(frozen=True)
-class Site:
-    """What was read from the scheduler."""
-
-    config: dict[str, str]
-    partitions: list[Partition]
-    nodes: list[Node]
-    version: tuple[int, ...]
-    accounts: Accounts | None = None
-    """What the user may use; None where there is no accounting, or it was not read."""
-
-    @property
-    def enforced(self) -> str:
-        """Which limits of accounting hold here, in small letters: `associations,limits,qos`."""
-        return self.config.get("AccountingStorageEnforce", "").lower()
-
-    def partition_of(self, profile: Profile) -> Partition | None:
-        """The profile's partition, or the site's default one."""
-        wanted = profile.partition
-        return next((one for one in self.partitions if one.name == wanted or (not wanted and one.is_default)), None)
-
-    def nodes_of(self, partition: Partition) -> list[Node]:
-        """The partition's nodes."""
-        return [node for node in self.nodes if partition.name in node.partitions]
-
-
-def site_checks(profile: Profile, site: Site) -> Iterator[Check]:
+def cluster_checks(profile: Profile, facts: ClusterFacts) -> Iterator[Check]:
     """Everything that can be compared without submitting."""
-    yield _version(site)
-    partition = site.partition_of(profile)
+    yield _version(facts)
+    partition = facts.partition_of(profile)
     if partition is None:
-        yield _no_partition(profile, site)
+        yield _no_partition(profile, facts)
     else:
         yield _partition(partition)
-        yield _nodes(site.nodes_of(partition))
-        yield from account_checks(profile, partition, site.accounts, site.enforced)
-        yield _walltime(profile, partition, site)
-        yield _gpus(profile, site.nodes_of(partition))
-        yield from _size(profile, site.nodes_of(partition))
-        yield from _constraint(profile, site.nodes_of(partition))
-        yield _requeue(profile, partition, site)
-        yield from _preemption(profile, partition, site)
-    yield from _prepare(profile, site)
-    yield _hold(site)
-    yield _kill_wait(profile, site)
-    yield _sweeps(site)
+        yield _nodes(facts.nodes_of(partition))
+        yield from account_checks(profile, partition, facts.accounts, facts.enforced)
+        yield _walltime(profile, partition, facts)
+        yield _gpus(profile, facts.nodes_of(partition))
+        yield from _size(profile, facts.nodes_of(partition))
+        yield from _constraint(profile, facts.nodes_of(partition))
+        yield _requeue(profile, partition, facts)
+        yield from _preemption(profile, partition, facts)
+    yield from _prepare(profile, facts)
+    yield _hold(facts)
+    yield _kill_wait(profile, facts)
+    yield _sweeps(facts)
 
 
-def is_preemptable(partition: Partition, site: Site) -> bool:
-    """Whether jobs of this partition give way to others."""
-    if preempts_by_qos(site):
-        return True
-    higher = any(other.priority_tier > partition.priority_tier for other in site.partitions)
-    return "partition_prio" in site.config.get("PreemptType", "") and partition.preempt_mode != "OFF" and higher
-
-
-def preempts_by_qos(site: Site) -> bool:
-    """Whether it is QOS, and not partitions, that say which jobs give way."""
-    return "qos" in site.config.get("PreemptType", "")
-
-
-def usual_preempt_mode(partition: Partition, site: Site) -> str:
-    """What becomes of preempted jobs where no QOS has a word of its own, upper case: CANCEL, REQUEUE, SUSPEND, ..."""
-    return site.config.get("PreemptMode", "").upper() if preempts_by_qos(site) else partition.preempt_mode
-
-
-def sends_user_signal(site: Site) -> bool:
-    """Whether preempted jobs get their own warning signal."""
-    return "preempt_send_user_signal" in site.config.get("SlurmctldParameters", "").split(",")
-
-
-def _version(site: Site) -> Check:
-    shown = site.config.get("SLURM_VERSION", "")
+def _version(facts: ClusterFacts) -> Check:
+    shown = facts.config.get("SLURM_VERSION", "")
     theirs = parse_version(shown)
     if not theirs:
         return not_read("slurm version", "SLURM_VERSION")
     if theirs[:2] < OLDEST_TESTED:
         return warn("slurm version", shown, "older than what Tuneyard is tested with; rehearse with `tuneyard drill`")
-    if site.version and theirs[:2] != site.version[:2]:
-        ours = ".".join(map(str, site.version))
+    if facts.version and theirs[:2] != facts.version[:2]:
+        ours = ".".join(map(str, facts.version))
         return warn("slurm version", f"controller {shown}, commands here {ours}", "use the commands of the cluster")
     return ok("slurm version", shown)
 
 
-def _no_partition(profile: Profile, site: Site) -> Check:
-    names = [one.name for one in site.partitions]
+def _no_partition(profile: Profile, facts: ClusterFacts) -> Check:
+    names = [one.name for one in facts.partitions]
     if not profile.partition:
         return fail("partition", "the site has no default partition", f"set `partition` to one of: {', '.join(names)}")
     near = get_close_matches(profile.partition, names, n=1)
@@ -131,8 +81,8 @@ def _nodes(nodes: list[Node]) -> Check:
     return ok("nodes", words)
 
 
-def _walltime(profile: Profile, partition: Partition, site: Site) -> Check:
-    most, whose = walltime_limit(profile, partition, site.accounts)
+def _walltime(profile: Profile, partition: Partition, facts: ClusterFacts) -> Check:
+    most, whose = walltime_limit(profile, partition, facts.accounts)
     site_says = duration(most)
     if not profile.max_walltime:
         return warn("walltime", f"the limit of {whose} is {site_says}", "set `max_walltime`, so that plans know it")
@@ -145,16 +95,16 @@ def _walltime(profile: Profile, partition: Partition, site: Site) -> Check:
     return ok("walltime", words)
 
 
-def _prepare(profile: Profile, site: Site) -> Iterator[Check]:
+def _prepare(profile: Profile, facts: ClusterFacts) -> Iterator[Check]:
     """The job that tokenises: its partition, and whether that has the time and the cores."""
     asked = profile.prepare
     if asked.place != JOB:
         return
-    partition = site.partition_of(replace(profile, partition=asked.partition))
+    partition = facts.partition_of(replace(profile, partition=asked.partition))
     if partition is None:
-        yield replace(_no_partition(replace(profile, partition=asked.partition), site), name="prepare")
+        yield replace(_no_partition(replace(profile, partition=asked.partition), facts), name="prepare")
         return
-    most, cores = partition.max_time_seconds, max((node.cpus for node in site.nodes_of(partition)), default=0)
+    most, cores = partition.max_time_seconds, max((node.cpus for node in facts.nodes_of(partition)), default=0)
     time = asked.walltime or "its usual time"
     words = f"{partition.name}: {asked.cpus or PREPARE_CPUS} of {count(cores, 'core')}, {time}"
     if asked.walltime and most is not None and walltime_seconds(asked.walltime) > most:
@@ -225,47 +175,47 @@ def _constraint(profile: Profile, nodes: list[Node]) -> Iterator[Check]:
         yield ok("constraint", profile.constraint)
 
 
-def _requeue(profile: Profile, partition: Partition, site: Site) -> Check:
+def _requeue(profile: Profile, partition: Partition, facts: ClusterFacts) -> Check:
     if not profile.requeue:
         return ok("requeue", "off: each job submits its follower")
-    mode, whose = _preempt_mode(profile, partition, site)
+    mode, whose = _preempt_mode(profile, partition, facts)
     if "CANCEL" in mode:
         words = f"{whose} cancels preempted jobs (PreemptMode=CANCEL)"
         return fail("requeue", words, "set `requeue: false`: then the follower waits in the queue already")
     if "SUSPEND" in mode:
         words = "preempted jobs are suspended, with their GPU memory"
         return warn("requeue", words, "expect hangs to be reported; choose a partition that requeues")
-    if site.config.get("JobRequeue") == "0":
+    if facts.config.get("JobRequeue") == "0":
         return warn("requeue", "not the site's default (JobRequeue=0); jobs ask for it", "if refused: `requeue: false`")
     return ok("requeue", "allowed")
 
 
-def _preempt_mode(profile: Profile, partition: Partition, site: Site) -> tuple[str, str]:
+def _preempt_mode(profile: Profile, partition: Partition, facts: ClusterFacts) -> tuple[str, str]:
     """What becomes of a job of this profile when others want its nodes ("" without others), and who says so."""
-    usual = usual_preempt_mode(partition, site)
-    if not preempts_by_qos(site):
-        return (usual if is_preemptable(partition, site) else ""), partition.name
-    qos = qos_of(profile, partition, site.accounts)
-    if qos is None or site.accounts is None:
+    usual = facts.usual_preempt_mode(partition)
+    if not facts.preempts_by_qos:
+        return (usual if facts.is_preemptable(partition) else ""), partition.name
+    qos = qos_of(profile, partition, facts.accounts)
+    if qos is None or facts.accounts is None:
         return usual, "the site"
-    if not site.accounts.gives_way(qos):
+    if not facts.accounts.gives_way(qos):
         return "", qos.name
     return (qos.preempt_mode, f"QOS {qos.name}") if qos.preempt_mode else (usual, "the site")
 
 
-def _preemption(profile: Profile, partition: Partition, site: Site) -> Iterator[Check]:
-    if not is_preemptable(partition, site):
+def _preemption(profile: Profile, partition: Partition, facts: ClusterFacts) -> Iterator[Check]:
+    if not facts.is_preemptable(partition):
         yield ok("preemption", f"jobs in {partition.name} are not preempted")
         return
-    if preempts_by_qos(site):
-        yield preemption_check(profile, qos_of(profile, partition, site.accounts), site.accounts)
+    if facts.preempts_by_qos:
+        yield preemption_check(profile, qos_of(profile, partition, facts.accounts), facts.accounts)
     else:
         yield grace_check(f"GraceTime is {partition.grace_seconds:g} s", partition.grace_seconds, profile)
-    yield _signal(profile, site)
+    yield _signal(profile, facts)
 
 
-def _signal(profile: Profile, site: Site) -> Check:
-    sent, wanted = sends_user_signal(site), profile.preemption.signal
+def _signal(profile: Profile, facts: ClusterFacts) -> Check:
+    sent, wanted = facts.sends_user_signal, profile.preemption.signal
     if wanted == "USR1" and not sent:
         words = "the site does not send the job's own signal (no preempt_send_user_signal)"
         return fail("preemption signal", words, "set `preemption.signal: TERM`, or ask the site to set it")
@@ -274,13 +224,13 @@ def _signal(profile: Profile, site: Site) -> Check:
     return ok("preemption signal", "USR1 at the begin of the grace period")
 
 
-def _hold(site: Site) -> Check:
-    hold = requeue_hold_seconds(site.config)
+def _hold(facts: ClusterFacts) -> Check:
+    hold = requeue_hold_seconds(facts.config)
     return ok("requeue hold", f"a requeued job waits {hold:g} s before it may start again")
 
 
-def _kill_wait(profile: Profile, site: Site) -> Check:
-    found = re.match(r"\d+", site.config.get("KillWait", ""))
+def _kill_wait(profile: Profile, facts: ClusterFacts) -> Check:
+    found = re.match(r"\d+", facts.config.get("KillWait", ""))
     if not found:
         return not_read("kill wait", "KillWait")
     seconds = int(found[0])
@@ -290,8 +240,8 @@ def _kill_wait(profile: Profile, site: Site) -> Check:
     return ok("kill wait", words)
 
 
-def _sweeps(site: Site) -> Check:
-    size = site.config.get("MaxArraySize", "")
+def _sweeps(facts: ClusterFacts) -> Check:
+    size = facts.config.get("MaxArraySize", "")
     if size in ("0", "1"):
         return warn("job arrays", "not allowed here", "sweeps are submitted one by one")
     return ok("job arrays", f"up to {size or 'an unknown number of'} tasks")
