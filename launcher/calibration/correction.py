@@ -65,7 +65,7 @@ class Correction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learned:
+class Calibration:
     """All measurements of one cluster; without any, nothing is corrected."""
 
     measurements: Sequence[Measurement] = ()

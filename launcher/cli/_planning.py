@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.profiles import SiteProfile
-from launcher.calibration.correction import Learned
+from launcher.calibration.correction import Calibration
 from launcher.calibration.observed import all_measurements
 from launcher.calibration.store import store_path
 from launcher.dataset.token_counts import tokenised_by
@@ -50,9 +50,9 @@ def planned_from(
     """The plan of a job that was loaded."""
     try:
         job, machine, profile = machine_for(loaded, gpu)
-        learned = learned_on(profile, runs_dir, corrected)
+        calibration = calibration_of(profile, runs_dir, corrected)
         tokenised = tokenised_by(list_runs(runs_dir) if runs_dir else [], job)
-        return make_plan(job, machine, profile, files_here=files_here, learned=learned, tokenised=tokenised)
+        return make_plan(job, machine, profile, files_here=files_here, calibration=calibration, tokenised=tokenised)
     except SettingError as error:
         raise loaded.located(error) from None
 
@@ -68,9 +68,14 @@ def recounted(
     """The plan once more, now that a folder's data has been tokenised and its lengths are known."""
     try:
         job, machine, profile = machine_for(loaded, None)
-        learned = learned_on(profile, runs_dir, corrected)
+        calibration = calibration_of(profile, runs_dir, corrected)
         return make_plan(
-            job, machine, profile, files_here=files_here, learned=learned, tokenised=tokenised_by([run_dir], job)
+            job,
+            machine,
+            profile,
+            files_here=files_here,
+            calibration=calibration,
+            tokenised=tokenised_by([run_dir], job),
         )
     except SettingError as error:
         raise loaded.located(error) from None
@@ -86,9 +91,9 @@ def machine_for(loaded: LoadedJob, gpu: str | None) -> tuple[JobFile, Machine, S
     return loaded.job, machine_of(loaded.job, profile) if profile else this_machine(), profile
 
 
-def learned_on(profile: SiteProfile | None, runs_dir: Path | None, corrected: bool) -> Learned:
+def calibration_of(profile: SiteProfile | None, runs_dir: Path | None, corrected: bool) -> Calibration:
     """What corrects a plan: the cluster's store, and runs in a folder that nobody has recorded yet."""
     if not corrected:
-        return Learned()
+        return Calibration()
     store = store_path(profile.run_folder() if profile else None)
-    return Learned(measurements=all_measurements(store, list_runs(runs_dir) if runs_dir else []))
+    return Calibration(measurements=all_measurements(store, list_runs(runs_dir) if runs_dir else []))

@@ -98,7 +98,7 @@ def print_warnings(plan: Plan, console: Console) -> None:
 
 
 def _device(plan: Plan) -> str:
-    candidate, nodes = plan.choice.candidate, plan.choice.basics.nodes
+    candidate, nodes = plan.choice.candidate, plan.choice.step_layout.nodes
     gpu = candidate.gpu.name if candidate.gpu else plan.trainer.execution.device
     return f"{gpu}, {nodes} nodes" if nodes > 1 else gpu
 
@@ -153,10 +153,10 @@ def _print_speed(plan: Plan, console: Console) -> None:
 
 def corrections_in_words(candidate: Candidate) -> str:
     """`time x 1.31 after 3 runs (lora on zero2)`; empty where nothing was measured."""
-    learning = candidate.learning
-    if learning is None:
+    corrections = candidate.corrections
+    if corrections is None:
         return ""
-    made = {"time": learning.speed_correction, "memory": learning.memory_correction}
+    made = {"time": corrections.speed_correction, "memory": corrections.memory_correction}
     return ", ".join(f"{what} x {one.factor:.2f} after {one.in_words()}" for what, one in made.items() if one.runs)
 
 
@@ -172,7 +172,7 @@ def _print_rejected(plan: Plan, console: Console) -> None:
         return
     table = _table(f"Turned down: {len(rejected)} other plans", "why")
     table.add_row(*_row(plan.choice.candidate), "taken")
-    for entry in _shown(rejected, plan.choice.candidate.basics.world_size):
+    for entry in _shown(rejected, plan.choice.candidate.step_layout.world_size):
         table.add_row(*_row(entry.candidate), entry.reason)
     console.print(table, highlight=False, markup=False)
 
@@ -190,7 +190,7 @@ def _table(title: str, *more: str) -> Table:
 def _row(candidate: Candidate) -> tuple[str, str, str, str]:
     seconds = f"{candidate.speed.step_seconds:,.2f}" if candidate.speed else "-"
     memory = size(candidate.peak_bytes) if candidate.peak_bytes else "-"
-    return candidate.label, str(candidate.basics.world_size), memory, seconds
+    return candidate.label, str(candidate.step_layout.world_size), memory, seconds
 
 
 def _shown(rejected: list[Rejected], ranks: int) -> list[Rejected]:
@@ -198,8 +198,8 @@ def _shown(rejected: list[Rejected], ranks: int) -> list[Rejected]:
     same: dict[str, Rejected] = {}
     other: dict[int, Rejected] = {}
     for entry in rejected:
-        if entry.candidate.basics.world_size == ranks:
+        if entry.candidate.step_layout.world_size == ranks:
             same.setdefault(entry.candidate.layout.engine, entry)
         else:
-            other.setdefault(entry.candidate.basics.world_size, entry)
+            other.setdefault(entry.candidate.step_layout.world_size, entry)
     return [*list(same.values())[:REJECTED_SHOWN], *list(other.values())[:OTHER_RANKS_SHOWN]]

@@ -16,7 +16,7 @@ from launcher.calibration.store import append, store_path
 from launcher.cli._options import job_argument, json_option
 from launcher.cli._output import facts, make_console, print_json
 from launcher.cli._phases import watched
-from launcher.cli._planning import learned_on, machine_for
+from launcher.cli._planning import calibration_of, machine_for
 from launcher.errors import JobError, MachineError, RunFailedError
 from launcher.jobfile import LoadedJob, SettingError
 from launcher.model.files import find_config
@@ -69,7 +69,7 @@ def measure(job_file: Path, gpu: str | None, rank: int, real: bool | None, no_st
 def _plan(loaded: LoadedJob, gpu: str | None) -> tuple[Plan, str | None]:
     try:
         job, machine, profile = machine_for(loaded, gpu)
-        return make_plan(job, machine, profile, learned=learned_on(profile, None, corrected=False)), (
+        return make_plan(job, machine, profile, calibration=calibration_of(profile, None, corrected=False)), (
             profile.run_folder() if profile else None
         )
     except SettingError as error:

@@ -8,7 +8,7 @@ import click
 
 from launcher.cli._options import job_argument, json_option, no_correction_option, quoted, runs_option
 from launcher.cli._output import make_console, print_json
-from launcher.cli._planning import learned_on, load_and_plan, machine_for
+from launcher.cli._planning import calibration_of, load_and_plan, machine_for
 from launcher.cli._show_plan import print_comparison, print_plan
 from launcher.dataset.token_counts import tokenised_by
 from launcher.model.hub import caution
@@ -51,7 +51,7 @@ def _compare(job_file: Path, gpu: str | None, engines: str, runs_dir: Path, corr
     names = engines_in(engines)
     job, machine, profile = machine_for(loaded, gpu)
     counted = tokenised_by(list_runs(runs_dir), job)
-    found = compare(job, machine, names, profile, learned_on(profile, runs_dir, corrected), counted)
+    found = compare(job, machine, names, profile, calibration_of(profile, runs_dir, corrected), counted)
     if as_json:
         print_json({"compared": [one.as_json() for one in found]})
     else:

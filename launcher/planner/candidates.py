@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from math import isqrt
 from typing import Any
 
-from launcher.calibration.correction import Correction, Learned, corrected_memory, corrected_speed
+from launcher.calibration.correction import Calibration, Correction, corrected_memory, corrected_speed
 from launcher.calibration.store import Key, cluster_key
 from launcher.dataset.amounts import Amounts, no_amounts
 from launcher.jobfile.schema import JobFile
 from launcher.planner.cpu_candidate import WIDTH as CPU_WIDTH
 from launcher.planner.cpu_candidate import cpu_speed
-from launcher.planner.defaults import Basics
+from launcher.planner.defaults import StepLayout
 from launcher.planner.gpu_candidate import PlannedGpu, adapters_of, predicted, quantization_of, usable_gib
 from launcher.site.hardware import Machine
 from launcher.sizing.gpus import Gpu
@@ -52,14 +52,14 @@ is not known here; the speed model ranks all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
+class PlanningContext:
     """What candidates are laid over.
 
     Attributes:
         machine: One node.
         gpu: Its GPU; `None` on the CPU.
         shape: The model's shape; `None` when it is not known here.
-        learned: What earlier runs on this cluster have shown.
+        calibration: What earlier runs on this cluster have shown.
         host_bytes: Memory of one node; 0 where it is not known.
         data: How much data there is.
     """
@@ -67,13 +67,13 @@ class Ground:
     machine: Machine
     gpu: PlannedGpu | None
     shape: ModelShape | None
-    learned: Learned = field(default_factory=Learned)
+    calibration: Calibration = field(default_factory=Calibration)
     host_bytes: int = 0
     data: Amounts = field(default_factory=no_amounts)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learning:
+class AppliedCorrections:
     """What the models alone say of a candidate, and how that was corrected.
 
     Attributes:
@@ -96,7 +96,7 @@ class Candidate:
     """One way to lay the step over the ranks, with what it costs.
 
     Attributes:
-        basics: What is settled about the step whatever the engine: device, numbers, packs.
+        step_layout: What is settled about the step whatever the engine: device, numbers, packs.
         shape: The model's; `None` where it is not known.
         layout: How the step is laid over the ranks.
         trainer: How our trainer holds numbers in this layout.
@@ -104,10 +104,10 @@ class Candidate:
         relative_time: Seconds per token of a step where the speed model knows them, else a number that only ranks.
         prediction: Memory; `None` where the model's shape is not known.
         speed: What the speed model says; `None` for unknown models and GPUs.
-        learning: What the models said before measurements corrected it.
+        corrections: What the models said before measurements corrected it.
     """
 
-    basics: Basics
+    step_layout: StepLayout
     shape: ModelShape | None
     layout: ParallelLayout
     trainer: TrainerModel
@@ -115,7 +115,7 @@ class Candidate:
     relative_time: float
     prediction: Prediction | None = None
     speed: Speed | None = None
-    learning: Learning | None = None
+    corrections: AppliedCorrections | None = None
 
     @property
     def peak_bytes(self) -> int:
@@ -168,21 +168,25 @@ class Candidate:
         }
 
 
-def every_candidate(job: JobFile, basics: Basics, ground: Ground, *, with_speed: bool = True) -> list[Candidate]:
+def every_candidate(
+    job: JobFile, step_layout: StepLayout, context: PlanningContext, *, with_speed: bool = True
+) -> list[Candidate]:
     """Every layout that the job file leaves open over these ranks, whether it fits or not."""
-    return [_candidate(job, basics, ground, layout, with_speed) for layout in layouts(job, basics, ground.shape)]
+    return [
+        _candidate(job, step_layout, context, layout, with_speed) for layout in layouts(job, step_layout, context.shape)
+    ]
 
 
-def memory_limit_bytes(basics: Basics, ground: Ground) -> int:
+def memory_limit_bytes(step_layout: StepLayout, context: PlanningContext) -> int:
     """What one rank may take on this machine: on GPUs the share of usable memory up to which a plan is `tight`."""
-    if ground.gpu and basics.device == "cuda":
-        return int(usable_gib(ground.machine, ground.gpu.gpu) * TIGHT_SHARE * GIB)
-    return int(ground.machine.memory_bytes * USABLE_CPU_SHARE / basics.ranks_per_node)
+    if context.gpu and step_layout.device == "cuda":
+        return int(usable_gib(context.machine, context.gpu.gpu) * TIGHT_SHARE * GIB)
+    return int(context.machine.memory_bytes * USABLE_CPU_SHARE / step_layout.ranks_per_node)
 
 
-def unsupported(job: JobFile, basics: Basics) -> tuple[str, ...]:
+def unsupported(job: JobFile, step_layout: StepLayout) -> tuple[str, ...]:
     """Engines that cannot train this."""
-    return ("zero0",) if job.method.kind == "full" and basics.dtype == "bfloat16" else ()
+    return ("zero0",) if job.method.kind == "full" and step_layout.dtype == "bfloat16" else ()
 
 
 def divisors(number: int) -> list[int]:
@@ -191,139 +195,148 @@ def divisors(number: int) -> list[int]:
     return sorted({*small, *(number // divisor for divisor in small)})
 
 
-def situation(job: JobFile, basics: Basics) -> str:
+def situation(job: JobFile, step_layout: StepLayout) -> str:
     """Which order of the engines holds."""
-    if basics.device == "cpu":
+    if step_layout.device == "cpu":
         return "cpu"
-    return "single" if basics.world_size == 1 else job.method.kind
+    return "single" if step_layout.world_size == 1 else job.method.kind
 
 
-def layouts(job: JobFile, basics: Basics, shape: ModelShape | None) -> Iterator[ParallelLayout]:
+def layouts(job: JobFile, step_layout: StepLayout, shape: ModelShape | None) -> Iterator[ParallelLayout]:
     """Every combination of engine, micro-batch, checkpointing and sharding that the job file leaves open."""
     asked, wanted = job.resources, job.training.gradient_checkpointing
-    engines = [engine for engine in ENGINES if engine not in unsupported(job, basics)]
+    engines = [engine for engine in ENGINES if engine not in unsupported(job, step_layout)]
     checkpointings = ([False, True] if shape else [True]) if wanted == "auto" else [wanted]
     laid = ParallelLayout(
-        nodes=basics.nodes,
-        ranks=basics.world_size,
+        nodes=step_layout.nodes,
+        ranks=step_layout.world_size,
         length=job.data.max_length,
         chunk_tokens=job.loss.chunk_tokens,
         adapters=adapters_of(job, shape),
         quantization=quantization_of(job),
     )
     for engine in engines if asked.engine == "auto" else [asked.engine]:
-        for micro_batch in _micro_batches(job, basics, shape):
+        for micro_batch in _micro_batches(job, step_layout, shape):
             for checkpointing in checkpointings:
-                for sharded in shardings(job, basics):
+                for sharded in shardings(job, step_layout):
                     yield replace(
                         laid,
                         engine=engine,  # type: ignore[arg-type]
                         micro_batch=micro_batch,
-                        accumulation=basics.packs_per_rank // micro_batch,
+                        accumulation=step_layout.packs_per_rank // micro_batch,
                         checkpointing="full" if checkpointing else "none",
                         shard_quantized=sharded,
                     )
 
 
-def shardings(job: JobFile, basics: Basics) -> list[bool]:
+def shardings(job: JobFile, step_layout: StepLayout) -> list[bool]:
     """Whether packed weights may be split over the ranks: only where there are some, and DoRA does not read them."""
     wanted = job.resources.shard_quantized
-    if job.method.quantization is None or job.method.use_dora or basics.world_size == 1:
+    if job.method.quantization is None or job.method.use_dora or step_layout.world_size == 1:
         return [False]
     return [False, True] if wanted == "auto" else [wanted]
 
 
-def _micro_batches(job: JobFile, basics: Basics, shape: ModelShape | None) -> list[int]:
+def _micro_batches(job: JobFile, step_layout: StepLayout, shape: ModelShape | None) -> list[int]:
     asked, length = job.resources.micro_batch, job.data.max_length
     if asked != "auto":
         return [asked]
-    every = divisors(basics.packs_per_rank) if shape else [1]
+    every = divisors(step_layout.packs_per_rank) if shape else [1]
     return [packs for packs in every if packs == 1 or packs * length <= MOST_TOKENS_LOOKED_AT]
 
 
-def _candidate(job: JobFile, basics: Basics, ground: Ground, layout: ParallelLayout, with_speed: bool) -> Candidate:
+def _candidate(
+    job: JobFile, step_layout: StepLayout, context: PlanningContext, layout: ParallelLayout, with_speed: bool
+) -> Candidate:
     """One layout with its memory and its time, both as runs on this cluster have corrected them."""
-    attention: Attention = "sdpa" if basics.attention in ("padded", "sdpa") or basics.dtype == "float32" else "flash"
-    trainer = our_trainer(layout.engine, dtype=basics.dtype, optim=job.training.optim, attention=attention)
+    attention: Attention = (
+        "sdpa" if step_layout.attention in ("padded", "sdpa") or step_layout.dtype == "float32" else "flash"
+    )
+    trainer = our_trainer(layout.engine, dtype=step_layout.dtype, optim=job.training.optim, attention=attention)
     plain = Candidate(
-        basics=basics,
-        shape=ground.shape,
+        step_layout=step_layout,
+        shape=context.shape,
         layout=layout,
         trainer=trainer,
-        hardware=_hardware(basics, ground),
-        relative_time=_relative_time(job, basics, layout),
+        hardware=_hardware(step_layout, context),
+        relative_time=_relative_time(job, step_layout, layout),
     )
     given = plain.memory_input
     if given is None:
         return plain
-    speed, width = _speed(job, plain, ground) if with_speed else (None, 1.0)
-    learning = _learning(job, basics, ground, layout.engine, predicted(given), speed, width)
-    timed = corrected_speed(speed, learning.speed_correction) if speed else None
-    is_known = basics.device == "cpu" or (ground.gpu is not None and ground.gpu.is_known)
+    speed, width = _speed(job, plain, context) if with_speed else (None, 1.0)
+    corrections = _corrections(job, step_layout, context, layout.engine, predicted(given), speed, width)
+    timed = corrected_speed(speed, corrections.speed_correction) if speed else None
+    is_known = step_layout.device == "cpu" or (context.gpu is not None and context.gpu.is_known)
     return replace(
         plain,
-        prediction=_final(learning, ground, basics.device),
-        relative_time=1 / timed.tokens_per_second if timed and basics.device == "cuda" else plain.relative_time,
+        prediction=_final(corrections, context, step_layout.device),
+        relative_time=1 / timed.tokens_per_second if timed and step_layout.device == "cuda" else plain.relative_time,
         speed=timed if is_known else None,
-        learning=learning,
+        corrections=corrections,
     )
 
 
-def _hardware(basics: Basics, ground: Ground) -> Hardware:
-    if basics.device == "cpu" or ground.gpu is None:
+def _hardware(step_layout: StepLayout, context: PlanningContext) -> Hardware:
+    if step_layout.device == "cpu" or context.gpu is None:
         return CPU
-    return on_gpu(ground.gpu.gpu, usable_gib(ground.machine, ground.gpu.gpu), basics.ranks_per_node)
+    return on_gpu(context.gpu.gpu, usable_gib(context.machine, context.gpu.gpu), step_layout.ranks_per_node)
 
 
-def _speed(job: JobFile, candidate: Candidate, ground: Ground) -> tuple[Speed, float]:
+def _speed(job: JobFile, candidate: Candidate, context: PlanningContext) -> tuple[Speed, float]:
     """Speed before correction, and the factor to either side within which nine in ten measurements lie.
 
     Conversations of a pack do not attend to each other: their mean length counts where it is known. Without packing a
     pack is a conversation: no longer than that on average, whatever memory the longest one takes.
     """
-    assert ground.shape
-    basics, layout = candidate.basics, candidate.layout
-    if not job.data.packing and basics.data.is_known:
-        layout = replace(layout, length=min(layout.length, math.ceil(basics.data.mean)))
+    assert context.shape
+    step_layout, layout = candidate.step_layout, candidate.layout
+    if not job.data.packing and step_layout.data.is_known:
+        layout = replace(layout, length=min(layout.length, math.ceil(step_layout.data.mean)))
     if candidate.hardware.gpu is None:
-        threads = max(1, ground.machine.num_cores // basics.ranks_per_node)
-        return cpu_speed(ground.shape, layout, threads, RELATIVE_TIMES["cpu"][layout.engine]), CPU_WIDTH
-    speed = predict_speed(ground.shape, layout, candidate.hardware, candidate.trainer, document_length=basics.data.mean)
-    is_measured = candidate.hardware.gpu.is_measured and not ground.shape.counted and basics.dtype == "bfloat16"
+        threads = max(1, context.machine.num_cores // step_layout.ranks_per_node)
+        return cpu_speed(context.shape, layout, threads, RELATIVE_TIMES["cpu"][layout.engine]), CPU_WIDTH
+    speed = predict_speed(
+        context.shape, layout, candidate.hardware, candidate.trainer, document_length=step_layout.data.mean
+    )
+    is_measured = candidate.hardware.gpu.is_measured and not context.shape.counted and step_layout.dtype == "bfloat16"
     return speed, SPREAD["measured" if is_measured else "estimated"]
 
 
-def _learning(
+def _corrections(
     job: JobFile,
-    basics: Basics,
-    ground: Ground,
+    step_layout: StepLayout,
+    context: PlanningContext,
     engine: str,
     prediction: Prediction,
     speed: Speed | None,
     width: float,
-) -> Learning:
+) -> AppliedCorrections:
     key = Key(
-        cluster=cluster_key(job.cluster.profile), gpu=_device_key(ground, basics), engine=engine, family=family_of(job)
+        cluster=cluster_key(job.cluster.profile),
+        gpu=_device_key(context, step_layout),
+        engine=engine,
+        family=family_of(job),
     )
-    return Learning(
+    return AppliedCorrections(
         key=key,
         prediction=prediction,
         speed=speed,
-        memory_correction=ground.learned.memory(key),
-        speed_correction=ground.learned.speed(key, width) if speed else Correction(),
+        memory_correction=context.calibration.memory(key),
+        speed_correction=context.calibration.speed(key, width) if speed else Correction(),
     )
 
 
-def _final(learning: Learning, ground: Ground, device: str) -> Prediction:
+def _final(corrections: AppliedCorrections, context: PlanningContext, device: str) -> Prediction:
     """Memory as runs have corrected it, with room where the model's architecture is not described."""
-    corrected = corrected_memory(learning.prediction, learning.memory_correction, device)
-    return widened(corrected, COUNTED_SPREAD if ground.shape and ground.shape.counted else 0.0)
+    corrected = corrected_memory(corrections.prediction, corrections.memory_correction, device)
+    return widened(corrected, COUNTED_SPREAD if context.shape and context.shape.counted else 0.0)
 
 
-def _device_key(ground: Ground, basics: Basics) -> str:
-    if basics.device == "cpu" or ground.gpu is None:
+def _device_key(context: PlanningContext, step_layout: StepLayout) -> str:
+    if step_layout.device == "cpu" or context.gpu is None:
         return "cpu"
-    return ground.gpu.gpu.name if ground.gpu.is_known else ground.machine.gpu_names[0]
+    return context.gpu.gpu.name if context.gpu.is_known else context.machine.gpu_names[0]
 
 
 def family_of(job: JobFile) -> str:
@@ -331,11 +344,11 @@ def family_of(job: JobFile) -> str:
     return {"nf4": "qlora", "int8": "int8"}.get(job.method.quantization or "", job.method.kind)
 
 
-def _relative_time(job: JobFile, basics: Basics, layout: ParallelLayout) -> float:
+def _relative_time(job: JobFile, step_layout: StepLayout, layout: ParallelLayout) -> float:
     """Time per token against the quickest plan one can think of, over all ranks: a first order, not a speed model."""
     filled = min(layout.tokens, MOST_TOKENS_PER_FORWARD)
-    launches = 1 + LAUNCH_OVERHEAD_TOKENS[basics.device] / filled
+    launches = 1 + LAUNCH_OVERHEAD_TOKENS[step_layout.device] / filled
     factors = (RECOMPUTE_FACTOR if layout.checkpointing == "full" else 1) * (
         SHARDED_TIME if layout.shard_quantized else 1
     )
-    return RELATIVE_TIMES[situation(job, basics)][layout.engine] * launches * factors / basics.world_size
+    return RELATIVE_TIMES[situation(job, step_layout)][layout.engine] * launches * factors / step_layout.world_size

@@ -49,7 +49,7 @@ class Decision:
 
 
 @dataclass(kw_only=True)
-class Basics:
+class StepLayout:
     """What is settled before memory is looked at, and the decisions that led there."""
 
     device: str
@@ -73,9 +73,9 @@ class Basics:
         return self.packs_per_step // self.world_size
 
 
-def decide_basics(
+def decide_step_layout(
     job: JobFile, machine: Machine, *, shape: ModelShape | None = None, data: Amounts | None = None
-) -> Basics:
+) -> StepLayout:
     """Settles device, compute type, attention, ranks, step size and learning rate.
 
     Args:
@@ -97,7 +97,7 @@ def decide_basics(
     data = data or no_amounts()
     packs_per_step = _packs_per_step(job, device, world_size, data, log)
     learning_rate = _learning_rate(job, shape, log)
-    return Basics(
+    return StepLayout(
         device=device,
         dtype=dtype,
         attention=attention,

@@ -15,10 +15,10 @@ from launcher.dataset.amounts import Amounts, no_amounts
 from launcher.errors import JobError
 from launcher.jobfile.schema import JobFile
 from launcher.model.files import find_config
-from launcher.planner.candidates import Candidate, Ground
+from launcher.planner.candidates import Candidate, PlanningContext
 from launcher.planner.estimate import LENGTH, LONGEST, METHODS, Estimate, estimate_of, require_known, shape_of
 from launcher.planner.gpu_candidate import PlannedGpu
-from launcher.planner.node_counts import basics_for
+from launcher.planner.node_counts import step_layouts_for
 from launcher.planner.num_steps import Steps, steps_of, with_packing
 from launcher.planner.search import Question, search
 from launcher.planner.what_if import imagined
@@ -208,9 +208,11 @@ def _found(question: EstimateQuestion, shape: ModelShape) -> tuple[Candidate, St
     data = question.amounts()
     job, _ = with_packing(job, data, question.gpus.count)
     gpu = PlannedGpu(gpu=question.gpus.gpu, is_known=True)
-    ground = Ground(machine=machine, gpu=gpu, shape=shape, data=data)
-    ranked = search(Question(job=job, basics=basics_for(job, machine, shape=shape, data=data), ground=ground))
-    return ranked.best, steps_of(job, ranked.best.basics), bool(ranked.fitting)
+    context = PlanningContext(machine=machine, gpu=gpu, shape=shape, data=data)
+    ranked = search(
+        Question(job=job, step_layouts=step_layouts_for(job, machine, shape=shape, data=data), context=context)
+    )
+    return ranked.best, steps_of(job, ranked.best.step_layout), bool(ranked.fitting)
 
 
 def _suggestions(question: EstimateQuestion, shape: ModelShape) -> Iterator[str]:

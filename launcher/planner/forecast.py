@@ -21,7 +21,7 @@ CPU_CAUTION = "speed on the CPU is a guess, good to a factor of five, until a ru
 
 def hours(job: JobFile, candidate: Candidate) -> float | None:
     """Hours of the whole run; `None` where speed or steps are not known before it starts."""
-    steps = steps_of(job, candidate.basics).number
+    steps = steps_of(job, candidate.step_layout).number
     return candidate.speed.step_seconds * steps / 3600 if candidate.speed and steps else None
 
 
@@ -46,7 +46,7 @@ def over_limit(job: JobFile, candidate: Candidate) -> str:
 
 def _is_guess(candidate: Candidate) -> bool:
     """Whether speed is the CPU's, and no run has corrected it yet: nothing is refused for that."""
-    return candidate.basics.device == "cpu" and not _corrections(candidate)["speed"]
+    return candidate.step_layout.device == "cpu" and not _corrections(candidate)["speed"]
 
 
 def why_unchecked(job: JobFile, candidate: Candidate) -> Iterator[Decision]:
@@ -56,7 +56,7 @@ def why_unchecked(job: JobFile, candidate: Candidate) -> Iterator[Decision]:
     for name, known in asked.items():
         limit = getattr(job.resources, name)
         if limit is not None and known is None:
-            steps = steps_of(job, candidate.basics).number
+            steps = steps_of(job, candidate.step_layout).number
             needs = "training.max_steps" if not steps else "a known GPU with a price"
             needs = "a run on this machine's CPU first" if _is_guess(candidate) and name == "deadline_hours" else needs
             yield Decision(setting=f"resources.{name}", value=limit, reason=f"not checked: that needs {needs}")
@@ -98,7 +98,7 @@ def forecast_json(candidate: Candidate, steps: int | None, walltime_seconds: int
         "walltime_hours": walltime_seconds / 3600 if walltime_seconds else None,
         "node_memory_gib": needs.as_json() if needs else None,
     }
-    return found | bill_json(found, steps, candidate.basics.world_size)
+    return found | bill_json(found, steps, candidate.step_layout.world_size)
 
 
 def _gpu_json(candidate: Candidate) -> dict[str, Any]:
@@ -117,28 +117,28 @@ def _gpu_json(candidate: Candidate) -> dict[str, Any]:
 
 
 def _corrections(candidate: Candidate) -> dict[str, Any]:
-    learning = candidate.learning
-    if learning is None:
+    corrections = candidate.corrections
+    if corrections is None:
         return {"speed": None, "memory": None}
-    return {"speed": learning.speed_correction.as_json(), "memory": learning.memory_correction.as_json()}
+    return {"speed": corrections.speed_correction.as_json(), "memory": corrections.memory_correction.as_json()}
 
 
-def learning_json(candidate: Candidate) -> dict[str, Any]:
+def calibration_json(candidate: Candidate) -> dict[str, Any]:
     """What measurements did to a prediction: the factors, what the models alone say, and where a run's own go."""
-    learning = candidate.learning
-    if learning is None:
+    corrections = candidate.corrections
+    if corrections is None:
         return {}
     uncorrected = {
-        "peak_bytes": learning.prediction.peak_bytes,
-        "allocated_bytes": allocated_bytes(learning.prediction),
-        "step_seconds": learning.speed.step_seconds if candidate.speed and learning.speed else None,
+        "peak_bytes": corrections.prediction.peak_bytes,
+        "allocated_bytes": allocated_bytes(corrections.prediction),
+        "step_seconds": corrections.speed.step_seconds if candidate.speed and corrections.speed else None,
     }
     phases = {
         phase: sum(size for name, size in parts.items() if name not in BEYOND)
-        for phase, parts in learning.prediction.parts.items()
+        for phase, parts in corrections.prediction.parts.items()
     }
     return {
-        "measured_as": asdict(learning.key),
+        "measured_as": asdict(corrections.key),
         "uncorrected": uncorrected,
         "allocated_phases_bytes": phases,
         "corrections": _corrections(candidate),

@@ -57,7 +57,7 @@ class SaveTime:
 
 def predicted(choice: Choice) -> SaveTime:
     """Before anything was measured: the checkpoint's size at a rate that is stated."""
-    candidate, nodes = choice.candidate, choice.basics.nodes
+    candidate, nodes = choice.candidate, choice.step_layout.nodes
     trainable = candidate.prediction.num_trainable if candidate.prediction else 0
     size = CHECKPOINT_BYTES_PER_PARAMETER * trainable
     rate = f"{NODE_WRITE_BYTES_PER_SECOND / 1e9:g} GB/s on each of {nodes} nodes" if nodes > 1 else "1 GB/s"

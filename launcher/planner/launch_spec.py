@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.jobfile.schema import JobFile
-from launcher.planner.candidates import Ground
+from launcher.planner.candidates import PlanningContext
 from launcher.planner.oom_remedy import out_of_memory
 from launcher.planner.select import Choice
 from rundir.quantities import walltime_seconds
@@ -15,13 +15,15 @@ CHECKPOINT_BYTES_PER_PARAMETER = 12
 """A float32 parameter and its two moments."""
 
 
-def launch_json(job: JobFile, choice: Choice, ground: Ground, threads: int, grace_seconds: int) -> dict[str, Any]:
+def launch_json(
+    job: JobFile, choice: Choice, context: PlanningContext, threads: int, grace_seconds: int
+) -> dict[str, Any]:
     """What the node agent reads; every key is described in docs/run-directory.md."""
-    basics = choice.basics
+    step_layout = choice.step_layout
     launch: dict[str, Any] = {
-        "nodes": basics.nodes,
-        "ranks_per_node": basics.ranks_per_node,
-        "device": basics.device,
+        "nodes": step_layout.nodes,
+        "ranks_per_node": step_layout.ranks_per_node,
+        "device": step_layout.device,
         "threads_per_rank": threads,
         "grace_seconds": grace_seconds,
         "grace_is_auto": job.resources.grace_seconds == "auto",
@@ -29,7 +31,7 @@ def launch_json(job: JobFile, choice: Choice, ground: Ground, threads: int, grac
         **_watching(job),
         "health": _health(job, choice),
         "afterwards": ["-m", "launcher.cli", "report"],
-        "remedies": {"out_of_memory": out_of_memory(job, choice, ground)},
+        "remedies": {"out_of_memory": out_of_memory(job, choice, context)},
     }
     if job.resources.walltime:
         launch["walltime_seconds"] = walltime_seconds(job.resources.walltime)
@@ -51,12 +53,12 @@ def _watching(job: JobFile) -> dict[str, Any]:
 
 def _health(job: JobFile, choice: Choice) -> dict[str, Any]:
     """Own checks, and what must be free: the checkpoints that are kept and the one being written; host memory."""
-    prediction, basics = choice.candidate.prediction, choice.basics
+    prediction, step_layout = choice.candidate.prediction, choice.step_layout
     trainable = prediction.num_trainable if prediction else 0
-    peak = prediction.peak_bytes if prediction and basics.device == "cpu" else 0
+    peak = prediction.peak_bytes if prediction and step_layout.device == "cpu" else 0
     return {
         "checks": job.resources.health_checks,
         "skip": job.resources.skip_health_checks,
         "free_disk_bytes": CHECKPOINT_BYTES_PER_PARAMETER * trainable * (job.checkpoint.keep + 1),
-        "free_memory_bytes": peak * basics.ranks_per_node,
+        "free_memory_bytes": peak * step_layout.ranks_per_node,
     }

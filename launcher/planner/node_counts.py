@@ -7,7 +7,7 @@ from typing import Any
 
 from launcher.dataset.amounts import Amounts
 from launcher.jobfile.schema import JobFile
-from launcher.planner.defaults import MOST_CPU_RANKS, Basics, decide_basics
+from launcher.planner.defaults import MOST_CPU_RANKS, StepLayout, decide_step_layout
 from launcher.site.hardware import Machine
 from launcher.sizing.shape import ModelShape
 from launcher.yamlfile.problems import SettingError
@@ -17,14 +17,14 @@ NODE_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 5
 """Numbers of nodes that are looked at: all small ones, and fewer and fewer of the large."""
 
 
-def basics_for(
+def step_layouts_for(
     job: JobFile,
     machine: Machine,
     *,
     imagined: bool = False,
     shape: ModelShape | None = None,
     data: Amounts | None = None,
-) -> list[Basics]:
+) -> list[StepLayout]:
     """What is settled for each number of ranks that may be taken; one where the job file leaves nothing open.
 
     Args:
@@ -43,7 +43,9 @@ def basics_for(
     for ranks in _rank_settings(job, node, data):
         resources = job.resources.model_copy(update=ranks)
         try:
-            found.append(decide_basics(job.model_copy(update={"resources": resources}), node, shape=shape, data=data))
+            found.append(
+                decide_step_layout(job.model_copy(update={"resources": resources}), node, shape=shape, data=data)
+            )
         except SettingError as error:
             problem = problem or error
     if problem and not found:

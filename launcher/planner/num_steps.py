@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from launcher.advice.rules import EPOCHS, pick
 from launcher.dataset.amounts import Amounts
 from launcher.jobfile.schema import JobFile
-from launcher.planner.defaults import Basics, Decision
+from launcher.planner.defaults import Decision, StepLayout
 from rundir.quantities import count
 from trainer.schedule_rules import FEW_STEPS, warmup_count
 
@@ -48,11 +48,11 @@ class Steps:
         }
 
 
-def steps_of(job: JobFile, basics: Basics) -> Steps:
+def steps_of(job: JobFile, step_layout: StepLayout) -> Steps:
     """The steps of a job: `max_steps`, or those that its epochs have."""
-    data, training = basics.data, job.training
+    data, training = step_layout.data, job.training
     packs = data.packs(job.data.max_length, bool(job.data.packing))
-    per_epoch = math.ceil(packs / basics.packs_per_step) or None
+    per_epoch = math.ceil(packs / step_layout.packs_per_step) or None
     number, source, is_exact = training.max_steps, EXACT, True
     if number is None:
         number, source, is_exact = _of_epochs(training.num_train_epochs, per_epoch), data.source, data.is_exact
@@ -98,41 +98,41 @@ def with_packing(job: JobFile, data: Amounts, ranks: int) -> tuple[JobFile, list
     return packed, [Decision(setting="data.packing", value=False, reason=reason)]
 
 
-def step_warnings(job: JobFile, basics: Basics) -> Iterator[str]:
+def step_warnings(job: JobFile, step_layout: StepLayout) -> Iterator[str]:
     """What is wrong with the steps of a job, and what to do about it."""
-    steps = steps_of(job, basics)
+    steps = steps_of(job, step_layout)
     if steps.per_epoch is None or steps.number is None:
         return
-    if basics.packs_per_step > steps.packs:
-        yield _larger_than_an_epoch(job, basics, steps)
+    if step_layout.packs_per_step > steps.packs:
+        yield _larger_than_an_epoch(job, step_layout, steps)
     if steps.number < FEW_STEPS:
         about = "" if steps.is_exact else "about "
-        ways = "; ".join(more_steps(job, basics, steps))
+        ways = "; ".join(more_steps(job, step_layout, steps))
         plural = "step is" if steps.number == 1 else "steps are"
         yield f"{about}{steps.number} optimizer {plural} few: some {FEW_STEPS} are the least to learn from. {ways}"
 
 
-def _larger_than_an_epoch(job: JobFile, basics: Basics, steps: Steps) -> str:
-    tokens = basics.packs_per_step * job.data.max_length
-    empty = basics.world_size - steps.packs
-    ranks = f", and {empty} of {count(basics.world_size, 'rank')} have nothing to do" if empty > 0 else ""
+def _larger_than_an_epoch(job: JobFile, step_layout: StepLayout, steps: Steps) -> str:
+    tokens = step_layout.packs_per_step * job.data.max_length
+    empty = step_layout.world_size - steps.packs
+    ranks = f", and {empty} of {count(step_layout.world_size, 'rank')} have nothing to do" if empty > 0 else ""
     packs = count(steps.packs, "pack")
-    step = f"{tokens:,} tokens ({count(basics.packs_per_step, 'pack')})"
+    step = f"{tokens:,} tokens ({count(step_layout.packs_per_step, 'pack')})"
     return f"a step of {step} is larger than an epoch ({packs}){ranks}"
 
 
-def more_steps(job: JobFile, basics: Basics, steps: Steps) -> Iterator[str]:
+def more_steps(job: JobFile, step_layout: StepLayout, steps: Steps) -> Iterator[str]:
     """Changes that make more steps, in words, each with what it would make."""
     assert steps.number
-    data, training = basics.data, job.training
-    length = _shorter(job, basics)
-    if basics.packs_per_step > basics.world_size and training.tokens_per_step != "auto":
+    data, training = step_layout.data, job.training
+    length = _shorter(job, step_layout)
+    if step_layout.packs_per_step > step_layout.world_size and training.tokens_per_step != "auto":
         yield "leave training.tokens_per_step at auto"
-    if basics.world_size > 1 and "auto" not in (job.resources.gpus_per_node, job.resources.cpu_ranks):
+    if step_layout.world_size > 1 and "auto" not in (job.resources.gpus_per_node, job.resources.cpu_ranks):
         yield "ask for fewer ranks"
     if length:
         packs = data.packs(length, bool(job.data.packing))
-        per_epoch = math.ceil(packs / basics.packs_per_step)
+        per_epoch = math.ceil(packs / step_layout.packs_per_step)
         if per_epoch > (steps.per_epoch or 0):
             yield f"data.max_length: {length} (the longest row has {data.longest} tokens) makes {per_epoch} an epoch"
     if training.max_steps is None:
@@ -147,9 +147,9 @@ def more_steps(job: JobFile, basics: Basics, steps: Steps) -> Iterator[str]:
     yield "more data helps most"
 
 
-def _shorter(job: JobFile, basics: Basics) -> int:
+def _shorter(job: JobFile, step_layout: StepLayout) -> int:
     """Half of `max_length`, or half of that and so on, as long as the longest row fits; 0 where none does."""
     length = job.data.max_length
-    while basics.data.longest and length // 2 >= max(basics.data.longest, 8):
+    while step_layout.data.longest and length // 2 >= max(step_layout.data.longest, 8):
         length //= 2
     return length if length < job.data.max_length else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.jobfile.schema import JobFile
-from launcher.planner.candidates import Candidate, Ground
+from launcher.planner.candidates import Candidate, PlanningContext
 from launcher.planner.search import Question, search
 from launcher.planner.select import Choice
 from rundir.quantities import GIB, gib
@@ -14,12 +14,12 @@ LEANER_SHARE = 0.85
 """A plan counts as leaner when its predicted peak is at most this share: predictions are not better than that."""
 
 
-def out_of_memory(job: JobFile, choice: Choice, ground: Ground) -> str:
+def out_of_memory(job: JobFile, choice: Choice, context: PlanningContext) -> str:
     """One sentence for a run that ran out of memory although its plan seemed to fit."""
     taken = choice.candidate
     leaner = [
         other
-        for other in search(Question(job=_opened(job), basics=[choice.basics], ground=ground)).candidates
+        for other in search(Question(job=_opened(job), step_layouts=[choice.step_layout], context=context)).candidates
         if other.prediction and other.peak_bytes <= LEANER_SHARE * taken.peak_bytes
     ]
     if not leaner:

@@ -9,20 +9,20 @@ from typing import Any
 from cluster.profiles import SiteProfile
 from launcher import __version__
 from launcher.advice.idle_settings import idle_settings
-from launcher.calibration.correction import Learned
+from launcher.calibration.correction import Calibration
 from launcher.calibration.store import read, store_path
 from launcher.dataset.amounts import Amounts
 from launcher.dataset.text_tokens import USUAL_VOCABULARY, estimated
 from launcher.errors import JobError
 from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
 from launcher.model.files import find_config
-from launcher.planner.candidates import Ground
-from launcher.planner.defaults import MOST_CPU_RANKS, MOST_TOKENIZER_PROCESSES, Basics, Decision
-from launcher.planner.forecast import forecast_json, learning_json, short_of_memory
+from launcher.planner.candidates import PlanningContext
+from launcher.planner.defaults import MOST_CPU_RANKS, MOST_TOKENIZER_PROCESSES, Decision, StepLayout
+from launcher.planner.forecast import calibration_json, forecast_json, short_of_memory
 from launcher.planner.gpu_candidate import planned_gpu
 from launcher.planner.grace_period import grace_of, predicted, refuse_no_time, site_is_hasty
 from launcher.planner.launch_spec import launch_json
-from launcher.planner.node_counts import basics_for
+from launcher.planner.node_counts import step_layouts_for
 from launcher.planner.num_steps import Steps, step_warnings, steps_of, with_packing
 from launcher.planner.packing_off import apart
 from launcher.planner.remote import UNKNOWN_HOST_BYTES, cluster_json, job_there
@@ -76,7 +76,7 @@ class Plan:
             "steps": self.steps.number,
             "steps_from": self.steps.source or None,
             **self.forecast_json(),
-            **learning_json(self.choice.candidate),
+            **calibration_json(self.choice.candidate),
         }
 
     def forecast_json(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def make_plan(
     profile: SiteProfile | None = None,
     *,
     files_here: bool = False,
-    learned: Learned | None = None,
+    calibration: Calibration | None = None,
     tokenised: Amounts | None = None,
 ) -> Plan:
     """Decides every `auto` of a job.
@@ -101,42 +101,42 @@ def make_plan(
         machine: Where the run takes place; one of its nodes.
         profile: The cluster that the nodes belong to; `None` for this machine.
         files_here: Leave the job's files where this machine sees them.
-        learned: Measurements that correct predictions; by default those that the cluster's store holds.
+        calibration: Measurements that correct predictions; by default those that the cluster's store holds.
         tokenised: What a run or `check` has counted in the data; else it is estimated from its text.
 
     Raises:
         TuneyardError: something contradicts itself, is not here, or does not fit.
     """
     shape, from_catalogue = _shape(job)
-    if learned is None:
-        learned = Learned(measurements=read(store_path(profile.run_folder() if profile else None)))
+    if calibration is None:
+        calibration = Calibration(measurements=read(store_path(profile.run_folder() if profile else None)))
     data = tokenised or estimated(job, shape.vocab_size if shape else USUAL_VOCABULARY)
     job, stateful = apart(job)
     job, packing = with_packing(job, data, _most_ranks(job, machine))
     is_known = machine.memory_bytes != UNKNOWN_HOST_BYTES
-    ground = Ground(
+    context = PlanningContext(
         machine=machine,
         gpu=planned_gpu(machine),
         shape=shape,
-        learned=learned,
+        calibration=calibration,
         host_bytes=machine.memory_bytes if is_known else 0,
         data=data,
     )
-    choice = choose(job, basics_for(job, machine, shape=shape, data=ground.data), ground)
-    basics = choice.basics
+    choice = choose(job, step_layouts_for(job, machine, shape=shape, data=context.data), context)
+    step_layout = choice.step_layout
     short = short_of_memory(choice.candidate, machine.memory_bytes) if is_known else ()
-    threads = _threads(basics, machine, profile)
+    threads = _threads(step_layout, machine, profile)
     needs = predicted(choice)
     grace_seconds, grace = grace_of(job, needs)
-    launch = launch_json(job, choice, ground, threads.value, grace_seconds)
+    launch = launch_json(job, choice, context, threads.value, grace_seconds)
     if profile is not None:
-        launch |= cluster_json(job, profile, basics.ranks_per_node, basics.device, threads.value)
+        launch |= cluster_json(job, profile, step_layout.ranks_per_node, step_layout.device, threads.value)
         refuse_no_time(launch)
         grace += site_is_hasty(profile.preemption.grace_seconds, needs)
         job = job if files_here else job_there(job, profile)
-    trainer, steps = _trainer_config(job, basics, choice, machine), steps_of(job, basics)
+    trainer, steps = _trainer_config(job, step_layout, choice, machine), steps_of(job, step_layout)
     doubts = _check_schedule(trainer, steps)
-    told = tokenising(launch, basics.data.tokens, trainer.execution.num_proc, choice.candidate)
+    told = tokenising(launch, step_layout.data.tokens, trainer.execution.num_proc, choice.candidate)
     return Plan(
         trainer=trainer,
         launch=launch,
@@ -144,8 +144,8 @@ def make_plan(
             *from_catalogue,
             *stateful,
             *packing,
-            *_adapter_notes(job, ground.shape),
-            *basics.decisions,
+            *_adapter_notes(job, context.shape),
+            *step_layout.decisions,
             *choice.decisions,
             threads,
             *grace,
@@ -153,9 +153,9 @@ def make_plan(
             *told,
         ],
         choice=choice,
-        shape=ground.shape,
+        shape=context.shape,
         steps=steps,
-        warnings=(*step_warnings(job, basics), *doubts, *idle_settings(job)),
+        warnings=(*step_warnings(job, step_layout), *doubts, *idle_settings(job)),
     )
 
 
@@ -221,31 +221,31 @@ def _adapter_notes(job: JobFile, shape: ModelShape | None) -> list[Decision]:
     return [Decision(setting="experts", value="no adapters", reason=reason)]
 
 
-def _threads(basics: Basics, machine: Machine, profile: SiteProfile | None) -> Decision:
+def _threads(step_layout: StepLayout, machine: Machine, profile: SiteProfile | None) -> Decision:
     threads, reason = 1, "the cores of the nodes are not known here"
-    if not machine.is_imagined and (profile is None or basics.device == "cuda"):
-        threads = max(1, machine.num_cores // basics.ranks_per_node)
-        reason = f"{count(machine.num_cores, 'core')} / {count(basics.ranks_per_node, 'rank')}"
+    if not machine.is_imagined and (profile is None or step_layout.device == "cuda"):
+        threads = max(1, machine.num_cores // step_layout.ranks_per_node)
+        reason = f"{count(machine.num_cores, 'core')} / {count(step_layout.ranks_per_node, 'rank')}"
     return Decision(setting="launch.threads_per_rank", value=threads, reason=reason)
 
 
-def _trainer_config(job: JobFile, basics: Basics, choice: Choice, machine: Machine) -> TrainerConfig:
+def _trainer_config(job: JobFile, step_layout: StepLayout, choice: Choice, machine: Machine) -> TrainerConfig:
     best = choice.candidate
     sections = {name: getattr(job, name).model_dump() for name in SHARED_SECTIONS}
     sections["method"] = _method_json(job)
-    if basics.attention == OWN:
+    if step_layout.attention == OWN:
         sections["data"]["packing"] = False
-    sections["model"] |= {"attention": basics.attention, "dtype": basics.dtype}
+    sections["model"] |= {"attention": step_layout.attention, "dtype": step_layout.dtype}
     sections["training"] |= {
-        "tokens_per_step": basics.packs_per_step * job.data.max_length,
-        "learning_rate": basics.learning_rate,
+        "tokens_per_step": step_layout.packs_per_step * job.data.max_length,
+        "learning_rate": step_layout.learning_rate,
         "gradient_checkpointing": best.checkpointing,
     }
     execution = {
         "engine": best.layout.engine,
-        "device": basics.device,
-        "world_size": basics.world_size,
-        "packs_per_step": basics.packs_per_step,
+        "device": step_layout.device,
+        "world_size": step_layout.world_size,
+        "packs_per_step": step_layout.packs_per_step,
         "micro_batch": best.layout.micro_batch,
         "accumulation": best.layout.accumulation,
         "shard_quantized": best.layout.shard_quantized,

@@ -11,8 +11,15 @@ from functools import cached_property
 
 from launcher.errors import JobError
 from launcher.jobfile.schema import JobFile
-from launcher.planner.candidates import Candidate, Ground, divisors, every_candidate, memory_limit_bytes, unsupported
-from launcher.planner.defaults import Basics
+from launcher.planner.candidates import (
+    Candidate,
+    PlanningContext,
+    divisors,
+    every_candidate,
+    memory_limit_bytes,
+    unsupported,
+)
+from launcher.planner.defaults import StepLayout
 from launcher.planner.num_steps import steps_of
 from launcher.sizing.shape import refused_adapters, targeted
 from launcher.yamlfile.problems import SettingError
@@ -29,14 +36,14 @@ class Question:
 
     Attributes:
         job: What is asked for; what it leaves at `auto` is searched.
-        basics: Every number of ranks that may be taken, with what is settled for it.
-        ground: The machine, its GPU, the model's shape, the data.
+        step_layouts: Every number of ranks that may be taken, with what is settled for it.
+        context: The machine, its GPU, the model's shape, the data.
         with_speed: Whether layouts are timed too; without, they are ranked by a first order.
     """
 
     job: JobFile
-    basics: list[Basics]
-    ground: Ground
+    step_layouts: list[StepLayout]
+    context: PlanningContext
     with_speed: bool = True
 
 
@@ -76,15 +83,15 @@ def search(question: Question) -> Ranked:
     Raises:
         SettingError: a setting contradicts the step or the model.
     """
-    job, ground = question.job, question.ground
-    _check_targets(job, ground)
-    usable = _consistent(job, question.basics if ground.shape else _safe_side(question.basics))
+    job, context = question.job, question.context
+    _check_targets(job, context)
+    usable = _consistent(job, question.step_layouts if context.shape else _safe_side(question.step_layouts))
     every = [
         candidate
-        for basics in usable
-        for candidate in every_candidate(job, basics, ground, with_speed=question.with_speed)
+        for step_layout in usable
+        for candidate in every_candidate(job, step_layout, context, with_speed=question.with_speed)
     ]
-    limit = min(memory_limit_bytes(basics, ground) for basics in usable)
+    limit = min(memory_limit_bytes(step_layout, context) for step_layout in usable)
     return Ranked(job=job, candidates=every, limit_bytes=limit)
 
 
@@ -123,30 +130,30 @@ def _with_enough_steps(job: JobFile, candidates: list[Candidate]) -> list[Candid
     enough = [c for c, number in zip(candidates, steps, strict=True) if number >= min(FEW_STEPS, most)]
     if job.resources.objective == "gpus" or job.training.tokens_per_step != "auto" or most < FEW_STEPS:
         return enough
-    ranks = max(candidate.basics.ranks_per_node for candidate in enough)
-    return [candidate for candidate in enough if candidate.basics.ranks_per_node == ranks]
+    ranks = max(candidate.step_layout.ranks_per_node for candidate in enough)
+    return [candidate for candidate in enough if candidate.step_layout.ranks_per_node == ranks]
 
 
 def _steps(job: JobFile, candidate: Candidate) -> float:
     """Steps of a run by its data, however many are asked for: a step beyond an epoch leaves ranks without work."""
-    per_epoch = steps_of(job, candidate.basics).per_epoch
+    per_epoch = steps_of(job, candidate.step_layout).per_epoch
     return per_epoch * job.training.num_train_epochs if per_epoch else FEW_STEPS
 
 
-def _safe_side(basics: list[Basics]) -> list[Basics]:
+def _safe_side(step_layouts: list[StepLayout]) -> list[StepLayout]:
     """One whole node, or as few as are asked for: without a shape nobody knows what fits on less."""
-    fewest = min(each.nodes for each in basics)
-    return [max((each for each in basics if each.nodes == fewest), key=lambda each: each.world_size)]
+    fewest = min(each.nodes for each in step_layouts)
+    return [max((each for each in step_layouts if each.nodes == fewest), key=lambda each: each.world_size)]
 
 
-def _consistent(job: JobFile, basics: list[Basics]) -> list[Basics]:
+def _consistent(job: JobFile, step_layouts: list[StepLayout]) -> list[StepLayout]:
     """Those numbers of ranks over which the asked micro-batch and engine go.
 
     Raises:
         SettingError: none.
     """
     found, problem = [], None
-    for each in basics:
+    for each in step_layouts:
         try:
             _check_micro_batch(job, each)
             _check_engine(job, each)
@@ -158,33 +165,33 @@ def _consistent(job: JobFile, basics: list[Basics]) -> list[Basics]:
     return found
 
 
-def _check_micro_batch(job: JobFile, basics: Basics) -> None:
+def _check_micro_batch(job: JobFile, step_layout: StepLayout) -> None:
     asked = job.resources.micro_batch
-    if asked == "auto" or basics.packs_per_rank % asked == 0:
+    if asked == "auto" or step_layout.packs_per_rank % asked == 0:
         return
-    near = sorted(sorted(divisors(basics.packs_per_rank), key=lambda d: abs(d - asked))[:2])
+    near = sorted(sorted(divisors(step_layout.packs_per_rank), key=lambda d: abs(d - asked))[:2])
     raise SettingError(
         "resources.micro_batch",
-        f"must divide the {basics.packs_per_rank} packs that each rank has in a step",
+        f"must divide the {step_layout.packs_per_rank} packs that each rank has in a step",
         got=asked,
         remedy=f"Nearest: {' or '.join(map(str, near))}.",
     )
 
 
-def _check_targets(job: JobFile, ground: Ground) -> None:
-    if job.method.kind != "lora" or ground.shape is None:
+def _check_targets(job: JobFile, context: PlanningContext) -> None:
+    if job.method.kind != "lora" or context.shape is None:
         return
     method = job.method
     try:
-        chosen = targeted(ground.shape, method.target_modules)
+        chosen = targeted(context.shape, method.target_modules)
     except JobError as error:
         raise SettingError("method.target_modules", error.message, remedy=error.remedy) from None
-    if refused := refused_adapters(ground.shape, chosen, dropout=method.lora_dropout > 0, dora=method.use_dora):
+    if refused := refused_adapters(context.shape, chosen, dropout=method.lora_dropout > 0, dora=method.use_dora):
         setting, message, remedy = refused
         raise SettingError(f"method.{setting}", message, remedy=remedy)
 
 
-def _check_engine(job: JobFile, basics: Basics) -> None:
+def _check_engine(job: JobFile, step_layout: StepLayout) -> None:
     if job.resources.shard_quantized is True and (job.method.quantization is None or job.method.use_dora):
         raise SettingError(
             "resources.shard_quantized",
@@ -192,7 +199,7 @@ def _check_engine(job: JobFile, basics: Basics) -> None:
             got=True,
             remedy="Set method.quantization without use_dora, or leave it at auto.",
         )
-    if job.resources.engine in unsupported(job, basics):
+    if job.resources.engine in unsupported(job, step_layout):
         raise SettingError(
             "resources.engine",
             "cannot train all weights in bfloat16: DeepSpeed keeps float32 master weights from stage 1 on only",

@@ -13,9 +13,9 @@ from typing import Any
 
 from launcher.errors import JobError
 from launcher.jobfile.schema import JobFile
-from launcher.planner.candidates import RELATIVE_TIMES, Candidate, Ground
+from launcher.planner.candidates import RELATIVE_TIMES, Candidate, PlanningContext
 from launcher.planner.candidates import situation as situation_of
-from launcher.planner.defaults import Basics, Decision
+from launcher.planner.defaults import Decision, StepLayout
 from launcher.planner.forecast import over_limit, starved, why_unchecked
 from launcher.planner.num_steps import steps_of
 from launcher.planner.search import Question, best_of, preferred, rounded, search
@@ -52,31 +52,31 @@ class Choice:
     limit_bytes: int
 
     @property
-    def basics(self) -> Basics:
+    def step_layout(self) -> StepLayout:
         """Ranks and step of the plan that was taken."""
-        return self.candidate.basics
+        return self.candidate.step_layout
 
 
-def choose(job: JobFile, basics: list[Basics], ground: Ground) -> Choice:
+def choose(job: JobFile, step_layouts: list[StepLayout], context: PlanningContext) -> Choice:
     """The layout that serves the job's objective best among those that fit.
 
     Args:
         job: The job file.
-        basics: Every number of ranks that may be taken, with what is settled.
-        ground: The machine, its GPU, and the model's shape.
+        step_layouts: Every number of ranks that may be taken, with what is settled.
+        context: The machine, its GPU, and the model's shape.
 
     Raises:
         SettingError: a setting contradicts the step or the model.
         JobError: nothing fits, or nothing keeps deadline and budget; the message names what would.
     """
-    ranked = search(Question(job=job, basics=basics, ground=ground))
+    ranked = search(Question(job=job, step_layouts=step_layouts, context=context))
     every, fitting, limit = ranked.candidates, ranked.fitting, ranked.limit_bytes
     if not fitting:
-        raise nothing_fits(ranked, ground)
-    hosted = [candidate for candidate in fitting if not _starved(ground, candidate)]
+        raise nothing_fits(ranked, context)
+    hosted = [candidate for candidate in fitting if not _starved(context, candidate)]
     if not hosted:
         raise JobError(
-            f"no plan fits the nodes: the leanest {_starved(ground, fitting[0])}",
+            f"no plan fits the nodes: the leanest {_starved(context, fitting[0])}",
             "Ask for fewer GPUs on each node (resources.gpus_per_node), or for nodes with more memory.",
         )
     allowed = [candidate for candidate in hosted if not over_limit(job, candidate)]
@@ -85,8 +85,8 @@ def choose(job: JobFile, basics: list[Basics], ground: Ground) -> Choice:
     best = preferred(job, allowed)
     return Choice(
         candidate=best,
-        rejected=_rejections(job, every, best, limit, ground),
-        decisions=_decisions(job, best, every, fitting, len({id(candidate.basics) for candidate in every})),
+        rejected=_rejections(job, every, best, limit, context),
+        decisions=_decisions(job, best, every, fitting, len({id(candidate.step_layout) for candidate in every})),
         limit_bytes=limit,
     )
 
@@ -101,20 +101,24 @@ def _over_limits(job: JobFile, fitting: list[Candidate]) -> JobError:
     )
 
 
-def _starved(ground: Ground, candidate: Candidate) -> str:
-    return starved(candidate, ground.host_bytes) if ground.host_bytes else ""
+def _starved(context: PlanningContext, candidate: Candidate) -> str:
+    return starved(candidate, context.host_bytes) if context.host_bytes else ""
 
 
-def _rejections(job: JobFile, every: list[Candidate], best: Candidate, limit: int, ground: Ground) -> list[Rejected]:
+def _rejections(
+    job: JobFile, every: list[Candidate], best: Candidate, limit: int, context: PlanningContext
+) -> list[Rejected]:
     """All others over the same ranks, and of other numbers of ranks the best of each engine."""
-    same = sorted((c for c in every if c.basics is best.basics and c is not best), key=lambda c: _worth(c, limit))
+    same = sorted(
+        (c for c in every if c.step_layout is best.step_layout and c is not best), key=lambda c: _worth(c, limit)
+    )
     groups: dict[tuple[int, str], list[Candidate]] = {}
     for other in every:
-        if other.basics is not best.basics:
-            groups.setdefault((other.basics.world_size, other.layout.engine), []).append(other)
+        if other.step_layout is not best.step_layout:
+            groups.setdefault((other.step_layout.world_size, other.layout.engine), []).append(other)
     firsts = [_representative(group, limit) for group in groups.values()]
     elsewhere = sorted(firsts, key=lambda c: (c.peak_bytes > limit, rounded(c.gpu_time)))
-    return [_reject(job, other, best, limit, ground) for other in (*same, *elsewhere)]
+    return [_reject(job, other, best, limit, context) for other in (*same, *elsewhere)]
 
 
 def _worth(candidate: Candidate, limit: int) -> tuple[bool, float, float]:
@@ -132,17 +136,19 @@ def _rank(candidate: Candidate) -> tuple[float, int]:
     return rounded(candidate.relative_time), candidate.peak_bytes
 
 
-def _reject(job: JobFile, candidate: Candidate, best: Candidate, limit_bytes: int, ground: Ground) -> Rejected:
-    peak, over = candidate.peak_bytes, _starved(ground, candidate) or over_limit(job, candidate)
+def _reject(
+    job: JobFile, candidate: Candidate, best: Candidate, limit_bytes: int, context: PlanningContext
+) -> Rejected:
+    peak, over = candidate.peak_bytes, _starved(context, candidate) or over_limit(job, candidate)
     if candidate.prediction and peak > limit_bytes:
         phase = candidate.prediction.binding_phase
         reason = f"does not fit: {gib(peak)} in {phase}, {gib(limit_bytes)} usable"
-        learning = candidate.learning
-        if learning and learning.prediction.peak_bytes <= limit_bytes and learning.memory_correction.runs:
-            reason += f" after {learning.memory_correction.in_words()}"
+        corrections = candidate.corrections
+        if corrections and corrections.prediction.peak_bytes <= limit_bytes and corrections.memory_correction.runs:
+            reason += f" after {corrections.memory_correction.in_words()}"
     elif over:
         reason = f"fits, but {over}"
-    elif candidate.basics.world_size != best.basics.world_size:
+    elif candidate.step_layout.world_size != best.step_layout.world_size:
         reason = _other_ranks(candidate, best)
     elif _rank(candidate)[0] > _rank(best)[0]:
         reason = f"fits, but takes about {100 * (candidate.relative_time / best.relative_time - 1):.1f} % longer"
@@ -153,25 +159,25 @@ def _reject(job: JobFile, candidate: Candidate, best: Candidate, limit_bytes: in
 
 def _other_ranks(candidate: Candidate, best: Candidate) -> str:
     time, cost = candidate.relative_time / best.relative_time, 100 * (candidate.gpu_time / best.gpu_time - 1)
-    paid = f", at {cost:+.0f} % GPU-hours" if candidate.basics.device == "cuda" else ""
+    paid = f", at {cost:+.0f} % GPU-hours" if candidate.step_layout.device == "cuda" else ""
     return f"fits on {_ranks(candidate)} in {time:.2f} of the time{paid}"
 
 
 def _ranks(candidate: Candidate) -> str:
     """What a plan takes: GPUs, or ranks where there are none."""
-    return count(candidate.basics.world_size, "GPU" if candidate.basics.device == "cuda" else "rank")
+    return count(candidate.step_layout.world_size, "GPU" if candidate.step_layout.device == "cuda" else "rank")
 
 
 def _decisions(
     job: JobFile, best: Candidate, every: list[Candidate], fitting: list[Candidate], num_layouts: int
 ) -> list[Decision]:
-    same = [candidate for candidate in fitting if candidate.basics is best.basics]
+    same = [candidate for candidate in fitting if candidate.step_layout is best.step_layout]
     found = list(_rank_decisions(job, best, fitting)) if num_layouts > 1 else []
-    found += _open_decisions(job, best, [c for c in every if c.basics is best.basics], same)
+    found += _open_decisions(job, best, [c for c in every if c.step_layout is best.step_layout], same)
     accumulation = Decision(
         setting="execution.accumulation",
         value=best.layout.accumulation,
-        reason=f"{best.basics.packs_per_rank} packs of a rank / {best.layout.micro_batch} packs in a forward pass",
+        reason=f"{best.step_layout.packs_per_rank} packs of a rank / {best.layout.micro_batch} packs in a forward pass",
     )
     return [*found, accumulation, *why_unchecked(job, best)]
 
@@ -184,23 +190,23 @@ OBJECTIVES = {
 
 
 def _rank_decisions(job: JobFile, best: Candidate, fitting: list[Candidate]) -> Iterator[Decision]:
-    sizes = sorted({candidate.basics.world_size for candidate in fitting})
+    sizes = sorted({candidate.step_layout.world_size for candidate in fitting})
     fit = f"{', '.join(map(str, sizes[:6]))}{' ...' if len(sizes) > 6 else ''} GPUs fit"
     reason = f"{OBJECTIVES[job.resources.objective]}; {fit}"
-    cpu = best.basics.device == "cpu"
-    if job.resources.nodes == "auto" and not cpu and len({c.basics.nodes for c in fitting}) > 1:
-        yield Decision(setting="resources.nodes", value=best.basics.nodes, reason=reason)
+    cpu = best.step_layout.device == "cpu"
+    if job.resources.nodes == "auto" and not cpu and len({c.step_layout.nodes for c in fitting}) > 1:
+        yield Decision(setting="resources.nodes", value=best.step_layout.nodes, reason=reason)
     ranks = "resources.cpu_ranks" if cpu else "resources.gpus_per_node"
-    if all(decision.setting != ranks for decision in best.basics.decisions):
+    if all(decision.setting != ranks for decision in best.step_layout.decisions):
         reason = reason if job.resources.objective == "gpus" and not cpu else _few_ranks(job, best, fitting)
-        yield Decision(setting=ranks, value=best.basics.ranks_per_node, reason=reason)
+        yield Decision(setting=ranks, value=best.step_layout.ranks_per_node, reason=reason)
 
 
 def _few_ranks(job: JobFile, best: Candidate, fitting: list[Candidate]) -> str:
     """Why ranks are left out: they would leave the run too few steps."""
-    most = max(fitting, key=lambda candidate: candidate.basics.ranks_per_node)
-    steps, more = (steps_of(job, candidate.basics).per_epoch for candidate in (best, most))
-    ranks, all_ranks = best.basics.world_size, most.basics.world_size
+    most = max(fitting, key=lambda candidate: candidate.step_layout.ranks_per_node)
+    steps, more = (steps_of(job, candidate.step_layout).per_epoch for candidate in (best, most))
+    ranks, all_ranks = best.step_layout.world_size, most.step_layout.world_size
     return f"the data is little: {more} steps an epoch on {all_ranks}, {steps} on {ranks}"
 
 
@@ -227,7 +233,7 @@ def _open_decisions(
 
 
 def _engine_reason(job: JobFile, best: Candidate, every: list[Candidate], fitting: list[Candidate]) -> str:
-    situation = situation_of(job, best.basics)
+    situation = situation_of(job, best.step_layout)
     preferred = min(RELATIVE_TIMES[situation], key=lambda engine: RELATIVE_TIMES[situation][engine])
     reason = ENGINE_REASONS[situation] if best.layout.engine == preferred else "the quickest engine that fits"
     others = [candidate for candidate in fitting if candidate.layout.engine != best.layout.engine]

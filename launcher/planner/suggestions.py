@@ -7,8 +7,8 @@ from typing import Any
 
 from launcher.errors import JobError, MachineError
 from launcher.jobfile.schema import JobFile
-from launcher.planner.candidates import Candidate, Ground
-from launcher.planner.node_counts import NODE_COUNTS, basics_for
+from launcher.planner.candidates import Candidate, PlanningContext
+from launcher.planner.node_counts import NODE_COUNTS, step_layouts_for
 from launcher.planner.search import Question, Ranked, search
 from launcher.yamlfile.problems import SettingError
 from rundir.quantities import count, gib
@@ -21,25 +21,25 @@ MOST_WAYS = 4
 Changes = dict[str, dict[str, Any]]
 
 
-def nothing_fits(ranked: Ranked, ground: Ground) -> JobError:
+def nothing_fits(ranked: Ranked, context: PlanningContext) -> JobError:
     """The error that says what the leanest plan needs, and what would fit."""
     job, least, limit_bytes = ranked.job, ranked.leanest, ranked.limit_bytes
     phase = least.prediction.binding_phase if least.prediction else ""
-    gpus = least.basics.world_size
-    ranks = f" on {count(gpus, 'GPU')}" if least.basics.device == "cuda" else ""
+    gpus = least.step_layout.world_size
+    ranks = f" on {count(gpus, 'GPU')}" if least.step_layout.device == "cuda" else ""
     return JobError(
         f"no plan fits: the leanest ({least.label}{ranks}) needs {gib(least.peak_bytes)} per rank "
         f"in its {phase} phase, and {gib(limit_bytes)} are usable{_learned(least, limit_bytes)}",
-        _remedy(job, ground) if least.basics.device == "cuda" else _on_cpu(job),
+        _remedy(job, context) if least.step_layout.device == "cuda" else _on_cpu(job),
     )
 
 
 def _learned(least: Candidate, limit_bytes: int) -> str:
     """Says it when the models alone would have let it run."""
-    learning = least.learning
-    if learning is None or not learning.memory_correction.runs or learning.prediction.peak_bytes > limit_bytes:
+    corrections = least.corrections
+    if corrections is None or not corrections.memory_correction.runs or corrections.prediction.peak_bytes > limit_bytes:
         return ""
-    return f", after {learning.memory_correction.in_words()}; --no-correction leaves that out"
+    return f", after {corrections.memory_correction.in_words()}; --no-correction leaves that out"
 
 
 def _on_cpu(job: JobFile) -> str:
@@ -52,33 +52,33 @@ def _leaner_method(job: JobFile) -> str:
     return "" if job.method.quantization == "nf4" else "`quantization: nf4` in `method`, "
 
 
-def _remedy(job: JobFile, ground: Ground) -> str:
-    ways = ways_to_fit(job, ground)
+def _remedy(job: JobFile, context: PlanningContext) -> str:
+    ways = ways_to_fit(job, context)
     if not ways:
         return f"Nothing near fits, not even {MOST_NODES} nodes: use a smaller model or GPUs with more memory."
     return f"Would fit, each alone: {'; '.join(ways)}."
 
 
-def ways_to_fit(job: JobFile, ground: Ground) -> list[str]:
+def ways_to_fit(job: JobFile, context: PlanningContext) -> list[str]:
     """Changes that make the job fit, in words, the smallest first."""
     found: list[str] = []
-    for words, changes in _changes(job, ground):
+    for words, changes in _changes(job, context):
         kind = words.split(":")[0]
         if any(way.startswith(f"{kind}:") for way in found):
             continue
         more_nodes = "nodes" in changes.get("resources", {})
-        if _fits(_changed(job, changes), ground, imagined=more_nodes):
+        if _fits(_changed(job, changes), context, imagined=more_nodes):
             found.append(words)
         if len(found) == MOST_WAYS:
             break
     return found
 
 
-def _changes(job: JobFile, ground: Ground) -> Iterator[tuple[str, Changes]]:
+def _changes(job: JobFile, context: PlanningContext) -> Iterator[tuple[str, Changes]]:
     """What can be changed, that which changes the result least first."""
     yield from _open_layout(job)
     yield from _fewer_numbers(job)
-    yield from _more_nodes(job, ground)
+    yield from _more_nodes(job, context)
     length = job.data.max_length // 2
     while length >= LEAST_LENGTH:
         yield f"data.max_length: {length}", {"data": {"max_length": length}, "training": {"tokens_per_step": "auto"}}
@@ -114,8 +114,8 @@ def _fewer_numbers(job: JobFile) -> Iterator[tuple[str, Changes]]:
         yield "method.quantization: nf4", {"method": {"quantization": "nf4"}}
 
 
-def _more_nodes(job: JobFile, ground: Ground) -> Iterator[tuple[str, Changes]]:
-    here = job.cluster.profile == "local" and not ground.machine.is_imagined
+def _more_nodes(job: JobFile, context: PlanningContext) -> Iterator[tuple[str, Changes]]:
+    here = job.cluster.profile == "local" and not context.machine.is_imagined
     where = " on a cluster of such machines" if here else ""
     setting = "max_nodes" if job.resources.nodes == "auto" and not here else "nodes"
     taken = job.resources.max_nodes if setting == "max_nodes" else job.resources.nodes
@@ -130,7 +130,7 @@ def _changed(job: JobFile, changes: Changes) -> JobFile:
     return job.model_copy(update=sections)
 
 
-def _fits(job: JobFile, ground: Ground, *, imagined: bool) -> bool:
+def _fits(job: JobFile, context: PlanningContext, *, imagined: bool) -> bool:
     """Whether the leanest layout of the changed job fits: one pack at a time, with checkpointing where it is open."""
     lean: Changes = {"resources": {}, "training": {}}
     if job.resources.micro_batch == "auto":
@@ -138,8 +138,8 @@ def _fits(job: JobFile, ground: Ground, *, imagined: bool) -> bool:
     if job.training.gradient_checkpointing == "auto":
         lean["training"]["gradient_checkpointing"] = True
     try:
-        basics = basics_for(job, ground.machine, imagined=imagined, shape=ground.shape, data=ground.data)
-        question = Question(job=_changed(job, lean), basics=basics, ground=ground, with_speed=False)
+        step_layouts = step_layouts_for(job, context.machine, imagined=imagined, shape=context.shape, data=context.data)
+        question = Question(job=_changed(job, lean), step_layouts=step_layouts, context=context, with_speed=False)
         return bool(search(question).fitting)
     except (JobError, SettingError, MachineError):
         return False

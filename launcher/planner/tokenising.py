@@ -31,7 +31,10 @@ def tokenising(launch: Mapping[str, Any], tokens: float, num_proc: int, candidat
     if backend is None:
         return
     asked = (launch.get(str(backend)) or {}).get("prepare") or {}
-    where, gpus = asked.get("where", INSIDE), candidate.basics.world_size if candidate.basics.device == "cuda" else 0
+    where, gpus = (
+        asked.get("where", INSIDE),
+        candidate.step_layout.world_size if candidate.step_layout.device == "cuda" else 0,
+    )
     seconds = tokens / TOKENS_PER_SECOND / (asked.get("cpus", num_proc) if where == "job" else num_proc)
     takes = "for how long is not known"
     if tokens:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.profiles import SiteProfile
-from launcher.calibration.correction import Learned
+from launcher.calibration.correction import Calibration
 from launcher.dataset.amounts import Amounts
 from launcher.errors import JobError, TuneyardError
 from launcher.jobfile.schema import JobFile
@@ -94,11 +94,11 @@ def compare(
     machine: Machine,
     engines: list[str],
     profile: SiteProfile | None = None,
-    learned: Learned | None = None,
+    calibration: Calibration | None = None,
     tokenised: Amounts | None = None,
 ) -> list[Compared]:
     """The best plan of each engine, the best first; those that fit come before those that do not."""
-    found = [_planned(job, machine, engine, profile, learned, tokenised) for engine in engines]
+    found = [_planned(job, machine, engine, profile, calibration, tokenised) for engine in engines]
     return sorted(found, key=lambda one: one.plan.choice.candidate.gpu_time if one.plan else float("inf"))
 
 
@@ -107,13 +107,13 @@ def _planned(
     machine: Machine,
     engine: str,
     profile: SiteProfile | None,
-    learned: Learned | None,
+    calibration: Calibration | None,
     tokenised: Amounts | None,
 ) -> Compared:
     resources = job.resources.model_copy(update={"engine": engine})
     try:
         changed = job.model_copy(update={"resources": resources})
-        plan = make_plan(changed, machine, profile, learned=learned, tokenised=tokenised)
+        plan = make_plan(changed, machine, profile, calibration=calibration, tokenised=tokenised)
         return Compared(engine=engine, plan=plan)
     except TuneyardError as error:
         return Compared(engine=engine, plan=None, error=f"{error.message}. {error.remedy}".strip())

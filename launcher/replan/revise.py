@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.rundir import PLAN, read_attempts, read_plan, read_progress, write_json_atomic
-from launcher.calibration.correction import Learned
+from launcher.calibration.correction import Calibration
 from launcher.calibration.observed import all_measurements
 from launcher.calibration.store import store_path
 from launcher.dataset.token_counts import tokenised_by
@@ -141,9 +141,9 @@ def _planned(run_dir: Path, loaded: LoadedJob, job: JobFile, before: TrainerConf
         profile = profile_of(loaded)
         machine = machine_of(job, profile) if profile else this_machine()
         store = store_path(profile.run_folder() if profile else None)
-        learned = Learned(measurements=all_measurements(store, [run_dir]))
+        calibration = Calibration(measurements=all_measurements(store, [run_dir]))
         known = tokenised_by([run_dir], loaded.job)
-        return make_plan(job, machine, profile, learned=learned, tokenised=known).as_json()
+        return make_plan(job, machine, profile, calibration=calibration, tokenised=known).as_json()
     except SettingError as error:
         tokens, packs = before.training.tokens_per_step, before.execution.packs_per_step
         if error.setting == "training.tokens_per_step" and job.training.tokens_per_step == tokens:

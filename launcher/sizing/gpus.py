@@ -241,7 +241,8 @@ def priced(gpu: Gpu, value: Any, source: str) -> Gpu:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     try:
         content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))

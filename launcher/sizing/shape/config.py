@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import JobError
-from launcher.sizing.shape.families import ARCHITECTURES, Architecture, Widths, llama_layers, norm
+from launcher.sizing.shape.families import ARCHITECTURES, Architecture, llama_layers, norm
 from launcher.sizing.shape.model import ModelShape
 from launcher.sizing.shape.parts import Tensor
+from launcher.sizing.shape.widths import Widths
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "hidden_size": ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"),
@@ -98,7 +99,7 @@ def _used_ffn(w: Widths) -> int:
     """Width of the MLP that a token passes: an expert's where there are experts."""
     if w.config["model_type"] == "qwen":
         return w.ffn // 2
-    return w.setting("moe_intermediate_size", w.ffn)
+    return int(w.setting("moe_intermediate_size", w.ffn))
 
 
 def _widths(config: dict[str, Any], arch: Architecture, where: str) -> Widths:

@@ -18,7 +18,7 @@ from launcher.sizing.host import RUNTIME_GIB, Host
 from launcher.sizing.layout import Adapters
 from launcher.sizing.shape import config_by_name, shape_by_name
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 def test_405b_is_quick() -> None:

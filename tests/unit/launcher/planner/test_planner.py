@@ -11,7 +11,7 @@ from launcher_samples import GOOD_JOB, write_model
 
 from launcher.errors import JobError, MachineError
 from launcher.jobfile import JobFile, SettingError, load_job
-from launcher.planner.defaults import decide_basics
+from launcher.planner.defaults import decide_step_layout
 from launcher.planner.gpu_candidate import predicted
 from launcher.planner.plan import Plan, make_plan
 from launcher.site.hardware import Machine
@@ -151,7 +151,7 @@ def test_learning_rate_by_size(model: str, kind: str, rate: float) -> None:
         {"name": "x", "model": {"path": model}, "method": {"kind": kind}, "data": {"train": [{"path": "a"}]}}
     )
     machine = Machine(num_cores=2, memory_bytes=2**34)
-    assert decide_basics(job, machine, shape=shape).learning_rate == rate
+    assert decide_step_layout(job, machine, shape=shape).learning_rate == rate
 
 
 def test_attention_and_type_by_device(job, cpu_machine, gpu_machine) -> None:

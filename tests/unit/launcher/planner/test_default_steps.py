@@ -102,7 +102,7 @@ def test_much_data_fills_every_rank(defaults) -> None:
 def test_a_plan_for_the_cpu_speaks_of_ranks(defaults) -> None:
     lengths = lengths_of("long", 150)
     plan = make_plan(defaults("lora"), Machine(num_cores=2, memory_bytes=2**34), tokenised=amounts(lengths))
-    others = [one.reason for one in plan.choice.rejected if one.candidate.basics.world_size == 2]
+    others = [one.reason for one in plan.choice.rejected if one.candidate.step_layout.world_size == 2]
     assert plan.trainer.execution.world_size == 1 and others
     assert all(reason.startswith("fits on 2 ranks in ") and "GPU" not in reason for reason in others)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.rundir import put_attempt
-from launcher.calibration.correction import Learned
+from launcher.calibration.correction import Calibration
 from launcher.calibration.observed import record_run
 from launcher.calibration.out_of_memory import exhausted
 from launcher.calibration.store import Key, Measurement, read, store_path
@@ -168,7 +168,7 @@ def one(memory: tuple[int, int], when: float = 0.0, key: Key = KEY, **note: bool
 
 
 def factor(*measurements: Measurement, key: Key = KEY) -> float:
-    return Learned(measurements=measurements).memory(key).factor
+    return Calibration(measurements=measurements).memory(key).factor
 
 
 def test_the_factor_is_neither_shrunk_nor_capped_and_others_do_not_dilute_it() -> None:

@@ -15,20 +15,22 @@ from launcher.dataset.amounts import FILL
 from launcher.dataset.text_tokens import estimated
 from launcher.dataset.token_counts import tokenised_by
 from launcher.jobfile import SettingError, load_job
-from launcher.planner.defaults import Basics
+from launcher.planner.defaults import StepLayout
 from launcher.planner.num_steps import EXACT, step_warnings, steps_of
 from launcher.planner.plan import make_plan
 
-PLAIN = Basics(device="cpu", dtype="float32", attention="padded", world_size=2, packs_per_step=8, learning_rate=1e-3)
+PLAIN = StepLayout(
+    device="cpu", dtype="float32", attention="padded", world_size=2, packs_per_step=8, learning_rate=1e-3
+)
 VOCABULARY = 131_072
 SAID = {"messages": [{"role": "user", "content": "x" * 450}, {"role": "assistant", "content": "y" * 450}]}
 TOKENS = 900 / 4.5 + 2 * 6
 """Of the row above: characters by 4.5, and six for each turn. One fits into a pack of 256."""
 
 
-def counted(job, basics: Basics = PLAIN):
+def counted(job, step_layout: StepLayout = PLAIN):
     """Steps of a job by its text."""
-    return steps_of(job, replace(basics, data=estimated(job, VOCABULARY)))
+    return steps_of(job, replace(step_layout, data=estimated(job, VOCABULARY)))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from benchmarks.sizing.speed_rows import UnreadableError, read_row
 from launcher.sizing.layout import Adapters
 from launcher.sizing.speed.kernels import FITTED
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SHIPPED = ROOT / "benchmarks" / "sizing" / "rows" / "speed.csv"
 ROW = {
     "source": "somebody README@1",

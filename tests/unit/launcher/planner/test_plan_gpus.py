@@ -20,11 +20,11 @@ from launcher import estimate
 from launcher.cli import run
 from launcher.errors import JobError
 from launcher.jobfile import JobFile, SettingError, load_job
-from launcher.planner.candidates import Ground, every_candidate, memory_limit_bytes
+from launcher.planner.candidates import PlanningContext, every_candidate, memory_limit_bytes
 from launcher.planner.estimate_question import EstimateQuestion, answer
 from launcher.planner.forecast import bill_json
 from launcher.planner.gpu_candidate import planned_gpu
-from launcher.planner.node_counts import basics_for
+from launcher.planner.node_counts import step_layouts_for
 from launcher.planner.plan import Plan, make_plan
 from launcher.planner.remote import machine_of
 from launcher.planner.what_if import compare, imagined
@@ -95,7 +95,7 @@ def test_a_70b_model_takes_no_more_gpus_than_published(big, case: tuple[str, str
     method, gpu = case
     plan = planned(big(method, objective="gpus"), gpu)
     candidate = plan.choice.candidate
-    assert candidate.basics.world_size <= PUBLISHED[case]
+    assert candidate.step_layout.world_size <= PUBLISHED[case]
     assert candidate.peak_bytes <= plan.choice.limit_bytes
     assert plan.choice.rejected
     assert all(rejected.reason for rejected in plan.choice.rejected)
@@ -159,10 +159,10 @@ def test_405b_is_planned_without_torch(big, write_job, tmp_path: Path) -> None:
 
 def test_objectives(big) -> None:
     cost, time, gpus = (planned(big(LORA, objective=name), "A100-40").choice for name in ("cost", "time", "gpus"))
-    assert gpus.candidate.basics.world_size <= cost.candidate.basics.world_size
+    assert gpus.candidate.step_layout.world_size <= cost.candidate.step_layout.world_size
     assert time.candidate.relative_time <= cost.candidate.relative_time
     assert cost.candidate.gpu_time <= 1.05 * min(time.candidate.gpu_time, gpus.candidate.gpu_time)
-    assert time.candidate.basics.world_size > cost.candidate.basics.world_size
+    assert time.candidate.step_layout.world_size > cost.candidate.step_layout.world_size
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
@@ -175,16 +175,16 @@ def test_no_more_nodes_than_allowed(big, most: int) -> None:
 def test_every_plan_divides_its_step_over_its_own_ranks(big, objective: str) -> None:
     plan = planned(big(LORA, objective=objective, max_nodes=6), "H100-80")
     for candidate in (plan.choice.candidate, *(rejected.candidate for rejected in plan.choice.rejected)):
-        basics = candidate.basics
+        step_layout = candidate.step_layout
         layout = candidate.layout
-        assert layout.ranks * layout.micro_batch * layout.accumulation == basics.packs_per_step
+        assert layout.ranks * layout.micro_batch * layout.accumulation == step_layout.packs_per_step
 
 
 def test_a_step_that_some_numbers_of_nodes_do_not_divide(big) -> None:
     job = big(LORA, objective="time", max_nodes=6)
     training = job.training.model_copy(update={"tokens_per_step": 64 * 4096})
     plan = planned(job.model_copy(update={"training": training}), "H100-80")
-    assert {c.candidate.basics.packs_per_step for c in plan.choice.rejected} == {64}
+    assert {c.candidate.step_layout.packs_per_step for c in plan.choice.rejected} == {64}
     assert 64 % plan.trainer.execution.world_size == 0
 
 
@@ -228,12 +228,12 @@ def test_limits_are_kept_by_estimated_steps_too(big, job_folder: Path) -> None:
 def test_nodes_whose_own_memory_is_too_small_are_refused(big) -> None:
     job, machine = imagined(big(LORA, "Llama-3.1-8B"), "8xH100-80")
     enough, little = (replace(machine, memory_bytes=gib * 1024**3) for gib in (64, 24))
-    assert make_plan(job, enough).choice.basics.world_size == 8
+    assert make_plan(job, enough).choice.step_layout.world_size == 8
     with pytest.raises(JobError, match="takes 32 GiB of each node's memory in training, and it has 24 GiB") as caught:
         make_plan(job, little)
     assert "gpus_per_node" in caught.value.remedy
     fewer = job.model_copy(update={"resources": job.resources.model_copy(update={"gpus_per_node": 4})})
-    assert make_plan(fewer, little).choice.basics.world_size == 4
+    assert make_plan(fewer, little).choice.step_layout.world_size == 4
 
 
 def test_hours_cost_and_slices_follow_from_a_step(big) -> None:
@@ -384,13 +384,13 @@ def test_adapters_and_what_trains_beside_them_are_counted(big) -> None:
 
 def test_phases_and_components_add_up_on_gpus(big) -> None:
     job, machine = imagined(big(), "8xH100-80")
-    basics = basics_for(job, machine)[0]
-    ground = Ground(machine=machine, gpu=planned_gpu(machine), shape=shape_by_name("llama-3.1-70b"))
-    for candidate in every_candidate(job, basics, ground):
+    step_layout = step_layouts_for(job, machine)[0]
+    context = PlanningContext(machine=machine, gpu=planned_gpu(machine), shape=shape_by_name("llama-3.1-70b"))
+    for candidate in every_candidate(job, step_layout, context):
         prediction = candidate.prediction
         assert prediction is not None
         assert prediction.peak_bytes == sum(prediction.binding_components().values()) == max(prediction.phases.values())
-    assert memory_limit_bytes(basics, ground) / 2**30 == pytest.approx(0.97 * 79.1)
+    assert memory_limit_bytes(step_layout, context) / 2**30 == pytest.approx(0.97 * 79.1)
 
 
 def on_cluster(job: JobFile, **settings: object) -> Plan:
@@ -403,7 +403,7 @@ def on_cluster(job: JobFile, **settings: object) -> Plan:
 @pytest.mark.parametrize("gpu", ["h100-80", "h200", "l40s"])
 def test_a_cluster_gives_as_many_nodes_as_serve_the_objective(big, gpu: str) -> None:
     plan = on_cluster(big(FULL, gpu=gpu))
-    assert plan.launch["nodes"] == plan.choice.basics.nodes > 1
+    assert plan.launch["nodes"] == plan.choice.step_layout.nodes > 1
     assert plan.launch["ranks_per_node"] == 8
     assert plan.as_json()["prediction"]["walltime_slices"] >= 1
     fixed = on_cluster(big(FULL, gpu=gpu, nodes=plan.launch["nodes"]))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from launcher.calibration.correction import Learned, corrected_memory, corrected_speed
+from launcher.calibration.correction import Calibration, corrected_memory, corrected_speed
 from launcher.calibration.observed import all_measurements, comparison, measurement_of, record_run
 from launcher.calibration.store import Key, Measurement, append, read, set_removed, store_path
 from launcher.sizing.prediction import Prediction
@@ -25,8 +25,8 @@ def measured(ratio: float, key: Key = KEY, name: str = "run", memory: float = 1.
     )
 
 
-def many(*ratios: float, key: Key = KEY) -> Learned:
-    return Learned(measurements=[measured(ratio, key, str(n)) for n, ratio in enumerate(ratios)])
+def many(*ratios: float, key: Key = KEY) -> Calibration:
+    return Calibration(measurements=[measured(ratio, key, str(n)) for n, ratio in enumerate(ratios)])
 
 
 def test_more_runs_come_nearer_to_what_they_say() -> None:
@@ -64,7 +64,9 @@ def test_shrunk_guesses_are_nearer_than_raw_ones_on_runs_to_come() -> None:
 def test_other_kinds_of_runs_count_only_where_there_is_nothing_nearer() -> None:
     engine, method = Key(**{**vars(KEY), "engine": "fsdp2"}), Key(**{**vars(KEY), "family": "full"})
     elsewhere = Key(**{**vars(KEY), "cluster": "other"})
-    both = Learned(measurements=[measured(1.2, engine, "a"), measured(0.7, method, "b"), measured(3.0, elsewhere, "c")])
+    both = Calibration(
+        measurements=[measured(1.2, engine, "a"), measured(0.7, method, "b"), measured(3.0, elsewhere, "c")]
+    )
     found = both.speed(KEY, 1.4)
     assert (found.runs, found.rests_on) == (1, "lora on other engines")
     assert found.factor > 1
@@ -74,7 +76,9 @@ def test_other_kinds_of_runs_count_only_where_there_is_nothing_nearer() -> None:
 
 def test_memory_gets_stricter_at_once_and_looser_only_with_evidence() -> None:
     def factor(ratio: float, runs: int) -> float:
-        return Learned(measurements=[measured(1.0, name=str(n), memory=ratio) for n in range(runs)]).memory(KEY).factor
+        return (
+            Calibration(measurements=[measured(1.0, name=str(n), memory=ratio) for n in range(runs)]).memory(KEY).factor
+        )
 
     assert factor(1.1, 1) > 1.05
     assert factor(0.9, 1) == factor(0.9, 2) == 1
@@ -89,7 +93,7 @@ def prediction() -> Prediction:
 def test_what_is_counted_is_a_floor() -> None:
     def corrected(ratio: float, device: str) -> dict[str, int]:
         runs = [measured(1.0, name=str(n), memory=ratio) for n in range(30)]
-        return corrected_memory(prediction(), Learned(measurements=runs).memory(KEY), device).parts["loss"]
+        return corrected_memory(prediction(), Calibration(measurements=runs).memory(KEY), device).parts["loss"]
 
     tight = corrected(0.7, "cuda")
     assert (tight["weights"], tight["gradients"], tight["moments"]) == (700, 100, 100)
@@ -123,7 +127,7 @@ def one_run(ratio: float, steps: int, **note: Any) -> Measurement:
 )
 def test_what_a_run_cannot_say_about_speed_corrects_nothing(one: Measurement, doubt: str) -> None:
     assert one.speed_doubt == doubt
-    assert Learned(measurements=[one]).speed(KEY, 5.0).runs == (not doubt)
+    assert Calibration(measurements=[one]).speed(KEY, 5.0).runs == (not doubt)
 
 
 def test_one_run_moves_the_time_within_the_models_own_interval_and_does_not_narrow_it() -> None:
@@ -159,7 +163,7 @@ def test_speed_is_corrected_as_a_whole_and_its_interval_narrows() -> None:
     assert found.tokens_per_gpu * found.step_seconds == pytest.approx(200)
     assert found.low < 80 < found.high
     assert found.high / found.low < 1.4**2 / 1.3
-    assert corrected_speed(speed, Learned().speed(KEY, 1.4)) == speed
+    assert corrected_speed(speed, Calibration().speed(KEY, 1.4)) == speed
 
 
 def test_store_keeps_the_last_line_of_a_run_and_forgives_damage(tmp_path: Path) -> None:

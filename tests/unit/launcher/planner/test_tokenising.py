@@ -75,7 +75,7 @@ def test_a_wrong_profile_is_refused_with_its_line(planned: Callable[[str], Plan]
 
 def test_gpus_that_would_wait_are_priced(planned: Callable[[str], Plan]) -> None:
     candidate = planned("").choice.candidate
-    on_gpus = replace(candidate, basics=replace(candidate.basics, device="cuda", world_size=64))
+    on_gpus = replace(candidate, step_layout=replace(candidate.step_layout, device="cuda", world_size=64))
     inside, job = {"backend": "slurm", "slurm": {}}, {"where": "job", "partition": "cpu", "cpus": 32}
     (one,) = tokenising(inside, 3.6e9, 8, on_gpus)
     assert one.value == "inside" and "1.2 h for 3,600,000,000 tokens while 64 GPUs wait (80.0 GPU-hours)" in one.reason

@@ -14,7 +14,7 @@ from benchmarks.sizing.memory import score
 from benchmarks.sizing.memory_rows import CannotPredictError, case_of, cumulated, read_rows, source_name
 from benchmarks.sizing.memory_words import number_in
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 ROWS = ROOT / "benchmarks" / "sizing" / "rows" / "memory.csv"
 
 
