@@ -22,8 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cluster import backend
-from cluster.rundir import read_attempts, read_progress
 from cluster.slurm.submit.submission_record import job_ids
+from rundir.attempts import read_attempts
+from rundir.progress import read_progress
 from slurm.testbed import Testbed
 from tests.cluster.outcomes.real_run import checkpoint_hashes, trains
 from tests.cluster.slurm.slurm_runs import make_job, submitted
@@ -88,9 +89,9 @@ def _result(run: Path, seconds: tuple[float, float]) -> Result:
     records = read_attempts(run)
     return Result(
         trains_after_seconds=seconds,
-        outcomes=[record["outcome"] for record in records],
-        lost_steps=sum(record["lost_steps"] for record in records),
-        exactness=(read_progress(run) or {}).get("exactness") or "",
+        outcomes=[record.outcome.value if record.outcome else None for record in records],
+        lost_steps=sum(record.lost_steps or 0 for record in records),
+        exactness=read_progress(run).exactness,
         digests=checkpoint_hashes(run, STEPS),
     )
 

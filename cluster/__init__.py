@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from cluster.contract import Backend, ClusterError, Handle, Outcome, Status
+from cluster.contract import Backend, Handle, Status
+from cluster.errors import ClusterError
+from rundir.outcome import Outcome
 
 __all__ = ["Backend", "ClusterError", "Handle", "Outcome", "Status", "BACKENDS", "backend"]
 

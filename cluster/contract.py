@@ -4,33 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from enum import StrEnum
+
+from rundir.outcome import Outcome, StopReason
+from rundir.states import RunState
 
 TYPE_CHECKING = False  # `typing` itself would cost every command 2 ms
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-
-class Outcome(StrEnum):
-    """How an attempt ended: the same words on every backend."""
-
-    FINISHED = "finished"
-    PREEMPTED = "preempted"
-    WALLTIME = "walltime"
-    NODE_FAILURE = "node_failure"
-    HANG = "hang"
-    CRASHED = "crashed"
-    FATAL = "fatal"  # never retry: bad config, bad data, out of memory
-    STOPPED = "stopped"  # by the user
-
-
-class ClusterError(Exception):
-    """Something that the user can act upon: what happened, and what to do about it."""
-
-    def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(message)
-        self.message, self.remedy = message, remedy
+    from rundir.plan import LaunchSpec, Plan
 
 
 @dataclass(frozen=True)
@@ -46,10 +29,10 @@ class Handle:
 class Status:
     """Where a run is. `attempt` and `outcome` are those of its newest attempt, None before the first one."""
 
-    state: str  # none | queued | running | ended | unknown
+    state: RunState
     reason: str = ""
     attempt: int | None = None
-    outcome: str | None = None
+    outcome: Outcome | None = None
 
 
 class Backend(ABC):
@@ -57,11 +40,11 @@ class Backend(ABC):
 
     name = renders = ""  # the latter is what `rendered` gives: script, manifests
 
-    def require(self, launch: dict, runs_dir: Path) -> list[str]:
+    def require(self, launch: LaunchSpec, runs_dir: Path) -> list[str]:
         """Refuses early, with ClusterError, where nothing can be submitted from; gives warnings."""
         return []
 
-    def rendered(self, run_dir: Path, plan: dict, job_text: str) -> str:
+    def rendered(self, run_dir: Path, plan: Plan, job_text: str) -> str:
         """What `submit` would hand over. Writes and starts nothing."""
         return ""
 
@@ -82,9 +65,9 @@ class Backend(ABC):
 
     def stop(self, run_dir: Path) -> None:
         """Asks a running run to save at the next step boundary and leave."""
-        from cluster.rundir import write_stop  # lazily: this page imports nothing of ours
+        from rundir.stop import write_stop  # lazily: reading JSON costs every command some milliseconds
 
-        write_stop(run_dir, reason="stopped", by="tuneyard stop")
+        write_stop(run_dir, StopReason.STOPPED, by="tuneyard stop")
 
     @abstractmethod
     def cancel(self, run_dir: Path) -> None:

@@ -10,19 +10,23 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from cluster import lock, rundir
+from cluster import lock
 from cluster.agent.attempt import close_abandoned
-from cluster.agent.launch import Launch
 from cluster.agent.outcome import abandoned
 from cluster.agent.phases import TERM_TO_KILL_SECONDS
 from cluster.agent.restarts import SUBMITTED
-from cluster.contract import Backend, ClusterError, Handle, Status
+from cluster.contract import Backend, Handle, Status
+from cluster.errors import ClusterError
 from cluster.logs import read_logs
-from cluster.policy import RESTART
-from cluster.processes import boot_id, is_here, signal_process
+from cluster.processes import boot_id, signal_process
+from rundir.attempts import AttemptRecord, newest_attempt, next_attempt
+from rundir.outcome import StopReason
+from rundir.plan import read_launch
+from rundir.progress import read_progress
 from rundir.quantities import count
+from rundir.states import RunState
+from rundir.stop import read_stop, write_stop
 
 SPAWN_LOG = "agent-spawn.log"
 _START_SECONDS = 30.0
@@ -39,7 +43,7 @@ class LocalBackend(Backend):
     def submit(self, run_dir: Path) -> Handle:
         """Starts an agent, and returns when it has taken the run over."""
         run_dir = run_dir.resolve()
-        launch = Launch.from_plan(rundir.read_plan(run_dir))
+        launch = read_launch(run_dir)
         if launch.nodes != 1:
             raise ClusterError(
                 f"the plan needs {count(launch.nodes, 'node')}, and this is one machine",
@@ -47,7 +51,7 @@ class LocalBackend(Backend):
             )
         if (who := lock.holder(run_dir)) is not None:
             raise lock.LockHeldError(*lock.already_running(run_dir, who))
-        before = rundir.next_attempt(run_dir)
+        before = next_attempt(run_dir)
         agent, words_from = _spawn(run_dir)
         try:
             _wait_for_takeover(run_dir, agent, before, words_from)
@@ -60,16 +64,15 @@ class LocalBackend(Backend):
     def status(self, run_dir: Path) -> Status:
         """From the lock, which tells who lives, and the newest record."""
         who = lock.holder(run_dir)  # before the records: an agent writes its outcome before it lets go
-        records = rundir.read_attempts(run_dir)
-        record = records[-1] if records else None
+        record = newest_attempt(run_dir)
         if who is not None:
             return _running(run_dir, record)
         if record is None:
-            return Status("none", "not submitted yet")
-        if record.get("outcome") is None:
-            verdict = abandoned(record, rundir.read_stop(run_dir), lock.last_holder(run_dir), boot_id())
-            return Status("ended", verdict.cause, record["attempt"], verdict.outcome.value)
-        return Status("ended", record.get("cause") or "", record["attempt"], record["outcome"])
+            return Status(RunState.NONE, "not submitted yet")
+        if record.outcome is None:
+            verdict = abandoned(record, read_stop(run_dir), lock.last_holder(run_dir), boot_id())
+            return Status(RunState.ENDED, verdict.cause, record.number, verdict.outcome)
+        return Status(RunState.ENDED, record.cause or "", record.number, record.outcome)
 
     def logs(
         self, run_dir: Path, *, rank: int | None = None, attempt: int | None = None, follow: bool = False
@@ -85,44 +88,39 @@ class LocalBackend(Backend):
         who = lock.holder(run_dir)
         if who is None:
             return
-        if not is_here(who):
-            raise ClusterError(
-                f"{run_dir.name} runs on {who.get('host', 'another machine')}", "cancel it there, or stop it"
-            )
-        rundir.write_stop(run_dir, "stopped", "tuneyard cancel")
+        if not who.is_here:
+            raise ClusterError(f"{run_dir.name} runs on {who.host or 'another machine'}", "cancel it there, or stop it")
+        write_stop(run_dir, StopReason.STOPPED, "tuneyard cancel")
         signal_process(who, signal.SIGINT)
         if not _wait_until_free(run_dir, _cancel_seconds(run_dir)):
             signal_process(who, signal.SIGKILL)
             if not _wait_until_free(run_dir, _CLOSING_SECONDS):
-                raise ClusterError(f"process {who.get('pid')} of {run_dir.name} cannot be killed")
+                raise ClusterError(f"process {who.pid} of {run_dir.name} cannot be killed")
         _close_if_open(run_dir)
 
     def wait(self, run_dir: Path, timeout_seconds: float | None = None) -> Status:
         """Polls the lock."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while (status := self.status(run_dir)).state in ("queued", "running"):
+        while (status := self.status(run_dir)).state.is_alive:
             if deadline is not None and time.monotonic() >= deadline:
                 break
             time.sleep(_POLL_SECONDS)
         return status
 
 
-def _running(run_dir: Path, record: dict[str, Any] | None) -> Status:
-    if record is None or record.get("outcome") is not None:
-        return Status("running", _between_attempts(record))
-    progress = rundir.read_progress(run_dir) or {}
-    if progress.get("attempt") != record["attempt"]:
-        return Status("running", "no sign of the trainer yet", record["attempt"])
-    return Status("running", str(progress.get("state", "")), record["attempt"])
+def _running(run_dir: Path, record: AttemptRecord | None) -> Status:
+    if record is None or not record.is_open:
+        return Status(RunState.RUNNING, _between_attempts(record))
+    progress = read_progress(run_dir).of_attempt(record.number)
+    return Status(RunState.RUNNING, progress.state if progress else "no sign of the trainer yet", record.number)
 
 
-def _between_attempts(record: dict[str, Any] | None) -> str:
+def _between_attempts(record: AttemptRecord | None) -> str:
     """What a living agent without an open attempt is about to do."""
-    decision = (record or {}).get("decision") or {}
-    if record is None or decision.get("action") != RESTART:
+    if record is None or not record.decision.restarts:
         return "the agent is starting"
-    left = (record.get("ended") or 0.0) + decision.get("wait_seconds", 0.0) - time.time()
-    return f"waiting {max(0.0, left):.0f} s before attempt {record['attempt'] + 1} ({decision.get('reason')})"
+    left = (record.ended or 0.0) + record.decision.wait_seconds - time.time()
+    return f"waiting {max(0.0, left):.0f} s before attempt {record.number + 1} ({record.decision.reason})"
 
 
 def _spawn(run_dir: Path) -> tuple[subprocess.Popen[bytes], int]:
@@ -164,8 +162,8 @@ def _wait_for_takeover(run_dir: Path, agent: subprocess.Popen[bytes], before: in
 
 
 def _took_over(run_dir: Path, pid: int, before: int) -> bool:
-    who = lock.last_holder(run_dir) or {}
-    return who.get("pid") == pid and rundir.next_attempt(run_dir) > before
+    who = lock.last_holder(run_dir)
+    return who is not None and who.pid == pid and next_attempt(run_dir) > before
 
 
 def _words(run_dir: Path, start: int) -> str:
@@ -174,7 +172,7 @@ def _words(run_dir: Path, start: int) -> str:
 
 
 def _cancel_seconds(run_dir: Path) -> float:
-    grace_seconds = Launch.from_plan(rundir.read_plan(run_dir)).grace_seconds
+    grace_seconds = read_launch(run_dir).grace_seconds
     return grace_seconds + TERM_TO_KILL_SECONDS + _CLOSING_SECONDS
 
 

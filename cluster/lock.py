@@ -14,10 +14,9 @@ import os
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from cluster.contract import ClusterError
-from cluster.processes import identity
+from cluster.errors import ClusterError
+from cluster.processes import ProcessIdentity, identity
 
 LOCK = "agent.lock"
 _POLL_SECONDS = 0.02
@@ -32,7 +31,7 @@ class AgentLock:
 
     def __init__(self, run_dir: Path, patience_seconds: float = 2.0) -> None:
         self.run_dir = run_dir
-        self.previous: dict[str, Any] | None = None
+        self.previous: ProcessIdentity | None = None
         self._patience_seconds = patience_seconds
         self._descriptor = -1
 
@@ -57,16 +56,16 @@ class AgentLock:
         deadline = time.monotonic() + self._patience_seconds
         while not try_lock(self._descriptor, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
-                raise LockHeldError(*already_running(self.run_dir, _identity_in(self._descriptor) or {}))
+                raise LockHeldError(*already_running(self.run_dir, _identity_in(self._descriptor) or ProcessIdentity()))
             time.sleep(_POLL_SECONDS)
 
     def _sign(self) -> None:
-        text = json.dumps(identity(os.getpid())) + "\n"
+        text = json.dumps(identity(os.getpid()).to_json()) + "\n"
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, text.encode(), 0)
 
 
-def holder(run_dir: Path) -> dict[str, Any] | None:
+def holder(run_dir: Path) -> ProcessIdentity | None:
     """The identity of the living agent, None when there is none; empty while it is still signing."""
     try:
         descriptor = os.open(run_dir / LOCK, os.O_RDONLY)
@@ -75,12 +74,12 @@ def holder(run_dir: Path) -> dict[str, Any] | None:
     try:
         if try_lock(descriptor, fcntl.LOCK_SH):
             return None
-        return _identity_in(descriptor) or {}
+        return _identity_in(descriptor) or ProcessIdentity()
     finally:
         os.close(descriptor)
 
 
-def last_holder(run_dir: Path) -> dict[str, Any] | None:
+def last_holder(run_dir: Path) -> ProcessIdentity | None:
     """The identity of the last agent that took the lock, alive or not; None when it cannot be told."""
     try:
         descriptor = os.open(run_dir / LOCK, os.O_RDONLY)
@@ -92,9 +91,9 @@ def last_holder(run_dir: Path) -> dict[str, Any] | None:
         os.close(descriptor)
 
 
-def already_running(run_dir: Path, who: dict[str, Any]) -> tuple[str, str]:
+def already_running(run_dir: Path, who: ProcessIdentity) -> tuple[str, str]:
     """Message and remedy for somebody who wants to start a second agent."""
-    place = f" (process {who['pid']} on {who['host']})" if {"pid", "host"} <= who.keys() else ""
+    place = f" (process {who.pid} on {who.host})" if who.pid is not None and who.host else ""
     return f"{run_dir.name} is already running{place}", "wait for it, or end it with `tuneyard cancel`"
 
 
@@ -123,8 +122,8 @@ def try_lock(descriptor: int, kind: int) -> bool:
     return True
 
 
-def _identity_in(descriptor: int) -> dict[str, Any] | None:
+def _identity_in(descriptor: int) -> ProcessIdentity | None:
     with contextlib.suppress(ValueError):
         value = json.loads(os.pread(descriptor, 4096, 0))
-        return value if isinstance(value, dict) else None
+        return ProcessIdentity.from_json(value) if isinstance(value, dict) else None
     return None

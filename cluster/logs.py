@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cluster.contract import ClusterError
-from cluster.rundir import attempt_log_dir, rank_log_name, read_attempts
+from cluster.errors import ClusterError
+from rundir.attempts import read_attempts
+from rundir.paths import RunPaths, rank_log_name
 
 _POLL_SECONDS = 0.2
 _STORY = ("agent.log", "prepare.log", rank_log_name(0), "export.log", "evaluate.log")
@@ -26,7 +27,7 @@ def read_logs(
 
 
 def _lines_of(run_dir: Path, number: int, rank: int | None, follow: bool, alive: Callable[[], bool]) -> Iterator[str]:
-    folder = attempt_log_dir(run_dir, number)
+    folder = RunPaths(run_dir).attempt_logs(number)
     if rank is None:
         tails = [Tail(folder / name, f"[{Path(name).stem}] ") for name in _STORY]
     else:
@@ -85,8 +86,8 @@ def _newest(run_dir: Path, follow: bool, alive: Callable[[], bool]) -> int | Non
     while True:
         lives = follow and alive()
         attempts = read_attempts(run_dir)
-        if attempts and (not lives or attempts[-1].get("outcome") is None):
-            return int(attempts[-1]["attempt"])
+        if attempts and (not lives or attempts[-1].is_open):
+            return attempts[-1].number
         if not lives:
             return None
         time.sleep(_POLL_SECONDS)
@@ -96,18 +97,18 @@ def _next(run_dir: Path, number: int, alive: Callable[[], bool]) -> int | None:
     """The attempt after this one, waited for while an agent is alive to open it."""
     while True:
         lives = alive()
-        newer = [record["attempt"] for record in read_attempts(run_dir) if record["attempt"] > number]
+        newer = [record.number for record in read_attempts(run_dir) if record.number > number]
         if newer or not lives:
             return newer[0] if newer else None
         time.sleep(_POLL_SECONDS)
 
 
 def _is_open(run_dir: Path, attempt: int) -> bool:
-    return any(record["attempt"] == attempt and record.get("outcome") is None for record in read_attempts(run_dir))
+    return any(record.number == attempt and record.is_open for record in read_attempts(run_dir))
 
 
 def _refuse_unknown(run_dir: Path, attempt: int | None) -> None:
-    known = [record["attempt"] for record in read_attempts(run_dir)]
+    known = [record.number for record in read_attempts(run_dir)]
     if attempt is not None and attempt not in known:
         has = f"attempts {known[0]} to {known[-1]}" if known else "no attempt yet"
         raise ClusterError(f"{run_dir.name} has no attempt {attempt}", f"it has {has}")

@@ -1,4 +1,4 @@
-"""Naming a process so that its number, given to another one later, is not mistaken for it."""
+"""Process identity that survives PID reuse."""
 
 from __future__ import annotations
 
@@ -6,17 +6,27 @@ import os
 import signal
 import socket
 from pathlib import Path
-from typing import Any
+
+from rundir.document import Document, as_integer, as_text, field
 
 
-def identity(pid: int) -> dict[str, Any]:
-    """What tells this process from any other one, on this machine or another: a plain JSON object."""
-    return {
-        "pid": pid,
-        "start_ticks": start_ticks(pid),
-        "host": socket.gethostname(),
-        "boot": boot_id(),
-    }
+class ProcessIdentity(Document):
+    """What tells a process from any other one, on this machine or another."""
+
+    pid: int | None = field(as_integer, default=None)
+    start_ticks: int | None = field(as_integer, default=None)
+    host: str = field(as_text, default="")
+    boot: str | None = field(as_text, default=None)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it was taken on this machine."""
+        return self.host == socket.gethostname()
+
+
+def identity(pid: int) -> ProcessIdentity:
+    """The identity of a process of this machine."""
+    return ProcessIdentity(pid=pid, start_ticks=start_ticks(pid), host=socket.gethostname(), boot=boot_id())
 
 
 def start_ticks(pid: int) -> int | None:
@@ -42,18 +52,12 @@ def boot_id() -> str | None:
         return None
 
 
-def is_here(who: dict[str, Any]) -> bool:
-    """Whether an identity was taken on this machine."""
-    return bool(who.get("host") == socket.gethostname())
-
-
-def signal_process(who: dict[str, Any], number: signal.Signals) -> bool:
+def signal_process(who: ProcessIdentity, number: signal.Signals) -> bool:
     """Sends a signal to exactly that process; False when it is gone, even if its number is in use again."""
-    pid = who.get("pid")
-    if not isinstance(pid, int) or start_ticks(pid) != who.get("start_ticks"):
+    if who.pid is None or start_ticks(who.pid) != who.start_ticks:
         return False
     try:
-        os.kill(pid, number)
+        os.kill(who.pid, number)
     except ProcessLookupError:
         return False
     return True

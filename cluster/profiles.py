@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from rundir.quantities import WALLTIME_PATTERN
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -17,7 +17,8 @@ import click
 
 import launcher
 from cluster.installing import install_line
-from launcher.errors import EXIT_USER, JobError, MachineError, RunFailedError
+from launcher.errors import JobError, MachineError, RunFailedError
+from rundir.errors import EXIT_USER
 
 PARENT = "TUNEYARD_PARENT"
 """Tells the trainer whom it works for: it ends when that is killed."""

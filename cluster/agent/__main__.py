@@ -17,12 +17,11 @@ from cluster.agent.crew import Crew
 from cluster.agent.follower import follow
 from cluster.agent.life import carry
 from cluster.agent.node import Node, this_node
-from cluster.agent.outcome import FAILED, RESTART_ME, exit_code
 from cluster.agent.restarts import node_must_change, stopped_already, submission, wait_for_restart
 from cluster.agent.stopping import StopWishes
 from cluster.agent.takeover import taken_over
-from cluster.contract import ClusterError
-from cluster.policy import RESTART, STOP
+from rundir.errors import TuneyardError
+from rundir.outcome import AGENT_FAILED, RESTART_ME
 
 
 def main(arguments: list[str]) -> int:
@@ -43,9 +42,9 @@ def main(arguments: list[str]) -> int:
             close_abandoned(run_dir, lock.previous)
             wishes.clear_stale(submitted)
             return lead(run_dir, node, wishes)
-    except ClusterError as error:
+    except TuneyardError as error:
         print(f"agent: {error}", file=sys.stderr)
-        return FAILED
+        return AGENT_FAILED
 
 
 def lead(run_dir: Path, node: Node, wishes: StopWishes) -> int:
@@ -66,10 +65,10 @@ def live(run_dir: Path, wishes: StopWishes, crew: Crew) -> int:
     while True:
         attempt = Attempt(run_dir, submitted)
         outcome, decision = carry(attempt, wishes, crew)
-        if decision.action == STOP:
+        if decision.stops:
             run_afterwards(run_dir, attempt.say)
-        if decision.action != RESTART or node_must_change(decision, os.environ, crew):
-            return exit_code(outcome, decision.action)
+        if not decision.restarts or node_must_change(decision, os.environ, crew):
+            return outcome.agent_exit_code(decision.restarts)
         if not wait_for_restart(attempt, decision, wishes, crew):
             return RESTART_ME
 

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.agent.launch import CODE, Launch
-from cluster.contract import ClusterError
-from cluster.rundir import read_plan
+from cluster.agent.launch import CODE
+from rundir.errors import RunDirError
+from rundir.plan import read_launch
 
 MOST_SECONDS = 120.0
 
@@ -18,8 +18,8 @@ MOST_SECONDS = 120.0
 def run_afterwards(run_dir: Path, say: Callable[[str], None]) -> None:
     """Runs the plan's `launch.afterwards` with this Python and the run directory. It changes no outcome."""
     try:
-        words = Launch.from_plan(read_plan(run_dir)).afterwards
-    except ClusterError:
+        words = read_launch(run_dir).afterwards
+    except RunDirError:
         return  # the record says so already
     if not words:
         return

@@ -26,11 +26,11 @@ from cluster.agent.invitation import (
     read_report,
     write_invitation,
 )
-from cluster.agent.launch import Launch
 from cluster.agent.node import Node, free_port
 from cluster.agent.outcome import PhaseEnd
 from cluster.agent.stopping import StopWishes
-from cluster.contract import ClusterError
+from rundir.errors import TuneyardError
+from rundir.plan import LaunchSpec
 
 RELEASED = "TUNEYARD_RELEASED"
 """A file by which whoever started the agents hears that the other nodes are done: `trained`, then `left`. Empty where
@@ -82,7 +82,7 @@ class Crew:
             self._silences = {rank: Silence(self._silence_seconds) for rank in self._followers()}
         write_invitation(self._run_dir, self._invitation)
 
-    def call_to_check(self, launch: Launch, attempt: int) -> None:
+    def call_to_check(self, launch: LaunchSpec, attempt: int) -> None:
         """Has every follower ask its health gate."""
         self._silence_seconds = launch.silence_seconds
         self.lost, self.left = {}, set()
@@ -105,7 +105,7 @@ class Crew:
         self._invitation = replace(self._invitation, beat=self._invitation.beat + 1)
         try:
             write_invitation(self._run_dir, self._invitation)
-        except ClusterError as error:
+        except TuneyardError as error:
             self.say(str(error))
 
     def trouble(self, now: float) -> str:
@@ -161,7 +161,7 @@ class Crew:
     def _send_away(self, word: str) -> None:
         try:
             self.invite(LEAVE)
-        except ClusterError as error:
+        except TuneyardError as error:
             self.say(str(error))
         if (path := os.environ.get(RELEASED)) and not self.node.alone:
             with contextlib.suppress(OSError):  # a full disk: the nodes stay until the job ends

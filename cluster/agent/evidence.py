@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cluster.contract import Outcome
+from rundir.attempts import EvidenceRecord
+from rundir.outcome import Outcome
 from rundir.quantities import count
 
 _TAIL_BYTES = 65536
@@ -55,9 +55,9 @@ class Evidence:
     words: str = ""
     remedy: str = ""
 
-    def as_json(self) -> dict[str, Any]:
+    def record(self) -> EvidenceRecord:
         """How it is kept in the attempt's record."""
-        return {"kind": self.kind, "node": self.node, "line": self.line, "blames": self.blames}
+        return EvidenceRecord(kind=self.kind, node=self.node, line=self.line, blames=self.blames)
 
 
 def _rule(kind: str, pattern: str, outcome: Outcome, blames: str, words: str, remedy: str = "") -> Rule:

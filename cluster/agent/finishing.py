@@ -5,26 +5,26 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from cluster.agent.outcome import AFTER_TRAINING, PhaseEnd, describe_exit, is_trained
-from cluster.contract import ClusterError
-from cluster.rundir import FINISHING, of_attempt, read_json_loosely, write_json_atomic
+from cluster.agent.outcome import AFTER_TRAINING, PhaseEnd, describe_exit
+from rundir.after_training import Part, PartEnd, put_part_end, read_part_ends
+from rundir.errors import RunDirError
+from rundir.progress import Progress
 
-PARTS = {"train": "held_out", "export": "export", "evaluate": "evaluate"}
+PARTS = {"train": Part.HELD_OUT, "export": Part.EXPORT, "evaluate": Part.EVALUATE}
 """Phase to the part that it does after the last step is saved."""
 
 
-def note_end(run_dir: Path, end: PhaseEnd, progress: Mapping[str, Any] | None, attempt: int) -> None:
+def note_end(run_dir: Path, end: PhaseEnd, progress: Progress, attempt: int) -> None:
     """Notes a part that failed, unless the trainer has done so in this phase, or the agent ended it for a stop."""
-    mine = of_attempt(progress, attempt)
-    fine = mine.get("state") == "finished" or not is_trained(mine) if end.phase == "train" else end.exit_code == 0
+    mine = progress.of_attempt(attempt)
+    fine = mine.is_finished or not mine.is_trained if end.phase == "train" else end.exit_code == 0
     if fine or (end.ended_by_agent and not end.hang) or end.phase not in PARTS:
         return
-    noted = read_json_loosely(run_dir / FINISHING).get(PARTS[end.phase])
-    if _time(noted) < time.time() - end.seconds - 1:
+    noted = read_part_ends(run_dir).get(PARTS[end.phase], PartEnd())
+    if noted.time < time.time() - end.seconds - 1:
         words = (end.hang_words or describe_exit(end.exit_code), end.words)
         _note(run_dir, end.phase, "; ".join(part for part in words if part))
 
@@ -38,12 +38,5 @@ def note_untried(run_dir: Path, ends: Sequence[PhaseEnd], planned: Sequence[str]
 
 
 def _note(run_dir: Path, phase: str, message: str) -> None:
-    entry = {"ok": False, "message": message, "remedy": "", "time": time.time()}
-    with contextlib.suppress(ClusterError):  # a full disk: the record of the attempt tells
-        known = read_json_loosely(run_dir / FINISHING)
-        write_json_atomic(run_dir / FINISHING, {**known, PARTS[phase]: entry})
-
-
-def _time(entry: Any) -> float:
-    found = entry.get("time") if isinstance(entry, dict) else None
-    return float(found) if isinstance(found, int | float) else 0.0
+    with contextlib.suppress(RunDirError):  # a full disk: the record of the attempt tells
+        put_part_end(run_dir, PARTS[phase], ok=False, message=message)

@@ -24,16 +24,19 @@ from cluster.agent.invitation import (
     read_invitation,
     write_report,
 )
-from cluster.agent.launch import Launch, phase_command, phase_environment
+from cluster.agent.launch import phase_command, phase_environment
 from cluster.agent.life import facts, make_scene, on_this_node
 from cluster.agent.node import Node
-from cluster.agent.outcome import FAILED, RESTART_ME, PhaseEnd, describe_exit
+from cluster.agent.outcome import PhaseEnd, describe_exit
 from cluster.agent.oversight import Oversight, Scene
 from cluster.agent.phases import TERM_TO_KILL_SECONDS, Phase, run_phase
 from cluster.agent.stopping import StopWishes
-from cluster.contract import ClusterError
 from cluster.goodput import mean_time_between_failures_seconds
-from cluster.rundir import attempt_log_dir, rank_log_name, read_attempts, read_plan
+from rundir.attempts import read_attempts
+from rundir.errors import TuneyardError
+from rundir.outcome import AGENT_FAILED, RESTART_ME
+from rundir.paths import RunPaths, rank_log_name
+from rundir.plan import LaunchSpec, read_launch
 
 _POLL_SECONDS = 0.2
 _DISMISSED = 0
@@ -42,7 +45,7 @@ _SAVING_SECONDS = 5.0
 
 def follow(run_dir: Path, node: Node, wishes: StopWishes) -> int:
     """The follower's whole life; returns its exit code, which nobody needs."""
-    follower = Follower(run_dir, node, Launch.from_plan(read_plan(run_dir)), wishes)
+    follower = Follower(run_dir, node, read_launch(run_dir), wishes)
     with Children(follower.say) as children:
         while True:
             invitation = follower.next_task()
@@ -54,7 +57,7 @@ def follow(run_dir: Path, node: Node, wishes: StopWishes) -> int:
 class Head:
     """The head as its followers see it: through the invitation that it renews all the time."""
 
-    def __init__(self, run_dir: Path, generation: str, launch: Launch) -> None:
+    def __init__(self, run_dir: Path, generation: str, launch: LaunchSpec) -> None:
         self.gone = ""
         self._run_dir = run_dir
         self._generation = generation
@@ -73,7 +76,7 @@ class Head:
 class Follower:
     """One follower between its first and its last word."""
 
-    def __init__(self, run_dir: Path, node: Node, launch: Launch, wishes: StopWishes) -> None:
+    def __init__(self, run_dir: Path, node: Node, launch: LaunchSpec, wishes: StopWishes) -> None:
         self.head = Head(run_dir, node.generation, launch)
         self._run_dir, self._node, self._launch, self._wishes = run_dir, node, launch, wishes
         self._beat_seconds = beat_seconds(launch.silence_seconds)
@@ -87,7 +90,9 @@ class Follower:
         line = f"{datetime.now().astimezone().isoformat(sep=' ', timespec='milliseconds')} {words}\n"
         try:
             if self._report is not None:
-                log = attempt_log_dir(self._run_dir, self._report.attempt) / f"agent-node-{self._node.rank:02d}.log"
+                log = (
+                    RunPaths(self._run_dir).attempt_logs(self._report.attempt) / f"agent-node-{self._node.rank:02d}.log"
+                )
                 with open(log, "a", encoding="utf-8") as file:
                     file.write(line)
             sys.stderr.write(f"{self._node.name}: {line}")
@@ -104,7 +109,7 @@ class Follower:
                 return invitation
             if self.head.gone:
                 self.say(f"{self.head.gone}: leaving")
-                return FAILED
+                return AGENT_FAILED
             if self._out_of_time():
                 return RESTART_ME
             self.beat()
@@ -119,7 +124,7 @@ class Follower:
                 self._finish(health=tuple(run_checks(self._run_dir, self._launch)))
             else:
                 self._finish(end=self._train(invitation, children), ended=time.time())
-        except ClusterError as error:  # a plan that cannot be read: the head says why
+        except TuneyardError as error:  # a plan that cannot be read: the head says why
             self.say(str(error))
 
     def beat(self) -> None:
@@ -140,7 +145,7 @@ class Follower:
         self._next_beat = time.monotonic() + self._beat_seconds
         try:
             write_report(self._run_dir, report)
-        except ClusterError as error:  # a full disk: it may have room for the next one
+        except TuneyardError as error:  # a full disk: it may have room for the next one
             self.say(str(error))
 
     def _train(self, invitation: Invitation, children: Children) -> PhaseEnd:
@@ -154,7 +159,7 @@ class Follower:
 
     def _phase(self, invitation: Invitation) -> tuple[Phase, Scene]:
         launch, attempt = self._launch, invitation.attempt
-        log_dir = attempt_log_dir(self._run_dir, attempt)
+        log_dir = RunPaths(self._run_dir).attempt_logs(attempt)
         log = log_dir / f"train-node-{self._node.rank:02d}.log"
         scene = make_scene(launch, self._run_dir, attempt, log_dir, log, self._node, self.say)
         mtbf_seconds = mean_time_between_failures_seconds(read_attempts(self._run_dir)[:-1])

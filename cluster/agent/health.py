@@ -13,18 +13,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cluster.agent import gpus
 from cluster.agent.cgroup import memory_left
 from cluster.agent.evidence import Evidence
-from cluster.agent.launch import Launch
 from cluster.agent.node import this_node
 from cluster.agent.outcome import Verdict
-from cluster.contract import ClusterError, Outcome
-from cluster.rundir import read_plan
+from rundir.attempts import HealthRecord
+from rundir.errors import RunDirError
+from rundir.outcome import Outcome
+from rundir.plan import HealthSettings, LaunchSpec, read_launch
 from rundir.quantities import gib
 
 _OWN_CHECK_SECONDS = 60.0
@@ -50,29 +50,10 @@ class Check:
     words: str
     blames: str = "node"  # node | storage | job
 
-    def as_json(self) -> dict[str, Any]:
-        """How it is kept in the attempt's record."""
-        return {"name": self.name, "ok": self.ok, "words": self.words, "blames": self.blames}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """plan.json's `launch.health`."""
-
-    checks: tuple[tuple[str, ...], ...] = ()
-    skip: tuple[str, ...] = ()
-    free_disk_bytes: float = 0
-    free_memory_bytes: float = 0
-
-    @classmethod
-    def of(cls, launch: Launch) -> Settings:
-        """Reads them out of the launch; ClusterError names what cannot be used."""
-        known = {one.name: launch.health[one.name] for one in fields(cls) if one.name in launch.health}
-        settings = cls(**known)
-        for check in settings.checks:
-            if isinstance(check, str) or not check or not all(isinstance(word, str) for word in check):
-                raise ClusterError(f"plan.json: launch.health.checks has {check!r}", "give each as a list of arguments")
-        return settings
+    def record(self, node: str = "") -> HealthRecord:
+        """How it is kept in the attempt's record; `node` is named where there are several."""
+        record = HealthRecord(name=self.name, ok=self.ok, words=self.words, blames=self.blames)
+        return record.changed(node=node) if node else record
 
 
 @dataclass(frozen=True)
@@ -80,13 +61,17 @@ class Place:
     """What the checks look at."""
 
     run_dir: Path
-    launch: Launch
-    settings: Settings = field(default_factory=Settings)
+    launch: LaunchSpec
+
+    @property
+    def settings(self) -> HealthSettings:
+        """`launch.health`."""
+        return self.launch.health
 
 
-def run_checks(run_dir: Path, launch: Launch) -> list[Check]:
+def run_checks(run_dir: Path, launch: LaunchSpec) -> list[Check]:
     """Every check that is not left out, in order; the user's own come last."""
-    place = Place(run_dir, launch, Settings.of(launch))
+    place = Place(run_dir, launch)
     built_in = [check(place) for name, check in BUILT_IN.items() if name not in place.settings.skip]
     return [*built_in, *_own_checks(place)]
 
@@ -189,8 +174,8 @@ def main(arguments: list[str]) -> int:
         return 2
     run_dir = Path(arguments[0]).resolve()
     try:
-        checks = run_checks(run_dir, Launch.from_plan(read_plan(run_dir)))
-    except ClusterError as error:
+        checks = run_checks(run_dir, read_launch(run_dir))
+    except RunDirError as error:
         print(f"health: {error}", file=sys.stderr)
         return 2
     for check in checks:
@@ -199,8 +184,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _own_checks(place: Place) -> Iterator[Check]:
-    for command in place.settings.checks:
-        yield _own_check(list(command), place)
+    for command in place.settings.commands():
+        yield _own_check(command, place)
 
 
 def _own_check(command: list[str], place: Place) -> Check:

@@ -15,8 +15,9 @@ from typing import Any
 from cluster.agent.evidence import Evidence
 from cluster.agent.health import Check
 from cluster.agent.outcome import PhaseEnd
-from cluster.contract import Outcome
-from cluster.rundir import attempt_log_dir, read_json_of_others, write_json_atomic
+from rundir.files import read_json_of_other_node, write_json
+from rundir.outcome import Outcome
+from rundir.paths import RunPaths
 
 INVITATION = "invitation.json"
 ABSENT = "absent.json"
@@ -77,12 +78,12 @@ class Silence:
 
 def write_invitation(run_dir: Path, invitation: Invitation) -> None:
     """Replaces the invitation."""
-    write_json_atomic(run_dir / INVITATION, asdict(invitation))
+    write_json(run_dir / INVITATION, asdict(invitation))
 
 
 def read_invitation(run_dir: Path, generation: str) -> Invitation | None:
     """The invitation of this generation's head; None when there is none, or another one's."""
-    given = read_json_of_others(run_dir / INVITATION)
+    given = read_json_of_other_node(run_dir / INVITATION)
     if given.get("generation") != generation:
         return None
     try:
@@ -103,12 +104,12 @@ class Absence:
 
 def write_absences(run_dir: Path, generation: str, absences: Sequence[Absence]) -> None:
     """Replaces what is known about the followers of this life."""
-    write_json_atomic(run_dir / ABSENT, {"generation": generation, "absences": [asdict(one) for one in absences]})
+    write_json(run_dir / ABSENT, {"generation": generation, "absences": [asdict(one) for one in absences]})
 
 
 def read_absences(run_dir: Path, generation: str) -> list[Absence]:
     """The followers of this life that are known to be gone."""
-    given = read_json_of_others(run_dir / ABSENT)
+    given = read_json_of_other_node(run_dir / ABSENT)
     if given.get("generation") != generation:
         return []
     try:
@@ -119,19 +120,19 @@ def read_absences(run_dir: Path, generation: str) -> list[Absence]:
 
 def report_path(run_dir: Path, attempt: int, rank: int) -> Path:
     """Where the follower on node `rank` reports."""
-    return attempt_log_dir(run_dir, attempt) / f"node-{rank:02d}.json"
+    return RunPaths(run_dir).attempt_logs(attempt) / f"node-{rank:02d}.json"
 
 
 def write_report(run_dir: Path, report: Report) -> None:
     """Replaces a follower's report."""
     path = report_path(run_dir, report.attempt, report.rank)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(path, asdict(report))
+    write_json(path, asdict(report))
 
 
 def read_report(run_dir: Path, invitation: Invitation, rank: int) -> Report | None:
     """What that node's follower says about this very invitation; None when it has not said anything yet."""
-    given = read_json_of_others(report_path(run_dir, invitation.attempt, rank))
+    given = read_json_of_other_node(report_path(run_dir, invitation.attempt, rank))
     if given.get("generation") != invitation.generation or given.get("serial") != invitation.serial:
         return None
     try:

@@ -14,15 +14,19 @@ from cluster.agent.crew import Crew, lost_evidence
 from cluster.agent.evidence import Evidence, in_logs, in_order, killed_for_memory, without_aftermath
 from cluster.agent.finishing import note_end, note_untried
 from cluster.agent.health import gate_of, run_checks
-from cluster.agent.launch import ONLY_WHAT_FOLLOWS, Launch, phase_command, phase_environment
+from cluster.agent.launch import ONLY_WHAT_FOLLOWS, phase_command, phase_environment
 from cluster.agent.node import Node
 from cluster.agent.outcome import PhaseEnd, Verdict, describe_exit, judge, went_well
 from cluster.agent.oversight import HeadOversight, Scene
 from cluster.agent.phases import Phase, killed_ranks, run_phase
 from cluster.agent.stopping import StopWishes
-from cluster.contract import ClusterError, Outcome
-from cluster.policy import Decision, Limits
-from cluster.rundir import rank_log_name, read_plan, read_progress
+from cluster.errors import ClusterError
+from rundir.attempts import Decision
+from rundir.errors import TuneyardError
+from rundir.outcome import Outcome
+from rundir.paths import rank_log_name
+from rundir.plan import LaunchSpec, RestartLimits, read_launch
+from rundir.progress import read_progress
 from rundir.quantities import count
 
 PHASE_STARTED = "TUNEYARD_PHASE_STARTED"
@@ -35,15 +39,15 @@ def carry(attempt: Attempt, wishes: StopWishes, crew: Crew) -> tuple[Outcome, De
     """Runs the attempt's phases; writes its outcome, whatever happens, and what the policy makes of it."""
     wishes.say = crew.say = attempt.say
     attempt.say(f"attempt {attempt.number} of {attempt.run_dir.name}: agent {os.getpid()}")
-    limits = Limits()
+    limits = RestartLimits()
     try:
-        launch = Launch.from_plan(read_plan(attempt.run_dir))
+        launch = read_launch(attempt.run_dir)
         limits = launch.restart
         if os.environ.get(ONLY_WHAT_FOLLOWS):
             attempt.follow_training()
             launch = launch.after_training()
         verdict = run_phases(attempt, launch, wishes, crew)
-    except ClusterError as error:
+    except TuneyardError as error:
         verdict = Verdict(Outcome.FATAL, str(error), remedy=error.remedy)
     except BaseException as error:
         attempt.close(Verdict(Outcome.CRASHED, f"the agent failed: {error!r}"), limits)
@@ -51,7 +55,7 @@ def carry(attempt: Attempt, wishes: StopWishes, crew: Crew) -> tuple[Outcome, De
     return verdict.outcome, attempt.close(verdict, limits)
 
 
-def run_phases(attempt: Attempt, launch: Launch, wishes: StopWishes, crew: Crew) -> Verdict:
+def run_phases(attempt: Attempt, launch: LaunchSpec, wishes: StopWishes, crew: Crew) -> Verdict:
     """Runs the planned phases in order, until one fails or somebody wants a stop."""
     if (closed := check_health(attempt, launch, wishes, crew)) is not None:
         return closed
@@ -73,7 +77,7 @@ def run_phases(attempt: Attempt, launch: Launch, wishes: StopWishes, crew: Crew)
 
 
 def run_one(
-    name: str, attempt: Attempt, launch: Launch, children: Children, wishes: StopWishes, crew: Crew
+    name: str, attempt: Attempt, launch: LaunchSpec, children: Children, wishes: StopWishes, crew: Crew
 ) -> PhaseEnd:
     """One phase, on every node when it is training; its end, which the attempt has noted."""
     endpoint = crew.call_to_train(attempt.number) if name == "train" else ""
@@ -88,7 +92,7 @@ def run_one(
     return end
 
 
-def check_health(attempt: Attempt, launch: Launch, wishes: StopWishes, crew: Crew) -> Verdict | None:
+def check_health(attempt: Attempt, launch: LaunchSpec, wishes: StopWishes, crew: Crew) -> Verdict | None:
     """Asks the health gate of every node; the verdict when one, or the storage, is not fit to begin."""
     began = time.monotonic()
     if launch.nodes != len(crew.node.names):
@@ -115,7 +119,7 @@ def check_health(attempt: Attempt, launch: Launch, wishes: StopWishes, crew: Cre
     return gate_of(checks)
 
 
-def make_phase(launch: Launch, name: str, attempt: Attempt, crew: Crew, endpoint: str = "") -> Phase:
+def make_phase(launch: LaunchSpec, name: str, attempt: Attempt, crew: Crew, endpoint: str = "") -> Phase:
     """One phase of this attempt. Only training watches for the stop file, so only it has a grace period."""
     log, training = attempt.log_dir / f"{name}.log", name == "train"
     scene = make_scene(launch, attempt.run_dir, attempt.number, attempt.log_dir, log, crew.node, attempt.say)
@@ -136,13 +140,13 @@ def facts(mtbf_seconds: float) -> dict[str, str]:
 
 
 def make_scene(
-    launch: Launch, run_dir: Path, attempt: int, log_dir: Path, log: Path, node: Node, say: Callable[[str], None]
+    launch: LaunchSpec, run_dir: Path, attempt: int, log_dir: Path, log: Path, node: Node, say: Callable[[str], None]
 ) -> Scene:
     """Where one node's part of training takes place."""
     return Scene(run_dir, attempt, log_dir, log, node.name, node.ranks(launch.ranks_per_node), say)
 
 
-def gather(attempt: Attempt, launch: Launch, node: Node, kills_before: int | None) -> list[Evidence]:
+def gather(attempt: Attempt, launch: LaunchSpec, node: Node, kills_before: int | None) -> list[Evidence]:
     """What the logs of the last phase and the kernel's counters prove, in case it failed."""
     if not attempt.ends:
         return []
@@ -156,7 +160,7 @@ def gather(attempt: Attempt, launch: Launch, node: Node, kills_before: int | Non
 
 
 def on_this_node(
-    logs: list[Path], node: str, launch: Launch, kills_before: int | None, ended_by_agent: bool
+    logs: list[Path], node: str, launch: LaunchSpec, kills_before: int | None, ended_by_agent: bool
 ) -> list[Evidence]:
     """What these logs prove, and the kernel's count of processes that it killed for memory."""
     found = in_logs(logs, node, launch.remedies)

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 
 NODES = "TUNEYARD_NODES"
 """The names of all nodes of the run, by rank, with commas between them."""

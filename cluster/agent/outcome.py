@@ -8,24 +8,19 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from cluster.agent.evidence import Evidence
-from cluster.contract import Outcome
-from cluster.policy import RESTART
-from cluster.rundir import of_attempt
-
-FAILED = 1
-"""Exit code of an agent that could not do its work: another one is alive on this run, or it broke."""
-RESTART_ME = 75
-GAVE_UP = 3
-_FINAL = {Outcome.FINISHED: 0, Outcome.STOPPED: RESTART_ME, Outcome.FATAL: 2}
+from cluster.processes import ProcessIdentity
+from rundir.attempts import AttemptRecord
+from rundir.outcome import Outcome
+from rundir.progress import Progress
+from rundir.states import TrainerState
+from rundir.stop import StopRequest
 
 AFTER_TRAINING = ("export", "evaluate")
 """Phases that find the run trained and saved: each can be tried alone, without asking for all machines again."""
 _JOB_IS_WRONG = 2
 _NAMED_RANKS = 8
-_STOP_OUTCOMES = {"preempted": Outcome.PREEMPTED, "walltime": Outcome.WALLTIME}
 
 
 @dataclass(frozen=True)
@@ -57,31 +52,21 @@ class Verdict:
     remedy: str = ""
 
 
-def exit_code(outcome: Outcome, action: str) -> int:
-    """The agent's own exit code: 75 asks a scheduler for a restart, 3 says that the policy gave up."""
-    return _FINAL.get(outcome, RESTART_ME if action == RESTART else GAVE_UP)
-
-
-def went_well(end: PhaseEnd, progress: Mapping[str, Any] | None, attempt: int) -> bool:
+def went_well(end: PhaseEnd, progress: Progress, attempt: int) -> bool:
     """Whether the phase did its work. Training did when the trainer says so, whatever torchrun made of it."""
     if end.phase != "train":
         return end.exit_code == 0
     if end.exit_code == 0:  # also a run that an earlier attempt has finished
-        return (progress or {}).get("state") == "finished"
-    return is_trained(of_attempt(progress, attempt))
-
-
-def is_trained(progress: Mapping[str, Any]) -> bool:
-    """Whether the last step is saved: what may still go wrong is the last evaluation, which can be done again."""
-    return progress.get("state") == "finished" or bool(progress.get("trained"))
+        return progress.is_finished
+    return progress.of_attempt(attempt).is_trained
 
 
 def judge(
     attempt: int,
     ends: Sequence[PhaseEnd],
     planned: Sequence[str],
-    progress: Mapping[str, Any] | None,
-    stop: Mapping[str, Any] | None,
+    progress: Progress,
+    stop: StopRequest | None,
     found: Sequence[Evidence] = (),
     *,
     was_trained: bool = False,
@@ -93,8 +78,8 @@ def judge(
     failed = next((end for end in ends if not went_well(end, progress, attempt)), None)
     if failed is None:
         return Verdict(Outcome.FINISHED, "") if len(ends) == len(planned) else stopped(stop)
-    mine = of_attempt(progress, attempt)
-    if failed.phase == "train" and mine.get("state") == "stopped":
+    mine = progress.of_attempt(attempt)
+    if failed.phase == "train" and mine.state == TrainerState.STOPPED:
         return stopped(stop)
     if stop is not None and failed.ended_by_agent:
         return _forced(stopped(stop), failed)
@@ -106,12 +91,11 @@ def judge(
     return verdict
 
 
-def stopped(stop: Mapping[str, Any] | None) -> Verdict:
-    """An attempt that left because it was asked to; without a wish, the ranks were signalled themselves."""
+def stopped(stop: StopRequest | None) -> Verdict:
+    """An attempt that left because it was asked to; without a request, the ranks were signalled themselves."""
     if stop is None:
         return Verdict(Outcome.PREEMPTED, "the ranks were signalled directly")
-    reason = str(stop.get("reason"))
-    return Verdict(_STOP_OUTCOMES.get(reason, Outcome.STOPPED), str(stop.get("by") or "stop file"))
+    return Verdict(stop.reason.outcome, stop.who)
 
 
 def describe_exit(code: int) -> str:
@@ -125,9 +109,9 @@ def describe_exit(code: int) -> str:
 
 
 def abandoned(
-    record: Mapping[str, Any],
-    stop: Mapping[str, Any] | None,
-    previous: Mapping[str, Any] | None,
+    record: AttemptRecord,
+    stop: StopRequest | None,
+    previous: ProcessIdentity | None,
     boot: str | None,
     generation: str = "",
 ) -> Verdict:
@@ -137,12 +121,12 @@ def abandoned(
     lived on and only the agent was killed. `generation` is the scheduler's present life of the job: in another
     one than the attempt's, the scheduler ended the job, and started it again.
     """
-    if stop is not None and _seconds(stop.get("time")) >= _seconds(record.get("started")):
+    if stop is not None and (stop.time or 0.0) >= (record.started or 0.0):
         asked = stopped(stop)
         return Verdict(asked.outcome, f"{asked.cause}; the agent was killed before it could say more")
-    if generation and record.get("generation") not in (None, generation):
+    if generation and record.generation not in ("", generation):
         return Verdict(Outcome.PREEMPTED, "the scheduler ended the job; the agent was killed before it could say more")
-    if previous is not None and boot is not None and previous.get("boot") == boot:
+    if previous is not None and boot is not None and previous.boot == boot:
         return Verdict(Outcome.CRASHED, "the agent was killed")
     return Verdict(Outcome.NODE_FAILURE, "the agent vanished with its machine")
 
@@ -153,15 +137,11 @@ def with_down_nodes(verdict: Verdict, nodes: Sequence[str], down: Mapping[str, s
     Nobody is blamed: the scheduler itself keeps away from a node as long as it is down.
     """
     lost = [node for node in nodes if node in down]
-    if not lost or verdict.outcome not in (Outcome.PREEMPTED, Outcome.CRASHED, Outcome.NODE_FAILURE):
+    if not lost or not verdict.outcome.may_be_lost_node:
         return verdict
     words = "; ".join(f"the scheduler calls {node} {down[node]}" for node in lost)
     proofs = tuple(Evidence("node_down", node, f"the scheduler calls it {down[node]}", "scheduler") for node in lost)
     return Verdict(Outcome.NODE_FAILURE, f"{words}; {verdict.cause}", (*proofs, *verdict.evidence), verdict.remedy)
-
-
-def _seconds(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _forced(verdict: Verdict, end: PhaseEnd) -> Verdict:
@@ -174,12 +154,11 @@ def _stuck_first(named: tuple[bool, str]) -> bool:
     return not named[0]
 
 
-def _failure(end: PhaseEnd, mine: Mapping[str, Any], found: tuple[Evidence, ...]) -> Verdict:
-    failure = mine.get("failure") or {}
-    said = str(failure.get("message", ""))
+def _failure(end: PhaseEnd, mine: Progress, found: tuple[Evidence, ...]) -> Verdict:
+    failure, said = mine.failure, mine.failure.message
     best = found[0] if found else None
-    remedy = (best.remedy if best else "") or str(failure.get("remedy") or "")
-    if failure.get("kind") == "fatal":  # the trainer's own word is the first truth
+    remedy = (best.remedy if best else "") or failure.remedy
+    if failure.is_fatal:  # the trainer's own word is the first truth
         return Verdict(Outcome.FATAL, said or end.phase, found, remedy)
     exits = describe_exit(end.exit_code) if end.exit_code else "left without finishing"
     proof = f"{best.words}: {best.line}" if best and best.words else said

@@ -11,11 +11,11 @@ from cluster.agent.children import Children, descendants
 from cluster.agent.crew import Crew
 from cluster.agent.evidence import Evidence, tail
 from cluster.agent.invitation import HANG
-from cluster.agent.launch import Launch
 from cluster.agent.ranks import Rank, condition, dump_stacks, ranks_in, where_in
 from cluster.agent.watch import HeartbeatWatch, Stall
-from cluster.contract import Outcome
-from cluster.rundir import read_progress
+from rundir.outcome import Outcome
+from rundir.plan import LaunchSpec
+from rundir.progress import read_progress
 from rundir.quantities import count
 
 LINGER_SECONDS = 3.0
@@ -109,7 +109,7 @@ class Oversight:
 class HeadOversight(Oversight):
     """Decides about a hang for all nodes, and ends training here when another node cannot go on."""
 
-    def __init__(self, scene: Scene, launch: Launch, crew: Crew) -> None:
+    def __init__(self, scene: Scene, launch: LaunchSpec, crew: Crew) -> None:
         super().__init__(scene)
         self._crew = crew
         self._trouble_since: float | None = None

@@ -14,17 +14,19 @@ from cluster.agent.attempt import Attempt, close_abandoned
 from cluster.agent.cgroup import oom_kills
 from cluster.agent.children import Children
 from cluster.agent.crew import Crew
-from cluster.agent.launch import Launch, phase_command, phase_environment
+from cluster.agent.launch import phase_command, phase_environment
 from cluster.agent.life import facts, gather
 from cluster.agent.node import Node, this_node
-from cluster.agent.outcome import PhaseEnd, exit_code, judge
+from cluster.agent.outcome import PhaseEnd, judge
 from cluster.agent.phases import Phase, run_phase
 from cluster.agent.restarts import stopped_already, submission, wait_for_restart
 from cluster.agent.stopping import StopWishes
 from cluster.agent.takeover import taken_over
-from cluster.contract import Outcome
-from cluster.policy import RESTART, Decision
-from cluster.rundir import attempt_log_dir, next_attempt, read_plan, read_progress
+from rundir.attempts import Decision, next_attempt
+from rundir.outcome import Outcome
+from rundir.paths import RunPaths
+from rundir.plan import LaunchSpec, read_launch
+from rundir.progress import read_progress
 from rundir.quantities import count
 
 PREPARE = "prepare"
@@ -46,7 +48,7 @@ def prepare(run_dir: Path, num_proc: int) -> int:
         wishes.clear_stale(given)
         if (code := stopped_already(run_dir, given)) is not None:
             return code
-        launch, crew = Launch.from_plan(read_plan(run_dir)), Crew(run_dir, node)
+        launch, crew = read_launch(run_dir), Crew(run_dir, node)
         while True:
             started, kills_before = time.time(), oom_kills()
             end = _run(run_dir, launch, num_proc, wishes)
@@ -55,14 +57,14 @@ def prepare(run_dir: Path, num_proc: int) -> int:
             attempt = Attempt(run_dir, given or started, started=started)
             attempt.add(end)
             outcome, decision = _close(attempt, launch, node, wishes, kills_before)
-            if decision.action != RESTART or not wait_for_restart(attempt, decision, wishes, crew):
-                return exit_code(outcome, decision.action) or 1
+            if not decision.restarts or not wait_for_restart(attempt, decision, wishes, crew):
+                return outcome.agent_exit_code(decision.restarts) or 1
 
 
-def _run(run_dir: Path, launch: Launch, num_proc: int, wishes: StopWishes) -> PhaseEnd:
+def _run(run_dir: Path, launch: LaunchSpec, num_proc: int, wishes: StopWishes) -> PhaseEnd:
     """The phase, with its log where the attempt to come has its own."""
     number = next_attempt(run_dir)
-    log_dir = attempt_log_dir(run_dir, number)
+    log_dir = RunPaths(run_dir).attempt_logs(number)
     log_dir.mkdir(parents=True, exist_ok=True)
     command = [*phase_command(launch, PREPARE, run_dir, number), "--num-proc", str(num_proc)]
     environment = phase_environment(launch, number, log_dir, os.environ) | facts(0.0)
@@ -74,7 +76,7 @@ def _run(run_dir: Path, launch: Launch, num_proc: int, wishes: StopWishes) -> Ph
 
 
 def _close(
-    attempt: Attempt, launch: Launch, node: Node, wishes: StopWishes, kills_before: int | None
+    attempt: Attempt, launch: LaunchSpec, node: Node, wishes: StopWishes, kills_before: int | None
 ) -> tuple[Outcome, Decision]:
     found = gather(attempt, launch, node, kills_before)
     progress = read_progress(attempt.run_dir)

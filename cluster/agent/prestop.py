@@ -10,12 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.agent.launch import Launch
 from cluster.agent.phases import TERM_TO_KILL_SECONDS
-from cluster.contract import ClusterError
 from cluster.lock import holder
-from cluster.processes import is_here, signal_process
-from cluster.rundir import read_plan, read_stop, write_stop
+from cluster.processes import signal_process
+from rundir.errors import TuneyardError
+from rundir.outcome import StopReason
+from rundir.plan import read_launch
+from rundir.stop import read_stop, write_stop
 
 _POLL_SECONDS = 0.1
 
@@ -27,9 +28,9 @@ def main(arguments: list[str]) -> int:
         return 2
     run_dir = Path(arguments[0]).resolve()
     try:
-        seconds = Launch.from_plan(read_plan(run_dir)).grace_seconds + TERM_TO_KILL_SECONDS
+        seconds = read_launch(run_dir).grace_seconds + TERM_TO_KILL_SECONDS
         return 0 if ask_to_leave(run_dir, seconds) else 1
-    except ClusterError as error:
+    except TuneyardError as error:
         print(f"prestop: {error}", file=sys.stderr)
         return 1
 
@@ -40,8 +41,8 @@ def ask_to_leave(run_dir: Path, seconds: float) -> bool:
     if who is None:
         return True
     if read_stop(run_dir) is None:
-        write_stop(run_dir, "preempted", "preStop")
-    if is_here(who):
+        write_stop(run_dir, StopReason.PREEMPTED, "preStop")
+    if who.is_here:
         signal_process(who, signal.SIGTERM)  # starts its grace period: a stop file alone has no time limit
     deadline = time.monotonic() + seconds
     while (gone := holder(run_dir) is None) is False and time.monotonic() < deadline:

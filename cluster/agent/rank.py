@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from cluster.agent.children import die_with_parent
-from cluster.rundir import rank_log_name
+from rundir.paths import rank_log_name
 
 LOG_DIR = "TUNEYARD_LOG_DIR"
 AGENT_PID = "TUNEYARD_AGENT_PID"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.processes import stat_fields
-from cluster.rundir import rank_log_name
+from rundir.paths import rank_log_name
 
 _PID_FILE = re.compile(r"rank-(\d+)\.pid")
 _DUMP_SECONDS = 1.5

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from cluster.agent.attempt import Attempt
 from cluster.agent.crew import Crew
-from cluster.agent.launch import Launch
-from cluster.agent.outcome import GAVE_UP, RESTART_ME, exit_code
 from cluster.agent.stopping import StopWishes
-from cluster.contract import ClusterError, Outcome
-from cluster.policy import STOP, Decision, decide
-from cluster.rundir import read_attempts, read_plan
+from cluster.policy import decide
+from rundir.attempts import Decision, read_attempts
+from rundir.errors import RunDirError
+from rundir.outcome import GAVE_UP, RESTART_ME, Outcome
+from rundir.plan import read_launch
 
 SUBMITTED = "TUNEYARD_SUBMITTED"
 """Unix seconds of the `submit` that this agent belongs to, the same after a scheduler has requeued it."""
@@ -36,16 +36,15 @@ def stopped_already(run_dir: Path, submitted: float | None) -> int | None:
     It also bounds agents that die without a word: nobody asked the policy about their attempts.
     """
     records = read_attempts(run_dir)
-    if submitted is None or not records or records[-1].get("submitted") != submitted:
+    if submitted is None or not records or records[-1].submitted != submitted:
         return None
     try:
-        limits = Launch.from_plan(read_plan(run_dir)).restart
-    except ClusterError:
+        limits = read_launch(run_dir).restart
+    except RunDirError:
         return None  # the attempt will say so in its record
-    decision = decide(records, limits, time.time())
-    if decision.action != STOP:
+    if not decide(records, limits, time.time()).stops:
         return None
-    code = exit_code(Outcome(records[-1]["outcome"]), decision.action)
+    code = (records[-1].outcome or Outcome.CRASHED).agent_exit_code(restarts=False)
     return GAVE_UP if code == RESTART_ME else code  # who starts a stopped run again must not do so for ever
 
 
@@ -63,6 +62,6 @@ def wait_for_restart(attempt: Attempt, decision: Decision, wishes: StopWishes, c
             return True
         crew.beat()
         time.sleep(_POLL_SECONDS)
-    if stop["reason"] == "stopped":
-        attempt.amend(Decision(STOP, f"stopped before it was restarted: {stop.get('by') or 'stop file'}"))
+    if stop.is_users:
+        attempt.amend(Decision.to_stop(f"stopped before it was restarted: {stop.who}"))
     return False

@@ -8,17 +8,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from cluster.contract import ClusterError
-from cluster.rundir import STOP, clear_stop, read_attempts, read_stop, write_stop
+from rundir.attempts import read_attempts
+from rundir.errors import RunDirError
+from rundir.outcome import StopReason
+from rundir.paths import RunPaths
+from rundir.stop import StopRequest, clear_stop, read_stop, stop_request, write_stop
 
 REASONS = {
-    signal.SIGTERM: "preempted",
-    signal.SIGUSR1: "walltime",
-    signal.SIGUSR2: "preempted",
-    signal.SIGINT: "stopped",
-    signal.SIGHUP: "stopped",
+    signal.SIGTERM: StopReason.PREEMPTED,
+    signal.SIGUSR1: StopReason.WALLTIME,
+    signal.SIGUSR2: StopReason.PREEMPTED,
+    signal.SIGINT: StopReason.STOPPED,
+    signal.SIGHUP: StopReason.STOPPED,
 }
 """What each signal to the agent means. docs/node-agent.md says why."""
 
@@ -35,8 +37,8 @@ class StopWishes:
         self._run_dir = run_dir
         self.say = say
         self._arrived: list[signal.Signals] = []
-        self._unwritten: dict[str, Any] | None = None
-        self._ignored: dict[str, Any] | None = None
+        self._unwritten: StopRequest | None = None
+        self._ignored: StopRequest | None = None
 
     def listen(self) -> None:
         """Takes over the signals. A hangup that `nohup` has us ignore stays ignored."""
@@ -58,18 +60,18 @@ class StopWishes:
         stop = read_stop(self._run_dir)
         self._ignored = stop if self._is_stale(stop, submitted) else None
 
-    def _is_stale(self, stop: dict[str, Any] | None, submitted: float | None) -> bool:
+    def _is_stale(self, stop: StopRequest | None, submitted: float | None) -> bool:
         records = read_attempts(self._run_dir)
-        since = max([submitted or 0.0, *(record.get("ended") or 0.0 for record in records[-1:])])
-        return submitted is None or stop is None or _time(stop) <= since
+        since = max([submitted or 0.0, *(record.ended or 0.0 for record in records[-1:])])
+        return submitted is None or stop is None or (stop.time or 0.0) <= since
 
-    def poll(self) -> dict[str, Any] | None:
+    def poll(self) -> StopRequest | None:
         """Acts upon signals that have arrived; returns the wish to stop, None when there is none."""
         while self._arrived:
             self._act_upon(self._arrived.pop(0))
         stop = self._unwritten or read_stop(self._run_dir)
         stop = None if stop == self._ignored else stop
-        if stop is not None and stop.get("urgent") and self.signalled_at is None:
+        if stop is not None and stop.urgent and self.signalled_at is None:
             self.signalled_at = time.monotonic()
         return stop
 
@@ -82,22 +84,17 @@ class StopWishes:
             self.signalled_at = time.monotonic()
         present = self.poll()
         # The first wish counts, except that a user's wins: nobody restarts what a user stopped.
-        if present is not None and (present["reason"] == "stopped" or reason != "stopped"):
-            self.say(f"{number.name}: already stopping ({present['reason']})")
+        if present is not None and (present.is_users or reason is not StopReason.STOPPED):
+            self.say(f"{number.name}: already stopping ({present.reason})")
             return
         self.say(f"{number.name}: asking the ranks to save and leave ({reason})")
         self._write(reason, number.name)
 
-    def _write(self, reason: str, by: str) -> None:
+    def _write(self, reason: StopReason, by: str) -> None:
         try:
             write_stop(self._run_dir, reason, by)
-        except ClusterError as error:  # a full disk: an empty file needs no space, and tells the ranks enough
+        except RunDirError as error:  # a full disk: an empty file needs no space, and tells the ranks enough
             self.say(f"{error}; leaving an empty one")
-            self._unwritten = {"reason": reason, "by": by, "time": time.time()}
+            self._unwritten = stop_request(reason, by)
             with contextlib.suppress(OSError):  # then the end of the grace period tells them
-                (self._run_dir / STOP).touch()
-
-
-def _time(stop: dict[str, Any]) -> float:
-    at = stop.get("time")
-    return float(at) if isinstance(at, int | float) else 0.0
+                RunPaths(self._run_dir).stop.touch()

@@ -11,10 +11,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.agent.launch import Launch
 from cluster.agent.phases import TERM_TO_KILL_SECONDS
 from cluster.lock import AgentLock, LockHeldError
-from cluster.rundir import read_attempts, read_plan, read_stop, write_stop
+from rundir.attempts import newest_attempt
+from rundir.outcome import StopReason
+from rundir.plan import read_launch
+from rundir.stop import read_stop, write_stop
 
 _MORE_SECONDS = 120.0
 
@@ -34,16 +36,15 @@ def taken_over(run_dir: Path, generation: str, submitted: float | None) -> Itera
 
 def _is_older_life(run_dir: Path, generation: str, submitted: float | None) -> bool:
     """Whether the living agent belongs to the same submit as we do, in another life of its job."""
-    records = read_attempts(run_dir)
-    last = records[-1] if records else {}
-    same = submitted is not None and last.get("submitted") == submitted
-    return same and bool(generation) and last.get("generation") not in (None, generation)
+    last = newest_attempt(run_dir)
+    same = last is not None and submitted is not None and last.submitted == submitted
+    return same and bool(generation) and last is not None and last.generation not in ("", generation)
 
 
 def _asked_for(run_dir: Path, generation: str) -> AgentLock:
     """Asks the living agent to save and leave; a lock that waits long enough for that."""
-    grace_seconds = Launch.from_plan(read_plan(run_dir)).grace_seconds
+    grace_seconds = read_launch(run_dir).grace_seconds
     if read_stop(run_dir) is None:
-        write_stop(run_dir, "preempted", f"its job lives on as {generation}")
+        write_stop(run_dir, StopReason.PREEMPTED, f"its job lives on as {generation}")
     print("agent: waiting for the agent of an earlier life of this job to leave", file=sys.stderr)
     return AgentLock(run_dir, grace_seconds + TERM_TO_KILL_SECONDS + _MORE_SECONDS)

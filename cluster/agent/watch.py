@@ -6,11 +6,12 @@ what counts is for how long, by the monotonic clock, we have looked and seen no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_BEFORE_STEPS = ("preparing", "starting", "loading", "first_step")
+from rundir.progress import Progress
+from rundir.states import BEFORE_STEPS, TrainerState
+
 _LONGEST_LOOK_SECONDS = 5.0
 
 
@@ -27,7 +28,7 @@ class Stall:
         """For people: `no heartbeat for 61 s at step 12`."""
         if not self.state:
             return f"no sign of the trainer for {self.seconds:.0f} s"
-        where = f"at step {self.step}" if self.state == "training" else f"in state {self.state}"
+        where = f"at step {self.step}" if self.state == TrainerState.TRAINING else f"in state {self.state}"
         return f"no heartbeat for {self.seconds:.0f} s {where}"
 
 
@@ -42,21 +43,20 @@ class HeartbeatWatch:
         self._still_seconds = 0.0
         self._looked_at: float | None = None
 
-    def look(self, progress: Mapping[str, Any] | None, now: float) -> Stall | None:
+    def look(self, progress: Progress, now: float) -> Stall | None:
         """The stall, when there has been no change for longer than this state allows."""
-        mine = progress if progress is not None and progress.get("attempt") == self._attempt else {}
-        sign = (mine.get("heartbeat"), mine.get("state"), mine.get("step"))
+        mine = progress.of_attempt(self._attempt)
+        sign = (mine.heartbeat, mine.state, mine.step)
         # An agent that was frozen itself (a suspended machine, SIGSTOP) has not looked: such a gap proves nothing.
         since = 0.0 if self._looked_at is None else min(now - self._looked_at, _LONGEST_LOOK_SECONDS)
         self._still_seconds = self._still_seconds + since if sign == self._seen else 0.0
         self._seen, self._looked_at = sign, now
-        state = str(mine.get("state") or "")
-        limit = self._limit(state)
+        limit = self._limit(mine.state)
         if limit is None or self._still_seconds < limit:
             return None
-        return Stall(self._still_seconds, state, mine.get("step"))
+        return Stall(self._still_seconds, mine.state, mine.step)
 
     def _limit(self, state: str) -> float | None:
         if self._hang_seconds is None:
             return None
-        return self._start_seconds if not state or state in _BEFORE_STEPS else self._hang_seconds
+        return self._start_seconds if not state or state in BEFORE_STEPS else self._hang_seconds

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cluster import lock, rundir
-from cluster.agent.launch import Launch
-from cluster.contract import Backend, ClusterError, Handle, Status
+from cluster import lock
+from cluster.contract import Backend, Handle, Status
+from cluster.errors import ClusterError
 from cluster.kubernetes.client.api import Api
 from cluster.kubernetes.names import TRAINER
 from cluster.kubernetes.status import objects, observe
@@ -21,6 +21,12 @@ from cluster.kubernetes.submit.values import AGENT_SECONDS, site_of
 from cluster.kubernetes.submitted import Submitted, read_submitted, write_submitted
 from cluster.kubernetes.sync import download, mirror, reader_pod
 from cluster.logs import read_logs
+from rundir.attempts import newest_attempt, read_attempts
+from rundir.errors import TuneyardError
+from rundir.outcome import StopReason
+from rundir.plan import LaunchSpec, Plan, read_plan
+from rundir.states import RunState
+from rundir.stop import stop_request, write_stop
 
 _FRESH_SECONDS = 1.5
 """How long an answer of the API is good enough for `status`."""
@@ -46,7 +52,7 @@ class _SubmittedRun:
     given: Submitted
     site: Mapping[str, Any]
     api: Api
-    launch: Launch
+    launch: LaunchSpec
     ranks: Sequence[int] = (0,)
     seen: _CachedStatus | None = field(default=None)
 
@@ -60,22 +66,22 @@ class KubernetesBackend(Backend):
     def __init__(self) -> None:
         self._places: dict[Path, _SubmittedRun] = {}
 
-    def require(self, launch: dict[str, Any], runs_dir: Path) -> list[str]:
+    def require(self, launch: LaunchSpec, runs_dir: Path) -> list[str]:
         """Helm is here, and the API answers."""
-        site = site_of({"launch": launch})
+        site = site_of(Plan(launch=launch))
         release.helm_of(site, "").version()
         release.api_of(site).version()
         release.require_place_to_prepare(site, runs_dir)
         return []
 
-    def rendered(self, run_dir: Path, plan: dict[str, Any], job_text: str) -> str:
+    def rendered(self, run_dir: Path, plan: Plan, job_text: str) -> str:
         """The manifests; asks the cluster only whether it has JobSet, and does without an answer."""
         site = site_of(plan)
         api = Api(str(site.get("context", "")), str(site.get("namespace", "")), retry_seconds=())
         try:
             given = release.submitted_now(run_dir, plan, api, 0.0)
         except ClusterError:
-            plain = {**plan, "launch": {**plan["launch"], "kubernetes": {**site, "jobset": "never"}}}
+            plain = plan.changed(launch=plan.launch.changed(kubernetes={**site, "jobset": "never"}))
             given = release.submitted_now(run_dir, plain, api, 0.0)
         helm = release.helm_of(site, given.namespace)
         first = release.prepares_first(run_dir, site)
@@ -84,7 +90,7 @@ class KubernetesBackend(Backend):
     def submit(self, run_dir: Path) -> Handle:
         """Makes the run's release."""
         run_dir = run_dir.resolve()
-        plan = rundir.read_plan(run_dir)
+        plan = read_plan(run_dir)
         site = site_of(plan)
         api = release.api_of(site)
         self._clear_away(run_dir)
@@ -92,7 +98,7 @@ class KubernetesBackend(Backend):
         helm = release.helm_of(site, given.namespace)
         job_text = (run_dir / JOB).read_text(encoding="utf-8")
         first = release.prepares_first(run_dir, site)
-        values = release.values_text(plan, given, job_text, rundir.read_attempts(run_dir), prepares=first)
+        values = release.values_text(plan, given, job_text, read_attempts(run_dir), prepares=first)
         release.refuse_early(api, helm, given.release, values)
         release.install(run_dir, helm, given, values)
         self._places.pop(run_dir, None)
@@ -102,7 +108,7 @@ class KubernetesBackend(Backend):
         """From the API, which knows whether the run lives, and the newest record."""
         place = self._place(run_dir)
         if place is None:
-            return Status("none", "not submitted yet")
+            return Status(RunState.NONE, "not submitted yet")
         if place.given.is_over:
             return observe.ended(run_dir, RunSnapshot(None), place.given)
         if place.seen is None or time.monotonic() - place.seen.asked > _FRESH_SECONDS:
@@ -120,7 +126,7 @@ class KubernetesBackend(Backend):
             self._fetch_late(place)
 
         def alive() -> bool:
-            return self.status(run_dir).state in ("queued", "running")
+            return self.status(run_dir).state.is_alive
 
         alive()
         return read_logs(run_dir, rank, attempt, follow, alive)
@@ -167,9 +173,7 @@ class KubernetesBackend(Backend):
             return
         workload = observe.workload_json(place.api, place.given)
         if workload is None:  # it is gone some time after its end; what it was is rendered anew
-            text = self.rendered(
-                place.run_dir, rundir.read_plan(place.run_dir), (place.run_dir / JOB).read_text("utf-8")
-            )
+            text = self.rendered(place.run_dir, read_plan(place.run_dir), (place.run_dir / JOB).read_text("utf-8"))
             kinds = ("Job", "JobSet")
             every = [one for one in place.api.manifests(text) if one["kind"] in kinds]
             workload = next(one for one in every if not objects.is_preparing(one))
@@ -179,7 +183,7 @@ class KubernetesBackend(Backend):
     def wait(self, run_dir: Path, timeout_seconds: float | None = None) -> Status:
         """Watches the run's pods."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while (status := self.status(run_dir)).state not in ("none", "ended"):
+        while (status := self.status(run_dir)).state not in (RunState.NONE, RunState.ENDED):
             left = _WATCH_SECONDS if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 break
@@ -194,9 +198,10 @@ class KubernetesBackend(Backend):
         known = self._places.get(run_dir)
         if known is not None and known.given == given:
             return known
-        plan = rundir.read_plan(run_dir)
+        plan = read_plan(run_dir)
+        plan.launch.require_startable()
         api = Api(given.context, given.namespace)
-        place = _SubmittedRun(run_dir, given, site_of(plan), api, Launch.from_plan(plan))
+        place = _SubmittedRun(run_dir, given, site_of(plan), api, plan.launch)
         self._places[run_dir] = place
         return place
 
@@ -213,7 +218,7 @@ class KubernetesBackend(Backend):
                 return self._over(place, snapshot)
             if place.given.mirrored and snapshot.running:
                 self._sync(place, snapshot)
-        except ClusterError as error:
+        except TuneyardError as error:
             return _as_far_as_known(place, error)
         wanted = place.launch.nodes
         if snapshot.waits_for_data:
@@ -224,17 +229,17 @@ class KubernetesBackend(Backend):
             status = observe.living(place.run_dir, snapshot, wanted, place.given)
         if status is not None:
             return status
-        record = observe.newest(place.run_dir)
+        record = newest_attempt(place.run_dir)
         words = observe.waiting(place.api, place.given, snapshot, wanted)
-        return Status("queued", words, record["attempt"] if record else None)
+        return Status(RunState.QUEUED, words, record.number if record else None)
 
     def _over(self, place: _SubmittedRun, snapshot: RunSnapshot) -> Status:
         """The run is over: what its end left is taken here once, and the cluster is not asked again."""
         self._take_all(place, snapshot)
         observe.correct(place.run_dir, snapshot, place.given)
         status = observe.ended(place.run_dir, snapshot, place.given)
-        record = observe.newest(place.run_dir)
-        if record is not None and observe.is_of(record, place.given) and record.get("outcome"):
+        record = newest_attempt(place.run_dir)
+        if record is not None and observe.is_of(record, place.given) and record.outcome:
             place.given = replace(place.given, is_over=True)
             write_submitted(place.run_dir, place.given)
         return status
@@ -255,8 +260,8 @@ class KubernetesBackend(Backend):
         if not place.given.mirrored:
             return
         self._fetch_late(place)
-        record = observe.newest(place.run_dir)
-        if record is not None and observe.is_of(record, place.given) and record.get("outcome"):
+        record = newest_attempt(place.run_dir)
+        if record is not None and observe.is_of(record, place.given) and record.outcome:
             return
         heads = [pod for pod in snapshot.every_pod if pod.index == 0]
         taken = [mirror.take_ledger(place.api.pod_log(pod.name, pod.container, 40), place.run_dir) for pod in heads]
@@ -274,7 +279,7 @@ class KubernetesBackend(Backend):
         workload = observe.workload_json(place.api, place.given)
         if workload is None or not any(pod.has_run for pod in snapshot.every_pod):
             return
-        with contextlib.suppress(ClusterError):
+        with contextlib.suppress(TuneyardError):
             for _ in range(_MOST_ANSWERS):
                 line = mirror.command(place.given.path, place.run_dir, place.ranks)
                 if not mirror.take(reader_pod.ask(place.api, workload, line), place.run_dir):
@@ -282,10 +287,9 @@ class KubernetesBackend(Backend):
 
     def _request_stop(self, place: _SubmittedRun, by: str, *, urgent: bool) -> None:
         if not place.given.mirrored:
-            rundir.write_stop(place.run_dir, "stopped", by, urgent=urgent)
+            write_stop(place.run_dir, StopReason.STOPPED, by, urgent=urgent)
             return
-        stop: dict[str, Any] = {"reason": "stopped", "by": by, "time": time.time()}
-        command = mirror.stop_command(place.given.path, {**stop, "urgent": True} if urgent else stop)
+        command = mirror.stop_command(place.given.path, stop_request(StopReason.STOPPED, by, urgent=urgent))
         running = observe.snapshot_of(place.api, place.given).running
         for pod in running:
             _, errors, code = place.api.execute(pod.name, pod.container, command)
@@ -320,8 +324,8 @@ class KubernetesBackend(Backend):
         release.wait_until_gone(place.api, observe.selector(place.given.release), _CLOSING_SECONDS)
 
 
-def _as_far_as_known(place: _SubmittedRun, error: ClusterError) -> Status:
+def _as_far_as_known(place: _SubmittedRun, error: TuneyardError) -> Status:
     """The API does not answer: the run directory alone tells, and no more than it can."""
-    record = observe.newest(place.run_dir)
-    number = record["attempt"] if record else None
-    return Status("unknown", f"Kubernetes does not answer: {error.message}", number)
+    record = newest_attempt(place.run_dir)
+    number = record.number if record else None
+    return Status(RunState.UNKNOWN, f"Kubernetes does not answer: {error.message}", number)

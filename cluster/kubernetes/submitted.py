@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from cluster.rundir import read_json, write_json_atomic
+from rundir.files import read_json, write_json
 
 STATE = "kubernetes.json"
 
@@ -42,4 +42,4 @@ def read_submitted(run_dir: Path) -> Submitted | None:
 
 def write_submitted(run_dir: Path, submitted: Submitted) -> None:
     """Remembers the release that carries the run from now on."""
-    write_json_atomic(run_dir / STATE, asdict(submitted))
+    write_json(run_dir / STATE, asdict(submitted))

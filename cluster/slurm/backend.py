@@ -8,13 +8,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from cluster import lock, rundir
+from cluster import lock
 from cluster.agent.attempt import close_abandoned
-from cluster.agent.launch import Launch
 from cluster.agent.phases import TERM_TO_KILL_SECONDS
-from cluster.contract import Backend, ClusterError, Handle, Status
+from cluster.contract import Backend, Handle, Status
+from cluster.errors import ClusterError
 from cluster.logs import read_logs
 from cluster.policy import exclusions
 from cluster.slurm.job.cancelled_job import note_cancelled
@@ -35,6 +34,13 @@ from cluster.slurm.submit import prepare_script, sbatch
 from cluster.slurm.submit.batch_script import SbatchJob, SbatchSettings, render
 from cluster.slurm.submit.job_array import render_array
 from cluster.slurm.submit.submission_record import Submission, job_ids, read_submission, write_submission
+from rundir.attempts import AttemptRecord, newest_attempt, read_attempts
+from rundir.outcome import StopReason
+from rundir.paths import RunPaths
+from rundir.plan import LaunchSpec, Plan, read_launch, read_plan
+from rundir.progress import read_progress
+from rundir.states import RunState
+from rundir.stop import write_stop
 
 _POLL_SECONDS = 1.0
 _FRESH_SECONDS = 2.0
@@ -56,14 +62,14 @@ class SlurmBackend(Backend):
         self._answers: dict[Path, tuple[float, SlurmJob | None]] = {}
         self._explained: dict[tuple[str, str], tuple[float, str]] = {}
 
-    def require(self, launch: dict[str, Any], runs_dir: Path) -> list[str]:
+    def require(self, launch: LaunchSpec, runs_dir: Path) -> list[str]:
         """SLURM's commands are here; every node must see the run directory."""
         Scheduler(retry_seconds=()).version()
         if not str(runs_dir.absolute()).startswith(_NODE_LOCAL):
             return []
         return [f"Warning: {runs_dir} is rarely shared by nodes; every node must see the run directory."]
 
-    def rendered(self, run_dir: Path, plan: dict[str, Any], job_text: str) -> str:
+    def rendered(self, run_dir: Path, plan: Plan, job_text: str) -> str:
         """The batch script."""
         now = time.time()
         first = self.prepare_script(run_dir, plan, now)
@@ -74,7 +80,7 @@ class SlurmBackend(Backend):
         run_dir = run_dir.resolve()
         self._refuse_living(run_dir)
         self._note_cancelled(run_dir)
-        submitted, plan = time.time(), rundir.read_plan(run_dir)
+        submitted, plan = time.time(), read_plan(run_dir)
         script, first = self.script(run_dir, plan, submitted), self.prepare_script(run_dir, plan, submitted)
         (run_dir / "logs").mkdir(exist_ok=True)
         prepare_id = (
@@ -104,7 +110,7 @@ class SlurmBackend(Backend):
             self._refuse_living(run_dir)
             (run_dir / "logs").mkdir(exist_ok=True)
         submitted = time.time()
-        scripts = [self.script(run_dir, rundir.read_plan(run_dir), submitted) for run_dir in run_dirs]
+        scripts = [self.script(run_dir, read_plan(run_dir), submitted) for run_dir in run_dirs]
         text = render_array(folder, run_dirs, scripts, max_parallel)
         for run_dir, script in zip(run_dirs, scripts, strict=True):
             (run_dir / sbatch.SCRIPT).write_text(script, encoding="utf-8")
@@ -116,28 +122,27 @@ class SlurmBackend(Backend):
         self._answers.clear()
         return [Handle(self.name, job_id, run_dir) for run_dir, job_id in zip(run_dirs, ids, strict=True)]
 
-    def array_script(self, folder: Path, plans: Mapping[Path, Mapping[str, Any]], max_parallel: int | None) -> str:
+    def array_script(self, folder: Path, plans: Mapping[Path, Plan], max_parallel: int | None) -> str:
         """The array's script of planned runs, as `submit_array` would submit it."""
         scripts = [self.script(run_dir, plan, time.time()) for run_dir, plan in plans.items()]
         return render_array(folder, list(plans), scripts, max_parallel)
 
-    def script(self, run_dir: Path, plan: Mapping[str, Any], submitted: float) -> str:
+    def script(self, run_dir: Path, plan: Plan, submitted: float) -> str:
         """The batch script of a planned run, exactly as it would be submitted."""
-        return render(
-            self._wanted(run_dir, plan, submitted), SbatchSettings.from_plan(plan["launch"].get("slurm") or {})
-        )
+        return render(self._wanted(run_dir, plan, submitted), SbatchSettings.from_plan(plan.launch.slurm))
 
-    def prepare_script(self, run_dir: Path, plan: Mapping[str, Any], submitted: float) -> str:
+    def prepare_script(self, run_dir: Path, plan: Plan, submitted: float) -> str:
         """The script of the job that tokenises first; empty where there is none, or the data are there already."""
-        site = SbatchSettings.from_plan(plan["launch"].get("slurm") or {})
-        if site.prepare.get("where") != prepare_script.JOB or (run_dir / rundir.FINGERPRINT).is_file():
+        site = SbatchSettings.from_plan(plan.launch.slurm)
+        if site.prepare.get("where") != prepare_script.JOB or RunPaths(run_dir).fingerprint.is_file():
             return ""
         wanted = replace(self._wanted(run_dir, plan, submitted), gpus_per_node=0)
         return prepare_script.render_prepare(wanted, site)
 
-    def _wanted(self, run_dir: Path, plan: Mapping[str, Any], submitted: float) -> SbatchJob:
-        launch, given = Launch.from_plan(plan), plan["launch"]
-        known = exclusions(rundir.read_attempts(run_dir), submitted)
+    def _wanted(self, run_dir: Path, plan: Plan, submitted: float) -> SbatchJob:
+        launch = plan.launch
+        launch.require_startable()
+        known = exclusions(read_attempts(run_dir), submitted)
         return SbatchJob(
             run_dir=run_dir,
             nodes=launch.nodes,
@@ -145,20 +150,19 @@ class SlurmBackend(Backend):
             submitted=submitted,
             python=sys.executable,
             code=_CODE,
-            cpus_per_node=given.get("cpus_per_node"),
+            cpus_per_node=launch.cpus_per_node,
             gpus_per_node=0 if launch.device == "cpu" else launch.ranks_per_node,
-            walltime_seconds=given.get("walltime_seconds"),
-            lead_seconds=given.get("lead_seconds"),
+            walltime_seconds=launch.walltime_seconds,
+            lead_seconds=launch.lead_seconds,
             exclude=[node.node for node in known],
-            goes_on_alone=launch.phases[-1] != "train",
+            goes_on_alone=not launch.ends_with_training,
         )
 
     def status(self, run_dir: Path) -> Status:
         """From the scheduler, which knows whether the run lives, and the newest record."""
-        records = rundir.read_attempts(run_dir)
-        record = records[-1] if records else None
+        record = newest_attempt(run_dir)
         if read_submission(run_dir) is None:
-            return Status("none", "not submitted yet")
+            return Status(RunState.NONE, "not submitted yet")
         try:
             job = self._recent(run_dir)
             first = None if job is not None and has_begun(job) else self._preparing(run_dir)
@@ -174,7 +178,7 @@ class SlurmBackend(Backend):
         self, run_dir: Path, *, rank: int | None = None, attempt: int | None = None, follow: bool = False
     ) -> Iterator[str]:
         """Out of the run directory."""
-        return read_logs(run_dir, rank, attempt, follow, lambda: self.status(run_dir).state in ("queued", "running"))
+        return read_logs(run_dir, rank, attempt, follow, lambda: self.status(run_dir).state.is_alive)
 
     def cancel(self, run_dir: Path) -> None:
         """Asks the agents to stop the run; then, or when it only waits, cancels its jobs."""
@@ -182,7 +186,7 @@ class SlurmBackend(Backend):
         job = self._living(run_dir)
         if job is None:
             return
-        rundir.write_stop(run_dir, "stopped", "tuneyard cancel", urgent=True)
+        write_stop(run_dir, StopReason.STOPPED, "tuneyard cancel", urgent=True)
         if job.state not in BEFORE_IT_RUNS:
             self._wait_for_leaving(run_dir)
         given = read_submission(run_dir)
@@ -197,7 +201,7 @@ class SlurmBackend(Backend):
     def wait(self, run_dir: Path, timeout_seconds: float | None = None) -> Status:
         """Asks the scheduler again and again."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while (status := self.status(run_dir)).state not in ("none", "ended"):
+        while (status := self.status(run_dir)).state not in (RunState.NONE, RunState.ENDED):
             if deadline is not None and time.monotonic() >= deadline:
                 break
             time.sleep(_POLL_SECONDS)
@@ -211,13 +215,13 @@ class SlurmBackend(Backend):
 
     def _note_cancelled(self, run_dir: Path) -> None:
         """Writes into the last record that its job was cancelled by hand, before the next attempt begins."""
-        records = rundir.read_attempts(run_dir)
-        if not records or not of_last_submission(run_dir, records[-1]):
+        record = newest_attempt(run_dir)
+        if record is None or not of_last_submission(run_dir, record):
             return
-        job = job_of(records[-1], self._newest(run_dir), self._first(run_dir))
+        job = job_of(record, self._newest(run_dir), self._first(run_dir))
         if job is None or job.state != "CANCELLED":
             return
-        if str(records[-1].get("generation")).endswith(f".{job.restarts}"):  # not while it waited to be started again
+        if record.generation.endswith(f".{job.restarts}"):  # not while it waited to be started again
             note_cancelled(run_dir, job.id)
 
     def _recent(self, run_dir: Path) -> SlurmJob | None:
@@ -254,23 +258,22 @@ class SlurmBackend(Backend):
             job = self._first(run_dir)
         return job if job is not None and job.is_alive else None
 
-    def _alive(self, run_dir: Path, job: SlurmJob, record: Mapping[str, Any] | None) -> Status:
-        number = record["attempt"] if record else None
+    def _alive(self, run_dir: Path, job: SlurmJob, record: AttemptRecord | None) -> Status:
+        number = record.number if record else None
         if job.state in BEFORE_IT_RUNS:
-            return Status("queued", self._why_pending(job), number)
-        if record is None or record.get("outcome") is not None:
-            return Status("running", f"job {job.id} on {job.nodes}: the agents are starting or leaving", number)
-        progress = rundir.read_progress(run_dir) or {}
-        mine = progress.get("attempt") == record["attempt"]
-        return Status("running", str(progress.get("state", "")) if mine else "no sign of the trainer yet", number)
+            return Status(RunState.QUEUED, self._why_pending(job), number)
+        if record is None or not record.is_open:
+            return Status(RunState.RUNNING, f"job {job.id} on {job.nodes}: the agents are starting or leaving", number)
+        progress = read_progress(run_dir).of_attempt(record.number)
+        return Status(RunState.RUNNING, progress.state if progress else "no sign of the trainer yet", number)
 
-    def _before(self, job: SlurmJob | None, first: SlurmJob, record: Mapping[str, Any] | None) -> Status:
+    def _before(self, job: SlurmJob | None, first: SlurmJob, record: AttemptRecord | None) -> Status:
         """The job with the GPUs waits for the one that tokenises, or is gone before that."""
-        number = record["attempt"] if record else None
+        number = record.number if record else None
         waits = f"job {job.id} waits for its data" if job and job.is_alive else "the job that waited for its data ended"
         if first.state in BEFORE_IT_RUNS:
-            return Status("queued", f"{waits}; {self._why_pending(first)}", number)
-        return Status("running", f"{waits}: job {first.id} tokenises them on {first.nodes}", number)
+            return Status(RunState.QUEUED, f"{waits}; {self._why_pending(first)}", number)
+        return Status(RunState.RUNNING, f"{waits}: job {first.id} tokenises them on {first.nodes}", number)
 
     def _why_pending(self, job: SlurmJob) -> str:
         """SLURM's reason in words. The controller is asked for what explains it no more often than people look."""
@@ -281,7 +284,7 @@ class SlurmBackend(Backend):
         return words
 
     def _wait_for_leaving(self, run_dir: Path) -> None:
-        grace_seconds = Launch.from_plan(rundir.read_plan(run_dir)).grace_seconds
+        grace_seconds = read_launch(run_dir).grace_seconds
         self._gone(run_dir, grace_seconds + TERM_TO_KILL_SECONDS + _CLOSING_SECONDS / 3)
 
     def _cancel_job(self, run_dir: Path, job_id: str) -> None:

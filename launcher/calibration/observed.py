@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster import ClusterError
-from cluster.rundir import OBSERVED, read_json, read_plan
 from launcher.calibration.out_of_memory import exhausted
 from launcher.calibration.store import Key, Measurement, append, read, removed, store_path
 from launcher.errors import MachineError
+from rundir.errors import RunDirError
+from rundir.observed import Observed, read_observed
+from rundir.paths import RunPaths
+from rundir.plan import Plan, read_plan
 
 
 def measurements_of(run_dir: Path) -> list[Measurement]:
@@ -29,42 +31,44 @@ def all_measurements(store: Path, runs: Iterable[Path]) -> list[Measurement]:
 def measurement_of(run_dir: Path) -> Measurement | None:
     """What a run has shown; `None` where it, or its plan, says nothing that could be compared."""
     try:
-        prediction, observed = read_plan(run_dir).get("prediction") or {}, read_json(run_dir / OBSERVED) or {}
+        prediction, observed = read_plan(run_dir).prediction, read_observed(run_dir)
         key = Key(**prediction["measured_as"])
-        memory = _memory(prediction, observed["memory_bytes"])
-        written = (run_dir / OBSERVED).stat().st_mtime
-    except (ClusterError, KeyError, TypeError, OSError):
+        memory = _memory(prediction, observed.memory_bytes)
+        written = RunPaths(run_dir).observed.stat().st_mtime
+    except (RunDirError, KeyError, TypeError, OSError):
+        return None
+    if not observed.memory_bytes or observed.steps is None:
         return None
     return Measurement(
         source=run_dir.name,
         key=key,
         time=written,
-        steps=observed["steps"],
+        steps=observed.steps,
         step_seconds=_seconds(prediction, observed),
         memory=memory,
-        note={name: observed.get(name) for name in ("device_name", "world_size", "torch", "load")},
+        note={name: observed.to_json().get(name) for name in ("device_name", "world_size", "torch", "load")},
     )
 
 
-def _seconds(prediction: dict[str, Any], observed: dict[str, Any]) -> tuple[float, float] | None:
+def _seconds(prediction: dict[str, Any], observed: Observed) -> tuple[float, float] | None:
     """Predicted and observed seconds of a step whose packs are full: what data leaves empty is no matter of speed."""
     predicted = prediction["uncorrected"].get("step_seconds")
-    if not predicted or not observed.get("fill") or not observed["step_seconds"]:
+    if not predicted or not observed.fill or not observed.step_seconds:
         return None
-    return predicted, observed["step_seconds"] / observed["fill"]
+    return predicted, observed.step_seconds / observed.fill
 
 
-def _memory(prediction: dict[str, Any], found: dict[str, int | None]) -> tuple[int, int] | None:
+def _memory(prediction: dict[str, Any], found: Mapping[str, float]) -> tuple[int, int] | None:
     """What torch allocated, of GPUs; what the process held, of the CPU."""
     raw = prediction["uncorrected"]
     seen = found.get("allocated") or found.get("process")
     predicted = raw["allocated_bytes"] if found.get("allocated") else raw["peak_bytes"]
-    return (predicted, seen) if seen and predicted else None
+    return (predicted, int(seen)) if seen and predicted else None
 
 
-def store_of(plan: dict[str, Any]) -> Path:
+def store_of(plan: Plan) -> Path:
     """The store of the cluster that a plan is for."""
-    return store_path((plan.get("launch") or {}).get("run_root"))
+    return store_path(plan.launch.run_root or None)
 
 
 def record_run(run_dir: Path) -> None:
@@ -78,7 +82,7 @@ def record_run(run_dir: Path) -> None:
         new = [one for one in found if one.source not in gone and not any(_same(one, other) for other in known)]
         if new:
             append(path, new)
-    except (ClusterError, MachineError):
+    except (RunDirError, MachineError):
         return
 
 
@@ -86,15 +90,14 @@ def _same(one: Measurement, other: Measurement) -> bool:
     return one.source == other.source and one.steps == other.steps and one.step_seconds == other.step_seconds
 
 
-def comparison(plan: dict[str, Any], observed: dict[str, Any]) -> list[tuple[str, float, float]]:
+def comparison(plan: Plan, observed: Observed) -> list[tuple[str, float, float]]:
     """Predicted and observed, by name, where both are known: seconds, and bytes of memory."""
-    prediction = plan.get("prediction") or {}
-    memory, parts = observed.get("memory_bytes") or {}, observed.get("components_bytes") or {}
+    prediction, memory, parts = plan.prediction, observed.memory_bytes, observed.components_bytes
     raw = prediction.get("uncorrected") or {}
     gpu = bool(memory.get("allocated"))
     pairs = {
-        "step seconds": (prediction.get("step_seconds"), observed.get("step_seconds")),
-        "tokens per second": (prediction.get("tokens_per_second"), observed.get("tokens_per_second")),
+        "step seconds": (prediction.get("step_seconds"), observed.step_seconds),
+        "tokens per second": (prediction.get("tokens_per_second"), observed.tokens_per_second),
         "allocated": (raw.get("allocated_bytes"), memory.get("allocated")),
         "process" if gpu else "resident memory": (prediction.get("peak_bytes"), memory.get("process")),
         **{

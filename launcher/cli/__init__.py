@@ -10,8 +10,9 @@ from importlib import import_module
 import click
 
 from launcher import __version__
-from launcher.errors import EXIT_OK, MachineError, SchedulerError, TuneyardError
+from launcher.errors import MachineError, SchedulerError
 from launcher.interrupts import exit_code_of, interruptible, leave
+from rundir.errors import EXIT_OK, TuneyardError
 
 VERBS = {
     "init": "Write a commented job file to start from.",

@@ -7,33 +7,21 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from cluster.rundir import PHASE, read_json_loosely
 from launcher.cli._meter import Meter
+from rundir.observed import PhaseProgress, read_phase
 
-STALE_SECONDS = 120.0
 LOOK_SECONDS = 0.5
 QUIET_SECONDS = 1.0
 """What takes less needs no word."""
 
 
-def read_phase(run_dir: Path) -> dict[str, Any]:
-    """The phase that is being counted; empty when none is, or whoever counted it is gone."""
-    found = read_json_loosely(run_dir / PHASE)
-    told = found.get("time")
-    fresh = isinstance(told, int | float) and abs(time.time() - told) < STALE_SECONDS
-    return found if fresh and isinstance(found.get("phase"), str) else {}
-
-
-def show_phase(meter: Meter, found: dict[str, Any]) -> None:
+def show_phase(meter: Meter, found: PhaseProgress) -> None:
     """A counted phase on a meter."""
-    done, total = (found[name] if isinstance(found.get(name), int | float) else None for name in ("done", "total"))
-    begun = max(0.0, time.time() - found["begun"]) if isinstance(found.get("begun"), int | float) else 0.0
-    unit, facts = str(found.get("unit") or ""), str(found.get("facts") or "")
-    meter.show(found["phase"], done, total, unit=unit, note=facts, begun_seconds=begun)
+    begun = 0.0 if found.begun is None else max(0.0, time.time() - found.begun)
+    meter.show(found.phase, found.done, found.total, unit=found.unit, note=found.facts, begun_seconds=begun)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console
 
-from cluster.rundir import PLAN, read_json, write_json_atomic
 from launcher.cli._output import print_preflight
 from launcher.cli._phases import watched
 from launcher.cli._planning import recounted
@@ -17,6 +16,8 @@ from launcher.dataset.token_counts import remember
 from launcher.jobfile import LoadedJob
 from launcher.planner.plan import Plan
 from launcher.trainer_process import run_trainer
+from rundir.files import read_json, write_json
+from rundir.paths import PLAN
 
 
 def prepare(run_dir: Path, console: Console) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def settle(
     if plan.steps.is_exact and plan.steps.per_epoch:
         return plan
     counted = recounted(loaded, run_dir, runs_dir=runs_dir, corrected=corrected)
-    write_json_atomic(run_dir / PLAN, counted.as_json())
+    write_json(run_dir / PLAN, counted.as_json())
     for setting, was, now in changed(plan, counted):
         console.print(f"{setting}: {now} instead of {was}, now that the data is counted", highlight=False)
     steps = steps_in_words(counted.steps, counted.trainer.training.num_train_epochs)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.cli._planning import planned_from
-from launcher.errors import JobError, TuneyardError
+from launcher.errors import JobError
 from launcher.jobfile.loader import LoadedJob
 from launcher.planner.plan import Plan
 from launcher.runs.sweep import Combination, derived, in_words, job_text
 from launcher.site.job import checked
 from launcher.yamlfile.document import read_document
+from rundir.errors import TuneyardError
 
 
 @dataclass(frozen=True, kw_only=True)

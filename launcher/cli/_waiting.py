@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster import Status, backend
-from cluster.rundir import read_progress
 from launcher.cli._meter import Meter
 from launcher.runs.read import backend_name
+from rundir.progress import read_progress
 
 LOOK_SECONDS = 0.5
 
@@ -20,9 +20,9 @@ def wait_until_left(run_dir: Path, console: Console) -> Status:
     where = backend(backend_name(run_dir))
     began = time.monotonic()
     with Meter(console) as meter:
-        while (status := where.wait(run_dir, LOOK_SECONDS)).state in ("queued", "running"):
-            progress = read_progress(run_dir) or {}
-            step = f" at step {progress['step']}" if progress.get("step") else ""
-            words = f"until the run has saved and left; it is {progress.get('state', status.state)}{step}"
+        while (status := where.wait(run_dir, LOOK_SECONDS)).state.is_alive:
+            progress = read_progress(run_dir)
+            step = f" at step {progress.step}" if progress.step else ""
+            words = f"until the run has saved and left; it is {progress.state or status.state}{step}"
             meter.show("waiting", facts=words, begun_seconds=time.monotonic() - began)
     return status

@@ -8,19 +8,20 @@ from typing import Any
 
 import click
 
-from cluster.rundir import PLAN, write_json_atomic
 from launcher.cli._options import job_argument, json_option, quoted
 from launcher.cli._output import make_console, print_json
 from launcher.cli._planning import planned_from, recounted
 from launcher.cli._preparing import prepare
 from launcher.cli._show_plan import print_warnings, steps_in_words
-from launcher.errors import TuneyardError
 from launcher.jobfile import JobFileError, LoadedJob, SettingError
 from launcher.model.hub import require_hub_files
 from launcher.planner.plan import Plan, trainer_json
 from launcher.planner.tokenise_config import counting_config
 from launcher.site.job import load_job
 from launcher.trainer_process import require_trainer
+from rundir.errors import TuneyardError
+from rundir.files import write_json
+from rundir.paths import PLAN
 
 
 @click.command()
@@ -42,7 +43,7 @@ def check(job_file: Path, as_json: bool) -> None:
         raise loaded.located(error) from None
     with tempfile.TemporaryDirectory(prefix="tuneyard-check-") as scratch:
         run_dir = Path(scratch)
-        write_json_atomic(run_dir / PLAN, {"trainer": trainer_json(trainer)})
+        write_json(run_dir / PLAN, {"trainer": trainer_json(trainer)})
         preflight = prepare(run_dir, console)
         plan = recounted(loaded, run_dir, files_here=True) if plan else None
     if as_json:

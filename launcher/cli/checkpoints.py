@@ -16,9 +16,10 @@ from cluster import backend
 from launcher.cli._options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli._output import make_console, print_json
 from launcher.cli._phases import watched
-from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError
+from launcher.errors import JobError
 from launcher.runs.read import backend_name
 from launcher.trainer_process import ask_trainer
+from rundir.errors import EXIT_OK, EXIT_RUN_FAILED
 from rundir.quantities import age, count, size
 
 COLUMNS = ("checkpoint", "state", "kept", "size", "age", "saved on", "")

@@ -15,8 +15,8 @@ from launcher.cli._options import json_option, runs_option
 from launcher.cli._output import make_console, print_json
 from launcher.doctor import FAIL, OK, WARN, Check, report_json
 from launcher.doctor.machine import machine_checks
-from launcher.errors import EXIT_ENVIRONMENT, EXIT_OK, EXIT_USER
 from launcher.site.profile import LOCAL, known_profiles, load_profile
+from rundir.errors import EXIT_ENVIRONMENT, EXIT_OK, EXIT_USER
 
 COLORS = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 

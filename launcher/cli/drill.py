@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import Backend, backend
-from cluster.rundir import PLAN, read_progress, write_json_atomic
 from launcher.cli._options import job_argument, json_option, quoted, runs_option
 from launcher.cli._output import make_console, print_json
 from launcher.cli._phases import watched
@@ -21,10 +20,14 @@ from launcher.cli.submit import require_hub_model
 from launcher.drill.faults import FAULTS, Fault
 from launcher.drill.run import drill_plan, run_drill, share_data
 from launcher.drill.verdict import Verdict, judge
-from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError, RunFailedError
+from launcher.errors import JobError, RunFailedError
 from launcher.planner.plan import Plan
 from launcher.runs.directory import new_run_dir, remove_run, write_run
 from launcher.trainer_process import require_trainer
+from rundir.errors import EXIT_OK, EXIT_RUN_FAILED
+from rundir.files import write_json
+from rundir.paths import PLAN
+from rundir.progress import read_progress
 
 ALL = "all"
 COLUMNS = ("fault", "", "steps lost", "noticed", "training again", "back at the step", "what was seen")
@@ -77,7 +80,7 @@ class _Drills:
         self._say(f"{fault.name}: {run_dir}")
         write_run(run_dir, self._job_file.read_bytes(), self._plan)
         short = drill_plan(self._plan.as_json(), fault, steps, hang_seconds)
-        write_json_atomic(run_dir / PLAN, short)
+        write_json(run_dir / PLAN, short)
         self._give_data(run_dir)
         try:
             verdict = self._judged(fault, run_dir, short["trainer"]["training"]["max_steps"])
@@ -108,7 +111,7 @@ class _Drills:
             with watched(run_dir, self._console, "drill"):
                 return judge(fault, run_drill(fault, run_dir, self._where), steps)
         except RunFailedError as error:
-            failure = ((read_progress(run_dir) or {}).get("failure") or {}).get("message")
+            failure = read_progress(run_dir).failure.message
             return _not_run(fault, error.message + (f"; {failure}" if failure else ""))
 
     def _give_data(self, run_dir: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from launcher.cli._options import json_option
-from launcher.errors import EXIT_DOES_NOT_FIT, EXIT_OK
+from rundir.errors import EXIT_DOES_NOT_FIT, EXIT_OK
 from rundir.quantities import GIB, count
 from trainer.config import DataConfig, MethodConfig
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from cluster.rundir import read_json
 from launcher.cli._options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli._output import make_console, print_json
 from launcher.cli._phases import watched
 from launcher.errors import JobError
 from launcher.trainer_process import require_trainer, run_trainer
+from rundir.files import read_json
 
 
 @click.command()

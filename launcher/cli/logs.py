@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from cluster import backend
-from cluster.rundir import read_plan
 from launcher.cli._options import last_run_argument, quoted, run_dir_of
 from launcher.errors import JobError
 from launcher.runs.read import backend_name
+from rundir.plan import read_plan
 
 
 @click.command()
@@ -37,8 +37,8 @@ def logs(run_name: str, runs_dir: Path, rank: int | None, attempt: int | None, f
 
 
 def _refuse_unknown_rank(run_dir: Path, rank: int | None) -> None:
-    launch = read_plan(run_dir).get("launch") or {}
-    ranks = launch.get("nodes", 1) * launch.get("ranks_per_node", 1)
+    launch = read_plan(run_dir).launch
+    ranks = launch.nodes * launch.ranks_per_node
     if rank is not None and rank >= ranks:
         has = f"ranks 0 to {ranks - 1}" if ranks > 1 else "rank 0 only"
         raise JobError(f"{run_dir.name} has no rank {rank}", f"It has {has}.")

@@ -10,7 +10,6 @@ from typing import Any
 import click
 from rich.console import Console
 
-from cluster.rundir import read_json
 from launcher.calibration.measured import compared, measurement_of_plan
 from launcher.calibration.store import append, store_path
 from launcher.cli._options import job_argument, json_option
@@ -25,6 +24,7 @@ from launcher.runs.directory import write_run
 from launcher.site.hardware import this_machine
 from launcher.site.job import load_job
 from launcher.trainer_process import require_trainer, run_trainer
+from rundir.files import read_json
 from rundir.quantities import count, size
 
 COUNTED = "counted: the trainer's code on tensors that hold nothing, so that no GPU was needed and none was timed"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from launcher.errors import EXIT_OK
 from launcher.replan.materialize import NODES_VARIABLE, POD_GPUS_VARIABLE, Site, place_run
+from rundir.errors import EXIT_OK
 
 
 @click.command()

@@ -12,23 +12,27 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import Backend, backend
-from cluster.rundir import read_plan, read_progress, read_stop
 from launcher.cli._follow import follow
 from launcher.cli._options import detach_option, json_option, quoted, run_argument, run_dir_of
 from launcher.cli._output import make_console, print_json
 from launcher.cli._waiting import wait_until_left
 from launcher.cli.submit import handed_over
 from launcher.doctor.run_folder import require_folder
-from launcher.errors import EXIT_OK, JobError
+from launcher.errors import JobError
 from launcher.jobfile import SettingError
 from launcher.model.hub import require_hub_files
 from launcher.planner.grace_period import adjust
 from launcher.replan.plan_diff import CURVE, Change
 from launcher.replan.revise import Revision, lengthened, replanned, saved_step
 from launcher.runs.finishing import failed_parts
-from launcher.runs.read import DEFAULT_BACKEND, backend_name, lies_elsewhere
+from launcher.runs.read import backend_name, lies_elsewhere
 from launcher.runs.registry import register
 from launcher.trainer_process import require_trainer
+from rundir.errors import EXIT_OK
+from rundir.outcome import Outcome
+from rundir.plan import DEFAULT_BACKEND, Plan, read_plan
+from rundir.progress import read_progress
+from rundir.stop import read_stop
 
 
 @click.command()
@@ -60,15 +64,15 @@ def resume(
     if revision:
         _show(revision.changes, make_console(stderr=as_json))
         _refuse_changes(revision)
-    if where.status(run_dir).outcome == "finished":
+    if where.status(run_dir).outcome is Outcome.FINISHED:
         _refuse_finished(run_dir, revision)
     if dry_run:
         return _dry_run(run_dir, revision, as_json)
     if backend_name(run_dir) == DEFAULT_BACKEND:
         require_trainer()
-    plan = revision.plan if revision else read_plan(run_dir)
-    launch = plan.get("launch") or {}
-    require_hub_files(plan.get("trainer") or {}, launch, ask=False)
+    plan = Plan.from_json(revision.plan) if revision else read_plan(run_dir)
+    launch = plan.launch.to_json()
+    require_hub_files(plan.trainer, launch, ask=False)
     require_folder(launch, run_dir)
     if revision and revision.changes:
         revision.write(_command(job_file, max_steps, epochs))
@@ -155,9 +159,10 @@ def _refuse_changes(revision: Revision) -> None:
 def _refuse_living(run_dir: Path, where: Backend, console: Console) -> None:
     """A run that was asked to stop is waited for; one that lives is refused."""
     found = where.status(run_dir)
-    if found.state in ("queued", "running") and (read_stop(run_dir) or {}).get("reason") == "stopped":
+    stop = read_stop(run_dir)
+    if found.state.is_alive and stop is not None and stop.is_users:
         found = wait_until_left(run_dir, console)
-    if found.state in ("queued", "running"):
+    if found.state.is_alive:
         raise JobError(f"{run_dir} is {found.state}", f"Watch it: tuneyard logs {quoted(run_dir)} --follow")
 
 
@@ -167,16 +172,15 @@ def _refuse_finished(run_dir: Path, revision: Revision | None) -> None:
     done = f"{run_dir} is finished" + _where_it_ended(run_dir)
     further = "--max-steps N, --epochs X, or --job JOB with a later end"
     where = f"Its model is in {lies_elsewhere(run_dir) or run_dir}/model"
-    if failed := failed_parts(run_dir, "finished"):
+    if failed := failed_parts(run_dir, Outcome.FINISHED):
         where = "; ".join(f"{part.title} failed, and {part.command(quoted(run_dir))} tries it again" for part in failed)
     raise JobError(done, f"{where}; tuneyard resume {quoted(run_dir)} goes on with {further}.")
 
 
 def _where_it_ended(run_dir: Path) -> str:
-    progress = read_progress(run_dir) or {}
-    step, epoch = progress.get("step"), progress.get("epoch")
-    epochs = "" if epoch is None else f", epoch {epoch:.2f}"
-    return "" if step is None else f" at step {step}{epochs}"
+    progress = read_progress(run_dir)
+    epochs = "" if progress.epoch is None else f", epoch {progress.epoch:.2f}"
+    return "" if progress.step is None else f" at step {progress.step}{epochs}"
 
 
 def _dry_run(run_dir: Path, revision: Revision | None, as_json: bool) -> int:

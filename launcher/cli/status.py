@@ -10,8 +10,6 @@ from typing import Any
 import click
 
 from cluster import Status, backend
-from cluster.goodput import has_trained
-from cluster.rundir import read_attempts, read_progress
 from launcher.calibration.observed import record_run
 from launcher.cli._follow import next_step, seconds_left
 from launcher.cli._options import json_option, last_run_argument, quoted, run_dir_of
@@ -20,9 +18,9 @@ from launcher.report import goodput
 from launcher.runs.finishing import failed_parts
 from launcher.runs.overview import overview
 from launcher.runs.read import backend_name
+from rundir.attempts import AttemptRecord, read_attempts
+from rundir.progress import Progress, read_progress
 from rundir.quantities import rounded_duration
-
-ALIVE = ("queued", "running")
 
 
 @click.command()
@@ -32,30 +30,33 @@ def status(run_name: str, runs_dir: Path, as_json: bool) -> None:
     """Where a run is: its state, step, loss, last checkpoint and attempts."""
     run_dir = run_dir_of(run_name, runs_dir)
     found = backend(backend_name(run_dir)).status(run_dir)
-    progress, attempts = read_progress(run_dir) or {}, read_attempts(run_dir)
-    if found.state not in ("queued", "running"):
+    progress, attempts = read_progress(run_dir), read_attempts(run_dir)
+    if not found.state.is_alive:
         record_run(run_dir)
     if as_json:
         fields = dataclasses.asdict(found)
         account = goodput.account(attempts, progress)
-        life = {"attempts": attempts, "goodput": dataclasses.asdict(account) if account else None}
+        life = {
+            "attempts": [one.to_json() for one in attempts],
+            "goodput": dataclasses.asdict(account) if account else None,
+        }
         left = seconds_left(progress) if is_current(found, progress) else None
         glance = dataclasses.asdict(overview(run_dir)) | {"run_dir": str(run_dir)}
-        facts_of_run = {"run": str(run_dir), **fields, "seconds_left": left, "progress": progress, **life}
+        facts_of_run = {"run": str(run_dir), **fields, "seconds_left": left, "progress": progress.to_json(), **life}
         print_json({**facts_of_run, "overview": glance})
         return
     make_console().print(facts(_rows(run_dir, found, progress, attempts)), highlight=False)
-    alive = found.state in ALIVE
+    alive = found.state.is_alive
     watch = f"Next: tuneyard logs {quoted(run_dir)} --follow, or tuneyard stop {quoted(run_dir)}"
     click.echo(watch if alive else next_step(run_dir, found.outcome))
 
 
-def _rows(run_dir: Path, found: Status, progress: dict[str, Any], attempts: list[dict[str, Any]]) -> dict[str, Any]:
+def _rows(run_dir: Path, found: Status, progress: Progress, attempts: list[AttemptRecord]) -> dict[str, Any]:
     glance = overview(run_dir)
     rows: dict[str, Any] = {"run": run_dir, "model": " ".join(filter(None, (glance.model, glance.method)))}
     if glance.begun is not None:
         took = rounded_duration(glance.seconds or 0.0)
-        rows["begun"] = f"{glance.date()}, {took} so far" if found.state in ALIVE else f"{glance.date()}, {took} in all"
+        rows["begun"] = f"{glance.date()}, {took} so far" if found.state.is_alive else f"{glance.date()}, {took} in all"
     rows["state"] = found.state
     if found.outcome:
         rows["outcome"] = found.outcome
@@ -64,18 +65,18 @@ def _rows(run_dir: Path, found: Status, progress: dict[str, Any], attempts: list
     rows |= {part.title: f"FAILED: {part.message}" for part in failed_parts(run_dir, found.outcome)}
     rows["attempts"] = len(attempts)
     rows |= _life_rows(attempts, progress)
-    rows |= _progress_rows(progress, alive=found.state in ALIVE, current=is_current(found, progress))
+    rows |= _progress_rows(progress, alive=found.state.is_alive, current=is_current(found, progress))
     if glance.eval_loss is not None:
         rows["held-out loss"] = f"{glance.eval_loss:.4f}"
     return rows
 
 
-def is_current(found: Status, progress: dict[str, Any]) -> bool:
+def is_current(found: Status, progress: Progress) -> bool:
     """Whether the trainer's word is of the attempt that is alive: during a restart it is of the one before."""
-    return found.state in ALIVE and found.attempt is not None and progress.get("attempt") == found.attempt
+    return found.state.is_alive and found.attempt is not None and progress.attempt == found.attempt
 
 
-def _life_rows(attempts: list[dict[str, Any]], progress: dict[str, Any]) -> dict[str, Any]:
+def _life_rows(attempts: list[AttemptRecord], progress: Progress) -> dict[str, Any]:
     """How well the run has stayed alive."""
     found = goodput.account(attempts, progress)
     rows = {
@@ -86,42 +87,41 @@ def _life_rows(attempts: list[dict[str, Any]], progress: dict[str, Any]) -> dict
     return {name: value for name, value in rows.items() if value is not None}
 
 
-def _progress_rows(progress: dict[str, Any], *, alive: bool, current: bool) -> dict[str, Any]:
+def _progress_rows(progress: Progress, *, alive: bool, current: bool) -> dict[str, Any]:
     if not progress:
         return {}
-    checkpoint, failure = progress.get("last_checkpoint") or {}, progress.get("failure") or {}
-    age_seconds = max(0.0, time.time() - (progress.get("heartbeat") or time.time()))
+    age_seconds = max(0.0, time.time() - (progress.heartbeat or time.time()))
     heard = "heard" if current else "last heard"
     if alive and not current:
-        heard = f"the word of attempt {progress.get('attempt')}, {heard}"
+        heard = f"the word of attempt {progress.attempt}, {heard}"
     rows = {
-        "trainer": f"{progress.get('state')}, {heard} {rounded_duration(age_seconds)} ago",
+        "trainer": f"{progress.state}, {heard} {rounded_duration(age_seconds)} ago",
         "step": _step(progress),
-        "loss": _rounded(progress.get("loss"), ".4f"),
-        "tokens/s": _rounded(progress.get("tokens_per_second") if current or not alive else None, ",.0f"),
+        "loss": _rounded(progress.loss, ".4f"),
+        "tokens/s": _rounded(progress.tokens_per_second if current or not alive else None, ",.0f"),
         "left": rounded_duration(left) + " of training" if current and (left := seconds_left(progress)) else None,
-        "last checkpoint": checkpoint.get("path"),
-        "resumed": progress.get("exactness"),
-        "failure": failure.get("message"),
-        "remedy": failure.get("remedy") or None,
+        "last checkpoint": progress.last_checkpoint.path or None,
+        "resumed": progress.exactness or None,
+        "failure": progress.failure.message or None,
+        "remedy": progress.failure.remedy or None,
         "save": _save_problem(progress),
-        "caution": progress.get("caution"),
+        "caution": progress.caution or None,
     }
     return {name: value for name, value in rows.items() if value is not None}
 
 
-def _step(progress: dict[str, Any]) -> str:
+def _step(progress: Progress) -> str:
     """The step of the last sign of life; while a resume loads, the one that it goes on from."""
-    end, saved = progress.get("max_steps") or "?", progress.get("last_checkpoint") or {}
-    if saved and not has_trained(progress) and progress.get("resumed_from") is None:
-        return f"resuming from step {saved.get('step')} of {end}"
-    return f"{progress.get('step') or 0} of {end}"
+    end, saved = progress.max_steps or "?", progress.last_checkpoint
+    if saved and not progress.has_trained and progress.resumed_step is None:
+        return f"resuming from step {saved.step} of {end}"
+    return f"{progress.step or 0} of {end}"
 
 
-def _save_problem(progress: dict[str, Any]) -> str | None:
+def _save_problem(progress: Progress) -> str | None:
     """The last save, if it failed: training goes on, but somebody must look at the storage."""
-    found = progress.get("save_problem")
-    return f"of step {found['step']} FAILED: {'; '.join(found['problems'])}" if found else None
+    found = progress.save_problem
+    return f"of step {found.step} FAILED: {'; '.join(found.problems)}" if found else None
 
 
 def _rounded(value: float | None, form: str) -> str | None:

@@ -11,9 +11,11 @@ from launcher.cli._follow import next_step
 from launcher.cli._options import json_option, quoted, run_argument, run_dir_of
 from launcher.cli._output import make_console, print_json
 from launcher.cli._waiting import wait_until_left
-from launcher.errors import EXIT_OK, JobError
+from launcher.errors import JobError
 from launcher.interrupts import exit_code_of
 from launcher.runs.read import backend_name
+from rundir.errors import EXIT_OK
+from rundir.outcome import Outcome
 
 
 @click.command()
@@ -44,7 +46,7 @@ def stop(run_name: str, runs_dir: Path, wait: bool, as_json: bool) -> int:
     return EXIT_OK
 
 
-def _next(run_dir: Path, outcome: str | None) -> str:
+def _next(run_dir: Path, outcome: Outcome | None) -> str:
     if outcome is None:
         return f"Next: tuneyard resume {quoted(run_dir)} waits for that, and goes on"
     return next_step(run_dir, outcome)

@@ -25,7 +25,6 @@ from launcher.cli._planning import load_and_plan
 from launcher.cli._preparing import prepare, settle
 from launcher.cli._show_plan import print_plan
 from launcher.doctor.run_folder import require_folder
-from launcher.errors import EXIT_OK, TuneyardError
 from launcher.interrupts import held
 from launcher.jobfile import LoadedJob, SettingError
 from launcher.model.hub import require_hub_files
@@ -33,6 +32,8 @@ from launcher.planner.plan import Plan
 from launcher.runs.directory import fresh_path, link_run, new_run_dir, remove_run, write_run
 from launcher.site.profile import LOCAL
 from launcher.trainer_process import require_trainer
+from rundir.errors import EXIT_OK, RunDirError, TuneyardError
+from rundir.plan import LaunchSpec
 
 SLURM = "slurm"
 
@@ -92,7 +93,7 @@ def ready_to_submit(plan: Plan, root: Path, console: Console, loaded: LoadedJob 
         require_trainer()
     require_folder(plan.launch, root)
     require_hub_model(plan, loaded)
-    for words in backend(name).require(plan.launch, root):
+    for words in backend(name).require(LaunchSpec.from_json(plan.launch), root):
         console.print(words, markup=False, highlight=False)
 
 
@@ -108,7 +109,7 @@ def _submitted(name: str, run_dir: Path) -> Handle:
     """Hands the run over; one that nobody took, or that was interrupted meanwhile, leaves nothing behind."""
     try:
         return handed_over(name, run_dir)
-    except ClusterError:
+    except (ClusterError, RunDirError):
         if name != LOCAL:
             remove_run(run_dir)
         raise
@@ -127,7 +128,7 @@ def handed_over(name: str, run_dir: Path) -> Handle:
 
 def _dry_run(plan: Plan, name: str, run_dir: Path, job_file: Path, as_json: bool) -> int:
     where = backend(name)
-    text = where.rendered(run_dir, plan.as_json(), job_file.read_text(encoding="utf-8"))
+    text = where.rendered(run_dir, plan.document(), job_file.read_text(encoding="utf-8"))
     if as_json:
         print_json(plan.as_json() | ({where.renders: text} if text else {}))
     else:

@@ -13,19 +13,23 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import backend
-from cluster.rundir import PLAN, read_progress, write_stop
 from launcher.cli._meter import Meter
 from launcher.cli._options import detach_option, json_option, quoted, runs_option
 from launcher.cli._output import make_console, print_json
 from launcher.cli._sweeping import Planned, plan_all
 from launcher.cli.submit import prepare_here, ready_to_submit, require_hub_model, root_of
-from launcher.errors import EXIT_OK, EXIT_RUN_FAILED, JobError
+from launcher.errors import JobError
 from launcher.interrupts import exit_code_of, held
 from launcher.runs.directory import fresh_path, link_run, remove_run, write_run
 from launcher.runs.finishing import failed_parts
-from launcher.runs.read import DEFAULT_BACKEND
 from launcher.runs.sweep import Sweep, best, combinations_of, find_sweep, in_words, read_sweep, results, short_names
+from rundir.errors import EXIT_OK, EXIT_RUN_FAILED
+from rundir.outcome import Outcome, StopReason
+from rundir.paths import PLAN
+from rundir.plan import DEFAULT_BACKEND
+from rundir.progress import read_progress
 from rundir.quantities import count
+from rundir.stop import write_stop
 
 POLL_SECONDS = 1.0
 ALIVE = ("queued", "running", "unknown")
@@ -198,10 +202,10 @@ def _until_over(made: Sweep, max_parallel: int, meter: Meter) -> None:
 
 def _show_steps(made: Sweep, num_ended: int, meter: Meter) -> None:
     """Steps of all runs, as far as each has told how many it makes; a run that waits makes as many as the others."""
-    told = [read_progress(run) or {} for run in made.runs]
-    known = [progress["max_steps"] for progress in told if progress.get("max_steps")]
+    told = [read_progress(run) for run in made.runs]
+    known = [progress.max_steps for progress in told if progress.max_steps]
     total = round(sum(known) / len(known) * len(told)) if known else None
-    done = sum(progress.get("step") or 0 for progress in told)
+    done = sum(progress.step or 0 for progress in told)
     meter.show("sweep", done if known else None, total, unit="steps", note=f"{num_ended} of {len(told)} runs ended")
 
 
@@ -223,7 +227,7 @@ def _show(made: Sweep, as_json: bool) -> int:
             "Next: " + (f"tuneyard export {winner['run']}" if winner else "tuneyard status RUN, for one of them")
         )
     ended = [row for row in rows if row["state"] == "ended"]
-    failed = [row for row in ended if row["outcome"] not in ("finished", "stopped") or row["failed_parts"]]
+    failed = [row for row in ended if row["outcome"] not in (Outcome.FINISHED, Outcome.STOPPED) or row["failed_parts"]]
     return EXIT_RUN_FAILED if failed else EXIT_OK
 
 
@@ -265,7 +269,7 @@ def _cancel(made: Sweep, as_json: bool) -> int:
     where = backend(made.backend)
     living = [run for run in made.runs if where.status(run).state in ALIVE]
     for run in living:
-        write_stop(run, "stopped", "tuneyard sweep --cancel", urgent=True)
+        write_stop(run, StopReason.STOPPED, "tuneyard sweep --cancel", urgent=True)
     with ThreadPoolExecutor(CANCELLED_AT_A_TIME) as pool:
         list(pool.map(lambda run: backend(made.backend).cancel(run), living))
     if as_json:
@@ -280,7 +284,7 @@ def _dry_run(planned: list[Planned], folder: Path, max_parallel: int | None, as_
     if planned[0].plan.launch.get("backend") == "slurm":
         from cluster.slurm.backend import SlurmBackend
 
-        runs = {folder.parent / one.name: one.plan.as_json() for one in planned}
+        runs = {folder.parent / one.name: one.plan.document() for one in planned}
         script = SlurmBackend().array_script(folder, runs, max_parallel)
     if as_json:
         plans = [{"name": one.name, "settings": one.settings, "plan": one.plan.as_json()} for one in planned]

@@ -14,13 +14,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cluster import ClusterError
-from cluster.rundir import read_json, read_plan, write_json_atomic
 from launcher import __version__
 from launcher.dataset.amounts import FILL, Amounts, combined
 from launcher.dataset.files import data_files
 from launcher.home import expanded, user_folder
 from launcher.jobfile.schema import JobFile
+from rundir.errors import RunDirError
+from rundir.files import read_json, write_json
+from rundir.plan import read_plan
 from trainer.config import TrainerConfig
 
 ANY = ("eval", "packing")
@@ -42,14 +43,14 @@ def tokenised_by(runs: Iterable[Path], job: JobFile) -> Amounts | None:
 
 def remember(run_dir: Path) -> None:
     """Keeps what a folder's tokenising has counted, for plans of the same data. A full disk does no harm."""
-    with contextlib.suppress(ClusterError, OSError, KeyError, TypeError, ValueError):
-        config = TrainerConfig.model_validate(read_plan(run_dir)["trainer"])
+    with contextlib.suppress(RunDirError, OSError, KeyError, TypeError, ValueError):
+        config = TrainerConfig.model_validate(read_plan(run_dir).trainer)
         sources = (read_json(run_dir / "data" / "lengths.json") or {})["sources"]
         key = _key(config)
         if key:
             folder = cache_folder()
             folder.mkdir(parents=True, exist_ok=True)
-            write_json_atomic(folder / f"{key}.json", {"sources": sources})
+            write_json(folder / f"{key}.json", {"sources": sources})
             for old in sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime)[:-MOST_KEPT]:
                 old.unlink()
 
@@ -69,7 +70,7 @@ def _remembered(job: JobFile) -> Amounts | None:
             if kept
             else None
         )
-    except (ClusterError, OSError, KeyError, TypeError, ValueError):
+    except (RunDirError, OSError, KeyError, TypeError, ValueError):
         return None
 
 
@@ -116,7 +117,7 @@ def _counted(run: Path, job: JobFile, wanted: dict[str, list[int]]) -> Amounts |
         if lengths := read_json(run / "data" / "lengths.json"):
             return _amounts(lengths["sources"], job, source)
         return _without_lengths(report["train"], job, source)
-    except (ClusterError, OSError, KeyError, TypeError, ValueError):
+    except (RunDirError, OSError, KeyError, TypeError, ValueError):
         return None
 
 
@@ -145,6 +146,6 @@ def _without_lengths(report: dict[str, Any], job: JobFile, source: str) -> Amoun
 
 def _alike(run: Path, job: JobFile) -> bool:
     """Whether a run tokenises as the job does, with a tokenizer that has not changed since."""
-    theirs, ours = _ways(read_plan(run)["trainer"]), _ways(job.model_dump(mode="json"))
+    theirs, ours = _ways(read_plan(run).trainer), _ways(job.model_dump(mode="json"))
     made = (run / "data" / "fingerprint.json").stat().st_mtime
     return theirs == ours and all(file.stat().st_mtime <= made for file in _tokenizer(job))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.kubernetes.client.api import JOBSET, Api
 from cluster.kubernetes.client.errors import ROLE, KubernetesError
 from cluster.kubernetes.client.helm import Helm
@@ -16,6 +16,7 @@ from cluster.kubernetes.submit import release
 from cluster.kubernetes.submit.profile import JOB, Profile
 from cluster.kubernetes.submitted import Submitted
 from launcher.doctor import Check, fail, not_read, ok, warn
+from rundir.plan import LaunchSpec, Plan
 from rundir.quantities import count
 
 OLDEST = (1, 28)
@@ -222,7 +223,7 @@ def _probe(profile: Profile, api: Api, helm: Helm) -> Check:
         "grace_seconds": 60,
         "phases": [],
     }
-    plan = {"launch": {**launch, "kubernetes": profile.site()}}
+    plan = Plan(launch=LaunchSpec.from_json({**launch, "kubernetes": profile.site()}))
     try:
         workload, first = release.workload_kind(profile.site(), api), profile.prepare.place == JOB
         values = release.values_text(plan, given.on(workload), "name: tuneyard-doctor\n", prepares=first)

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cluster.rundir import STOP
 from launcher.drill.actions import flip_bit, limit_file_size
 from launcher.drill.target import DrillTarget
+from rundir.paths import STOP
 
 SAVE_EVERY = 3
 HIT_AFTER = 2
@@ -82,7 +82,7 @@ def disk_full(target: DrillTarget) -> InjectedFault:
     most = max(path.stat().st_size for path in shards) // 2
     with target.frozen() as ranks:
         limit_file_size(ranks, most)
-    failed = target.until(lambda: (target.progress().get("save_problem") or {}).get("step"), "a save to fail")
+    failed = target.until(lambda: target.progress().save_problem.step, "a save to fail")
     with target.frozen() as ranks:
         limit_file_size(ranks, resource.RLIM_INFINITY)
     step = target.until_step(failed + SAVE_EVERY, failed + 1)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cluster import Backend
-from cluster.rundir import attempt_log_dir, read_attempts
 from launcher.drill.faults import SAVE_EVERY, Fault, InjectedFault
 from launcher.drill.target import PATIENCE_SECONDS, DrillTarget
 from launcher.errors import RunFailedError
-from launcher.runs.read import metric_lines
 from launcher.trainer_process import ask_trainer
+from rundir.attempts import AttemptRecord, read_attempts
+from rundir.metrics import Metrics, read_metrics
+from rundir.paths import RunPaths
+from rundir.progress import Progress
 
 KEEP = 3
 BACKOFF_SECONDS = 1.0
@@ -42,9 +44,9 @@ class DrillResult:
     expected: str | None
     ever: set[str]
     left: set[str]
-    progress: dict[str, Any]
-    attempts: list[dict[str, Any]]
-    metrics: list[dict[str, Any]]
+    progress: Progress
+    attempts: list[AttemptRecord]
+    metrics: list[Metrics]
     set_aside: set[str]
     num_stacks: int = 0
 
@@ -106,13 +108,13 @@ def _restart(fault: Fault, target: DrillTarget, injected: InjectedFault) -> Dril
         left=target.published(),
         progress=target.progress(),
         attempts=read_attempts(target.run_dir),
-        metrics=list(metric_lines(target.run_dir / "logs" / "metrics.jsonl")),
+        metrics=list(read_metrics(target.run_dir)),
         set_aside={path.name.removeprefix(".damaged-")[:13] for path in folder.glob(".damaged-*")},
-        num_stacks=len(list(attempt_log_dir(target.run_dir, 0).glob("stacks-rank-*"))),
+        num_stacks=len(list(RunPaths(target.run_dir).attempt_logs(0).glob("stacks-rank-*"))),
     )
 
 
 def _wait_for_end(target: DrillTarget) -> None:
     status = target.where.wait(target.run_dir, PATIENCE_SECONDS)
-    if status.state in ("queued", "running"):
+    if status.state.is_alive:
         raise RunFailedError(f"the run has not come back within {PATIENCE_SECONDS:.0f} s")

@@ -6,13 +6,16 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cluster import Backend
 from cluster.lock import holder
-from cluster.rundir import read_attempts, read_progress
 from launcher.drill.actions import held_still, rank_pid
 from launcher.errors import RunFailedError
+from rundir.attempts import AttemptRecord, read_attempts
+from rundir.paths import RunPaths
+from rundir.progress import Progress, read_progress
+from rundir.states import TrainerState
 
 PATIENCE_SECONDS = 900.0
 POLL_SECONDS = 0.005
@@ -28,9 +31,9 @@ class DrillTarget:
     def __init__(self, run_dir: Path, where: Backend) -> None:
         self.run_dir, self.where = run_dir, where
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> Progress:
         """progress.json, empty before the trainer wrote it."""
-        return read_progress(self.run_dir) or {}
+        return read_progress(self.run_dir)
 
     def published(self) -> set[str]:
         """The names of the published checkpoints."""
@@ -38,12 +41,15 @@ class DrillTarget:
 
     def agent(self) -> int:
         """The node agent's process."""
-        return int((holder(self.run_dir) or {})["pid"])
+        who = holder(self.run_dir)
+        if who is None or who.pid is None:
+            raise RunFailedError("no agent is alive on the run")
+        return who.pid
 
     def ranks(self) -> list[int]:
         """The processes that train, by rank."""
-        attempt = read_attempts(self.run_dir)[-1]["attempt"]
-        folder = self.run_dir / "logs" / f"attempt-{attempt:03d}"
+        attempt = read_attempts(self.run_dir)[-1].number
+        folder = RunPaths(self.run_dir).attempt_logs(attempt)
         return [rank_pid(self.run_dir, attempt, rank) for rank in range(len(list(folder.glob("rank-*.pid"))))]
 
     def until(self, condition: Callable[[], Found | None], what: str, seconds: float = PATIENCE_SECONDS) -> Found:
@@ -70,9 +76,8 @@ class DrillTarget:
 
         def there() -> int | None:
             progress = self.progress()
-            checkpoint = progress.get("last_checkpoint") or {}
-            done = int(progress.get("step") or 0)
-            in_time = progress.get("state") == "training" and done >= step and checkpoint.get("step", 0) >= saved
+            done, last_saved = progress.step or 0, progress.last_checkpoint.step or 0
+            in_time = progress.state == TrainerState.TRAINING and done >= step and last_saved >= saved
             return done if in_time else None
 
         return self.until(there, f"step {step} with a checkpoint of step {saved}")
@@ -84,12 +89,12 @@ class DrillTarget:
         with held_still(ranks):
             yield ranks
 
-    def attempt(self, number: int) -> dict[str, Any] | None:
+    def attempt(self, number: int) -> AttemptRecord | None:
         """The record of an attempt that has its outcome, else None."""
-        return next((r for r in read_attempts(self.run_dir) if r["attempt"] == number and r.get("outcome")), None)
+        return next((r for r in read_attempts(self.run_dir) if r.number == number and not r.is_open), None)
 
     def _must_live(self, what: str) -> None:
         status = self.where.status(self.run_dir)
-        if status.state not in ("queued", "running"):
+        if not status.state.is_alive:
             cause = f": {status.reason}" if status.reason else ""
             raise RunFailedError(f"the run ended ({status.outcome}{cause}) before {what}")

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.rundir import PLAN, read_attempts, read_plan, write_json_atomic
 from cluster.slurm.submit.batch_script import AFTER_GRACE_SECONDS, WARNING_SLOP_SECONDS
 from launcher.jobfile.schema import JobFile
 from launcher.planner.defaults import Decision
 from launcher.planner.launch_spec import CHECKPOINT_BYTES_PER_PARAMETER
 from launcher.planner.select import Choice
 from launcher.yamlfile.problems import SettingError
+from rundir.attempts import AttemptRecord, read_attempts
+from rundir.files import write_json
+from rundir.paths import RunPaths
+from rundir.plan import read_plan
 
 SETTING = "resources.grace_seconds"
 LEAST_SECONDS, MOST_SECONDS = 60, 3600
@@ -68,13 +71,13 @@ def predicted(choice: Choice) -> SaveTime:
     )
 
 
-def measured(attempts: Sequence[Mapping[str, Any]]) -> SaveTime | None:
+def measured(attempts: Sequence[AttemptRecord]) -> SaveTime | None:
     """What the newest attempts that saved have seen; None before the first save."""
-    found = [record["longest_seconds"] for record in attempts if (record.get("longest_seconds") or {}).get("save")]
+    found = [record.longest_seconds for record in attempts if record.longest_seconds.get("save")]
     if not found:
         return None
     recent = found[-_ATTEMPTS:]
-    step, save = (max(float(one.get(name) or 0.0) for one in recent) for name in ("step", "save"))
+    step, save = (max(float(one.get(name, 0.0)) for one in recent) for name in ("step", "save"))
     return SaveTime(step_seconds=step, save_seconds=save, source="the longest that were measured")
 
 
@@ -112,17 +115,17 @@ def adjust(run_dir: Path) -> list[Decision]:
         SettingError: the walltime leaves no time to train.
     """
     plan, needs = read_plan(run_dir), measured(read_attempts(run_dir))
-    launch = plan["launch"]
     if needs is None:
         return []
-    if not launch.get("grace_is_auto"):
-        return list(too_short(launch["grace_seconds"], needs))
-    before, launch["grace_seconds"] = launch["grace_seconds"], needs.grace_seconds()
-    if launch["grace_seconds"] == before:
+    before = plan.launch.grace_seconds
+    if not plan.launch.grace_is_auto:
+        return list(too_short(before, needs))
+    launch = plan.launch.changed(grace_seconds=needs.grace_seconds())
+    if launch.grace_seconds == before:
         return []
-    refuse_no_time(launch)
-    write_json_atomic(run_dir / PLAN, plan)
-    return [Decision(setting=SETTING, value=launch["grace_seconds"], reason=f"was {before:g}; {needs.words}")]
+    refuse_no_time(launch.to_json())
+    write_json(RunPaths(run_dir).plan, plan.changed(launch=launch))
+    return [Decision(setting=SETTING, value=launch.grace_seconds, reason=f"was {before:g}; {needs.words}")]
 
 
 def refuse_no_time(launch: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ from launcher.site.hardware import Machine
 from launcher.sizing.memory.limits import COUNTED_SPREAD
 from launcher.sizing.shape import ModelShape, find_model, shape_by_name, shape_of_folder, targeted, without_adapters
 from launcher.yamlfile.problems import SettingError
+from rundir import plan as plan_file
 from rundir.quantities import count
 from trainer.capabilities import OWN
 from trainer.config import TrainerConfig
@@ -65,6 +66,10 @@ class Plan:
             "prediction": self._prediction_json(),
             "rejected": [rejected.as_json() for rejected in self.choice.rejected],
         }
+
+    def document(self) -> plan_file.Plan:
+        """plan.json, as those read it who carry the plan out."""
+        return plan_file.Plan.from_json(self.as_json())
 
     def _prediction_json(self) -> dict[str, Any] | None:
         prediction = self.choice.candidate.prediction

@@ -9,12 +9,13 @@ from typing import Any
 from cluster.profiles import SiteProfile
 from launcher.calibration.correction import Calibration
 from launcher.dataset.amounts import Amounts
-from launcher.errors import JobError, TuneyardError
+from launcher.errors import JobError
 from launcher.jobfile.schema import JobFile
 from launcher.planner.plan import Plan, make_plan
 from launcher.planner.remote import UNKNOWN_HOST_BYTES
 from launcher.site.hardware import Machine
 from launcher.sizing.gpus import GpuCount, parse_gpus
+from rundir.errors import TuneyardError
 from trainer.config import ENGINES
 
 HAS_NUMBER = re.compile(r"\s*-?\d+\s*[x*]|.*:\s*-?\d+\s*$", re.I)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.rundir import PLAN, read_plan, write_json_atomic
 from launcher.errors import JobError, MachineError
 from launcher.jobfile import JobFile, SettingError
 from launcher.jobfile.paths import path_settings
@@ -24,6 +23,9 @@ from launcher.planner.plan import Plan, make_plan
 from launcher.site.hardware import Machine, this_machine
 from launcher.site.job import load_job
 from launcher.yamlfile.problems import dotted
+from rundir import plan as plan_file
+from rundir.files import write_json
+from rundir.paths import PLAN
 from rundir.quantities import count
 
 NODES_VARIABLE = "TUNEYARD_NODES_COUNT"
@@ -94,15 +96,14 @@ def _revised(run_dir: Path, job_text: bytes, plan: dict[str, Any]) -> str:
     """
     if not (run_dir / JOB).is_file() or not (run_dir / PLAN).is_file():
         return ""
-    old = read_plan(run_dir)
-    before, now = old.get("changes") or [], plan.get("changes") or []
+    before, now = plan_file.read_plan(run_dir).changes, plan_file.Plan.from_json(plan).changes
     if len(now) <= len(before) or now[: len(before)] != before:
         return ""
     number = len(before)
     _keep(run_dir / JOB, run_dir / f"job-{number:03d}.yaml")
     _keep(run_dir / PLAN, run_dir / f"plan-{number:03d}.json")
     _replace(run_dir / JOB, job_text)
-    write_json_atomic(run_dir / PLAN, plan)
+    write_json(run_dir / PLAN, plan)
     return f"{run_dir} goes on with a changed plan; the one before is plan-{number:03d}.json"
 
 
@@ -123,7 +124,7 @@ def _make(run_dir: Path, job_text: bytes, plan: dict[str, Any]) -> bool:
     try:
         (beside / "logs").mkdir(parents=True)
         (beside / JOB).write_bytes(job_text)
-        write_json_atomic(beside / PLAN, plan)
+        write_json(beside / PLAN, plan)
         os.rename(beside, run_dir)  # noqa: PTH104
     except OSError as error:
         if error.errno not in _TAKEN or not run_dir.exists():

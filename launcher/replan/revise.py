@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.rundir import PLAN, read_attempts, read_plan, read_progress, write_json_atomic
 from launcher.calibration.correction import Calibration
 from launcher.calibration.observed import all_measurements
 from launcher.calibration.store import store_path
@@ -24,6 +23,11 @@ from launcher.replan.plan_diff import REFUSED, Change, compare, trainer_of
 from launcher.site.hardware import this_machine
 from launcher.site.job import load_job
 from launcher.site.profile import profile_of
+from rundir.attempts import read_attempts
+from rundir.files import write_json
+from rundir.paths import PLAN
+from rundir.plan import PlanChange, read_plan
+from rundir.progress import read_progress
 from rundir.quantities import count
 from trainer.config import TrainerConfig, TrainingConfig
 from trainer.schedule_rules import check_schedule
@@ -54,10 +58,10 @@ class Revision:
 
     def goes_on(self) -> bool:
         """Whether the changed plan leaves steps to do for a run that was finished."""
-        training, progress = self.plan["trainer"]["training"], read_progress(self.run_dir) or {}
+        training, progress = self.plan["trainer"]["training"], read_progress(self.run_dir)
         if training["max_steps"]:
-            return bool(training["max_steps"] > (progress.get("step") or 0))
-        return bool(training["num_train_epochs"] > (progress.get("epoch") or 0) + 1e-9)
+            return bool(training["max_steps"] > (progress.step or 0))
+        return bool(training["num_train_epochs"] > (progress.epoch or 0) + 1e-9)
 
     def write(self, by: str) -> None:
         """Puts the plan (and the job file) in place; what stood there stays under the next free number.
@@ -74,12 +78,12 @@ class Revision:
                 _replace(self.run_dir / "job.yaml", self.job_text)
         except OSError as error:
             raise MachineError(f"{self.run_dir}: cannot be written: {error.strerror}") from error
-        write_json_atomic(self.run_dir / PLAN, self.plan | {"changes": self._history(by)})
+        write_json(self.run_dir / PLAN, self.plan | {"changes": self._history(by)})
 
     def _history(self, by: str) -> list[dict[str, Any]]:
         settings = [change.as_json() for change in self.changes]
-        earlier: list[dict[str, Any]] = read_plan(self.run_dir).get("changes") or []
-        return [*earlier, {"time": time.time(), "by": by, "step": saved_step(self.run_dir), "settings": settings}]
+        change = PlanChange(time=time.time(), by=by, step=saved_step(self.run_dir), settings=tuple(settings))
+        return [one.to_json() for one in (*read_plan(self.run_dir).changes, change)]
 
 
 def replanned(run_dir: Path, job_file: Path) -> Revision:
@@ -88,7 +92,7 @@ def replanned(run_dir: Path, job_file: Path) -> Revision:
     Raises:
         JobError: the job file is wrong, or a step of the run cannot be laid over what it asks for.
     """
-    old = read_plan(run_dir)
+    old = read_plan(run_dir).to_json()
     before, loaded = trainer_of(old), load_job(job_file)
     job, decisions = pinned(loaded.job, before)
     plan = _planned(run_dir, loaded, job, before)
@@ -99,7 +103,7 @@ def replanned(run_dir: Path, job_file: Path) -> Revision:
 
 def lengthened(run_dir: Path, *, max_steps: int | None = None, epochs: float | None = None) -> Revision:
     """The run's plan with another end, counted in steps or in epochs; all else stays."""
-    old = read_plan(run_dir)
+    old = read_plan(run_dir).to_json()
     plan = copy.deepcopy(old)
     # max_steps wins where both are set, so counting in epochs takes it away
     plan["trainer"]["training"] |= {"max_steps": max_steps} | ({} if epochs is None else {"num_train_epochs": epochs})
@@ -160,7 +164,7 @@ def saved_step(run_dir: Path) -> int | None:
     A run directory that is a copy has no checkpoints: there the records tell.
     """
     if not (run_dir / "checkpoints").is_dir():
-        return max((record.get("last_checkpoint_step") or 0 for record in read_attempts(run_dir)), default=0) or None
+        return max((record.last_checkpoint_step or 0 for record in read_attempts(run_dir)), default=0) or None
     names = [path.name for path in (run_dir / "checkpoints").glob("step-*")]
     return max((int(name.removeprefix("step-")) for name in names if name[len("step-") :].isdigit()), default=None)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from cluster.goodput import Goodput, steps_of, summarise
-from cluster.goodput import account as account_of_attempt
+from cluster.goodput import Goodput, summarise, with_account, with_steps
+from rundir.attempts import AttemptRecord
+from rundir.outcome import Outcome
+from rundir.progress import Progress
 from rundir.quantities import count
 
 GROUPS = {
@@ -32,29 +33,24 @@ class Slice:
     share: float
 
 
-def account(records: Sequence[dict[str, Any]], progress: dict[str, Any] | None = None) -> Goodput | None:
+def account(records: Sequence[AttemptRecord], progress: Progress | None = None) -> Goodput | None:
     """The run's account; `None` before there is anything to tell.
 
     Args:
         records: All attempts.
         progress: Where the trainer is; with it, the attempt that runs counts until its last sign of life.
     """
-    known = [record for record in records if record.get("outcome")]
-    if progress and records and not records[-1].get("outcome") and progress.get("attempt") == records[-1]["attempt"]:
+    known = [record for record in records if not record.is_open]
+    if progress and records and records[-1].is_open and progress.attempt == records[-1].number:
         known.append(_so_far(records[-1], progress))
     found = summarise(known)
     return found if found.wall_seconds > 0 else None
 
 
-def _so_far(record: dict[str, Any], progress: dict[str, Any]) -> dict[str, Any]:
+def _so_far(record: AttemptRecord, progress: Progress) -> AttemptRecord:
     """An open record as if the attempt had just ended well: nothing of it is lost yet."""
-    until = {
-        **record,
-        **steps_of(progress, record["attempt"]),
-        "outcome": "finished",
-        "ended": progress.get("heartbeat"),
-    }
-    return {**until, **account_of_attempt(until, progress)}
+    until = with_steps(record, progress).changed(outcome=Outcome.FINISHED, ended=progress.heartbeat)
+    return with_account(until, progress)
 
 
 def in_words(found: Goodput) -> str:
@@ -74,16 +70,16 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{100 * share:.1f} %"
 
 
-def decision_in_words(records: Sequence[dict[str, Any]]) -> str | None:
+def decision_in_words(records: Sequence[AttemptRecord]) -> str | None:
     """What the restart policy decided last, with its reason and the nodes that it left out."""
-    last: dict[str, Any] = next((record for record in reversed(records) if record.get("outcome")), {})
-    decision = last.get("decision")
-    if not decision or last["outcome"] == "finished":
+    last = next((record for record in reversed(records) if not record.is_open), AttemptRecord())
+    decision = last.decision
+    if not decision or last.outcome is Outcome.FINISHED:
         return None  # that a finished run is not restarted goes without saying
-    wait = f" in {decision['wait_seconds']:.0f} s" if decision.get("wait_seconds") else ""
-    nodes = [str(entry.get("node")) for entry in decision.get("exclude") or []]
+    wait = f" in {decision.wait_seconds:.0f} s" if decision.wait_seconds else ""
+    nodes = [excluded.node for excluded in decision.exclude]
     without = f"; without {', '.join(nodes)}" if nodes else ""
-    return f"{decision['action']}{wait}: {decision['reason']}{without}"
+    return f"{decision.action}{wait}: {decision.reason}{without}"
 
 
 def slices(found: Goodput) -> list[Slice]:
@@ -95,27 +91,26 @@ def slices(found: Goodput) -> list[Slice]:
     ]
 
 
-def grouped(phases: dict[str, float]) -> dict[str, float]:
+def grouped(phases: Mapping[str, float]) -> dict[str, float]:
     """Seconds beside training, by group."""
     return {label: sum(phases.get(phase) or 0.0 for phase in names) for label, names in GROUPS.items()}
 
 
-def attempt_phases(record: dict[str, Any]) -> list[tuple[str, float]]:
+def attempt_phases(record: AttemptRecord) -> list[tuple[str, float]]:
     """Where one attempt's time went: training first, then the groups; those under half a second left out."""
-    phases = record.get("phase_seconds") or {}
+    phases = record.phase_seconds
     if "training" not in phases:  # it is alive, or was written by an older version
-        return list((record.get("seconds") or {}).items())
+        return list(record.seconds.items())
     parts = {"training": phases["training"]} | grouped(phases)
     return [(label, seconds) for label, seconds in parts.items() if seconds >= 0.5]
 
 
-def lost_in_words(record: dict[str, Any]) -> str:
+def lost_in_words(record: AttemptRecord) -> str:
     """The steps that had to be made again after an attempt, with their seconds."""
-    steps = record.get("lost_steps")
-    return "" if steps is None else lost(steps, record.get("lost_seconds") or 0.0)
+    return "" if record.lost_steps is None else lost(record.lost_steps, record.lost_seconds or 0.0)
 
 
-def short_cause(record: dict[str, Any]) -> str:
+def short_cause(record: AttemptRecord) -> str:
     """The first line of what ended an attempt, and not all of it where it is long."""
-    text = (str(record.get("cause") or "").splitlines() or [""])[0]
+    text = ((record.cause or "").splitlines() or [""])[0]
     return text if len(text) <= CAUSE_CHARACTERS else text[: CAUSE_CHARACTERS - 3] + "..."

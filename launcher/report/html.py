@@ -6,7 +6,6 @@ came from a job file, a data row or a model.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,6 +20,11 @@ from launcher.report import goodput
 from launcher.report.charts import Chart, Point, Series, line_chart, smoothed
 from launcher.report.preflight import preflight_findings, preflight_table, preflight_warnings
 from launcher.runs.read import RunData, read_run
+from rundir.attempts import AttemptRecord
+from rundir.files import atomic_write
+from rundir.metrics import Metrics
+from rundir.outcome import Outcome
+from rundir.paths import RunPaths
 from rundir.quantities import elapsed, size
 
 TEMPLATE = "report.html.jinja"
@@ -28,7 +32,6 @@ SMALL = {"width": 400, "height": 210}
 SPEEDS: dict[str, Callable[[float], str]] = {"step seconds": "{:.3g} s".format, "tokens per second": "{:,.0f}".format}
 """Which rows of the comparison are no sizes, and how they are written."""
 GOOD, WAITING, BAD = "good", "waiting", "bad"
-TONES = {"finished": GOOD, "crashed": BAD, "fatal": BAD, "hang": BAD, "node_failure": BAD}
 MOST_REJECTED = 12
 MOST_EXAMPLES = 12
 
@@ -40,11 +43,9 @@ def write_report(run_dir: Path) -> Path:
         MachineError: the file cannot be written.
         cluster.ClusterError: the run directory holds no plan, or a damaged one.
     """
-    path = run_dir / "report.html"
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    path = RunPaths(run_dir).report
     try:
-        beside.write_text(render(read_run(run_dir)), encoding="utf-8")
-        beside.replace(path)
+        atomic_write(path, render(read_run(run_dir)), durable=False)
     except OSError as error:
         raise MachineError(f"{path}: cannot be written: {error.strerror}") from error
     return path
@@ -68,21 +69,21 @@ def context(run: RunData) -> dict[str, Any]:
     return {
         "name": run.name,
         "run_dir": str(run.run_dir),
-        "outcome": run.outcome.replace("_", " "),
-        "tone": TONES.get(run.outcome, WAITING),
-        "failure": run.progress.get("failure"),
+        "outcome": run.outcome_label,
+        "tone": tone(run.outcome),
+        "failure": run.progress.failure.to_json() or None,
         "headline": headline(run),
         "loss_chart": loss_chart(run, marks),
         "small_charts": small_charts(run, marks),
         "preflight": preflight_table(run.preflight),
         "findings": preflight_findings(run.preflight),
         "warnings": preflight_warnings(run.preflight),
-        "decisions": run.plan.get("decisions") or [],
-        "memory": memory_bar(run.plan.get("prediction")),
-        "caution": run.progress.get("caution"),
+        "decisions": run.plan.decisions,
+        "memory": memory_bar(run.plan.prediction),
+        "caution": run.progress.caution,
         "compared": compared(run),
-        "rejected": (run.plan.get("rejected") or [])[:MOST_REJECTED],
-        "num_rejected": len(run.plan.get("rejected") or []),
+        "rejected": run.plan.rejected[:MOST_REJECTED],
+        "num_rejected": len(run.plan.rejected),
         "attempts": [attempt_row(record) for record in run.attempts],
         "life": staying_alive(run.attempts),
         "evaluation": evaluation(run.evaluation),
@@ -92,21 +93,26 @@ def context(run: RunData) -> dict[str, Any]:
     }
 
 
+def tone(outcome: Outcome | None) -> str:
+    """The colour of an outcome."""
+    if outcome is Outcome.FINISHED:
+        return GOOD
+    return BAD if outcome is not None and outcome.is_bad else WAITING
+
+
 def headline(run: RunData) -> list[tuple[str, str]]:
     """The few numbers that one looks for first."""
     progress, score = run.progress, run.evaluation.get("exact_match")
-    trainer = run.plan.get("trainer")
-    execution = trainer.get("execution", {}) if isinstance(trainer, dict) else {}
     found = [
         ("exact match", f"{100 * score:.1f} %" if score is not None else None),
-        ("final loss", _number(progress.get("loss"), "{:.4f}")),
-        ("held-out loss", _number(run.evaluations[-1]["eval_loss"] if run.evaluations else None, "{:.4f}")),
-        ("steps", _of(progress.get("step"), progress.get("max_steps"))),
-        ("tokens", _number(progress.get("tokens"), "{:,.0f}")),
+        ("final loss", _number(progress.loss, "{:.4f}")),
+        ("held-out loss", _number(run.evaluations[-1].eval_loss if run.evaluations else None, "{:.4f}")),
+        ("steps", _of(progress.step, progress.max_steps)),
+        ("tokens", _number(progress.tokens, "{:,.0f}")),
         ("tokens per second", _number(_median_speed(run), "{:,.0f}")),
-        ("time in training", _duration(sum(_seconds(r).get("train", 0) for r in run.attempts))),
+        ("time in training", _duration(sum(r.seconds.get("train", 0) for r in run.attempts))),
         ("goodput", _goodput(run.attempts)),
-        ("engine", _engine(execution)),
+        ("engine", _engine(run.plan.section("execution"))),
     ]
     return [(label, value) for label, value in found if value]
 
@@ -117,7 +123,7 @@ def _engine(execution: dict[str, Any]) -> str | None:
     return f"{execution['engine']} on {execution['world_size']} x {execution['device']}"
 
 
-def _goodput(records: list[dict[str, Any]]) -> str | None:
+def _goodput(records: list[AttemptRecord]) -> str | None:
     """Said only of a run that was interrupted: otherwise it tells how long a run is, not how well it lived."""
     found = goodput.account(records)
     return goodput.percent(found.goodput) if found and len(records) > 1 else None
@@ -135,23 +141,19 @@ def _duration(seconds: float) -> str | None:
     return elapsed(seconds) if seconds > 0 else None
 
 
-def _seconds(record: dict[str, Any]) -> dict[str, float]:
-    return record.get("seconds") or {}
-
-
 def _median_speed(run: RunData) -> float | None:
-    speeds = sorted(line["tokens_per_second"] for line in run.training if line.get("tokens_per_second"))
+    speeds = sorted(line.tokens_per_second for line in run.training if line.tokens_per_second)
     return speeds[len(speeds) // 2] if speeds else None
 
 
 def boundaries(run: RunData) -> list[tuple[float, str]]:
     """The steps at which an attempt took over, with how the one before it ended."""
-    outcomes = {record.get("attempt"): record.get("outcome") for record in run.attempts}
+    outcomes = {record.number: record.outcome for record in run.attempts}
     marks = []
     for before, after in zip(run.training, run.training[1:], strict=False):
-        if after.get("attempt") != before.get("attempt"):
-            why = outcomes.get(before.get("attempt")) or "interrupted"
-            marks.append((float(before["step"]), f"{why}, resumed".replace("_", " ")))
+        if after.attempt != before.attempt:
+            outcome = None if before.attempt is None else outcomes.get(before.attempt)
+            marks.append((float(before.step or 0), f"{outcome.label if outcome else 'interrupted'}, resumed"))
     return marks
 
 
@@ -187,8 +189,9 @@ def small_charts(run: RunData, marks: list[tuple[float, str]]) -> list[Chart]:
     return [chart for chart in charts if chart]
 
 
-def _points(lines: Iterable[dict[str, Any]], key: str) -> list[Point]:
-    return [(float(line["step"]), line[key]) for line in lines if isinstance(line.get(key), int | float)]
+def _points(lines: Iterable[Metrics], name: str) -> list[Point]:
+    values = ((line.step, getattr(line, name)) for line in lines)
+    return [(float(step), value) for step, value in values if step is not None and value is not None]
 
 
 def memory_bar(prediction: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -218,9 +221,9 @@ def compared(run: RunData) -> list[tuple[str, str, str, str]]:
 
 def _bill(run: RunData) -> list[tuple[str, str, str, str]]:
     """Hours and cost, once the run has finished: predicted, and of all its attempts."""
-    prediction = run.plan.get("prediction") or {}
-    hours = sum(_seconds(record).get("train", 0) for record in run.attempts) / 3600
-    if run.outcome != "finished" or not prediction.get("hours") or not hours:
+    prediction = run.plan.prediction
+    hours = sum(record.seconds.get("train", 0) for record in run.attempts) / 3600
+    if run.outcome is not Outcome.FINISHED or not prediction.get("hours") or not hours:
         return []
     share = f"{100 * (prediction['hours'] / hours - 1):+.0f} %"
     rows = [("time in training", f"{prediction['hours']:.3g} h", f"{hours:.3g} h", share)]
@@ -230,24 +233,23 @@ def _bill(run: RunData) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def attempt_row(record: dict[str, Any]) -> dict[str, Any]:
+def attempt_row(record: AttemptRecord) -> dict[str, Any]:
     """One attempt, for the table."""
-    outcome = record.get("outcome") or "running"
-    started = record.get("started")
+    started, raw = record.started, record.to_json()
     return {
-        "attempt": record.get("attempt", ""),
-        "outcome": outcome.replace("_", " "),
-        "tone": TONES.get(outcome, WAITING),
+        "attempt": record.number,
+        "outcome": record.outcome.label if record.outcome else "running",
+        "tone": tone(record.outcome),
         "cause": goodput.short_cause(record),
         "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(started)) if started else "",
-        "steps": f"{record.get('first_step', '')} to {record.get('last_step', '')}",
-        "nodes": ", ".join(map(str, record.get("nodes") or [])),
+        "steps": f"{raw.get('first_step', '')} to {raw.get('last_step', '')}",
+        "nodes": ", ".join(record.nodes),
         "phases": ", ".join(f"{name} {seconds:.0f} s" for name, seconds in goodput.attempt_phases(record)),
         "lost": goodput.lost_in_words(record),
     }
 
 
-def staying_alive(records: list[dict[str, Any]]) -> dict[str, Any] | None:
+def staying_alive(records: list[AttemptRecord]) -> dict[str, Any] | None:
     """Goodput, and where the time went as a stacked bar; nothing before an attempt has ended."""
     found = goodput.account(records)
     if found is None:

@@ -6,17 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.rundir import FINISHING, read_json_loosely
+from rundir.after_training import Part, read_part_ends
+from rundir.outcome import Outcome
 
-TITLES = {"held_out": "held-out loss", "export": "export", "evaluate": "prompts"}
-AGAIN = {"held_out": "evaluate {run} --held-out", "export": "export {run}", "evaluate": "evaluate {run}"}
+TITLES = {Part.HELD_OUT: "held-out loss", Part.EXPORT: "export", Part.EVALUATE: "prompts"}
+AGAIN = {
+    Part.HELD_OUT: "evaluate {run} --held-out",
+    Part.EXPORT: "export {run}",
+    Part.EVALUATE: "evaluate {run}",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailedPart:
     """A part that came after training, and went wrong."""
 
-    name: str
+    name: Part
     message: str
     remedy: str
 
@@ -38,15 +43,12 @@ class FailedPart:
         return {"part": self.name, "message": self.message, "remedy": self.remedy}
 
 
-def failed_parts(run_dir: Path, outcome: str | None) -> list[FailedPart]:
+def failed_parts(run_dir: Path, outcome: Outcome | None) -> list[FailedPart]:
     """The parts of a run with this outcome that failed and were not done since; none where it is not trained."""
-    if outcome != "finished":
+    if outcome is not Outcome.FINISHED:
         return []
-    noted = read_json_loosely(run_dir / FINISHING)
+    failed = {part: end for part, end in read_part_ends(run_dir).items() if not end.ok}
     return [
-        FailedPart(
-            name=name, message=str(entry.get("message") or "it said nothing"), remedy=str(entry.get("remedy") or "")
-        )
-        for name in TITLES
-        if isinstance(entry := noted.get(name), dict) and not entry.get("ok")
+        FailedPart(name=part, message=end.message or "it said nothing", remedy=end.remedy)
+        for part, end in failed.items()
     ]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from cluster.rundir import read_attempts, read_plan, read_progress
-
-METRICS = ("logs", "metrics.jsonl")
+from rundir.attempts import AttemptRecord, read_attempts
+from rundir.metrics import read_metrics
+from rundir.plan import read_plan
+from rundir.progress import Progress, read_progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,22 +49,17 @@ def overview(run_dir: Path) -> Overview:
     Raises:
         cluster.ClusterError: there is no plan, or a damaged one.
     """
-    trainer, progress, attempts = (
-        read_plan(run_dir).get("trainer") or {},
-        read_progress(run_dir) or {},
-        read_attempts(run_dir),
-    )
-    first = attempts[0] if attempts else {}
-    method = trainer.get("method") or {}
+    plan, progress, attempts = read_plan(run_dir), read_progress(run_dir), read_attempts(run_dir)
+    first, method = attempts[0] if attempts else AttemptRecord(), plan.section("method")
     return Overview(
         run_dir=run_dir,
-        model=_short(str((trainer.get("model") or {}).get("path", ""))),
+        model=_short(str(plan.section("model").get("path", ""))),
         method=" ".join(filter(None, (method.get("kind"), method.get("quantization")))),
-        begun=first.get("submitted") or first.get("started"),
+        begun=first.submitted or first.started,
         seconds=sum(_lived(record, progress) for record in attempts) if attempts else None,
-        step=progress.get("step"),
-        max_steps=progress.get("max_steps"),
-        loss=progress.get("loss"),
+        step=progress.step,
+        max_steps=progress.max_steps,
+        loss=progress.loss,
         eval_loss=last_eval_loss(run_dir),
     )
 
@@ -78,30 +72,16 @@ def moment(seconds: float) -> str:
 def last_eval_loss(run_dir: Path, step: int | None = None) -> float | None:
     """The newest held-out loss, or the newest one up to a step."""
     found = None
-    path = run_dir.joinpath(*METRICS)
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for text in file:
-            if '"eval_loss"' in text and (line := _parsed(text)) and (step is None or line["step"] <= step):
-                found = line["eval_loss"]
+    for line in read_metrics(run_dir):
+        if line.eval_loss is not None and line.step is not None and (step is None or line.step <= step):
+            found = line.eval_loss
     return found
 
 
-def _parsed(text: str) -> dict[str, Any] | None:
-    """A line with a held-out loss; None when it was cut off by a crash."""
-    try:
-        line = json.loads(text)
-        return line if isinstance(line["eval_loss"], float | int) and isinstance(line["step"], int) else None
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _lived(record: dict[str, Any], progress: dict[str, Any]) -> float:
+def _lived(record: AttemptRecord, progress: Progress) -> float:
     """Seconds of one attempt; of one that is open, until its last sign of life."""
-    started = record.get("started") or 0.0
-    beat = progress.get("heartbeat") if progress.get("attempt") == record["attempt"] else None
-    return max(0.0, (record.get("ended") or beat or started) - started)
+    started = record.started or 0.0
+    return max(0.0, (record.ended or progress.of_attempt(record.number).heartbeat or started) - started)
 
 
 def _short(model: str) -> str:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster import ClusterError
-from cluster.rundir import (
-    EVALUATION,
-    METRICS,
-    OBSERVED,
-    PREFLIGHT,
-    read_attempts,
-    read_json,
-    read_plan,
-    read_progress,
-)
-
-DEFAULT_BACKEND = "local"
+from rundir.attempts import AttemptRecord, read_attempts
+from rundir.errors import RunDirError
+from rundir.files import read_json
+from rundir.metrics import Metrics, last_of_each_step, read_metrics
+from rundir.observed import Observed, read_observed
+from rundir.outcome import Outcome
+from rundir.paths import RunPaths
+from rundir.plan import Plan, read_plan
+from rundir.progress import Progress, read_progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,26 +23,30 @@ class RunData:
 
     run_dir: Path
     job_text: str
-    plan: dict[str, Any]
-    progress: dict[str, Any]
-    attempts: list[dict[str, Any]]
-    training: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]]
+    plan: Plan
+    progress: Progress
+    attempts: list[AttemptRecord]
+    training: list[Metrics]
+    evaluations: list[Metrics]
     preflight: dict[str, Any]
     evaluation: dict[str, Any]
-    observed: dict[str, Any]
+    observed: Observed
 
     @property
     def name(self) -> str:
         """The job's name."""
-        trainer = self.plan.get("trainer")
-        return str(trainer.get("name", self.run_dir.name)) if isinstance(trainer, dict) else self.run_dir.name
+        return self.plan.name or self.run_dir.name
 
     @property
-    def outcome(self) -> str:
-        """Outcome of the newest attempt, or where the run is."""
-        if self.attempts and self.attempts[-1].get("outcome"):
-            return str(self.attempts[-1]["outcome"])
+    def outcome(self) -> Outcome | None:
+        """Outcome of the newest attempt; None while there is none, or it runs."""
+        return self.attempts[-1].outcome if self.attempts else None
+
+    @property
+    def outcome_label(self) -> str:
+        """The outcome, or where the run is."""
+        if self.outcome is not None:
+            return self.outcome.label
         return "running" if self.attempts else "planned"
 
 
@@ -56,35 +54,34 @@ def read_run(run_dir: Path) -> RunData:
     """Reads a run directory.
 
     Raises:
-        cluster.ClusterError: there is no plan, or a JSON file is damaged.
+        RunDirError: there is no plan, or a JSON file is damaged.
     """
-    lines = list(metric_lines(run_dir / METRICS))
-    job = run_dir / "job.yaml"
+    lines, paths = list(read_metrics(run_dir)), RunPaths(run_dir)
     return RunData(
         run_dir=run_dir,
-        job_text=job.read_text(encoding="utf-8", errors="replace") if job.is_file() else "",
+        job_text=paths.job.read_text(encoding="utf-8", errors="replace") if paths.job.is_file() else "",
         plan=read_plan(run_dir),
-        progress=read_progress(run_dir) or {},
+        progress=read_progress(run_dir),
         attempts=read_attempts(run_dir),
-        training=last_of_each_step(line for line in lines if "loss" in line),
-        evaluations=last_of_each_step(line for line in lines if "eval_loss" in line),
-        preflight=read_json(run_dir / PREFLIGHT) or {},
-        evaluation=read_json(run_dir / EVALUATION) or {},
-        observed=read_json(run_dir / OBSERVED) or {},
+        training=last_of_each_step(line for line in lines if line.is_training),
+        evaluations=last_of_each_step(line for line in lines if line.is_evaluation),
+        preflight=read_json(paths.preflight) or {},
+        evaluation=read_json(paths.evaluation) or {},
+        observed=read_observed(run_dir),
     )
 
 
 def backend_name(run_dir: Path) -> str:
     """The backend that a run lives on."""
-    launch = read_plan(run_dir).get("launch")
-    if not isinstance(launch, dict):
-        raise ClusterError(f"{run_dir / 'plan.json'} does not say what to launch", "Submit the job again.")
-    return str(launch.get("backend", DEFAULT_BACKEND))
+    launch = read_plan(run_dir).launch
+    if not launch:
+        raise RunDirError(f"{RunPaths(run_dir).plan} does not say what to launch", "Submit the job again.")
+    return launch.backend
 
 
 def lies_elsewhere(run_dir: Path) -> str:
     """Where the run's own directory is when the one here is a copy of what tells about it; empty when it is not."""
-    state = read_json(run_dir / "kubernetes.json") or {}
+    state = read_json(RunPaths(run_dir).kubernetes) or {}
     if not state.get("mirrored"):
         return ""
     return f"{state.get('path')} in the pods of namespace {state.get('namespace')}"
@@ -92,25 +89,5 @@ def lies_elsewhere(run_dir: Path) -> str:
 
 def own_directory(run_dir: Path) -> Path:
     """The run's own directory, by its path in the pods when the one here is a copy."""
-    state = read_json(run_dir / "kubernetes.json") or {}
+    state = read_json(RunPaths(run_dir).kubernetes) or {}
     return Path(state.get("path") or run_dir) if state.get("mirrored") else run_dir
-
-
-def last_of_each_step(lines: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Steps in order; a step that was trained again after a crash counts as it was trained last."""
-    by_step = {line["step"]: line for line in lines if isinstance(line.get("step"), int)}
-    return [by_step[step] for step in sorted(by_step)]
-
-
-def metric_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Metrics; a line that was cut off by a crash is left out."""
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict):
-                yield line

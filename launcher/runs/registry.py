@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from cluster.rundir import PLAN
 from launcher.home import user_folder
+from rundir.paths import PLAN
 
 
 def folder() -> Path:

@@ -14,10 +14,13 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from cluster.rundir import read_json, read_json_loosely, read_progress, write_json_atomic
 from launcher.errors import JobError
-from launcher.runs.read import last_of_each_step, metric_lines
+from launcher.runs.read import last_of_each_step
 from launcher.yamlfile.document import Document
+from rundir.files import read_json, read_json_or_empty, write_json
+from rundir.metrics import Metrics, read_metrics
+from rundir.paths import RunPaths
+from rundir.progress import read_progress
 
 FILE = "sweep.json"
 MOST_RUNS = 1000
@@ -42,7 +45,7 @@ class Sweep:
         runs = [
             {"run": str(run), "settings": settings} for run, settings in zip(self.runs, self.combinations, strict=True)
         ]
-        write_json_atomic(self.folder / FILE, {"backend": self.backend, "runs": runs})
+        write_json(self.folder / FILE, {"backend": self.backend, "runs": runs})
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -79,7 +82,7 @@ def list_sweeps(roots: Iterable[Path]) -> Iterator[tuple[Path, set[str]]]:
     """Every sweep in some folders, with the names of its runs."""
     for root in roots:
         for file in sorted(root.glob(f"*/{FILE}")):
-            runs = read_json_loosely(file).get("runs") or []
+            runs = read_json_or_empty(file).get("runs") or []
             yield file.parent, {Path(one["run"]).name for one in runs if isinstance(one, dict) and "run" in one}
 
 
@@ -164,22 +167,23 @@ def best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _result(run: Path, settings: Combination) -> dict[str, Any]:
-    progress, evaluation = read_progress(run) or {}, read_json(run / "evaluation.json") or {}
-    lines = last_of_each_step(line for line in metric_lines(run / "logs" / "metrics.jsonl") if "eval_loss" in line)
-    saved = (progress.get("last_checkpoint") or {}).get("step")
-    of_model = [line for line in lines if saved is not None and line["step"] <= saved]
-    lowest = min(lines, key=lambda line: line["eval_loss"], default={})
+    paths, progress = RunPaths(run), read_progress(run)
+    evaluation = read_json(paths.evaluation) or {}
+    lines = last_of_each_step(line for line in read_metrics(run) if line.eval_loss is not None)
+    saved = progress.last_checkpoint.step
+    of_model = [line for line in lines if saved is not None and (line.step or 0) <= saved]
+    lowest = min(lines, key=lambda line: line.eval_loss or 0.0, default=Metrics())
     return {
         "run": run.name,
         "settings": settings,
-        "step": progress.get("step"),
-        "max_steps": progress.get("max_steps"),
-        "loss": progress.get("loss"),
-        "eval_loss": of_model[-1]["eval_loss"] if of_model else None,
-        "eval_step": of_model[-1]["step"] if of_model else None,
-        "lowest_eval_loss": lowest.get("eval_loss"),
-        "lowest_eval_step": lowest.get("step"),
-        "lowest_is_kept": bool(lowest) and (run / "checkpoints" / f"step-{lowest['step']:08d}").is_dir(),
+        "step": progress.step,
+        "max_steps": progress.max_steps,
+        "loss": progress.loss,
+        "eval_loss": of_model[-1].eval_loss if of_model else None,
+        "eval_step": of_model[-1].step if of_model else None,
+        "lowest_eval_loss": lowest.eval_loss,
+        "lowest_eval_step": lowest.step,
+        "lowest_is_kept": lowest.step is not None and paths.checkpoint(lowest.step).is_dir(),
         "exact_match": evaluation.get("exact_match"),
     }
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cluster.rundir import read_plan
+from rundir.plan import read_plan
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
@@ -29,7 +29,7 @@ def test_the_quickstart_is_placed_on_a_volume(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]", "no torch is needed"
-    plan = read_plan(volume / "quickstart")
+    plan = read_plan(volume / "quickstart").to_json()
     assert (plan["launch"]["nodes"], plan["trainer"]["execution"]["world_size"]) == (2, 4)
     assert plan["trainer"]["model"]["path"] == str(volume / "work" / "model")
     assert json.dumps(plan).count(str(mounted.parent)) == 0

@@ -103,7 +103,7 @@ def test_imports_stay_light(modules: str) -> None:
 def test_importing_cluster_imports_no_backend() -> None:
     code = "import sys, cluster; print(*(name for name in sys.modules if name.startswith('cluster.')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["cluster.contract"]
+    assert done.stdout.split() == ["cluster.contract", "cluster.errors"]
 
 
 def test_the_backend_contract_fits_on_a_page() -> None:

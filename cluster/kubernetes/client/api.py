@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.installing import install_line
 from cluster.kubernetes.client.errors import KubernetesError, refusal, unreachable
 

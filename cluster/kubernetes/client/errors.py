@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 
 ROLE = "ask for the Role in docs/kubernetes.md (helm/rbac.yaml)"
 _CONFLICT, _GONE, _TOO_MANY = 409, 410, 429

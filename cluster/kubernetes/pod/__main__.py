@@ -11,13 +11,14 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.kubernetes.pod.completion import FATAL, report
 from cluster.kubernetes.pod.membership.identity import this_post
 from cluster.kubernetes.pod.process.log import Words
 from cluster.kubernetes.pod.process.signals import Signals
 from cluster.kubernetes.pod.supervisor import Pod
-from cluster.rundir import PLAN
+from rundir.errors import TuneyardError
+from rundir.paths import PLAN
 
 _APPEAR_SECONDS = 150.0
 _POLL_SECONDS = 0.5
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
     try:
         post = this_post(os.environ)
         require_run(run_dir, signals)
-    except ClusterError as error:
+    except TuneyardError as error:
         print(f"pod: {error}: {error.remedy}", file=sys.stderr)
         return FATAL
     words = Words(f"pod {post.index}")

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from cluster.agent.aftermath import settle
 from cluster.agent.invitation import Absence, write_absences
-from cluster.agent.launch import Launch
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.kubernetes.pod.completion import clear_granted
 from cluster.kubernetes.pod.membership.heartbeat import LEFT, WAITING, Others, Presence, Sight
 from cluster.kubernetes.pod.membership.identity import Post
 from cluster.kubernetes.pod.membership.rendezvous import Gathering, node_names
 from cluster.kubernetes.pod.process.log import Words, numbers
 from cluster.lock import AgentLock, LockHeldError
-from cluster.policy import RESTART
-from cluster.rundir import read_plan, read_stop, write_stop
+from rundir.attempts import AttemptRecord
+from rundir.errors import RunDirError, TuneyardError
+from rundir.outcome import StopReason
+from rundir.plan import read_launch
+from rundir.stop import read_stop, write_stop
 
 PATIENCE_SECONDS = 3.0
 """For so long somebody may hold the lock in passing; who holds it longer is an agent of an earlier life."""
@@ -47,7 +48,7 @@ class Head:
 
     def settle(self, now: float, least_seconds: float) -> None:
         """Has the newest record closed and judged, as soon as no agent lives; sets when the run may go on."""
-        record: Mapping[str, Any] = {}
+        record: AttemptRecord | None = None
         try:
             with AgentLock(self._run_dir, _LOCK_SECONDS) as lock:
                 if self._has_plan():
@@ -59,16 +60,17 @@ class Head:
         self.settled = True
         self._go_on_at = now + max(self._backoff_seconds(record), least_seconds)
 
-    def _backoff_seconds(self, record: Mapping[str, Any]) -> float:
+    def _backoff_seconds(self, record: AttemptRecord | None) -> float:
         """How long the policy has the next attempt wait; who submits again does not wait for the last time."""
-        decision, ours = record.get("decision") or {}, self._post.submitted in (None, record.get("submitted"))
-        return float(decision.get("wait_seconds") or 0.0) if ours and decision.get("action") == RESTART else 0.0
+        if record is None or self._post.submitted not in (None, record.submitted):
+            return 0.0
+        return record.decision.wait_seconds if record.decision.restarts else 0.0
 
     def _has_plan(self) -> bool:
         """Whether there is a plan to judge by; without one, the next attempt says what is wrong with it."""
         try:
-            Launch.from_plan(read_plan(self._run_dir))
-        except ClusterError:
+            read_launch(self._run_dir)
+        except RunDirError:
             return False
         return True
 
@@ -108,7 +110,7 @@ class Head:
             return
         try:
             write_absences(self._run_dir, gathering.generation, missed)
-        except ClusterError as error:  # a full disk: then by their silence
+        except TuneyardError as error:  # a full disk: then by their silence
             self._words.say(str(error))
         self._missed = missed
 
@@ -127,7 +129,7 @@ class Head:
             return
         self._words.waiting("lock", f"an agent of an earlier life to save and leave: {error.message}", now)
         if not self._asked and read_stop(self._run_dir) is None:
-            write_stop(self._run_dir, "preempted", f"its pod was replaced by {self._post.name}", urgent=True)
+            write_stop(self._run_dir, StopReason.PREEMPTED, f"its pod was replaced by {self._post.name}", urgent=True)
         self._asked = True
 
 

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster.contract import ClusterError
 from cluster.kubernetes.pod.membership.heartbeat import PODS
 from cluster.kubernetes.pod.membership.identity import Post
 from cluster.kubernetes.pod.membership.rendezvous import node_of
-from cluster.policy import Exclusion, exclusions
-from cluster.rundir import read_attempts, read_json_loosely, write_json_atomic
+from cluster.policy import exclusions
+from rundir.attempts import Exclusion, read_attempts
+from rundir.errors import TuneyardError
+from rundir.files import read_json_or_empty, write_json
 from rundir.quantities import count
 
 MOST_MOVES = 2
@@ -52,7 +53,7 @@ class Placement:
         return kept if isinstance(kept, int) else 0
 
     def _kept(self) -> dict[str, Any]:
-        given = read_json_loosely(self._path)
+        given = read_json_or_empty(self._path)
         moves = given.get("moves")
         return moves if given.get("submitted") == self._post.submitted and isinstance(moves, dict) else {}
 
@@ -60,8 +61,8 @@ class Placement:
         """Whether the move could be counted: one that is not could go on for ever."""
         counted = {"submitted": self._post.submitted, "moves": self._kept() | {self._post.node: moves}}
         try:
-            write_json_atomic(self._path, counted)
-        except ClusterError as error:
+            write_json(self._path, counted)
+        except TuneyardError as error:
             self._say(str(error))
             return False
         return True

@@ -13,8 +13,7 @@ from typing import TypeVar
 
 from cluster.agent.children import Children
 from cluster.agent.node import GENERATION
-from cluster.agent.outcome import FAILED, GAVE_UP, RESTART_ME
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.kubernetes.pod.completion import FINISHED, end_of, grant, is_trained, submission_of, users_wish
 from cluster.kubernetes.pod.leader import Head
 from cluster.kubernetes.pod.membership.heartbeat import LEFT, SERVING, WAITING, OwnPresence
@@ -24,7 +23,9 @@ from cluster.kubernetes.pod.node_exclusion import Placement
 from cluster.kubernetes.pod.process.log import Words
 from cluster.kubernetes.pod.process.signals import Signals
 from cluster.kubernetes.pod.worker import Follower
-from cluster.rundir import read_attempts
+from rundir.attempts import read_attempts
+from rundir.errors import TuneyardError
+from rundir.outcome import AGENT_FAILED, GAVE_UP, RESTART_ME
 
 LOOK_SECONDS = 1.0
 OVER_SECONDS = 10.0
@@ -81,10 +82,10 @@ class Pod:
 
     def _reason_to_leave(self) -> int | None:
         if not self._signals.leaving:
-            return FAILED if self._broken_lives >= MOST_BROKEN_LIVES else None
+            return AGENT_FAILED if self._broken_lives >= MOST_BROKEN_LIVES else None
         try:
             over = self._end()
-        except (OSError, ClusterError):
+        except (OSError, TuneyardError):
             over = None
         return RESTART_ME if over is None else over
 
@@ -95,7 +96,7 @@ class Pod:
         self._next_look = now + LOOK_SECONDS
         try:
             return look(now)
-        except (OSError, ClusterError) as error:
+        except (OSError, TuneyardError) as error:
             self._words.waiting("storage", f"the run directory to be usable: {error}", now)
             return None
 
@@ -125,7 +126,7 @@ class Pod:
             self._own.show(now, state=SERVING, calls=False, generation=gathering.generation)
             try:
                 write_gathering(self._run_dir, gathering)
-            except ClusterError:
+            except TuneyardError:
                 self._own.show(now, state=WAITING)
                 raise
         return gathering
@@ -205,7 +206,7 @@ class Pod:
             records = read_attempts(self._run_dir)
         except OSError:
             return  # the storage is in trouble, and the agent as well
-        if records and records[-1].get("generation") == gathering.generation:
+        if records and records[-1].generation == gathering.generation:
             self._broken_lives = 0
             return
         self._broken_lives += 1

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster import rundir
-from cluster.contract import Outcome, Status
+from cluster.contract import Status
 from cluster.kubernetes.client.api import JOBSET, Api
 from cluster.kubernetes.client.errors import KubernetesError
 from cluster.kubernetes.names import COMPONENT_LABEL, INSTANCE_LABEL, PREPARE, TRAINER
@@ -26,12 +24,13 @@ from cluster.kubernetes.status.objects import (
 )
 from cluster.kubernetes.status.pending_reason import ClusterFacts, explain, lost_pods, num_present
 from cluster.kubernetes.submitted import Submitted
-from cluster.policy import RESTART
+from rundir.attempts import Action, AttemptRecord, attempt_record, newest_attempt, put_attempt, read_attempts
+from rundir.outcome import Outcome
+from rundir.progress import read_progress
+from rundir.states import RunState
 
 _KUEUE = ("kueue.x-k8s.io", ("v1beta2", "v1beta1"))
 _OUTCOME_OF_CODE = {"2": Outcome.FATAL, "3": Outcome.CRASHED, "4": Outcome.STOPPED}
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -131,71 +130,70 @@ def preparing(run_dir: Path, snapshot: RunSnapshot, given: Submitted) -> Status 
     """The status of a run whose data are being tokenised; None when the pod that does it does not run."""
     if not snapshot.running:
         return None
-    record, pod = newest(run_dir), snapshot.running[0]
+    record, pod = newest_attempt(run_dir), snapshot.running[0]
     words = f"{given.release} waits for its data: pod {pod.name} tokenises them on {pod.node}"
-    return Status("running", words, record["attempt"] if record else None)
+    return Status(RunState.RUNNING, words, record.number if record else None)
 
 
 def is_trained(run_dir: Path, given: Submitted) -> bool:
     """Whether this submission has trained: from then on pod 0 is alone."""
-    return any(record.get("trained") and is_of(record, given) for record in rundir.read_attempts(run_dir))
+    return any(record.trained and is_of(record, given) for record in read_attempts(run_dir))
 
 
 def living(run_dir: Path, snapshot: RunSnapshot, wanted: int, given: Submitted) -> Status | None:
     """The status of a run whose workload lives; None when its pods are not all at their posts."""
-    record = newest(run_dir)
-    number = record["attempt"] if record else None
-    is_open = record is not None and record.get("outcome") is None and is_of(record, given)
+    record = newest_attempt(run_dir)
+    number = record.number if record else None
+    is_open = record is not None and record.is_open and is_of(record, given)
     there = num_present(ClusterFacts(wanted, pods=snapshot.pods))
-    if is_open and snapshot.running:
-        progress = rundir.read_progress(run_dir) or {}
-        mine = progress.get("attempt") == number
-        words = str(progress.get("state", "")) if mine else "no sign of the trainer yet"
-        words = "trained; pod 0 exports and evaluates alone" if (record or {}).get("trained") else words
+    if is_open and record is not None and snapshot.running:
+        progress = read_progress(run_dir).of_attempt(record.number)
+        words = progress.state if progress else "no sign of the trainer yet"
+        words = "trained; pod 0 exports and evaluates alone" if record.trained else words
         missed = lost_pods(ClusterFacts(wanted, pods=snapshot.pods))  # what is left of the run may not have noticed yet
-        return Status("running", f"{words}; {missed.words}" if missed else words, number)
+        return Status(RunState.RUNNING, f"{words}; {missed.words}" if missed else words, number)
     if there < wanted:
         return None
-    return Status("running", _between(record, given), number)
+    return Status(RunState.RUNNING, _between(record, given), number)
 
 
 def ended(run_dir: Path, snapshot: RunSnapshot, given: Submitted) -> Status:
     """The status of a run that is over: by its record, else by what became of its workload."""
-    record = newest(run_dir)
-    number = record["attempt"] if record else None
+    record = newest_attempt(run_dir)
+    number = record.number if record else None
     end = snapshot.end
-    if record is not None and is_of(record, given) and record.get("outcome"):
-        return Status("ended", str(record.get("cause") or ""), number, str(record["outcome"]))
+    if record is not None and is_of(record, given) and record.outcome:
+        return Status(RunState.ENDED, record.cause or "", number, record.outcome)
     if end is None:
-        return Status("ended", f"{given.release} is gone, without a word", number, Outcome.STOPPED.value)
+        return Status(RunState.ENDED, f"{given.release} is gone, without a word", number, Outcome.STOPPED)
     words = f"{given.release} ended {end.type} before its agent wrote an outcome"
     told = f": {end.reason}: {end.message}" if end.message else ""
     said = [one.message for pod in snapshot.preparing_pods for one in pod.containers if one.exit_code and one.message]
     last = f": {said[-1].splitlines()[-1]}" if snapshot.waits_for_data and said else ""
-    return Status("ended", words + told + last, number, _outcome_of(end).value)
+    return Status(RunState.ENDED, words + told + last, number, _outcome_of(end))
 
 
 def correct(run_dir: Path, snapshot: RunSnapshot, given: Submitted) -> None:
     """Puts into the record what only the cluster knows. A pod that has to go is not told why, and says preempted."""
-    record = newest(run_dir)
-    if record is None or not is_of(record, given) or record.get("outcome") != Outcome.PREEMPTED:
+    record = newest_attempt(run_dir)
+    if record is None or not is_of(record, given) or record.outcome is not Outcome.PREEMPTED:
         return
     end = snapshot.end
     if snapshot.workload is None:
-        outcome, why, action = Outcome.STOPPED, f"{given.release} was removed", "stop"
+        outcome, why, action = Outcome.STOPPED, f"{given.release} was removed", Action.STOP
     elif end is not None and _is_deadline(end) and snapshot.waits_for_data:
         why = "its walltime has passed before the data were tokenised: raise `prepare.walltime` in the site profile"
-        outcome, action = Outcome.WALLTIME, "restart"
+        outcome, action = Outcome.WALLTIME, Action.RESTART
     elif end is not None and _is_deadline(end):
-        outcome, why, action = Outcome.WALLTIME, f"the deadline of {given.release} has passed", "restart"
+        outcome, why, action = Outcome.WALLTIME, f"the deadline of {given.release} has passed", Action.RESTART
     else:
         return
-    cause = f"{why}; {record.get('cause') or ''}".rstrip("; ")
-    decision = {**(record.get("decision") or {}), "action": action, "reason": why}
-    rundir.put_attempt(run_dir, {**record, "outcome": outcome.value, "cause": cause, "decision": decision})
+    cause = f"{why}; {record.cause or ''}".rstrip("; ")
+    decision = record.decision.changed(action=action, reason=why)
+    put_attempt(run_dir, record.changed(outcome=outcome, cause=cause, decision=decision))
 
 
-def termination_message(snapshot: RunSnapshot) -> dict[str, Any]:
+def termination_message(snapshot: RunSnapshot) -> AttemptRecord | None:
     """The newest record in short, as the head's pod left it for Kubernetes to keep."""
     heads = [pod for pod in snapshot.every_pod if pod.index == 0]
     for container in (one for pod in heads for one in pod.containers if one.name == pod.container and one.message):
@@ -203,32 +201,27 @@ def termination_message(snapshot: RunSnapshot) -> dict[str, Any]:
             found = json.loads(container.message)
         except ValueError:
             continue
-        if isinstance(found, dict) and isinstance(found.get("attempt"), int):
-            return found
-    return {}
+        if (record := attempt_record(found)) is not None:
+            return record
+    return None
 
 
-def newest(run_dir: Path) -> dict[str, Any] | None:
-    """The newest record."""
-    return next(reversed(rundir.read_attempts(run_dir)), None)
-
-
-def is_of(record: Record, given: Submitted) -> bool:
+def is_of(record: AttemptRecord, given: Submitted) -> bool:
     """Whether an attempt belongs to the last submission."""
-    return abs((record.get("submitted") or 0.0) - given.submitted) < 0.01
+    return record.is_of_submission(given.submitted)
 
 
-def as_last_record(run_dir: Path, found: Record, given: Submitted) -> None:
+def as_last_record(run_dir: Path, found: AttemptRecord, given: Submitted) -> None:
     """Puts a record in short in place of the one that is here, which an end that came quickly left open."""
-    here_now = next((one for one in rundir.read_attempts(run_dir) if one["attempt"] == found["attempt"]), {})
-    rundir.put_attempt(run_dir, {"submitted": given.submitted, **here_now, **found})
+    here_now = [one.to_json() for one in read_attempts(run_dir) if one.number == found.number]
+    known = {"submitted": given.submitted} | (here_now[0] if here_now else {})
+    put_attempt(run_dir, AttemptRecord.from_json(known | found.to_json()))
 
 
-def _between(record: Record | None, given: Submitted) -> str:
-    decision = (record or {}).get("decision") or {}
-    if record is None or not is_of(record, given) or decision.get("action") != RESTART:
+def _between(record: AttemptRecord | None, given: Submitted) -> str:
+    if record is None or not is_of(record, given) or not record.decision.restarts:
         return "all pods are there; the agents are starting or leaving"
-    return f"the pods gather for attempt {record['attempt'] + 1} ({decision.get('reason')})"
+    return f"the pods gather for attempt {record.number + 1} ({record.decision.reason})"
 
 
 def _outcome_of(end: Condition) -> Outcome:

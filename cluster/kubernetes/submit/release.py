@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.kubernetes.client.api import JOBSET, Api
 from cluster.kubernetes.client.errors import KubernetesError
 from cluster.kubernetes.client.helm import Helm
@@ -19,7 +19,9 @@ from cluster.kubernetes.submit.profile import JOB, SUBMIT
 from cluster.kubernetes.submit.values import Submission, as_text, chart_values, site_of
 from cluster.kubernetes.submitted import STATE, Submitted, read_submitted, write_submitted
 from cluster.policy import exclusions
-from cluster.rundir import FINGERPRINT, PREFLIGHT
+from rundir.attempts import AttemptRecord
+from rundir.paths import FINGERPRINT, PREFLIGHT
+from rundir.plan import Plan
 
 NODE_MARK = "#"
 """Between a node's name and a pod's index, where several pods of a run share a node (cluster.kubernetes.pod)."""
@@ -36,7 +38,7 @@ def api_of(site: Mapping[str, Any]) -> Api:
     return Api(str(site.get("context", "")), str(site.get("namespace", "")))
 
 
-def submitted_now(run_dir: Path, plan: Mapping[str, Any], api: Api, now: float) -> Submitted:
+def submitted_now(run_dir: Path, plan: Plan, api: Api, now: float) -> Submitted:
     """What is about to be submitted. The names of a run that was submitted before stay."""
     site, before = site_of(plan), read_submitted(run_dir)
     runs = site.get("runs") or {}
@@ -82,10 +84,10 @@ def prepares_first(run_dir: Path, site: Mapping[str, Any]) -> bool:
 
 
 def values_text(
-    plan: Mapping[str, Any],
+    plan: Plan,
     submitted: Submitted,
     job_text: str,
-    records: Sequence[dict[str, Any]] = (),
+    records: Sequence[AttemptRecord] = (),
     *,
     prepares: bool = False,
 ) -> str:
@@ -95,7 +97,7 @@ def values_text(
         run_name=Path(submitted.path).name,
         submitted=submitted.submitted,
         job_text=job_text,
-        plan_text=json.dumps(plan, indent=1) + "\n",
+        plan_text=json.dumps(plan.to_json(), indent=1) + "\n",
         workload=submitted.workload,
         exclude=list(dict.fromkeys(excluded)),
         prepares=prepares,

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.agent.launch import Launch
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.kubernetes.submit.profile import Identity, quantity
+from rundir.plan import LaunchSpec, Plan
 
 AGENT_SECONDS = 30
 """What the agent and the pod's own first process need beyond the grace period."""
@@ -67,9 +67,10 @@ class Submission:
     """Whether a Job of its own tokenises first."""
 
 
-def chart_values(plan: Mapping[str, Any], submission: Submission) -> dict[str, Any]:
+def chart_values(plan: Plan, submission: Submission) -> dict[str, Any]:
     """Everything that the chart is told about a run."""
-    launch, given = Launch.from_plan(plan), plan["launch"]
+    launch = plan.launch
+    launch.require_startable()
     site = site_of(plan)
     values: dict[str, Any] = {theirs: site[ours] for ours, theirs in _RENAMED.items() if ours in site}
     values |= {"run": {"name": submission.run_name, "submitted": submission.submitted}}
@@ -78,7 +79,7 @@ def chart_values(plan: Mapping[str, Any], submission: Submission) -> dict[str, A
     values |= {"resources": _resources(launch, site), "runs": _runs(site), "volumes": list(_volumes(site))}
     values |= {"workload": _workload(submission.workload, site), "excludeNodes": list(submission.exclude)}
     values |= {"securityContext": _identity(site), "serviceAccount": _account(site)}
-    values |= {"walltimeSeconds": int(given.get("walltime_seconds") or 0)}
+    values |= {"walltimeSeconds": int(launch.walltime_seconds or 0)}
     values |= {"networkPolicy": {"enabled": bool(site.get("network_policy", False))}}
     values |= {"tensorboard": {"enabled": bool(site.get("tensorboard", False))}}
     values |= {"nccl": {name.removeprefix("NCCL_"): value for name, value in site.get("nccl", {}).items()}}
@@ -93,10 +94,10 @@ def chart_values(plan: Mapping[str, Any], submission: Submission) -> dict[str, A
     return values
 
 
-def site_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+def site_of(plan: Plan) -> dict[str, Any]:
     """The profile's part of a plan; ClusterError when the plan was made for another place."""
-    site = (plan.get("launch") or {}).get("kubernetes")
-    if not isinstance(site, dict) or not site.get("image"):
+    site = plan.launch.kubernetes
+    if not site.get("image"):
         raise ClusterError("plan.json: launch.kubernetes names no image", "plan the job with a Kubernetes profile")
     return site
 
@@ -111,7 +112,7 @@ def _escaped(found: re.Match[str]) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def _resources(launch: Launch, site: Mapping[str, Any]) -> dict[str, Any]:
+def _resources(launch: LaunchSpec, site: Mapping[str, Any]) -> dict[str, Any]:
     ranks, on_gpus = launch.ranks_per_node, launch.device != "cpu"
     found: dict[str, Any] = {"gpus": ranks if on_gpus else 0, "cpu": ranks * (site.get("cpus_per_gpu") or 1)}
     if on_gpus:

@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster import rundir
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.kubernetes.sync import mirror
 from cluster.lock import try_lock
+from rundir.files import read_json, write_json
 from rundir.quantities import count
 
 SENDER = Path(__file__).with_name("remote_model.py")
@@ -74,12 +74,12 @@ def _fetch(ask: Ask, remote: str, target: Path, tell: Tell) -> None:
     files = _listed(ask, remote)
     partial, noted = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.files.json")
     facts: dict[str, Any] = {"files": [asdict(one) for one in files]}
-    if rundir.read_json(noted) != facts:
+    if read_json(noted) != facts:
         if target.exists():
             words = f"{target} is there already, and is not what the claim has now"
             raise ClusterError(words, "move it away, and fetch again")
         shutil.rmtree(partial, ignore_errors=True)
-        rundir.write_json_atomic(noted, facts)
+        write_json(noted, facts)
     if not target.exists():
         partial.mkdir(exist_ok=True)
         _require_room(files, partial)

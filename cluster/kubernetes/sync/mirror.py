@@ -10,14 +10,16 @@ import base64
 import binascii
 import json
 import os
-import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster import rundir
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
+from rundir.attempts import attempt_record
+from rundir.files import atomic_write, write_json
+from rundir.paths import ATTEMPTS, METRICS, MIRRORED, MIRRORED_LOGS, PROGRESS, grows
+from rundir.stop import StopRequest
 
 SENDER = Path(__file__).with_name("remote_rundir.py")
 LEDGER = "tuneyard: "
@@ -28,13 +30,13 @@ _MOST_PART = 2**24
 
 def command(run_dir: str, here: Path, ranks: Sequence[int] = (0,)) -> list[str]:
     """What asks a pod for everything that is not here yet."""
-    files = {"whole": rundir.MIRRORED, "growing": [rundir.METRICS], "logs": rundir.MIRRORED_LOGS}
+    files = {"whole": MIRRORED, "growing": [METRICS], "logs": MIRRORED_LOGS}
     return asked(SENDER, {"run_dir": run_dir, "have": _have(here), "ranks": list(ranks), **files})
 
 
-def stop_command(run_dir: str, stop: dict[str, Any]) -> list[str]:
+def stop_command(run_dir: str, stop: StopRequest) -> list[str]:
     """What leaves a wish to stop in the run directory."""
-    return asked(SENDER, {"run_dir": run_dir, "stop": stop})
+    return asked(SENDER, {"run_dir": run_dir, "stop": stop.to_json()})
 
 
 def take(answer: str, here: Path) -> bool:
@@ -54,13 +56,11 @@ def take_ledger(log: str, here: Path) -> bool:
     """Takes the last ledger out of what pod 0 printed; gives whether there was one."""
     lines = [line[len(LEDGER) :] for line in log.splitlines() if line.startswith(LEDGER)]
     found = next(objects(lines[-1]), {}) if lines else {}
-    records = [
-        one for one in found.get("ledger") or () if isinstance(one, dict) and isinstance(one.get("attempt"), int)
-    ]
+    records = [record for one in found.get("ledger") or () if (record := attempt_record(one)) is not None]
     if records:
-        _write_whole(here / rundir.ATTEMPTS, "".join(json.dumps(one) + "\n" for one in records).encode())
+        _write_whole(here / ATTEMPTS, "".join(json.dumps(one.to_json()) + "\n" for one in records).encode())
     if isinstance(found.get("progress"), dict) and found["progress"]:
-        rundir.write_json_atomic(here / rundir.PROGRESS, found["progress"])
+        write_json(here / PROGRESS, found["progress"])
     return bool(records)
 
 
@@ -72,27 +72,23 @@ def asked(sender: Path, request: dict[str, Any]) -> list[str]:
 def _have(here: Path) -> dict[str, int]:
     """What is here: the length of files that grow, the checksum of those that are replaced."""
     found = {}
-    for path in rundir.MIRRORED:
+    for path in MIRRORED:
         if (here / path).is_file():
             found[path] = zlib.crc32((here / path).read_bytes())
-    for file in [here / rundir.METRICS, *(here / "logs").glob("attempt-*/*")]:
+    for file in [here / METRICS, *(here / "logs").glob("attempt-*/*")]:
         path = file.relative_to(here).as_posix()
-        if _grows(path) and file.is_file():
+        if grows(path) and file.is_file():
             found[path] = file.stat().st_size
     return found
-
-
-def _grows(path: str) -> bool:
-    return path == rundir.METRICS or re.fullmatch(rundir.MIRRORED_LOGS, path) is not None
 
 
 def _take_part(here: Path, part: dict[str, Any]) -> None:
     path, offset, data = part.get("path"), part.get("offset"), _unpacked(part.get("data"))
     if not isinstance(path, str) or not isinstance(offset, int) or data is None:
         return
-    if path in rundir.MIRRORED:
+    if path in MIRRORED:
         _write_whole(here / path, data)
-    elif _grows(path) and 0 <= offset <= MOST_BYTES - len(data):
+    elif grows(path) and 0 <= offset <= MOST_BYTES - len(data):
         _write_part(here / path, offset, data)
 
 
@@ -108,9 +104,7 @@ def _unpacked(text: Any) -> bytes | None:
 
 def _write_whole(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    beside.write_bytes(data)
-    beside.replace(path)
+    atomic_write(path, data, durable=False)
 
 
 def _write_part(path: Path, offset: int, data: bytes) -> None:

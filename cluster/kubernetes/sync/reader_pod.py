@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.kubernetes.client.api import Api
 from cluster.kubernetes.names import COMPONENT_LABEL, INSTANCE_LABEL, TRAINER
 from cluster.kubernetes.status.objects import pod_of

@@ -11,15 +11,12 @@ import sys
 from pathlib import Path
 
 from cluster.agent.attempt import close_abandoned
-from cluster.agent.outcome import FAILED
-from cluster.contract import ClusterError, Outcome
 from cluster.lock import AgentLock
-from cluster.policy import STOP, Decision
-from cluster.rundir import put_attempt, read_attempts
+from rundir.attempts import Decision, newest_attempt, put_attempt
+from rundir.errors import TuneyardError
+from rundir.outcome import AGENT_FAILED, Outcome
 
 _LOCK_SECONDS = 60.0
-STOPPED = Outcome.STOPPED.value
-_SPEAK_FOR_THEMSELVES = (Outcome.FINISHED, Outcome.FATAL, Outcome.STOPPED)
 
 
 def main(arguments: list[str]) -> int:
@@ -27,9 +24,9 @@ def main(arguments: list[str]) -> int:
     run_dir, job = Path(arguments[0]), arguments[1]
     try:
         note_cancelled(run_dir, job)
-    except ClusterError as error:
+    except TuneyardError as error:
         print(f"cancelled: {error}", file=sys.stderr)
-        return FAILED
+        return AGENT_FAILED
     print(f"job {job} was cancelled by hand, so its continuation ends, too")
     return 0
 
@@ -38,12 +35,12 @@ def note_cancelled(run_dir: Path, job: str) -> None:
     """Closes the last attempt as stopped, unless it had ended by itself; one that never began has nothing to say."""
     with AgentLock(run_dir, _LOCK_SECONDS) as lock:
         close_abandoned(run_dir, lock.previous)
-        last = next(reversed(read_attempts(run_dir)), None)
-        if last is None or last["outcome"] in _SPEAK_FOR_THEMSELVES:
+        last = newest_attempt(run_dir)
+        if last is None or (last.outcome is not None and last.outcome.is_terminal):
             return
-        cause = f"job {job} was cancelled; {last.get('cause') or ''}".rstrip("; ")
-        decision = Decision(STOP, f"the run was stopped on request: scancel of job {job}")
-        put_attempt(run_dir, {**last, "outcome": STOPPED, "cause": cause, "decision": decision.as_json()})
+        cause = f"job {job} was cancelled; {last.cause or ''}".rstrip("; ")
+        decision = Decision.to_stop(f"the run was stopped on request: scancel of job {job}")
+        put_attempt(run_dir, last.changed(outcome=Outcome.STOPPED, cause=cause, decision=decision))
 
 
 if __name__ == "__main__":

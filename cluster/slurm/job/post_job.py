@@ -12,12 +12,11 @@ from pathlib import Path
 
 from cluster.agent.aftermath import settle
 from cluster.agent.node import GENERATION
-from cluster.agent.outcome import FAILED, RESTART_ME, exit_code
 from cluster.agent.restarts import stopped_already, submission
-from cluster.contract import ClusterError, Outcome
 from cluster.lock import AgentLock
-from cluster.policy import RESTART
-from cluster.rundir import read_attempts
+from rundir.attempts import newest_attempt
+from rundir.errors import TuneyardError
+from rundir.outcome import AGENT_FAILED, RESTART_ME
 
 AGAIN, LEAVE = "again", "leave"
 NO_WARNING = "none"
@@ -32,24 +31,23 @@ def main(arguments: list[str]) -> int:
         with AgentLock(run_dir, _LOCK_SECONDS) as lock:
             settle(run_dir, lock)
             print(answer(run_dir, generation, warned=warning != NO_WARNING))
-    except ClusterError as error:
+    except TuneyardError as error:
         print(f"after: {error}", file=sys.stderr)
-        print(f"{LEAVE} {FAILED}")
+        print(f"{LEAVE} {AGENT_FAILED}")
     return 0
 
 
 def answer(run_dir: Path, generation: str, *, warned: bool) -> str:
     """The line for the script."""
-    records = read_attempts(run_dir)
-    last = records[-1] if records else {}
-    if last.get("generation") != generation:
+    last = newest_attempt(run_dir)
+    if last is None or last.outcome is None or last.generation != generation:
         code = stopped_already(run_dir, submission(os.environ))
         # no attempt since the job started: the run is over, or we were told to leave at once, or the agent cannot start
-        return f"{AGAIN} {RESTART_ME}" if code is None and warned else f"{LEAVE} {FAILED if code is None else code}"
-    decision = last["decision"]
-    nodes = ",".join(node["node"] for node in decision["exclude"])
-    again = decision["action"] == RESTART
-    return f"{AGAIN if again else LEAVE} {exit_code(Outcome(last['outcome']), decision['action'])} {nodes}".rstrip()
+        return (
+            f"{AGAIN} {RESTART_ME}" if code is None and warned else f"{LEAVE} {AGENT_FAILED if code is None else code}"
+        )
+    again, nodes = last.decision.restarts, ",".join(node.node for node in last.decision.exclude)
+    return f"{AGAIN if again else LEAVE} {last.outcome.agent_exit_code(again)} {nodes}".rstrip()
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from cluster.agent.node import GENERATION, NODES
-from cluster.agent.outcome import FAILED
 from cluster.agent.prepare import prepare
-from cluster.contract import ClusterError
+from rundir.errors import TuneyardError
+from rundir.outcome import AGENT_FAILED
 
 
 def main(arguments: list[str]) -> int:
@@ -19,9 +19,9 @@ def main(arguments: list[str]) -> int:
     here[GENERATION] = f"{here.get('SLURM_JOB_ID', '')}.{here.get('SLURM_RESTART_COUNT', '0')}"
     try:
         return prepare(Path(arguments[0]).resolve(), int(here.get("SLURM_CPUS_PER_TASK", "1")))
-    except ClusterError as error:
+    except TuneyardError as error:
         print(f"prepare: {error}", file=sys.stderr)
-        return FAILED
+        return AGENT_FAILED
 
 
 if __name__ == "__main__":

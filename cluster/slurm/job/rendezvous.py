@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 
 from cluster.agent.node import GENERATION, HEAD, NODE_RANK, NODES, PORT
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _FIRST_PORT = 20000

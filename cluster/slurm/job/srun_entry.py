@@ -6,18 +6,18 @@ import os
 import sys
 
 from cluster.agent.__main__ import main as agent
-from cluster.agent.outcome import FAILED
-from cluster.contract import ClusterError
 from cluster.slurm.job.rendezvous import agent_environment
+from rundir.errors import TuneyardError
+from rundir.outcome import AGENT_FAILED
 
 
 def main(arguments: list[str]) -> int:
     """The agent's exit code."""
     try:
         os.environ.update(agent_environment(os.environ))
-    except ClusterError as error:
+    except TuneyardError as error:
         print(f"agent: {error}", file=sys.stderr)
-        return FAILED
+        return AGENT_FAILED
     return agent(arguments)
 
 

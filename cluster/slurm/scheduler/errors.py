@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 
 _LINES_KEPT = 4
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from cluster import lock, rundir
+from cluster import lock
 from cluster.agent.outcome import abandoned, with_down_nodes
-from cluster.contract import Outcome, Status
+from cluster.contract import Status
 from cluster.processes import boot_id
 from cluster.slurm.scheduler.errors import SlurmError
 from cluster.slurm.scheduler.facts import SlurmJob
 from cluster.slurm.submit.submission_record import job_ids, read_submission
+from rundir.attempts import AttemptRecord, newest_attempt
+from rundir.nodes import read_down_nodes
+from rundir.outcome import Outcome
+from rundir.states import RunState
+from rundir.stop import read_stop
 
 BEFORE_IT_RUNS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
 """States of a job that waits for its first or next start."""
@@ -20,46 +23,44 @@ BEFORE_IT_RUNS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE
 
 def as_far_as_known(run_dir: Path, error: SlurmError) -> Status:
     """The scheduler does not answer: the run directory alone tells, and no more than it can."""
-    record = next(reversed(rundir.read_attempts(run_dir)), None)  # anew: asking in vain takes its time
-    number = record["attempt"] if record else None
+    record = newest_attempt(run_dir)  # anew: asking in vain takes its time
+    number = record.number if record else None
     if lock.holder(run_dir) is not None:
-        return Status("running", f"SLURM does not answer ({error.message}); an agent lives", number)
-    if record is not None and record.get("outcome") in (Outcome.FINISHED, Outcome.FATAL, Outcome.STOPPED):
-        return Status("ended", record.get("cause") or "", number, record["outcome"])
-    return Status("unknown", f"SLURM does not answer: {error.message}", number)
+        return Status(RunState.RUNNING, f"SLURM does not answer ({error.message}); an agent lives", number)
+    if record is not None and record.outcome is not None and record.outcome.is_terminal:
+        return Status(RunState.ENDED, record.cause or "", number, record.outcome)
+    return Status(RunState.UNKNOWN, f"SLURM does not answer: {error.message}", number)
 
 
-def ended(
-    run_dir: Path, job: SlurmJob | None, record: Mapping[str, Any] | None, first: SlurmJob | None = None
-) -> Status:
+def ended(run_dir: Path, job: SlurmJob | None, record: AttemptRecord | None, first: SlurmJob | None = None) -> Status:
     """No job of the run lives any more. `first` is the one that tokenised, of whose failure SLURM cancels the other."""
     failed = first is not None and first.state != "COMPLETED"
     if failed and first is not None and (record is None or not of_last_submission(run_dir, record)):
         words = f"its data were not prepared: job {first.id} ended {first.state}"
         words += _last_words(run_dir / "logs" / f"slurm-prepare-{first.id}.log")
-        return Status("ended", words, record["attempt"] if record else None, _no_attempt(first))
+        return Status(RunState.ENDED, words, record.number if record else None, _no_attempt(first))
     if record is None or not of_last_submission(run_dir, record):
         words = f"job {job.id} ended {job.state} before its agent began" if job else "its job is gone, without a word"
         logs = [run_dir / "logs" / f"slurm-{job_id}.log" for job_id in job_ids(run_dir)[:1]]
-        return Status("ended", words + _last_words(*logs), record["attempt"] if record else None, _no_attempt(job))
-    outcome, cause = record.get("outcome"), record.get("cause") or ""
+        return Status(RunState.ENDED, words + _last_words(*logs), record.number if record else None, _no_attempt(job))
+    outcome, cause = record.outcome, record.cause or ""
     if outcome is None:
-        down = rundir.read_down_nodes(run_dir)
-        verdict = abandoned(record, rundir.read_stop(run_dir), lock.last_holder(run_dir), boot_id(), "another life")
-        verdict = with_down_nodes(verdict, record.get("nodes") or [], down)
-        outcome, cause = verdict.outcome.value, verdict.cause
+        down = read_down_nodes(run_dir)
+        verdict = abandoned(record, read_stop(run_dir), lock.last_holder(run_dir), boot_id(), "another life")
+        verdict = with_down_nodes(verdict, record.nodes, down)
+        outcome, cause = verdict.outcome, verdict.cause
     its = job_of(record, job, first)
     if its is not None and its.state == "CANCELLED" and outcome not in (Outcome.FINISHED, Outcome.FATAL):
-        outcome, cause = Outcome.STOPPED.value, f"job {its.id} was cancelled; {cause}".rstrip("; ")
+        outcome, cause = Outcome.STOPPED, f"job {its.id} was cancelled; {cause}".rstrip("; ")
     elif its is not None and its is first and its.state == "TIMEOUT":  # which its agent took for a preemption
         words = "reached its walltime before the data were tokenised: raise `prepare.walltime` in the site profile"
-        outcome, cause = Outcome.WALLTIME.value, f"job {its.id} {words}"
-    return Status("ended", cause, record["attempt"], outcome)
+        outcome, cause = Outcome.WALLTIME, f"job {its.id} {words}"
+    return Status(RunState.ENDED, cause, record.number, outcome)
 
 
-def job_of(record: Mapping[str, Any], job: SlurmJob | None, first: SlurmJob | None) -> SlurmJob | None:
+def job_of(record: AttemptRecord, job: SlurmJob | None, first: SlurmJob | None) -> SlurmJob | None:
     """The job in which an attempt took place: `first` where the data could not be tokenised, which is an attempt."""
-    return first if first is not None and str(record.get("generation")).startswith(f"{first.id}.") else job
+    return first if first is not None and record.generation.startswith(f"{first.id}.") else job
 
 
 def has_begun(job: SlurmJob) -> bool:
@@ -67,16 +68,16 @@ def has_begun(job: SlurmJob) -> bool:
     return job.is_alive and job.state not in BEFORE_IT_RUNS
 
 
-def of_last_submission(run_dir: Path, record: Mapping[str, Any]) -> bool:
+def of_last_submission(run_dir: Path, record: AttemptRecord) -> bool:
     """Whether an attempt belongs to the last `submit` of the run."""
     given = read_submission(run_dir)
-    return given is not None and abs((record.get("submitted") or 0.0) - given.submitted) < 0.01
+    return given is not None and record.is_of_submission(given.submitted)
 
 
-def _no_attempt(job: SlurmJob | None) -> str:
+def _no_attempt(job: SlurmJob | None) -> Outcome:
     if job is not None and job.state == "CANCELLED":
-        return Outcome.STOPPED.value
-    return (Outcome.NODE_FAILURE if job is not None and job.state == "NODE_FAIL" else Outcome.CRASHED).value
+        return Outcome.STOPPED
+    return Outcome.NODE_FAILURE if job is not None and job.state == "NODE_FAIL" else Outcome.CRASHED
 
 
 def _last_words(*logs: Path) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.slurm.profile import JobSettings
 
 WARNING_SLOP_SECONDS = 60

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.slurm.submit.batch_script import in_quotes, option
 
 _OWN = ("job-name", "output", "chdir")

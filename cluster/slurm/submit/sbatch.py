@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.installing import install_line
 from cluster.slurm.scheduler.commands import Scheduler
 

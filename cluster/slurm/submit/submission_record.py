@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.rundir import read_json, write_json_atomic
+from rundir.files import read_json, write_json
 
 STATE = "slurm.json"
 LIVES = "slurm-jobs"
@@ -28,7 +28,7 @@ class Submission:
 def write_submission(run_dir: Path, submission: Submission) -> None:
     """Remembers the job that carries the run from now on."""
     first = {"prepare": submission.prepare} if submission.prepare else {}
-    write_json_atomic(run_dir / STATE, {"job": submission.job, "submitted": submission.submitted, **first})
+    write_json(run_dir / STATE, {"job": submission.job, "submitted": submission.submitted, **first})
 
 
 def read_submission(run_dir: Path) -> Submission | None:

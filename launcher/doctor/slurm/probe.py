@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.slurm.profile import Profile
 from cluster.slurm.scheduler.commands import Scheduler
 from cluster.slurm.scheduler.errors import SlurmError

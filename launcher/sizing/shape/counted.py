@@ -14,12 +14,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from launcher.errors import JobError, TuneyardError
+from launcher.errors import JobError
 from launcher.sizing.shape.config import ALIASES, FFN_KEYS, KV_KEYS, is_described, read_config, shape_from_config
 from launcher.sizing.shape.headers import files_of, read_headers
 from launcher.sizing.shape.meta import ask_transformers, has_code
 from launcher.sizing.shape.model import ModelShape
 from launcher.sizing.shape.parts import Layer, Linear, Tensor
+from rundir.errors import TuneyardError
 
 LAYER = re.compile(r"^(.*?\.)(\d+)\.(.+)$")
 EXPERT = re.compile(r"(expert\w*\.)\d+\.")

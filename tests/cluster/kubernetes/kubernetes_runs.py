@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.kubernetes.backend import KubernetesBackend
-from cluster.rundir import read_attempts, read_progress
 from tests.cluster.kubernetes.testbed import Namespace
+from tests.support.documents import read_attempts, read_progress
 
 ROOT = Path(__file__).parents[3]
 STANDIN = "/opt/tuneyard/tests/process/cluster/standin"

@@ -17,10 +17,10 @@ from kubernetes_runs import ROOT, KubernetesRun, profile, tuneyard, until, use_c
 from cluster import ClusterError
 from cluster.kubernetes.client.api import Api
 from cluster.kubernetes.client.helm import Helm
-from cluster.rundir import read_attempts, read_progress
 from tests.cluster.kubernetes.testbed import Namespace, Testbed
 from tests.cluster.outcomes.real_run import trains
 from tests.support import tiny
+from tests.support.documents import read_attempts, read_progress
 
 JOB = """
 name: tiny

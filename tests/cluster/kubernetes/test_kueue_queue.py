@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from kubernetes_runs import KubernetesRun, use_cluster
 
-from cluster.rundir import read_progress
 from tests.cluster.kubernetes.testbed import Namespace, Testbed
+from tests.support.documents import read_progress
 
 KUEUE = "kueue.x-k8s.io/v1beta2"
 ONE_RUN = {"cpu": "3", "memory": "2Gi"}

@@ -9,8 +9,8 @@ from disruptions import INDEX, Pods
 from kubernetes_runs import KubernetesRun, tuneyard, until, use_cluster
 from test_kubernetes_backend import make_job
 
-from cluster.rundir import read_attempts, read_progress
 from tests.cluster.kubernetes.testbed import Namespace, Testbed
+from tests.support.documents import read_attempts, read_progress
 
 PREPARE = {"where": "job", "cpus": 1, "memory": "600Mi"}
 GONE = ("Succeeded", "Failed")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from kubernetes_runs import ROOT
 
-from cluster.rundir import read_attempts
 from tests.cluster.kubernetes.testbed import Namespace, Testbed
+from tests.support.documents import read_attempts
 
 STEPS, ROWS = 30, 600
 TUNEYARD = [sys.executable, "-c", "from launcher.cli import main; main()"]

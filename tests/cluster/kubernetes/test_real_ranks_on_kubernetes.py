@@ -11,10 +11,10 @@ from disruptions import Pods, Stopwatch, cordoned, drain, preempted
 from kubernetes_runs import profile, tuneyard, until, use_cluster
 
 from cluster.kubernetes.backend import KubernetesBackend
-from cluster.rundir import read_attempts, read_progress
 from tests.cluster.kubernetes.testbed import Namespace, Testbed
 from tests.cluster.outcomes.real_run import checkpoint_hashes, closed, losses, trains
 from tests.support import tiny
+from tests.support.documents import read_attempts, read_progress
 
 STEPS = 150
 SET_STEPS = 80

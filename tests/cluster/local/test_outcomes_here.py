@@ -10,7 +10,7 @@ import pytest
 
 from cluster import lock
 from cluster.local import LocalBackend
-from cluster.processes import signal_process
+from cluster.processes import ProcessIdentity, signal_process
 from tests.cluster.outcomes.place import Place
 from tests.cluster.outcomes.standin_run import STANDIN
 from tests.cluster.outcomes.suite import Outcomes
@@ -41,7 +41,7 @@ class Here:
         os.kill(int((run_dir / f"rank{rank}.pid").read_text()), number)
 
     def _signal_agent(self, run_dir: Path, number: signal.Signals) -> None:
-        assert signal_process(lock.holder(run_dir) or {}, number)
+        assert signal_process(lock.holder(run_dir) or ProcessIdentity(), number)
 
 
 class TestOutcomesHere(Outcomes):
@@ -51,4 +51,4 @@ class TestOutcomesHere(Outcomes):
         here = Here()
         yield here
         for run_dir in tmp_path.glob("run-*"):  # of a failed test
-            signal_process(lock.holder(run_dir) or {}, signal.SIGKILL)
+            signal_process(lock.holder(run_dir) or ProcessIdentity(), signal.SIGKILL)

@@ -4,9 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from cluster.rundir import read_attempts, read_progress
 from launcher.runs.read import last_of_each_step, metric_lines
 from tests.cluster.outcomes.standin_run import until
+from tests.support.documents import read_attempts, read_progress
 
 
 def trains(run: Path, attempt: int, steps: int = 0, seconds: float = 180.0) -> dict[str, Any]:

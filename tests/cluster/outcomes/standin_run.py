@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import Backend
-from cluster.rundir import read_attempts, read_progress
+from tests.support.documents import read_attempts, read_progress
 
 STANDIN = Path(__file__).parents[2] / "process" / "cluster" / "standin"
 FOR_EVER = {"steps": 10**6, "save_every": 5}

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from cluster import ClusterError
-from cluster.rundir import read_progress, write_stop
+from rundir.stop import write_stop
 from tests.cluster.outcomes.place import Place
 from tests.cluster.outcomes.standin_run import FOR_EVER, StandinRun
+from tests.support.documents import read_progress
 
 
 def make_run(place: Place, folder: Path, trainer: dict[str, Any], **launch: Any) -> StandinRun:

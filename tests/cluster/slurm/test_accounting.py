@@ -9,7 +9,6 @@ import pytest
 from slurm_runs import SlurmRun
 
 from cluster.pending import Explanation
-from cluster.rundir import read_attempts
 from cluster.slurm.scheduler.commands import Scheduler
 from cluster.slurm.scheduler.errors import SlurmError
 from cluster.slurm.scheduler.facts import SlurmJob
@@ -18,6 +17,7 @@ from cluster.slurm.status.scheduler_facts import read_scheduler_facts
 from launcher.cli import run as command
 from slurm.testbed import Testbed
 from tests.cluster.outcomes.standin_run import until
+from tests.support.documents import read_attempts
 
 PROFILE = """
 backend: slurm

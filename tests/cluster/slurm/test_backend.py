@@ -11,10 +11,10 @@ import pytest
 from slurm_runs import SlurmRun, make_job, tuneyard
 
 from cluster import ClusterError, backend
-from cluster.rundir import read_attempts, read_progress
 from slurm.testbed import Testbed
 from tests.cluster.outcomes.real_run import checkpoint_hashes, trains
 from tests.cluster.outcomes.standin_run import until
+from tests.support.documents import read_attempts, read_progress
 
 NASTY = "a 'b' \"c\" $(touch pwned) `touch pwned`; touch pwned # d,e=%j &|<> @setup@ ~ !x *?[a] naïve ✓"
 

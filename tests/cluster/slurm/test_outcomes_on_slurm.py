@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from slurm_runs import slurm_launch
 
-from cluster.rundir import read_attempts
 from cluster.slurm.backend import SlurmBackend
 from slurm.testbed import Testbed
 from tests.cluster.outcomes.place import Place
 from tests.cluster.outcomes.suite import Outcomes
+from tests.support.documents import read_attempts
 
 
 class OnSlurm:

@@ -6,9 +6,9 @@ from typing import Any
 
 from slurm_runs import SlurmRun
 
-from cluster.rundir import read_progress
 from slurm.testbed import Testbed
 from tests.cluster.outcomes.standin_run import until
+from tests.support.documents import read_progress
 
 PREPARE = {"where": "job", "partition": "short", "cpus": 3}
 

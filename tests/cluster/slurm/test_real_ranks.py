@@ -15,12 +15,12 @@ from slurm_runs import (
 )
 
 from cluster import backend
-from cluster.rundir import read_attempts, read_progress
 from cluster.slurm.scheduler.commands import Scheduler
 from launcher.drill.actions import signal_rank
 from slurm.testbed import Testbed
 from tests.cluster.outcomes.real_run import checkpoint_hashes, closed, losses, trains
 from tests.cluster.outcomes.standin_run import until
+from tests.support.documents import read_attempts, read_progress
 
 STEPS = 170
 WHERE = backend("slurm")

@@ -93,5 +93,5 @@ class Run:
         for agent in self.agents:
             agent.kill()
             agent.wait()
-        if (who := holder(self.dir)) and isinstance(who.get("pid"), int):
-            os.kill(who["pid"], signal.SIGKILL)
+        if (who := holder(self.dir)) and who.pid is not None:
+            os.kill(who.pid, signal.SIGKILL)

@@ -7,7 +7,7 @@ import time
 from agent_runs import NEVER, Run, lives, until
 
 from cluster.agent.oversight import LINGER_SECONDS
-from cluster.rundir import read_attempts, read_progress
+from tests.support.documents import read_attempts, read_progress
 
 
 def test_a_stopped_rank_is_a_hang_that_is_named_and_the_run_goes_on(run: Run) -> None:

@@ -14,8 +14,8 @@ from agent_runs import ROOT, Run, lives, until
 
 import cluster
 from cluster.lock import holder
-from cluster.rundir import read_attempts, read_progress
 from launcher.interrupts import SIGNALS, Interrupted, exit_code_of, held, interruptible
+from tests.support.documents import read_attempts, read_progress
 
 COMMAND = [sys.executable, "-c", "from launcher.cli import main; main()"]
 QUICKSTART = ROOT / "examples" / "quickstart" / "run.py"
@@ -70,14 +70,14 @@ def test_following_and_stopping_may_be_broken_off_and_the_run_is_stopped_all_the
 def test_broken_off_while_it_waits_stop_says_that_the_run_stops(run: Run) -> None:
     run.plan(["prepare"], ranks=1, prepare_seconds=600)
     cluster.backend("local").submit(run.dir)
-    os.kill(holder(run.dir)["pid"], signal.SIGSTOP)  # nobody reads the wish
+    os.kill(holder(run.dir).pid, signal.SIGSTOP)  # nobody reads the wish
     try:
         stopper = tuneyard("stop", run.dir)
         until(lambda: (run.dir / "stop").exists(), "the wish")
         time.sleep(0.3)
         assert "It will stop all the same" in interrupted(stopper, signal.SIGTERM)
     finally:
-        os.kill(holder(run.dir)["pid"], signal.SIGCONT)
+        os.kill(holder(run.dir).pid, signal.SIGCONT)
 
 
 def test_a_run_interrupted_while_it_is_handed_over_has_no_agent(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

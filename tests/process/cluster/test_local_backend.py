@@ -55,7 +55,7 @@ def test_the_agent_is_detached_from_whoever_submitted(run: Run, local: cluster.B
     run.plan(["prepare"], prepare_seconds=600)
     words = "import sys, pathlib, cluster; cluster.backend('local').submit(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", words, str(run.dir)], check=True, start_new_session=True)
-    agent = holder(run.dir)["pid"]
+    agent = holder(run.dir).pid
     assert os.getsid(agent) == agent
     assert local.status(run.dir).state == "running"
 
@@ -78,7 +78,7 @@ def test_cancel_kills_an_agent_that_does_not_answer(
     run.plan(["prepare"], prepare_seconds=600)
     local.submit(run.dir)
     prepare = run.pid_in("prepare.pid")
-    os.kill(holder(run.dir)["pid"], signal.SIGSTOP)
+    os.kill(holder(run.dir).pid, signal.SIGSTOP)
     local.cancel(run.dir)
     until(lambda: not lives(prepare), "the phase to die with its agent", seconds=5)
     assert run.record()["outcome"] == "stopped"
@@ -88,7 +88,7 @@ def test_cancel_kills_an_agent_that_does_not_answer(
 def test_a_killed_agent_is_seen_at_once_and_its_record_is_closed_by_the_next(run: Run, local: cluster.Backend) -> None:
     run.plan(["prepare"], prepare_seconds=600)
     local.submit(run.dir)
-    os.kill(holder(run.dir)["pid"], signal.SIGKILL)
+    os.kill(holder(run.dir).pid, signal.SIGKILL)
     status = local.wait(run.dir, timeout_seconds=5)
     assert (status.state, status.outcome, status.reason) == ("ended", "crashed", "the agent was killed")
     run.plan(["prepare"])
@@ -104,12 +104,12 @@ def test_a_process_that_got_a_dead_agents_number_is_neither_taken_for_it_nor_sig
     local.submit(run.dir)
     local.wait(run.dir, timeout_seconds=10)
     earlier = start_ticks(sleeper.pid) - 1
-    forged = {**last_holder(run.dir), "pid": sleeper.pid, "start_ticks": earlier}
-    (run.dir / "agent.lock").write_text(json.dumps(forged))
+    forged = last_holder(run.dir).changed(pid=sleeper.pid, start_ticks=earlier)
+    (run.dir / "agent.lock").write_text(json.dumps(forged.to_json()))
     assert local.status(run.dir).state == "ended"
     local.cancel(run.dir)
     with AgentLock(run.dir):
-        (run.dir / "agent.lock").write_text(json.dumps(forged))
+        (run.dir / "agent.lock").write_text(json.dumps(forged.to_json()))
         assert not signal_process(holder(run.dir), signal.SIGKILL)
     assert sleeper.poll() is None
 

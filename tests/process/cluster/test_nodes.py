@@ -10,7 +10,8 @@ import pytest
 from agent_runs import NEVER, PATIENCE_SECONDS, Run, lives, until
 
 from cluster.agent.node import free_port
-from cluster.rundir import read_attempts, read_progress, write_json_atomic
+from rundir.files import write_json
+from tests.support.documents import read_attempts, read_progress
 
 SUBMITTED = "1795000000.5"
 
@@ -54,7 +55,7 @@ def steps_made(run: Run, attempt: int, steps: int = 5) -> None:
 
 def test_two_nodes_train_restart_and_finish_as_one(run: Run, nodes: Nodes) -> None:
     plan(run, steps=30, raise_at={"0": 12}, save_every=5, lockstep=True).launch(restart={"backoff_seconds": 0.1})
-    write_json_atomic(run.dir / "invitation.json", {"generation": "6.0", "serial": 9, "word": "train"})  # stale
+    write_json(run.dir / "invitation.json", {"generation": "6.0", "serial": 9, "word": "train"})  # stale
     agents = [nodes.start(rank) for rank in (1, 0)]
     assert [agent.wait(PATIENCE_SECONDS) for agent in agents] == [0, 0]
     first, last = read_attempts(run.dir)

@@ -10,7 +10,7 @@ from agent_runs import Run, until
 
 import cluster
 from cluster.lock import holder
-from cluster.rundir import read_attempts
+from tests.support.documents import read_attempts
 
 QUICK = {"backoff_seconds": 0.3}
 SLOW = {"backoff_seconds": 300}

@@ -6,14 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from cluster import ClusterError, rundir
-from cluster.agent.launch import Launch, phase_command, phase_environment
+import cluster
+from cluster.agent.launch import phase_command, phase_environment
 from cluster.agent.phases import TERM_TO_KILL_SECONDS, Escalation, Phase, telling_words
 from cluster.agent.stopping import StopWishes
-from cluster.goodput import steps_of
-from cluster.policy import Limits
+from cluster.goodput import with_steps
+from rundir.attempts import AttemptRecord
+from rundir.errors import RunDirError, TuneyardError
+from rundir.plan import HealthSettings, LaunchSpec, RestartLimits
+from rundir.stop import read_stop, write_stop
+from tests.support.documents import typed_progress
 
-LAUNCH = Launch(1, 2, "cpu", 3, 60.0, ("prepare", "train"))
+LAUNCH = LaunchSpec(
+    nodes=1,
+    ranks_per_node=2,
+    device="cpu",
+    threads_per_rank=3,
+    grace_seconds=60.0,
+    phases=("prepare", "train"),
+)
 
 
 def test_escalation_waits_for_the_grace_period_then_terminates_then_kills_once_each() -> None:
@@ -57,8 +68,8 @@ def send(number: signal.Signals) -> None:
 def test_a_signal_becomes_a_stop_file(wishes: StopWishes, tmp_path: Path, number, reason: str) -> None:
     assert wishes.poll() is None
     send(number)
-    assert wishes.poll()["reason"] == reason
-    assert rundir.read_stop(tmp_path)["by"] == number.name
+    assert wishes.poll().reason == reason
+    assert read_stop(tmp_path).by == number.name
     assert wishes.signalled_at is not None
 
 
@@ -75,19 +86,20 @@ def test_of_two_signals(wishes: StopWishes, first, second, reason: str) -> None:
     wishes.poll()
     begun = wishes.signalled_at
     send(second)
-    assert wishes.poll()["reason"] == reason
+    assert wishes.poll().reason == reason
     assert wishes.signalled_at == begun  # the grace period is not extended
 
 
 def test_a_signal_keeps_who_cancelled(wishes: StopWishes, tmp_path: Path) -> None:
-    rundir.write_stop(tmp_path, "stopped", "tuneyard cancel")
+    write_stop(tmp_path, "stopped", "tuneyard cancel")
     send(signal.SIGINT)
-    assert wishes.poll()["by"] == "tuneyard cancel"
+    assert wishes.poll().by == "tuneyard cancel"
 
 
 def test_a_stop_file_alone_starts_no_grace_period(wishes: StopWishes, tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
-    assert wishes.poll() == {"reason": "stopped"}
+    assert (stop := wishes.poll()) is not None
+    assert stop.is_users
     assert wishes.signalled_at is None
 
 
@@ -95,11 +107,11 @@ def test_on_a_full_disk_the_ranks_still_see_a_stop_file_and_the_reason_is_kept(
     wishes: StopWishes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
-        raise ClusterError("stop: cannot be written: No space left on device")
+        raise RunDirError("stop: cannot be written: No space left on device")
 
     monkeypatch.setattr("cluster.agent.stopping.write_stop", full)
     send(signal.SIGTERM)
-    assert wishes.poll()["reason"] == "preempted"
+    assert wishes.poll().reason == "preempted"
     assert (tmp_path / "stop").exists()
 
 
@@ -116,30 +128,30 @@ def test_training_runs_under_torchrun_and_the_rest_alone(tmp_path: Path) -> None
 def test_the_environment_adds_to_what_is_there() -> None:
     made = phase_environment(LAUNCH, 7, Path("/logs"), {"HOME": "/h", "PYTHONPATH": "/mine"})
     assert made["HOME"] == "/h"
-    assert made["PYTHONPATH"].split(os.pathsep) == ["/mine", str(Path(rundir.__file__).parents[1])]
+    assert made["PYTHONPATH"].split(os.pathsep) == ["/mine", str(Path(cluster.__file__).parents[1])]
     assert made["OMP_NUM_THREADS"] == "3"
     assert made["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "60"
-    cuda = phase_environment(Launch(1, 2, "cuda", 3, 60.0, ()), 7, Path("/logs"), {"CUDA_VISIBLE_DEVICES": "1"})
+    cuda = phase_environment(LAUNCH.changed(device="cuda"), 7, Path("/logs"), {"CUDA_VISIBLE_DEVICES": "1"})
     assert cuda["CUDA_VISIBLE_DEVICES"] == "1"
     assert "DS_ACCELERATOR" not in cuda
 
 
 def test_a_launch_that_cannot_be_started_is_refused() -> None:
     given = {"nodes": 1, "ranks_per_node": 1, "device": "cpu", "threads_per_rank": 1, "grace_seconds": 1}
-    with pytest.raises(ClusterError, match="lacks phases"):
-        Launch.from_plan({"launch": given})
-    with pytest.raises(ClusterError, match="unknown bake"):
-        Launch.from_plan({"launch": {**given, "phases": ["prepare", "bake"]}})
+    with pytest.raises(TuneyardError, match="lacks phases"):
+        LaunchSpec.from_json(given).require_startable()
+    with pytest.raises(TuneyardError, match="unknown bake"):
+        LaunchSpec.from_json({**given, "phases": ["prepare", "bake"]}).require_startable()
 
 
 def test_optional_keys_of_a_launch_have_defaults() -> None:
     given = {"nodes": 1, "ranks_per_node": 1, "device": "cpu", "threads_per_rank": 1, "grace_seconds": 1, "phases": []}
-    plain = Launch.from_plan({"launch": given})
-    assert (plain.hang_seconds, plain.start_seconds, plain.restart) == (900.0, 3600.0, Limits())
+    plain = LaunchSpec.from_json(given)
+    assert (plain.hang_seconds, plain.start_seconds, plain.restart) == (900.0, 3600.0, RestartLimits())
     nulls = dict.fromkeys(["hang_seconds", "start_seconds", "restart", "health", "remedies"])
-    quiet = Launch.from_plan({"launch": {**given, **nulls}})
+    quiet = LaunchSpec.from_json({**given, **nulls})
     assert (quiet.hang_seconds, quiet.start_seconds) == (None, None)
-    assert (quiet.restart, quiet.health, quiet.remedies) == (Limits(), {}, {})
+    assert (quiet.restart, quiet.health, quiet.remedies) == (RestartLimits(), HealthSettings(), {})
 
 
 TORCHRUN = """
@@ -170,18 +182,24 @@ def test_the_first_failing_rank_is_found_in_torchruns_words(tmp_path: Path) -> N
     assert telling_words(Phase("prepare", [], {}, log, 0)) == "rows.jsonl:3: not JSON"
 
 
+def steps_of(progress: dict, attempt: int) -> dict:
+    return with_steps(AttemptRecord.from_json({"attempt": attempt}), typed_progress(progress)).to_json() | {
+        "attempt": None
+    }
+
+
 @pytest.mark.parametrize("resumed", [100, {"step": 100}])
 def test_steps_come_from_this_attempts_progress_only(resumed) -> None:
     progress = {"attempt": 1, "step": 120, "resumed_from": resumed, "last_checkpoint": {"step": 110}}
     progress["longest_seconds"] = {"step": 0.5, "save": 4.0}
-    assert list(steps_of(progress, 1).values()) == [100, 120, 110, {"step": 0.5, "save": 4.0}]
-    assert list(steps_of(progress, 2).values()) == [None, None, None, {}]
+    assert list(steps_of(progress, 1).values())[1:] == [100, 120, 110, {"step": 0.5, "save": 4.0}]
+    assert list(steps_of(progress, 2).values())[1:] == [None, None, None, {}]
     assert steps_of({"attempt": 1, "step": 0, "resumed_from": None}, 1)["first_step"] == 0
 
 
 def test_an_attempt_that_never_trained_made_no_step() -> None:
     progress = {"attempt": 1, "state": "preparing", "step": 120, "resumed_from": None, "last_checkpoint": {"step": 120}}
-    assert list(steps_of(progress, 1).values()) == [120, 120, 120, {}]
+    assert list(steps_of(progress, 1).values())[1:] == [120, 120, 120, {}]
 
 
 @pytest.mark.parametrize(("spent", "first"), [({"load": 2.0, "first_step": 0.0}, 120), ({"first_step": 1.0}, 0)])

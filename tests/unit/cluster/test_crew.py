@@ -19,14 +19,27 @@ from cluster.agent.invitation import (
     write_invitation,
     write_report,
 )
-from cluster.agent.launch import Launch
 from cluster.agent.node import Node
 from cluster.agent.outcome import PhaseEnd, Verdict, abandoned, judge, with_down_nodes
 from cluster.agent.stopping import StopWishes
-from cluster.contract import Outcome
-from cluster.rundir import put_attempt, read_stop, write_stop
+from cluster.processes import ProcessIdentity
+from rundir.attempts import AttemptRecord
+from rundir.outcome import Outcome, StopReason
+from rundir.plan import LaunchSpec
+from rundir.progress import Progress
+from rundir.stop import StopRequest, read_stop, write_stop
+from tests.support.documents import put_attempt
 
-LAUNCH = Launch(3, 2, "cpu", 1, 10, ("train",), join_seconds=0.3, silence_seconds=60)
+LAUNCH = LaunchSpec(
+    nodes=3,
+    ranks_per_node=2,
+    device="cpu",
+    threads_per_rank=1,
+    grace_seconds=10,
+    phases=("train",),
+    join_seconds=0.3,
+    silence_seconds=60,
+)
 NODE = Node(("n1", "n2", "n3"), generation="7.0", head="n1")
 OWN = PhaseEnd("train", 1, 10.0, words="rank 0 exit code 1")
 
@@ -120,7 +133,7 @@ def test_a_lost_node_is_a_node_failure_that_names_it_and_its_peers_broken_connec
     broken = Evidence("connection", "n1", "Connection closed by peer", "suspect", words="a connection broke")
     end = joint_end(OWN, [], {"n2": "no sign of n2 for 60 s"})
     found = without_aftermath(in_order([broken, *end.proofs]), killed=False)
-    verdict = judge(0, [end], ("train",), {"attempt": 0, "state": "training"}, None, found)
+    verdict = judge(0, [end], ("train",), Progress(attempt=0, state="training"), None, found)
     assert (verdict.outcome, verdict.cause) == (Outcome.NODE_FAILURE, "train: no sign of n2 for 60 s")
     assert [(item.kind, item.node) for item in verdict.evidence] == [("lost_node", "n2")]
 
@@ -173,11 +186,11 @@ def test_a_scheduler_that_calls_a_node_down_explains_why_machines_were_taken() -
 
 
 def test_an_agent_of_an_earlier_life_of_the_job_was_ended_by_the_scheduler() -> None:
-    record, me = {"started": 100.0, "generation": "7.0"}, {"boot": "b"}
+    record, me = AttemptRecord(started=100.0, generation="7.0"), ProcessIdentity(boot="b")
     assert abandoned(record, None, me, "b", "7.0").outcome == Outcome.CRASHED
     assert abandoned(record, None, me, "b", "7.1").outcome == Outcome.PREEMPTED
-    assert abandoned({"started": 100.0}, None, me, "b", "7.1").outcome == Outcome.CRASHED
-    asked = {"reason": "walltime", "by": "warned by SLURM", "time": 101.0}
+    assert abandoned(AttemptRecord(started=100.0), None, me, "b", "7.1").outcome == Outcome.CRASHED
+    asked = StopRequest(reason=StopReason.WALLTIME, by="warned by SLURM", time=101.0)
     assert abandoned(record, asked, me, "b", "7.1").outcome == Outcome.WALLTIME
 
 

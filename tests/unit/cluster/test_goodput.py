@@ -6,10 +6,25 @@ from typing import Any
 
 import pytest
 
-from cluster.goodput import PHASES, account, mean_time_between_failures_seconds, summarise
+from cluster import goodput
+from cluster.goodput import PHASES, Goodput
+from tests.support.documents import typed, typed_progress
 
 TRAINER = {"launch": 3.0, "import": 6.0, "rendezvous": 0.5, "load": 2.0, "first_step": 1.5, "training": 80.0}
 TRAINER |= {"save": 0.5, "evaluate": 1.0}
+
+
+def account(record: dict, progress: dict) -> dict:
+    (found,) = typed([record])
+    return goodput.with_account(found, typed_progress(progress)).to_json()
+
+
+def summarise(records: list[dict]) -> Goodput:
+    return goodput.summarise(typed(records))
+
+
+def mean_time_between_failures_seconds(records: list[dict], **prior: float) -> float:
+    return goodput.mean_time_between_failures_seconds(typed(records), **prior)
 
 
 def life(number: int, outcome: str, first: int | None, last: int | None, saved: int | None, **more: Any) -> dict:

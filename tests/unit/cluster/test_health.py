@@ -6,16 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from cluster import ClusterError
 from cluster.agent import gpus, health
-from cluster.agent.health import Check, Place, Settings, gate, run_checks
-from cluster.agent.launch import Launch
+from cluster.agent.health import Check, Place, gate, run_checks
+from rundir.errors import RunDirError
+from rundir.plan import HealthSettings, LaunchSpec
 
 H100 = "{n}, GPU-{n}d1e8cc3-0000-1111-2222-333344445555, NVIDIA H100 80GB HBM3, {used}, 81559, {ecc}"
 
 
-def launch(device: str = "cpu", ranks: int = 2, **settings) -> Launch:
-    return Launch(1, ranks, device, 1, 60.0, ("prepare",), health=settings)
+def launch(device: str = "cpu", ranks: int = 2, **settings) -> LaunchSpec:
+    return LaunchSpec(
+        nodes=1,
+        ranks_per_node=ranks,
+        device=device,
+        threads_per_rank=1,
+        grace_seconds=60.0,
+        phases=("prepare",),
+        health=HealthSettings.from_json(settings),
+    )
 
 
 @pytest.fixture
@@ -156,8 +164,8 @@ def test_own_checks_are_run_and_their_last_line_is_the_reason(tmp_path: Path, mo
 
 @pytest.mark.parametrize("checks", ["nvidia-smi", [[]], [["a", 1]], ["a b"]])
 def test_own_checks_that_are_no_lists_of_arguments_are_refused(checks) -> None:
-    with pytest.raises(ClusterError, match=r"health\.checks"):
-        Settings.of(launch(checks=checks))
+    with pytest.raises(RunDirError, match=r"health\.checks"):
+        launch(checks=checks).health.commands()
 
 
 def test_the_table_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

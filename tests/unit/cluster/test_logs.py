@@ -4,16 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from cluster import ClusterError, rundir
+from cluster import ClusterError
 from cluster.logs import Tail, read_logs
+from rundir.paths import RunPaths
+from tests.support.documents import put_attempt
 
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     """A run with two attempts that have ended, and logs of both."""
     for attempt in (0, 1):
-        rundir.put_attempt(tmp_path, {"attempt": attempt, "outcome": "crashed"})
-        folder = rundir.attempt_log_dir(tmp_path, attempt)
+        put_attempt(tmp_path, {"attempt": attempt, "outcome": "crashed"})
+        folder = RunPaths(tmp_path).attempt_logs(attempt)
         folder.mkdir(parents=True)
         (folder / "agent.log").write_text(f"agent {attempt}\n")
         (folder / "rank-00000.log").write_text(f"rank 0 of {attempt}\nlast words")
@@ -43,20 +45,20 @@ def test_an_attempt_that_never_was_is_refused(run_dir: Path, tmp_path_factory) -
 
 def test_following_sees_what_is_written_later_and_ends_with_the_attempt(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("cluster.logs._POLL_SECONDS", 0)
-    folder = rundir.attempt_log_dir(tmp_path, 0)
+    folder = RunPaths(tmp_path).attempt_logs(0)
     rounds = iter(range(100))
 
     def alive() -> bool:  # the world moves on whenever it is looked at
         turn = next(rounds)
         if turn == 1:
             folder.mkdir(parents=True)
-            rundir.put_attempt(tmp_path, {"attempt": 0, "outcome": None})
+            put_attempt(tmp_path, {"attempt": 0, "outcome": None})
         if turn == 3:
             (folder / "rank-00000.log").write_text("one\ntw")
         if turn == 5:
             with open(folder / "rank-00000.log", "a") as log:
                 log.write("o\nthree\n")
-            rundir.put_attempt(tmp_path, {"attempt": 0, "outcome": "finished"})
+            put_attempt(tmp_path, {"attempt": 0, "outcome": "finished"})
         return turn < 6
 
     assert list(read_logs(tmp_path, 0, None, follow=True, alive=alive)) == ["one", "two", "three"]

@@ -6,7 +6,11 @@ import pytest
 
 from cluster import Outcome
 from cluster.agent.evidence import Evidence
-from cluster.agent.outcome import PhaseEnd, abandoned, describe_exit, exit_code, judge
+from cluster.agent.outcome import PhaseEnd, abandoned, describe_exit, judge
+from cluster.processes import ProcessIdentity
+from rundir.attempts import AttemptRecord
+from rundir.stop import StopRequest
+from tests.support.documents import typed_progress
 
 ATTEMPT = 4
 FORCED = "training did not leave in time and was killed unsaved"
@@ -18,6 +22,17 @@ def progress(state: str, attempt: int = ATTEMPT, **more: Any) -> dict[str, Any]:
 
 def wish(reason: str, by: str) -> dict[str, Any]:
     return {"reason": reason, "by": by, "time": 100.0}
+
+
+RECORD = AttemptRecord(number=0, started=50.0)
+
+
+def stop_of(found: dict[str, Any] | None) -> StopRequest | None:
+    return None if found is None else StopRequest.from_json(found)
+
+
+def identity_of(found: dict[str, Any] | None) -> ProcessIdentity | None:
+    return None if found is None else ProcessIdentity.from_json(found)
 
 
 def failed(kind: str, message: str = "") -> dict[str, Any]:
@@ -179,7 +194,7 @@ TABLE = [
     ids=[row[0] for row in TABLE],
 )
 def test_verdict(planned, ends, seen, stop, outcome, cause) -> None:
-    verdict = judge(ATTEMPT, ends, planned, seen, stop)
+    verdict = judge(ATTEMPT, ends, planned, typed_progress(seen), stop_of(stop))
     assert (verdict.outcome, verdict.cause) == (outcome, cause)
 
 
@@ -200,7 +215,7 @@ HERE = {"boot": "b1"}
     ],
 )
 def test_an_agent_that_left_no_verdict(stop, previous, outcome) -> None:
-    assert abandoned({"attempt": 0, "started": 50.0}, stop, previous, boot="b1").outcome == outcome
+    assert abandoned(RECORD, stop_of(stop), identity_of(previous), boot="b1").outcome == outcome
 
 
 OOM = Evidence("out_of_memory", "n", "OutOfMemoryError: 2 GiB", "job", Outcome.FATAL, "too little memory", "less")
@@ -228,7 +243,7 @@ PROOFS = [
 
 @pytest.mark.parametrize(("seen", "end", "proof", "outcome", "cause"), PROOFS)
 def test_what_evidence_makes_of_a_failure(seen, end, proof, outcome, cause) -> None:
-    verdict = judge(ATTEMPT, [PREPARED, end], TRAIN, seen, None, [proof] if proof else [])
+    verdict = judge(ATTEMPT, [PREPARED, end], TRAIN, typed_progress(seen), None, [proof] if proof else [])
     assert verdict.outcome == outcome
     assert verdict.cause.removeprefix("train: ").startswith(cause)
     if proof and outcome != "finished":
@@ -238,12 +253,14 @@ def test_what_evidence_makes_of_a_failure(seen, end, proof, outcome, cause) -> N
 
 def test_the_trainers_own_remedy_is_kept_when_nothing_better_is_known() -> None:
     said = progress("failed", failure={"kind": "fatal", "message": "m", "remedy": "r"})
-    assert judge(ATTEMPT, [PREPARED, LEFT], TRAIN, said, None).remedy == "r"
+    assert judge(ATTEMPT, [PREPARED, LEFT], TRAIN, typed_progress(said), None).remedy == "r"
 
 
 def test_exit_codes_tell_a_scheduler_what_to_do() -> None:
     codes = {
-        (outcome.value, action): exit_code(outcome, action) for outcome in Outcome for action in ("restart", "stop")
+        (outcome.value, action): outcome.agent_exit_code(restarts=action == "restart")
+        for outcome in Outcome
+        for action in ("restart", "stop")
     }
     assert {code for (_, action), code in codes.items() if action == "restart"} == {0, 2, 75}
     assert codes[("finished", "stop")] == 0

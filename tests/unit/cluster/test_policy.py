@@ -5,11 +5,15 @@ from typing import Any
 
 import pytest
 
-from cluster import ClusterError, Outcome
-from cluster.policy import Decision, Limits, decide, exclusions, made_progress
+from cluster import Outcome
+from cluster.policy import decide, exclusions, made_progress
+from rundir.attempts import Decision
+from rundir.errors import RunDirError
+from rundir.plan import Plan, RestartLimits
+from tests.support.documents import typed
 
 HOUR = 3600.0
-LIMITS = Limits()
+LIMITS = RestartLimits()
 RESTARTABLE = ["preempted", "walltime", "node_failure", "crashed", "hang"]
 
 
@@ -28,9 +32,9 @@ def history(*lives: tuple[str, int | None], every_seconds: float = HOUR, **more:
     ]
 
 
-def judge(records: list[dict[str, Any]], limits: Limits = LIMITS) -> Decision:
+def judge(records: list[dict[str, Any]], limits: RestartLimits = LIMITS) -> Decision:
     """The decision at the moment at which the newest attempt ended."""
-    return decide(records, limits, now=records[-1]["ended"])
+    return decide(typed(records), limits, now=records[-1]["ended"])
 
 
 TABLE = [
@@ -82,22 +86,24 @@ def test_crashes_older_than_a_day_are_forgiven() -> None:
 
 
 def test_the_wait_never_exceeds_ten_minutes() -> None:
-    generous = Limits(max_crashes=10**6)
+    generous = RestartLimits(max_crashes=10**6)
     lives = [("crashed", step) for step in range(1, 2000)]
     waits = [judge(history(*lives[:count]), generous).wait_seconds for count in (1, 6, 7, 8, 1999)]
     assert waits == [10, 320, 600, 600, 600]
 
 
 def test_limits_come_from_the_plan() -> None:
-    assert Limits.from_plan({}) == Limits(3, 3, True, 10.0)
-    given = {"launch": {"restart": {"max_crashes": 0, "auto": False, "unknown": 1}}}
-    assert Limits.from_plan(given) == Limits(max_crashes=0, auto=False)
-    with pytest.raises(ClusterError, match=r"restart\.max_crashes is 'many'"):
-        Limits.from_plan({"launch": {"restart": {"max_crashes": "many"}}})
+    plain = Plan.from_json({}).launch.restart
+    found = (plain.max_crashes, plain.max_attempts_without_progress, plain.auto, plain.backoff_seconds)
+    assert found == (3, 3, True, 10.0)
+    given = Plan.from_json({"launch": {"restart": {"max_crashes": 0, "auto": False, "unknown": 1}}}).launch.restart
+    assert (given.max_crashes, given.max_attempts_without_progress, given.auto) == (0, 3, False)
+    with pytest.raises(RunDirError, match=r"restart\.max_crashes is 'many'"):
+        RestartLimits.from_json({"max_crashes": "many"}).require_numbers()
 
 
 def test_restarting_can_be_turned_off() -> None:
-    decision = judge(history(("preempted", 5)), Limits(auto=False))
+    decision = judge(history(("preempted", 5)), RestartLimits(auto=False))
     assert decision.action == "stop"
     assert "turned off" in decision.reason
 
@@ -123,9 +129,9 @@ def test_hard_evidence_excludes_a_node_for_a_day() -> None:
     records = [with_evidence(history(("node_failure", 5))[0], "node")]
     (excluded,) = judge(records).exclude
     assert (excluded.node, excluded.evidence, excluded.until) == ("node-7", "line of 0", 25 * HOUR)
-    assert exclusions(records, now=25 * HOUR - 1)
-    assert not exclusions(records, now=25 * HOUR)
-    assert judge(records).as_json()["exclude"] == [{"node": "node-7", "evidence": "line of 0", "until": 25 * HOUR}]
+    assert exclusions(typed(records), now=25 * HOUR - 1)
+    assert not exclusions(typed(records), now=25 * HOUR)
+    assert judge(records).to_json()["exclude"] == [{"node": "node-7", "evidence": "line of 0", "until": 25 * HOUR}]
 
 
 def test_suspicion_excludes_when_two_attempts_within_a_day_share_it() -> None:
@@ -154,7 +160,7 @@ def test_a_node_is_not_excluded_for_the_job_or_the_storage(blames: str) -> None:
 @pytest.mark.parametrize("seed", range(50))
 def test_no_history_restarts_forever_without_progress(seed: int) -> None:
     dice = random.Random(seed)
-    limits = Limits(max_crashes=dice.randrange(6), max_attempts_without_progress=dice.randrange(1, 6))
+    limits = RestartLimits(max_crashes=dice.randrange(6), max_attempts_without_progress=dice.randrange(1, 6))
     records = history((dice.choice(RESTARTABLE), 100))
     while judge(records, limits).action == "restart":
         number, step = len(records), dice.choice([None, 0, 50, 100])
@@ -182,9 +188,9 @@ def test_a_run_that_advances_survives_any_number_of_preemptions(seed: int) -> No
 
 def test_progress_is_measured_against_the_best_before() -> None:
     records = history(("preempted", 0), ("preempted", 10), ("preempted", 5), ("preempted", 10), ("preempted", 11))
-    assert made_progress(records) == [False, True, False, False, True]
+    assert made_progress(typed(records)) == [False, True, False, False, True]
 
 
 def test_a_clock_that_was_set_back_does_not_widen_the_budget() -> None:
     records = history(*[("crashed", step) for step in range(1, 5)])
-    assert decide(records, LIMITS, now=0.0).action == "stop"
+    assert decide(typed(records), LIMITS, now=0.0).action == "stop"

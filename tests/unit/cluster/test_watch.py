@@ -11,6 +11,7 @@ import pytest
 
 from cluster.agent.ranks import Rank, condition, dump_stacks, ranks_in, where_in
 from cluster.agent.watch import HeartbeatWatch, Stall
+from tests.support.documents import typed_progress
 
 
 def progress(heartbeat: float, state: str = "training", step: int = 12, attempt: int = 3) -> dict:
@@ -20,7 +21,7 @@ def progress(heartbeat: float, state: str = "training", step: int = 12, attempt:
 def watched(signs, hang: float | None = 60.0, start: float | None = 600.0) -> list[Stall | None]:
     """What the watch says to a series of progresses, one seen per second."""
     watch = HeartbeatWatch(3, hang, start)
-    return [watch.look(sign, 1000.0 + second) for second, sign in enumerate(signs)]
+    return [watch.look(typed_progress(sign), 1000.0 + second) for second, sign in enumerate(signs)]
 
 
 def test_a_heartbeat_that_stands_still_for_the_limit_is_a_stall() -> None:
@@ -62,9 +63,9 @@ def test_the_watch_can_be_turned_off() -> None:
 
 def test_an_agent_that_was_frozen_itself_does_not_blame_the_ranks() -> None:
     watch = HeartbeatWatch(3, 60.0, 600.0)
-    assert watch.look(progress(5.0), 0.0) is None
-    assert watch.look(progress(5.0), 10_000.0) is None  # the machine was suspended
-    assert watch.look(progress(6.0), 10_001.0) is None
+    assert watch.look(typed_progress(progress(5.0)), 0.0) is None
+    assert watch.look(typed_progress(progress(5.0)), 10_000.0) is None  # the machine was suspended
+    assert watch.look(typed_progress(progress(6.0)), 10_001.0) is None
 
 
 FAULTHANDLER = """Fatal Python error: Aborted

@@ -16,6 +16,7 @@ from launcher.jobfile import load_job
 from launcher.planner.plan import make_plan
 from launcher.runs.directory import new_run_dir, write_run
 from rundir.quantities import age
+from rundir.states import RunState
 
 
 def entry(step: int, **changes: Any) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def test_pruning_asks_first(run_dir: Path, asked, capsys) -> None:
 
 
 def test_a_living_run_is_not_pruned(run_dir: Path, asked, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("cluster.local.LocalBackend.status", lambda self, run_dir: Status("running"))
+    monkeypatch.setattr("cluster.local.LocalBackend.status", lambda self, run_dir: Status(RunState.RUNNING))
     assert run(["checkpoints", str(run_dir), "--prune", "1", "--yes"]) == 2
     assert "is alive and prunes for itself\nSet checkpoint.keep" in capsys.readouterr().err
     assert asked == []

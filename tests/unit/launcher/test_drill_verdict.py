@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from launcher_samples import write_tokenizer
 
-from cluster.policy import Limits
 from launcher.cli import run
 from launcher.drill.faults import FAULTS, InjectedFault, corrupt
 from launcher.drill.run import DrillResult, drill_plan
@@ -18,18 +17,23 @@ from launcher.drill.target import DrillTarget
 from launcher.drill.verdict import Verdict, judge
 from launcher.jobfile import load_job
 from launcher.planner.plan import make_plan
+from rundir.attempts import AttemptRecord
+from rundir.metrics import Metrics
+from rundir.outcome import Outcome
+from rundir.plan import Plan
+from rundir.progress import Progress
 from trainer.config import TrainerConfig
 
 STEPS = 12
 
 
-def line(step: int, attempt: int, loss: float | None = None) -> dict[str, Any]:
+def line(step: int, attempt: int, loss: float | None = None) -> Metrics:
     at = 1000.0 + step + (100 if attempt else 0)
-    return {"step": step, "attempt": attempt, "loss": 2 - step / 20 if loss is None else loss, "time": at}
+    return Metrics(step=step, attempt=attempt, loss=2 - step / 20 if loss is None else loss, time=at)
 
 
-def record(attempt: int, outcome: str, ended: float) -> dict[str, Any]:
-    return {"attempt": attempt, "outcome": outcome, "cause": "rank 1", "ended": ended}
+def record(attempt: int, outcome: str, ended: float) -> AttemptRecord:
+    return AttemptRecord(number=attempt, outcome=Outcome(outcome), cause="rank 1", ended=ended)
 
 
 GOOD = DrillResult(
@@ -37,7 +41,7 @@ GOOD = DrillResult(
     expected="step-00000003",
     ever={f"step-{step:08d}" for step in (3, 6, 9, 12)},
     left={f"step-{step:08d}" for step in (6, 9, 12)},
-    progress={"state": "finished", "step": STEPS, "resumed_from": 3, "exactness": "bit-exact"},
+    progress=Progress.from_json({"state": "finished", "step": STEPS, "resumed_from": 3, "exactness": "bit-exact"}),
     attempts=[record(0, "crashed", 1007.5), record(1, "finished", 1113.0)],
     metrics=[*(line(step, 0) for step in range(1, 6)), *(line(step, 1) for step in range(4, 13))],
     set_aside=set(),
@@ -57,7 +61,7 @@ def test_what_a_fault_costs() -> None:
 
 def test_a_run_that_was_saved_first_loses_nothing() -> None:
     again = [*(line(step, 0) for step in range(1, 6)), *(line(step, 1) for step in range(6, 13))]
-    found = verdict(metrics=again, progress=GOOD.progress | {"resumed_from": 5}, expected="step-00000005")
+    found = verdict(metrics=again, progress=GOOD.progress.changed(resumed_step=5), expected="step-00000005")
     assert (found.passed, found.steps_lost, found.steps_compared) == (True, 0, 0)
     assert found.back_seconds == 101.0
 
@@ -74,7 +78,7 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
         "the fault was called hang, not crashed: rank 1",
     ),
     "not finished": (
-        {"attempts": [GOOD.attempts[0], record(1, "crashed", 1100.0)], "progress": GOOD.progress | {"step": 8}},
+        {"attempts": [GOOD.attempts[0], record(1, "crashed", 1100.0)], "progress": GOOD.progress.changed(step=8)},
         "the run ended as crashed at step 8 of 12 (rank 1)",
     ),
     "one more crash": (
@@ -82,7 +86,7 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
         "it took 3 attempts: crashed, crashed, finished",
     ),
     "from the beginning": (
-        {"progress": GOOD.progress | {"resumed_from": None}},
+        {"progress": GOOD.progress.changed(resumed_step=None)},
         "it went on from step None, not from step 3",
     ),
     "no checkpoint": ({"expected": None}, "there was no good checkpoint to go on from"),
@@ -117,7 +121,7 @@ def test_a_hang_without_stacks_does_not_pass() -> None:
 
 
 def test_other_ranks_may_round_differently() -> None:
-    order = GOOD.progress | {"exactness": "order-exact"}
+    order = GOOD.progress.changed(exactness="order-exact")
     near = [*GOOD.metrics[:-9], line(4, 1, loss=1.8001), *GOOD.metrics[-8:]]
     far = [*GOOD.metrics[:-9], line(4, 1, loss=1.81), *GOOD.metrics[-8:]]
     assert verdict(progress=order, metrics=near).passed
@@ -134,7 +138,7 @@ def test_the_plan_of_a_rehearsal_is_a_plan(write_job: Callable[..., Path], cpu_m
     assert (trainer.training.full_determinism, trainer.checkpoint.every_steps) == (True, 3)
     assert (short["launch"]["hang_seconds"], short["launch"]["phases"]) == (7.0, ["prepare", "train"])
     assert "walltime_seconds" not in short["launch"]
-    assert Limits.from_plan(short).auto
+    assert Plan.from_json(short).launch.restart.auto
     assert plan["launch"]["hang_seconds"] is None, "the job's own plan stays as it is"
 
 

@@ -13,19 +13,19 @@ import pytest
 from cluster import Outcome, Status
 from launcher.cli import run as main
 from launcher.cli._follow import (
-    ENDINGS,
-    EXIT_BY_OUTCOME,
     follow,
     next_step,
     restart_words,
     seconds_left,
     unsaid_restarts,
 )
-from launcher.errors import EXIT_RUN_FAILED
 from launcher.jobfile import load_job
 from launcher.planner.plan import make_plan
 from launcher.runs.directory import new_run_dir, write_run
+from rundir.errors import EXIT_RUN_FAILED
 from rundir.quantities import rounded_duration
+from rundir.states import RunState
+from tests.support.documents import typed, typed_progress
 
 
 def ended(attempt: int, outcome: str = "crashed", wait: float = 10.0, action: str = "restart") -> dict[str, Any]:
@@ -34,22 +34,23 @@ def ended(attempt: int, outcome: str = "crashed", wait: float = 10.0, action: st
 
 
 def test_words_about_a_restart() -> None:
-    assert restart_words(ended(1)) == "attempt 1 crashed at step 12 (rank 1 died); attempt 2 starts in 10 s"
+    assert restart_words(*typed([ended(1)])) == "attempt 1 crashed at step 12 (rank 1 died); attempt 2 starts in 10 s"
     early = ended(0, "node_failure", 0.0) | {"last_step": None, "cause": None}
-    assert restart_words(early) == "attempt 0 lost its node; attempt 1 starts"
-    assert set(ENDINGS) == set(EXIT_BY_OUTCOME) == {outcome.value for outcome in Outcome}
+    assert restart_words(*typed([early])) == "attempt 0 lost its node; attempt 1 starts"
+    assert len({outcome.ending for outcome in Outcome}) == len(Outcome)
+    assert {outcome.exit_code for outcome in Outcome} == {0, 5, 75}
 
 
 def test_a_restart_is_said_once_and_only_when_it_comes() -> None:
     told: set[int] = set()
-    assert unsaid_restarts([{"attempt": 0, "outcome": None}], told) == []
-    assert [record["attempt"] for record in unsaid_restarts([ended(0)], told)] == [0]
-    assert unsaid_restarts([ended(0), {"attempt": 1, "outcome": None}], told) == []
+    assert unsaid_restarts(typed([{"attempt": 0, "outcome": None}]), told) == []
+    assert [record.number for record in unsaid_restarts(typed([ended(0)]), told)] == [0]
+    assert unsaid_restarts(typed([ended(0), {"attempt": 1, "outcome": None}]), told) == []
     preempted = [ended(0), ended(1, "preempted", 0.0)]
-    assert unsaid_restarts(preempted, told) == [], "perhaps on another machine, perhaps never"
+    assert unsaid_restarts(typed(preempted), told) == [], "perhaps on another machine, perhaps never"
     later = [*preempted, {"attempt": 2, "outcome": None}]
-    assert [record["attempt"] for record in unsaid_restarts(later, told)] == [1]
-    assert unsaid_restarts([*later[:2], ended(2, "fatal", 0.0, "stop")], told) == []
+    assert [record.number for record in unsaid_restarts(typed(later), told)] == [1]
+    assert unsaid_restarts(typed([*later[:2], ended(2, "fatal", 0.0, "stop")]), told) == []
 
 
 def test_following_goes_on_into_the_next_attempt(write_job: Callable[..., Path], cpu_machine, tmp_path, monkeypatch,
@@ -58,10 +59,10 @@ def test_following_goes_on_into_the_next_attempt(write_job: Callable[..., Path],
     run_dir = new_run_dir(tmp_path / "runs", "quick")
     write_run(run_dir, job.read_bytes(), make_plan(load_job(job).job, cpu_machine))
     scenes = [
-        (Status("running", "training", 0), [{"attempt": 0, "outcome": None}], 0),
-        (Status("running", "waiting"), [ended(0, wait=2.0)], 0),
-        (Status("running", "training", 1), [ended(0, wait=2.0), {"attempt": 1, "outcome": None}], 1),
-        (Status("ended", "", 1, "finished"), [ended(0, wait=2.0), ended(1, "finished", 0.0, "stop")], 1),
+        (Status(RunState.RUNNING, "training", 0), [{"attempt": 0, "outcome": None}], 0),
+        (Status(RunState.RUNNING, "waiting"), [ended(0, wait=2.0)], 0),
+        (Status(RunState.RUNNING, "training", 1), [ended(0, wait=2.0), {"attempt": 1, "outcome": None}], 1),
+        (Status(RunState.ENDED, "", 1, Outcome.FINISHED), [ended(0, wait=2.0), ended(1, "finished", 0.0, "stop")], 1),
     ]
     left = iter(scenes)
 
@@ -87,7 +88,9 @@ def test_tokenising_in_a_job_of_its_own_has_its_bar(
     (tmp_path / "plan.json").write_text(json.dumps({"launch": {"backend": "local"}}))
     phase = {"phase": "tokenising", "done": 30, "total": 120, "unit": "MB", "time": time.time()}
     (tmp_path / "phase.json").write_text(json.dumps(phase))
-    left = iter([Status("running", "job 2 waits for its data"), Status("ended", "", None, "stopped")])
+    left = iter(
+        [Status(RunState.RUNNING, "job 2 waits for its data"), Status(RunState.ENDED, "", None, Outcome.STOPPED)]
+    )
     monkeypatch.setattr("cluster.local.LocalBackend.status", lambda *_: next(left))
     monkeypatch.setattr("launcher.cli._follow.POLL_SECONDS", 0)
     assert follow(tmp_path) == 75
@@ -114,7 +117,7 @@ def test_a_resume_that_is_interrupted_while_it_is_handed_over_takes_it_back(
 
 
 def test_after_a_fatal_end_one_may_go_on_with_a_changed_job(tmp_path: Path) -> None:
-    assert "tuneyard resume" in next_step(tmp_path, "fatal") and "--job JOB" in next_step(tmp_path, "fatal")
+    assert "tuneyard resume" in next_step(tmp_path, Outcome.FATAL) and "--job JOB" in next_step(tmp_path, Outcome.FATAL)
 
 
 @pytest.mark.parametrize(
@@ -126,14 +129,14 @@ def test_after_a_fatal_end_one_may_go_on_with_a_changed_job(tmp_path: Path) -> N
     ],
 )
 def test_what_is_left_follows_from_steps_and_speed(facts: dict[str, float], seconds: float, words: str) -> None:
-    left = seconds_left(facts)
+    left = seconds_left(typed_progress(facts))
     assert left == seconds
     assert rounded_duration(left) == words
 
 
 def test_nothing_is_said_to_be_left_before_there_is_a_speed() -> None:
-    assert seconds_left({"step": 0, "max_steps": 400}) is None
-    assert seconds_left({"step": 5, "max_steps": 400, "tokens": 100, "tokens_per_second": 0}) is None
+    assert seconds_left(typed_progress({"step": 0, "max_steps": 400})) is None
+    assert seconds_left(typed_progress({"step": 5, "max_steps": 400, "tokens": 100, "tokens_per_second": 0})) is None
 
 
 def test_a_part_that_failed_after_training_is_said_until_it_is_done(
@@ -146,7 +149,7 @@ def test_a_part_that_failed_after_training_is_said_until_it_is_done(
     (run_dir / "finishing.json").write_text(
         json.dumps({"held_out": bad, "export": bad, "evaluate": bad | {"ok": True}})
     )
-    monkeypatch.setattr("cluster.local.LocalBackend.status", lambda *_: Status("ended", "", 0, "finished"))
+    monkeypatch.setattr("cluster.local.LocalBackend.status", lambda *_: Status(RunState.ENDED, "", 0, Outcome.FINISHED))
 
     assert follow(run_dir) == EXIT_RUN_FAILED
     shown = capsys.readouterr().out
@@ -157,12 +160,12 @@ def test_a_part_that_failed_after_training_is_said_until_it_is_done(
     assert [part["part"] for part in told["failed_parts"]] == ["held_out", "export"]
     assert main(["resume", str(run_dir)]) == 2
     assert f"tuneyard export {run_dir} tries it again" in capsys.readouterr().err
-    assert "evaluate" not in next_step(run_dir, "crashed"), "what an earlier attempt noted is not asked for"
+    assert "evaluate" not in next_step(run_dir, Outcome.CRASHED), "what an earlier attempt noted is not asked for"
 
     elsewhere = {"mirrored": True, "path": "/claim/runs/quick", "namespace": "ml"}
     (run_dir / "kubernetes.json").write_text(json.dumps(elsewhere))
     assert "in a pod that mounts the claim for runs, tuneyard evaluate /claim/runs/quick --held-out" in next_step(
-        run_dir, "finished"
+        run_dir, Outcome.FINISHED
     )
     (run_dir / "kubernetes.json").unlink()
     (run_dir / "finishing.json").write_text(json.dumps({"export": bad | {"ok": True}}))

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from cluster.goodput import PHASES
+from cluster.goodput import PHASES, Goodput
 from launcher.cli import run
 from launcher.jobfile import load_job
 from launcher.planner.plan import make_plan
 from launcher.report import goodput
 from launcher.report.html import write_report
 from launcher.runs.directory import new_run_dir, write_run
+from tests.support.documents import typed, typed_progress
 
 DECISION = {"action": "restart", "reason": "crashed: going on from step 8", "wait_seconds": 10.0,
             "exclude": [{"node": "node-7", "evidence": "Xid 79", "until": 2e9}]}  # fmt: skip
@@ -41,6 +42,10 @@ FINISHED = ALIVE | {
 }
 
 
+def account(records: list[dict[str, Any]], progress: dict[str, Any] | None = None) -> Goodput | None:
+    return goodput.account(typed(records), None if progress is None else typed_progress(progress))
+
+
 @pytest.fixture
 def run_dir(write_job: Callable[..., Path], cpu_machine, tmp_path: Path) -> Callable[..., Path]:
     """A run with these attempts."""
@@ -61,7 +66,7 @@ def test_every_phase_belongs_to_one_group() -> None:
 
 
 def test_the_bar_is_all_of_the_time() -> None:
-    found = goodput.account([CRASHED, FINISHED])
+    found = account([CRASHED, FINISHED])
     assert found is not None
     parts = goodput.slices(found)
     assert sum(part.share for part in parts) == pytest.approx(100)
@@ -70,17 +75,17 @@ def test_the_bar_is_all_of_the_time() -> None:
 
 
 def test_an_attempt_that_is_alive_does_not_count_yet() -> None:
-    assert goodput.account([]) is None
-    assert goodput.account([ALIVE | {"attempt": 0}]) is None
-    assert goodput.account([CRASHED, ALIVE]) == goodput.account([CRASHED])
-    assert goodput.account([CRASHED, ALIVE], {"attempt": 0}) == goodput.account([CRASHED]), "it has not said a word"
+    assert account([]) is None
+    assert account([ALIVE | {"attempt": 0}]) is None
+    assert account([CRASHED, ALIVE]) == account([CRASHED])
+    assert account([CRASHED, ALIVE], {"attempt": 0}) == account([CRASHED]), "it has not said a word"
 
 
 def test_an_attempt_that_is_alive_counts_until_its_last_heartbeat() -> None:
     alive = ALIVE | {"attempt": 0, "started": 100.0, "phase_seconds": {"queue": 10.0, "gate": 1.0}}
     spent = {"launch": 4.0, "load": 5.0, "first_step": 1.0, "training": 60.0, "save": 2.0}
     progress = {"attempt": 0, "step": 61, "resumed_from": None, "heartbeat": 190.0, "phase_seconds": spent}
-    found = goodput.account([alive], progress)
+    found = account([alive], progress)
     assert found is not None
     assert (found.wall_seconds, found.useful_seconds, found.lost_steps) == (100.0, 60.0, 0)
     assert found.goodput == 0.6
@@ -91,7 +96,7 @@ def test_a_resume_that_still_loads_has_lost_only_what_no_checkpoint_holds(run_di
     alive = {"attempt": 1, "outcome": None, "started": 200.0, "phase_seconds": {"queue": 1.0}}
     progress = {"attempt": 1, "state": state, "step": 12, "max_steps": 40, "last_checkpoint": {"step": 8, "path": "x"}}
     progress |= {"resumed_from": None, "heartbeat": 230.0, "phase_seconds": {"launch": 2.0, "load": 20.0}}
-    found = goodput.account([CRASHED, alive], progress)
+    found = account([CRASHED, alive], progress)
     assert found is not None and (found.lost_steps, found.lost_seconds) == (4, 16.0)
     folder = run_dir(CRASHED, alive)
     (folder / "progress.json").write_text(json.dumps(progress))

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cluster.rundir import PHASE
 from launcher.cli import _meter as meters
 from launcher.cli._follow import show_progress
 from launcher.cli._meter import Meter
 from launcher.cli._phases import read_phase, show_phase, watched
+from rundir.observed import PhaseProgress
+from rundir.paths import PHASE
+from rundir.progress import Progress
 from trainer.runtime.phase_progress import EVERY_SECONDS, Counter, counting
 from trainer.runtime.phase_progress import FILE as WRITTEN
 
@@ -107,7 +109,7 @@ def test_the_bar_of_training_ends_where_training_did() -> None:
     out = console(terminal=True)
     with Meter(out) as meter:
         for state, step in (("training", 75), ("finished", 87), ("finished", 87)):
-            show_progress(meter, {"state": state, "step": step, "max_steps": 87}, {})
+            show_progress(meter, Progress(state=state, step=step, max_steps=87), PhaseProgress())
         assert meter._bar is not None
         assert [(one.description, one.completed) for one in meter._bar.tasks] == [("training", 87), ("exporting", 0)]
 
@@ -130,7 +132,7 @@ def test_the_bar_of_training_ends_where_training_did() -> None:
 def test_a_run_shows_the_phase_that_it_is_in(progress: dict[str, Any], phase: dict[str, Any], words: str) -> None:
     out = console()
     with Meter(out) as meter:
-        show_progress(meter, progress, phase)
+        show_progress(meter, Progress.from_json(progress), PhaseProgress.from_json(phase))
     assert shown(out).startswith(words)
 
 
@@ -138,11 +140,11 @@ def test_what_the_trainer_counts_is_read_while_it_lasts(tmp_path: Path, monkeypa
     assert PHASE == WRITTEN
     with counting(tmp_path, "exporting", 4, "tensors") as counter:
         counter.at(1)
-        assert read_phase(tmp_path) == {}, "what is over in a second is not told"
+        assert not read_phase(tmp_path), "what is over in a second is not told"
         monkeypatch.setattr("trainer.runtime.phase_progress.time.monotonic", lambda: time.perf_counter() + 1e6)
         counter.at(2, "two of them")
         found = read_phase(tmp_path)
-        assert (found["phase"], found["done"], found["total"], found["unit"]) == ("exporting", 2, 4, "tensors")
+        assert (found.phase, found.done, found.total, found.unit) == ("exporting", 2, 4, "tensors")
         out = console()
         with watched(tmp_path, out, "loading"):
             until = time.time() + 10
@@ -155,9 +157,9 @@ def test_what_the_trainer_counts_is_read_while_it_lasts(tmp_path: Path, monkeypa
 
 def test_a_phase_whose_counter_was_killed_is_not_believed(tmp_path: Path) -> None:
     (tmp_path / PHASE).write_text(json.dumps({"phase": "exporting", "done": 1, "time": time.time() - 1000}))
-    assert read_phase(tmp_path) == {}
+    assert not read_phase(tmp_path)
     (tmp_path / PHASE).write_text('{"phase": ')
-    assert read_phase(tmp_path) == {}
+    assert not read_phase(tmp_path)
     odd = {"phase": "exporting", "done": "x", "total": None, "unit": 3, "time": time.time()}
     (tmp_path / PHASE).write_text(json.dumps(odd))
     with Meter(console()) as meter:

@@ -18,6 +18,7 @@ from launcher.runs.directory import find_run, link_run
 from launcher.runs.overview import overview
 from launcher.runs.registry import register, registered
 from launcher.runs.sweep import Sweep
+from rundir.states import RunState
 
 TRAINER = {"name": "job", "model": {"path": "/models/small"}, "method": {"kind": "lora", "quantization": "nf4"}}
 
@@ -136,7 +137,9 @@ def test_during_a_restart_status_does_not_take_the_last_attempt_for_the_present(
     name = "job-20260101-000000-aaaa"
     made(tmp_path, name, state="training", step=10, tokens=1000, tokens_per_second=10.0)
     for attempt in (None, 1):  # waiting for the next one, and in it before its trainer speaks
-        monkeypatch.setattr("cluster.local.LocalBackend.status", lambda *_, a=attempt: Status("running", "waiting", a))
+        monkeypatch.setattr(
+            "cluster.local.LocalBackend.status", lambda *_, a=attempt: Status(RunState.RUNNING, "waiting", a)
+        )
         assert run(["status", name, "--runs", str(tmp_path), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["seconds_left"] is None
         assert run(["status", name, "--runs", str(tmp_path)]) == 0

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.rundir import read_plan
 from launcher.cli import VERBS, run
 from launcher.site.hardware import cores_worth
+from rundir.plan import read_plan
 
 PODS = 8
 
@@ -50,7 +50,7 @@ def test_pods_that_place_at_once_make_one_run(job: Path, tmp_path: Path) -> None
     assert sum(words.startswith("placed") for words in said) == 1
     assert [path.name for path in run_dir.parent.iterdir()] == ["quick"], "nothing is left beside it"
     assert (run_dir / "job.yaml").read_bytes() == job.read_bytes()
-    launch = read_plan(run_dir)["launch"]
+    launch = read_plan(run_dir).launch.to_json()
     assert (launch["nodes"], launch["ranks_per_node"], launch["backend"]) == (2, 2, "kubernetes")
 
 
@@ -69,10 +69,10 @@ def test_another_job_in_its_place_is_refused(job: Path, write_job, tmp_path: Pat
 def test_a_plan_from_outside_is_taken_when_all_that_it_names_is_here(job: Path, tmp_path: Path, capsys) -> None:
     first, plan = tmp_path / "runs" / "first", tmp_path / "plan.json"
     assert place(first, job) == 0
-    made = read_plan(first)
+    made = read_plan(first).to_json()
     plan.write_text(json.dumps(made))
     assert place(tmp_path / "runs" / "second", job, "--plan", plan) == 0
-    assert read_plan(tmp_path / "runs" / "second") == made
+    assert read_plan(tmp_path / "runs" / "second").to_json() == made
     assert place(tmp_path / "runs" / "third", job, "--plan", plan, "--nodes", 3) == 2
     assert "the plan needs 1 node, and the run has 3 pods" in capsys.readouterr().err
     made["trainer"]["data"]["train"][0]["path"] = "/data/rows.jsonl"
@@ -109,7 +109,7 @@ def test_relative_paths_are_found_on_the_volume(job: Path, tmp_path: Path) -> No
     elsewhere.parent.mkdir()
     elsewhere.write_bytes(job.read_bytes())
     assert run(["place", str(job.parent / "quick"), "--job", str(elsewhere)]) == 0
-    assert read_plan(job.parent / "quick")["trainer"]["model"]["path"] == str(job.parent / "model")
+    assert read_plan(job.parent / "quick").section("model")["path"] == str(job.parent / "model")
     assert run(["place", str(tmp_path / "etc" / "quick"), "--job", str(elsewhere)]) == 2
 
 

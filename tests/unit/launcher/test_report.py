@@ -97,8 +97,8 @@ def test_charts_can_be_read_aloud(run_dir: Path) -> None:
 
 def test_a_step_trained_again_counts_as_trained_last(run_dir: Path) -> None:
     run = read_run(run_dir)
-    assert [line["step"] for line in run.training] == list(range(1, 61))
-    assert [line["attempt"] for line in run.training] == [0] * 20 + [1] * 40
+    assert [line.step for line in run.training] == list(range(1, 61))
+    assert [line.attempt for line in run.training] == [0] * 20 + [1] * 40
 
 
 def test_a_run_that_has_only_been_planned_has_a_report(run_dir: Path) -> None:

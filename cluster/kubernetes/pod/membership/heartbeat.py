@@ -18,7 +18,7 @@ from typing import Any
 
 from cluster.agent.invitation import Silence
 from cluster.kubernetes.pod.membership.identity import Post
-from cluster.rundir import read_json_of_others
+from rundir.files import read_json_of_other_node
 
 PODS = "pods"
 WAITING, SERVING, LEFT = "waiting", "serving", "left"
@@ -52,7 +52,7 @@ def presence_path(run_dir: Path, index: int) -> Path:
 
 def read_presence(run_dir: Path, index: int) -> Presence | None:
     """What the pod shows now; None when there is nothing, or half of something."""
-    given = read_json_of_others(presence_path(run_dir, index))
+    given = read_json_of_other_node(presence_path(run_dir, index))
     known = {one.name: given[one.name] for one in fields(Presence) if one.name in given}
     try:
         return Presence(**known)

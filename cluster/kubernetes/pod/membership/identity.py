@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cluster.agent.node import HEAD, PORT
 from cluster.agent.restarts import submission
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 
 INDEX = "TUNEYARD_POD_INDEX"
 COUNT = "TUNEYARD_NODES_COUNT"

@@ -13,7 +13,7 @@ from cluster.agent.node import GENERATION, HEAD, NODE_RANK, NODES, PORT
 from cluster.agent.restarts import SUBMITTED
 from cluster.kubernetes.pod.membership.heartbeat import PODS
 from cluster.kubernetes.pod.membership.identity import Post
-from cluster.rundir import read_json_of_others, write_json_atomic
+from rundir.files import read_json_of_other_node, write_json
 
 GATHERING = "gathering.json"
 NODE_MARK = "#"
@@ -38,12 +38,12 @@ class Gathering:
 
 def write_gathering(run_dir: Path, gathering: Gathering) -> None:
     """Replaces the word of an earlier gathering; ClusterError when it cannot be written."""
-    write_json_atomic(run_dir / PODS / GATHERING, asdict(gathering))
+    write_json(run_dir / PODS / GATHERING, asdict(gathering))
 
 
 def read_gathering(run_dir: Path) -> Gathering | None:
     """The newest gathering; None when there was none yet."""
-    given = read_json_of_others(run_dir / PODS / GATHERING)
+    given = read_json_of_other_node(run_dir / PODS / GATHERING)
     try:
         address = str(given.get("address") or "")
         return Gathering(str(given["generation"]), tuple(given["pods"]), tuple(given["nodes"]), address)

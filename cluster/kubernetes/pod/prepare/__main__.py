@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 from cluster.agent.node import GENERATION, NODES
-from cluster.agent.outcome import RESTART_ME
 from cluster.agent.prepare import prepare
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.kubernetes.pod.completion import FATAL, end_of, report
 from cluster.kubernetes.pod.membership.identity import Post, this_post
 from cluster.lock import LockHeldError
+from rundir.outcome import RESTART_ME
 
 
 def main(arguments: list[str]) -> int:

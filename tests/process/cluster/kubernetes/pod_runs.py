@@ -13,7 +13,7 @@ from agent_runs import PATIENCE_SECONDS, Run, until
 from cluster.agent.node import free_port
 from cluster.kubernetes.pod.membership.heartbeat import read_presence
 from cluster.kubernetes.pod.membership.rendezvous import read_gathering
-from cluster.rundir import read_attempts, read_progress
+from tests.support.documents import read_attempts, read_progress
 
 SUBMITTED = "1795000000.5"
 LONG_SECONDS = 3 * PATIENCE_SECONDS

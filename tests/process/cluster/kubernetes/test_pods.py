@@ -9,7 +9,8 @@ from agent_runs import Run, lives, until
 from pod_runs import LONG_SECONDS, SUBMITTED, Pod, Pods
 
 from cluster.agent.children import descendants
-from cluster.rundir import read_attempts, read_progress, write_stop
+from rundir.stop import write_stop
+from tests.support.documents import read_attempts, read_progress
 
 
 def plan(run: Run, nodes: int = 2, **trainer) -> Run:

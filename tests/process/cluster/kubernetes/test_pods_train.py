@@ -9,11 +9,11 @@ import pytest
 from agent_runs import ROOT, Run
 from pod_runs import LONG_SECONDS, Pods
 
-from cluster.rundir import read_attempts
 from launcher.replan.materialize import Site, place_run
 
 sys.path.insert(0, str(ROOT))
 from tests.support import tiny
+from tests.support.documents import read_attempts
 
 STEPS = 24
 JOB = f"""

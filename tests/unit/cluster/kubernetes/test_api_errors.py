@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.kubernetes.client import permissions
 from cluster.kubernetes.client.errors import refusal, unreachable
 from cluster.kubernetes.client.helm import Helm, HelmError, chart_folder

@@ -9,11 +9,12 @@ import jsonschema
 import pytest
 import yaml
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.kubernetes.names import LONGEST, release_name
 from cluster.kubernetes.submit.profile import Profile
 from cluster.kubernetes.submit.release import prepares_first, require_place_to_prepare
 from cluster.kubernetes.submit.values import Submission, as_text, chart_values, multiplied
+from rundir.plan import Plan
 
 CHART = Path(__file__).parents[4] / "helm" / "tuneyard"
 LEAST: dict[str, Any] = {"image": "registry.example.com/t:1", "runs": {"claim": "runs"}}
@@ -58,7 +59,7 @@ def values_of(site: dict[str, Any], job: str = "name: x\n", **launch: Any) -> di
         exclude=["n3"],
         prepares="prepare" in site,
     )
-    return chart_values({"launch": facts}, wanted)
+    return chart_values(Plan.from_json({"launch": facts}), wanted)
 
 
 def merged(base: Any, over: Any) -> Any:
@@ -132,7 +133,7 @@ def test_a_plan_for_another_place_is_refused() -> None:
     launch = {"nodes": 1, "ranks_per_node": 1, "device": "cpu", "threads_per_rank": 1, "grace_seconds": 1, "phases": []}
     wanted = Submission(run_name="x", submitted=0, job_text="", plan_text="", workload="job")
     with pytest.raises(ClusterError, match="names no image"):
-        chart_values({"launch": launch}, wanted)
+        chart_values(Plan.from_json({"launch": launch}), wanted)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.kubernetes.sync import download
 
 SHARD = os.urandom(300_000)

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from cluster import rundir
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.kubernetes.sync import mirror
-from cluster.rundir import MIRRORED, read_attempts, read_progress, read_stop
 from launcher.calibration.observed import record_run
 from launcher.calibration.store import read
+from rundir import paths
+from rundir.outcome import StopReason
+from rundir.paths import MIRRORED
+from rundir.stop import StopRequest
+from tests.support.documents import read_attempts, read_progress
 
 
 @pytest.fixture
@@ -107,16 +110,16 @@ def test_all_that_only_the_run_writes_is_carried(there: Path, here: Path) -> Non
 
 def test_of_every_file_it_is_decided_whether_it_is_carried() -> None:
     """Written where the run is planned, or read by the run alone: only those stay behind."""
-    behind = {rundir.PLAN, rundir.FINGERPRINT}
+    behind = {paths.PLAN, paths.FINGERPRINT}
     names = {
-        value for name, value in vars(rundir).items() if name.isupper() and str(value).endswith((".json", ".jsonl"))
+        value for name, value in vars(paths).items() if name.isupper() and str(value).endswith((".json", ".jsonl"))
     }
-    assert names - behind == {*MIRRORED, rundir.METRICS}
+    assert names - behind == {*MIRRORED, paths.METRICS}
 
 
 def test_the_wish_to_stop_is_left_as_a_whole(there: Path) -> None:
-    ask(mirror.stop_command(str(there), {"reason": "stopped", "by": "tuneyard stop", "time": 5.0}))
-    assert read_stop(there) == {"reason": "stopped", "by": "tuneyard stop", "time": 5.0}
+    ask(mirror.stop_command(str(there), StopRequest(reason=StopReason.STOPPED, by="tuneyard stop", time=5.0)))
+    assert json.loads((there / "stop").read_text()) == {"reason": "stopped", "by": "tuneyard stop", "time": 5.0}
     assert [path.name for path in there.glob(".stop*")] == []
 
 

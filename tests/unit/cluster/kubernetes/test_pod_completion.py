@@ -8,10 +8,8 @@ import pytest
 from cluster.agent.attempt import Attempt
 from cluster.agent.crew import Crew
 from cluster.agent.invitation import TRAIN, Absence, Report, read_absences, write_absences, write_report
-from cluster.agent.launch import Launch
 from cluster.agent.node import Node
 from cluster.agent.outcome import PhaseEnd, Verdict
-from cluster.contract import Outcome
 from cluster.kubernetes.pod.completion import (
     MOST_MESSAGE_BYTES,
     clear_granted,
@@ -24,11 +22,16 @@ from cluster.kubernetes.pod.completion import (
 )
 from cluster.kubernetes.pod.membership.identity import Post
 from cluster.lock import AgentLock
-from cluster.policy import Limits
-from cluster.rundir import put_attempt, read_attempts, read_stop, write_json_atomic, write_stop
+from rundir.files import write_json
+from rundir.outcome import Outcome
+from rundir.plan import LaunchSpec, RestartLimits
+from rundir.stop import read_stop, write_stop
+from tests.support.documents import put_attempt, read_attempts
 
 SUBMITTED = 1795000000.5
-LAUNCH = Launch(3, 1, "cpu", 1, 10, ("train",), silence_seconds=60)
+LAUNCH = LaunchSpec(
+    nodes=3, ranks_per_node=1, device="cpu", threads_per_rank=1, grace_seconds=10, phases=("train",), silence_seconds=60
+)
 POST = Post(0, 2, "a", "support-0", "node-0", submitted=SUBMITTED)
 
 
@@ -66,7 +69,7 @@ def test_a_record_that_is_open_or_unjudged_ends_nothing(tmp_path: Path) -> None:
 
 
 def wish(run_dir: Path, time: float | None, reason: str = "stopped") -> None:
-    write_json_atomic(run_dir / "stop", {"reason": reason, "by": "test", **({} if time is None else {"time": time})})
+    write_json(run_dir / "stop", {"reason": reason, "by": "test", **({} if time is None else {"time": time})})
 
 
 def test_a_wish_stands_until_an_attempt_has_ended_by_it(tmp_path: Path) -> None:
@@ -186,5 +189,5 @@ def test_an_agent_that_lost_its_run_to_a_later_one_leaves_the_ledger_alone(tmp_p
     put_attempt(tmp_path, {"attempt": 0, "outcome": "preempted", "cause": "closed by the next head"})
     put_attempt(tmp_path, {"attempt": 1, "outcome": None})
     before = read_attempts(tmp_path)
-    old.close(Verdict(Outcome.CRASHED, "too late"), Limits())
+    old.close(Verdict(Outcome.CRASHED, "too late"), RestartLimits())
     assert read_attempts(tmp_path) == before

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.agent.invitation import read_absences
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.kubernetes.pod.leader import REPLACED_SECONDS, Head, absences
 from cluster.kubernetes.pod.membership.heartbeat import (
     LEFT,
@@ -35,7 +35,7 @@ from cluster.kubernetes.pod.membership.rendezvous import (
 from cluster.kubernetes.pod.node_exclusion import MOST_MOVES, Placement
 from cluster.kubernetes.pod.process.log import REPEAT_SECONDS, Words, numbers
 from cluster.kubernetes.pod.worker import LEAVE_SECONDS, Follower, has_ended
-from cluster.rundir import write_stop
+from rundir.stop import write_stop
 
 POST = Post(1, 2, "b", "support-1", "node-1", "support-0.support", "23456", 1795000000.5)
 LIFE = Gathering("a.1", ("a", "b"), ("node-0", "node-1"))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.rundir import put_attempt, read_attempts
 from cluster.slurm.job.post_job import answer, main
 from cluster.slurm.submit.submission_record import Submission, job_ids, read_submission, write_submission
+from tests.support.documents import put_attempt, read_attempts
 
 SUBMITTED = "1795000000.500"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_slurm_script import JOB, NASTY, directives
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.slurm.submit.batch_script import SbatchSettings, render
 from cluster.slurm.submit.job_array import render_array
 

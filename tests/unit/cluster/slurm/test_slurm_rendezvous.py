@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.agent.node import Node, free_port, this_node
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.slurm.job.rendezvous import agent_environment, expand_node_list, first_port, head_address
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.slurm.submit.batch_script import SbatchJob, SbatchSettings, lead_seconds, render
 from cluster.slurm.submit.prepare_script import render_prepare
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.contract import ClusterError
+from cluster.errors import ClusterError
 from cluster.slurm.backend import SlurmBackend
 from cluster.slurm.scheduler.commands import Scheduler
 from cluster.slurm.scheduler.facts import SlurmJob

@@ -15,6 +15,8 @@ from launcher.calibration.observed import all_measurements, comparison, measurem
 from launcher.calibration.store import Key, Measurement, append, read, set_removed, store_path
 from launcher.sizing.prediction import Prediction
 from launcher.sizing.speed.predict import Speed
+from rundir.observed import Observed
+from rundir.plan import Plan
 
 KEY = Key(cluster="site", gpu="A100-80", engine="zero2", family="lora")
 
@@ -244,7 +246,7 @@ def test_a_run_is_recorded_once(tmp_path: Path) -> None:
 def test_report_sees_prediction_beside_observation(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a")
     plan, seen = (json.loads((run / name).read_text()) for name in ("plan.json", "observed.json"))
-    assert comparison(plan, seen) == [
+    assert comparison(Plan.from_json(plan), Observed.from_json(seen)) == [
         ("step seconds", 2.2, 2.2),
         ("tokens per second", 90.0, 99.0),
         ("allocated", 1000, 1100),

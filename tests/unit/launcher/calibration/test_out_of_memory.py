@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from cluster.rundir import put_attempt
 from launcher.calibration.correction import Calibration
 from launcher.calibration.observed import record_run
 from launcher.calibration.out_of_memory import exhausted
 from launcher.calibration.store import Key, Measurement, read, store_path
 from launcher.cli import run as tuneyard
 from launcher.replan.revise import replanned
+from tests.support.documents import put_attempt
 
 JOB = """
 name: big

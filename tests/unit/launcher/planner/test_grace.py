@@ -10,6 +10,7 @@ import pytest
 from launcher.cli import run
 from launcher.jobfile import SettingError
 from launcher.planner.grace_period import SaveTime, adjust, grace_of, measured, refuse_no_time, site_is_hasty, too_short
+from tests.support.documents import typed
 
 BIG = SaveTime(step_seconds=20.4, save_seconds=106, source="847 GB")
 SMALL = SaveTime(step_seconds=0.1, save_seconds=0.2, source="1 MB")
@@ -57,8 +58,10 @@ def record(step: float, save: float | None) -> dict[str, Any]:
 
 def test_the_newest_attempts_that_saved_count() -> None:
     assert measured([]) is None
-    assert measured([{"attempt": 0}, record(9.0, None)]) is None
-    found = measured([record(900.0, 900.0), record(1.0, 8.0), record(2.0, 7.0), record(1.5, 3.0), record(50.0, None)])
+    assert measured(typed([{"attempt": 0}, record(9.0, None)])) is None
+    found = measured(
+        typed([record(900.0, 900.0), record(1.0, 8.0), record(2.0, 7.0), record(1.5, 3.0), record(50.0, None)])
+    )
     assert found is not None
     assert (found.step_seconds, found.save_seconds, found.needed_seconds) == (2.0, 8.0, 18.0)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import trainer.runtime.progress
-from cluster.rundir import read_progress
+from rundir.progress import read_progress
 from trainer.runtime.phase_clock import PHASES, PhaseClock
 from trainer.runtime.progress import Progress, record_failure
 
