@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +29,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return prepared_run(tmp_path_factory.mktemp("measured"), **WIDE)
 
 
-def measured(folder: Path, made: dict[str, str], method: dict[str, Any], *arguments: str, **execution: Any) -> Any:
-    config = tiny.trainer_config(Path(made["model"]), Path(made["rows"]), method=method, execution=execution)
-    config["training"]["gradient_checkpointing"] = True
-    run = tiny.make_run(folder / f"run-{len(list(folder.iterdir()))}", config)
-    command = [sys.executable, "-m", "trainer", "measure", str(run), *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads((run / "measured.json").read_text())
-
-
 CASES = [
     ("fsdp2", {"kind": "full"}, False),
     ("zero3", {"kind": "full"}, False),
@@ -46,19 +37,56 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("engine", "method", "sharded"), CASES)
-def test_counting_agrees_with_running(
-    tmp_path: Path, made: dict[str, str], engine: str, method: dict[str, Any], sharded: bool
-) -> None:
-    layout = {"engine": engine, "world_size": 2, "accumulation": 2, "shard_quantized": sharded}
-    real = measured(tmp_path, made, method, "--rank", "1", **layout)
-    counted = measured(tmp_path, made, method, "--rank", "1", "--counted", **layout)
+def measure_second_rank(run_dir: str, counted: bool) -> dict[str, Any]:
+    """What `python -m trainer measure` does, in a process that has loaded everything already."""
+    from trainer.config import read_trainer_config
+    from trainer.measure.one_rank import measure
+
+    return measure(read_trainer_config(Path(run_dir)), 1, counted)
+
+
+@pytest.fixture(scope="module")
+def measured(made: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """The second of two ranks of a case, alone: run on this machine, or counted; each once for all tests."""
+    folder = tmp_path_factory.mktemp("alone")
+
+    @cache
+    def measured_once(case: int, counted: bool) -> dict[str, Any]:
+        engine, method, sharded = CASES[case]
+        execution = {"engine": engine, "world_size": 2, "accumulation": 2, "shard_quantized": sharded}
+        config = tiny.trainer_config(Path(made["model"]), Path(made["rows"]), method=method, execution=execution)
+        config["training"]["gradient_checkpointing"] = True
+        run = tiny.make_run(folder / f"run-{case}-{counted}", config)
+        (found,) = run_on_ranks(measure_second_rank, 1, str(run), counted, distributed=False)
+        return dict(found)
+
+    return measured_once
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=[engine for engine, *_ in CASES])
+def test_counting_agrees_with_running(measured: Callable[..., dict[str, Any]], case: int) -> None:
+    real, counted = measured(case, counted=False), measured(case, counted=True)
     assert counted["components_bytes"] == real["components_bytes"]
     assert counted["phases_bytes"]["step"] == pytest.approx(real["phases_bytes"]["step"], rel=1e-3)
     # the CPU's attention and that of GPUs keep other tensors, of small layers more than the rest
     assert counted["allocated_bytes"] == pytest.approx(real["allocated_bytes"], rel=0.1)
     assert real["step_seconds"] > 0
     assert counted["step_seconds"] is None
+
+
+def test_the_trainers_command_leaves_its_result_in_the_run(
+    tmp_path: Path, made: dict[str, str], measured: Callable[..., dict[str, Any]]
+) -> None:
+    engine, method, _ = CASES[0]
+    execution = {"engine": engine, "world_size": 2, "accumulation": 2}
+    config = tiny.trainer_config(Path(made["model"]), Path(made["rows"]), method=method, execution=execution)
+    config["training"]["gradient_checkpointing"] = True
+    run = tiny.make_run(tmp_path / "run", config)
+    command = [sys.executable, "-m", "trainer", "measure", str(run), "--rank", "1", "--counted"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((run / "measured.json").read_text()) == measured(0, counted=True)
 
 
 def among_others(made: dict[str, str], engine: str, sharded: bool, method: dict[str, Any]) -> dict[str, int]:
@@ -72,13 +100,13 @@ def among_others(made: dict[str, str], engine: str, sharded: bool, method: dict[
     return held_bytes(bench.engine)
 
 
-@pytest.mark.parametrize(("engine", "method", "sharded"), CASES)
+@pytest.mark.parametrize("case", range(len(CASES)), ids=[engine for engine, *_ in CASES])
 def test_alone_a_rank_holds_what_it_holds_among_others(
-    tmp_path: Path, made: dict[str, str], engine: str, method: dict[str, Any], sharded: bool
+    made: dict[str, str], measured: Callable[..., dict[str, Any]], case: int
 ) -> None:
+    engine, method, sharded = CASES[case]
     (_, second) = run_on_ranks(among_others, 2, made, engine, sharded, method)
-    layout = {"engine": engine, "world_size": 2, "accumulation": 2, "shard_quantized": sharded}
-    alone = measured(tmp_path, made, method, "--rank", "1", "--counted", **layout)["components_bytes"]
+    alone = measured(case, counted=True)["components_bytes"]
     assert {name: alone[name] for name in second} == pytest.approx(second, rel=0.01, abs=64)
 
 
