@@ -9,8 +9,8 @@ from typing import Any
 
 from launcher.advice.advise import Advice, Situation, covered, settings_of
 from launcher.advice.rules import COVERED_SHARE
-from launcher.dataset.amounts import Amounts
-from launcher.dataset.text_tokens import estimated
+from launcher.dataset.size import DatasetSize
+from launcher.dataset.text_tokens import estimate_size
 from launcher.dataset.token_counts import tokenised_by
 from launcher.jobfile import JobFile
 from trainer.schedule_rules import FEW_STEPS
@@ -20,10 +20,10 @@ MUCH = 3.0
 ANY_LENGTH = 4_194_304
 
 
-def data_of(job: JobFile, vocabulary: int) -> tuple[Amounts, list[int]]:
+def data_of(job: JobFile, vocabulary: int) -> tuple[DatasetSize, list[int]]:
     """How much data a job has, as `check` or a run has counted it, else by its text; and its lengths, none left out."""
     whole = job.model_copy(update={"data": job.data.model_copy(update={"max_length": ANY_LENGTH})})
-    text = estimated(whole, vocabulary)
+    text = estimate_size(whole, vocabulary)
     return tokenised_by([], job) or text, list(Counter(text.lengths).elements())
 
 

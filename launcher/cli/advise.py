@@ -52,7 +52,7 @@ def _job(job_file: Path | None) -> JobFile | None:
 def _situation(job: JobFile | None, *, model: str, task: str, rows: str, tokens: str, gpus: str) -> Situation:
     from launcher.advice import advise as advice
     from launcher.advice.job_warnings import data_of
-    from launcher.dataset.amounts import no_amounts
+    from launcher.dataset.size import unknown_size
     from launcher.errors import JobError
     from launcher.model.config import require_trainable
     from launcher.planner.estimate_question import shape_named
@@ -65,7 +65,7 @@ def _situation(job: JobFile | None, *, model: str, task: str, rows: str, tokens:
         )
     shape = shape_named(name)
     require_trainable(name)
-    data, lengths = data_of(job, shape.vocab_size) if job else (no_amounts(), [])
+    data, lengths = data_of(job, shape.vocab_size) if job else (unknown_size(), [])
     num_rows = number_of(rows, "--rows") or round(data.rows)
     mean = data.mean or MEAN_ROW_TOKENS
     num_tokens = number_of(tokens, "--tokens") or int(num_rows * mean)

@@ -1,1 +1,1 @@
-"""How much data a job has: its files, and the tokens in them."""
+"""How much data a job has: its files, their conversations and their tokens."""

@@ -1,7 +1,7 @@
-"""The local files behind a job's data, and a sample of their rows. Needs neither torch nor `datasets`.
+"""Find the local files of a job's data and sample their rows. Needs neither torch nor `datasets`.
 
-JSON, JSON lines and text tables are read with the standard library, packed or not; Parquet and Arrow where pyarrow is
-installed. What the trainer's readers know is known here, and what the two understand differently is only an estimate.
+JSON, JSON lines, CSV and TSV are read with the standard library, compressed or not; Parquet and Arrow need pyarrow.
+These are the formats that the trainer reads. Where the trainer reads a file differently, only an estimate is off.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from pathlib import Path
 from typing import Any
 
 LINES, TABLES, TEXT_TABLES = (".jsonl", ".ndjson"), (".parquet", ".arrow"), {".csv": ",", ".tsv": "\t"}
-KINDS = (*LINES, ".json", *TEXT_TABLES, *TABLES)
-PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+FORMATS = (*LINES, ".json", *TEXT_TABLES, *TABLES)
+COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 WRAPPERS = ("data", "rows", "train", "examples", "instances")
-"""Keys under which a JSON file that is one object holds its rows."""
+"""Keys that may hold the rows when a JSON file is one object."""
 ABOUT_DATASETS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files of the `datasets` library that hold no rows."""
-MOST_FILES = 32
-"""Files of a source that are looked at; the rest is taken to be like them."""
-ROWS_READ = 2_000
-"""Rows of a file that are looked at; the rest is taken to be like them."""
-PLACES = 8
-"""Places of a large file that rows are taken from: files are often sorted."""
-BYTES_READ = 4 << 20
-MOST_CELL_CHARACTERS = 2**31 - 1
-BLANK = b"\xef\xbb\xbf \t\r\n"
+MAX_FILES = 32
+"""Most files that are sampled from one source."""
+MAX_ROWS = 2_000
+"""Most rows that are sampled from one file."""
+NUM_POSITIONS = 8
+"""Positions in a large file from which rows are sampled, because files are often sorted."""
+MAX_BYTES = 4 << 20
+"""Most bytes that are read from one file, decompressed."""
+MAX_CELL_CHARACTERS = 2**31 - 1
+BOM_AND_BLANKS = b"\xef\xbb\xbf \t\r\n"
 WHOLE_JSON_BYTES = 16 << 20
 """A JSON array up to this size is decoded as a whole."""
 
 
 class UnreadableError(Exception):
-    """Why the rows of a file cannot be looked at here."""
+    """The rows of a file cannot be read on this machine; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,109 +47,112 @@ class Sample:
     """Some rows of a file.
 
     Attributes:
-        rows: Decoded rows; a line that is no JSON stays text.
-        times: How many times as many the file holds; 1 where they are all.
+        rows: Decoded rows; a line that is not JSON stays text.
+        scale: Rows in the file divided by rows in the sample; 1 when the sample is the whole file.
     """
 
     rows: list[Any]
-    times: float
+    scale: float
 
 
 def data_files(path: str) -> list[Path]:
-    """The files that a source means: itself, those that match it, or the data files in the folder."""
-    place = Path(path)
-    if place.is_dir():
-        inside = place / "train" if (place / "dataset_dict.json").is_file() else place
-        found = (p for p in inside.rglob("*") if not p.name.startswith(".") and p.name not in ABOUT_DATASETS)
-        return sorted(p for p in found if kind_of(p))
-    if place.is_file() or not any(sign in path for sign in "*?["):
-        return [place]
+    """Return the files of a data source: the file itself, the matches of a glob, or the data files in a folder."""
+    source = Path(path)
+    if source.is_dir():
+        folder = source / "train" if (source / "dataset_dict.json").is_file() else source
+        found = (p for p in folder.rglob("*") if not p.name.startswith(".") and p.name not in ABOUT_DATASETS)
+        return sorted(p for p in found if file_format(p))
+    if source.is_file() or not any(sign in path for sign in "*?["):
+        return [source]
     return sorted(Path(match) for match in glob.glob(path, recursive=True))  # noqa: PTH207
 
 
-def kind_of(file: Path) -> str:
-    """The ending that says how a file is written, without that of its packing; empty when it is not known."""
-    suffix = Path(file.stem).suffix if file.suffix in PACKED else file.suffix
-    return suffix if suffix in KINDS and not (file.suffix in PACKED and suffix in TABLES) else ""
+def file_format(file: Path) -> str:
+    """Return the suffix that names a file's format, without a compression suffix; empty for an unknown format."""
+    suffix = Path(file.stem).suffix if file.suffix in COMPRESSED else file.suffix
+    return suffix if suffix in FORMATS and not (file.suffix in COMPRESSED and suffix in TABLES) else ""
 
 
-def looked_at(files: list[Path]) -> tuple[list[Path], float]:
-    """Some files of many, and how many times as much there is in all, by bytes."""
-    some = files[:: -(-len(files) // MOST_FILES)] if files else []
+def sample_files(files: list[Path]) -> tuple[list[Path], float]:
+    """Return at most `MAX_FILES` of the files, and the bytes of all files divided by the bytes of those."""
+    sampled = files[:: -(-len(files) // MAX_FILES)] if files else []
     try:
-        every, taken = (sum(file.stat().st_size for file in group) for group in (files, some))
+        total_bytes, sampled_bytes = (sum(file.stat().st_size for file in group) for group in (files, sampled))
     except OSError:
         return files, 1.0
-    return some, every / taken if taken else 1.0
+    return sampled, total_bytes / sampled_bytes if sampled_bytes else 1.0
 
 
-def sample(file: Path) -> Sample:
-    """A sample of a file's rows.
+def sample_rows(file: Path) -> Sample:
+    """Read a sample of a file's rows.
 
     Raises:
-        UnreadableError: it is not here, of an unknown kind, damaged, or needs pyarrow.
+        UnreadableError: the file is missing, damaged, of an unknown format, or needs pyarrow.
     """
-    kind = kind_of(file)
+    suffix = file_format(file)
     if not file.is_file():
         raise UnreadableError(f"{file} is not on this machine")
-    if not kind:
+    if not suffix:
         raise UnreadableError(f"{file.name} is of no known kind")
     try:
-        if file.suffix in PACKED:
-            return _packed(file, kind)
-        if kind in TEXT_TABLES:
-            return _text_table(file, TEXT_TABLES[kind])
-        return _table(file) if kind in TABLES else _lines(file) if kind in LINES else _json(file)
+        if file.suffix in COMPRESSED:
+            return _sample_compressed(file, suffix)
+        if suffix in TEXT_TABLES:
+            return _sample_text_table(file, TEXT_TABLES[suffix])
+        if suffix in TABLES:
+            return _sample_table(file)
+        return _sample_lines(file) if suffix in LINES else _sample_json(file)
     except ImportError as error:
         raise UnreadableError(f"{file.name} needs pyarrow, which is not installed") from error
     except (OSError, EOFError, ValueError, RecursionError, csv.Error, lzma.LZMAError) as error:
         raise UnreadableError(f"{file.name} cannot be read: {error}") from error
 
 
-def _packed(file: Path, kind: str) -> Sample:
-    """The beginning of a packed file; how much there is tells the share of its bytes that were unpacked."""
-    with file.open("rb") as raw, PACKED[file.suffix](raw, "rb") as stream:
-        text = stream.read(BYTES_READ)
-        times = max(1.0, file.stat().st_size / raw.tell()) if len(text) == BYTES_READ else 1.0
+def _sample_compressed(file: Path, suffix: str) -> Sample:
+    """Read the beginning of a compressed file; the scale follows from how many of its bytes that took."""
+    with file.open("rb") as raw, COMPRESSED[file.suffix](raw, "rb") as stream:
+        text = stream.read(MAX_BYTES)
+        scale = max(1.0, file.stat().st_size / raw.tell()) if len(text) == MAX_BYTES else 1.0
     lines = text.splitlines(keepends=True)
-    if kind in TEXT_TABLES:
-        csv.field_size_limit(MOST_CELL_CHARACTERS)
-        rows: list[Any] = list(csv.DictReader(_text(lines), delimiter=TEXT_TABLES[kind]))
-    elif kind == ".json" and text.lstrip(BLANK).startswith(b"["):
-        rows = _first_of_array(text.decode("utf-8-sig", "ignore"))[0]
+    if suffix in TEXT_TABLES:
+        csv.field_size_limit(MAX_CELL_CHARACTERS)
+        rows: list[Any] = list(csv.DictReader(_decode_lines(lines), delimiter=TEXT_TABLES[suffix]))
+    elif suffix == ".json" and text.lstrip(BOM_AND_BLANKS).startswith(b"["):
+        rows = _parse_array_start(text.decode("utf-8-sig", "ignore"))[0]
     else:
-        rows = [_decoded(line) for line in lines if line.strip()]
-    taken = _spread(rows)
-    return Sample(rows=taken.rows, times=times * taken.times)
+        rows = [_parse_line(line) for line in lines if line.strip()]
+    sample = _sample_evenly(rows)
+    return Sample(rows=sample.rows, scale=scale * sample.scale)
 
 
-def _lines(file: Path) -> Sample:
-    """Lines from several places of a large file, all of a small one."""
+def _sample_lines(file: Path) -> Sample:
+    """Read lines from several positions of a large file, or all lines of a small one."""
     size = file.stat().st_size
     rows: list[Any] = []
-    seen = 0
-    places = 1 if size <= BYTES_READ else PLACES
+    bytes_read = 0
+    positions = 1 if size <= MAX_BYTES else NUM_POSITIONS
     with file.open("rb") as stream:
-        for place in range(places):
-            stream.seek(size * place // places)
-            if place:
-                stream.readline()  # the rest of a line that began before
-            for line in _some(stream, BYTES_READ // places, ROWS_READ // places):
-                seen += len(line)
-                rows += [_decoded(line)] if line.strip() else []
-    return Sample(rows=rows, times=max(1.0, size / seen) if seen else 1.0)
+        for position in range(positions):
+            stream.seek(size * position // positions)
+            if position:
+                stream.readline()  # skip the rest of the line that the position falls into
+            for line in _take(stream, MAX_BYTES // positions, MAX_ROWS // positions):
+                bytes_read += len(line)
+                rows += [_parse_line(line)] if line.strip() else []
+    return Sample(rows=rows, scale=max(1.0, size / bytes_read) if bytes_read else 1.0)
 
 
-def _some(lines: Iterable[bytes], most_bytes: int, most_rows: int) -> Iterator[bytes]:
+def _take(lines: Iterable[bytes], max_bytes: int, max_rows: int) -> Iterator[bytes]:
+    """Yield lines until either limit is reached."""
     size = 0
     for number, line in enumerate(lines):
-        if number >= most_rows or size >= most_bytes:
+        if number >= max_rows or size >= max_bytes:
             return
         size += len(line)
         yield line
 
 
-def _decoded(line: bytes) -> Any:
+def _parse_line(line: bytes) -> Any:
     text = line.decode("utf-8", "replace")
     try:
         return json.loads(text)
@@ -156,98 +160,101 @@ def _decoded(line: bytes) -> Any:
         return text
 
 
-def _json(file: Path) -> Sample:
-    """An array of rows; JSON lines are often named so, too."""
+def _sample_json(file: Path) -> Sample:
+    """Sample a `.json` file: an array of rows, one object that holds them, or JSON lines with the wrong suffix."""
     size = file.stat().st_size
     with file.open("rb") as stream:
-        text = stream.read(min(size, WHOLE_JSON_BYTES) if size <= WHOLE_JSON_BYTES else BYTES_READ)
-    if not text.lstrip(BLANK).startswith(b"["):
-        return _wrapped(file) if size <= WHOLE_JSON_BYTES else _lines(file)
+        text = stream.read(min(size, WHOLE_JSON_BYTES) if size <= WHOLE_JSON_BYTES else MAX_BYTES)
+    if not text.lstrip(BOM_AND_BLANKS).startswith(b"["):
+        return _sample_json_object(file) if size <= WHOLE_JSON_BYTES else _sample_lines(file)
     if size <= WHOLE_JSON_BYTES:
-        return _spread(json.loads(text.decode("utf-8-sig", "replace")))
-    rows, used = _first_of_array(text.decode("utf-8-sig", "ignore"))
-    return Sample(rows=rows, times=size / used if used else 1.0)
+        return _sample_evenly(json.loads(text.decode("utf-8-sig", "replace")))
+    rows, bytes_parsed = _parse_array_start(text.decode("utf-8-sig", "ignore"))
+    return Sample(rows=rows, scale=size / bytes_parsed if bytes_parsed else 1.0)
 
 
-def _wrapped(file: Path) -> Sample:
-    """One object that holds the rows under a usual key; else it is JSON lines."""
+def _sample_json_object(file: Path) -> Sample:
+    """Sample the rows under one of `WRAPPERS` in a JSON object; a file that is not one JSON value is JSON lines."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8-sig", errors="replace"))
+        content = json.loads(file.read_text(encoding="utf-8-sig", errors="replace"))
     except ValueError:
-        return _lines(file)
-    rows = next((found[key] for key in WRAPPERS if isinstance(found.get(key), list)), [found])
-    return _spread(rows)
+        return _sample_lines(file)
+    rows = next((content[key] for key in WRAPPERS if isinstance(content.get(key), list)), [content])
+    return _sample_evenly(rows)
 
 
-def _first_of_array(text: str) -> tuple[list[Any], int]:
-    """The whole rows at the beginning of an array, and how many bytes they take."""
-    decoder, rows, at = json.JSONDecoder(), list[Any](), text.index("[") + 1
-    while len(rows) < ROWS_READ:
-        begin = at + len(text[at : at + 4096]) - len(text[at : at + 4096].lstrip(" \t\r\n,"))
+def _parse_array_start(text: str) -> tuple[list[Any], int]:
+    """Parse the complete rows at the beginning of a JSON array; return them and the bytes they take."""
+    decoder, rows, end = json.JSONDecoder(), list[Any](), text.index("[") + 1
+    while len(rows) < MAX_ROWS:
+        start = end + len(text[end : end + 4096]) - len(text[end : end + 4096].lstrip(" \t\r\n,"))
         try:
-            row, at = decoder.raw_decode(text, begin)
+            row, end = decoder.raw_decode(text, start)
         except ValueError:
             break
         rows.append(row)
-    return rows, len(text[:at].encode())
+    return rows, len(text[:end].encode())
 
 
-def _spread(rows: list[Any]) -> Sample:
-    """Rows at even distances."""
-    every = max(1, len(rows) // ROWS_READ)
-    taken = rows[::every]
-    return Sample(rows=taken, times=len(rows) / len(taken) if taken else 1.0)
+def _sample_evenly(rows: list[Any]) -> Sample:
+    """Return rows at even distances."""
+    sampled = rows[:: max(1, len(rows) // MAX_ROWS)]
+    return Sample(rows=sampled, scale=len(rows) / len(sampled) if sampled else 1.0)
 
 
-def _text(lines: Iterable[bytes]) -> Iterator[str]:
+def _decode_lines(lines: Iterable[bytes]) -> Iterator[str]:
+    """Decode lines of UTF-8; the first may begin with a byte order mark."""
     for number, line in enumerate(lines):
         yield line.decode("utf-8" if number else "utf-8-sig", "replace")
 
 
-def _text_table(file: Path, delimiter: str) -> Sample:
-    size, seen = file.stat().st_size, 0
-    csv.field_size_limit(MOST_CELL_CHARACTERS)
+def _sample_text_table(file: Path, delimiter: str) -> Sample:
+    """Read the first rows of a CSV or TSV file."""
+    size, bytes_read = file.stat().st_size, 0
+    csv.field_size_limit(MAX_CELL_CHARACTERS)
 
-    def counted(lines: Iterable[bytes]) -> Iterator[bytes]:
-        nonlocal seen
+    def count_bytes(lines: Iterable[bytes]) -> Iterator[bytes]:
+        nonlocal bytes_read
         for line in lines:
-            seen += len(line)
+            bytes_read += len(line)
             yield line
 
     with file.open("rb") as stream:
         rows: list[Any] = []
-        for row in csv.DictReader(_text(counted(stream)), delimiter=delimiter):
+        for row in csv.DictReader(_decode_lines(count_bytes(stream)), delimiter=delimiter):
             rows.append(row)
-            if len(rows) == ROWS_READ or seen >= BYTES_READ:
+            if len(rows) == MAX_ROWS or bytes_read >= MAX_BYTES:
                 break
-    return Sample(rows=rows, times=max(1.0, size / seen) if seen else 1.0)
+    return Sample(rows=rows, scale=max(1.0, size / bytes_read) if bytes_read else 1.0)
 
 
-def _table(file: Path) -> Sample:
-    """Rows of Parquet's row groups or Arrow's record batches, from several places."""
+def _sample_table(file: Path) -> Sample:
+    """Sample a Parquet or Arrow file; pyarrow's own errors become ValueError."""
     import pyarrow as pa
 
     try:
-        return _parquet(file) if file.suffix == ".parquet" else _arrow(file)
+        return _sample_parquet(file) if file.suffix == ".parquet" else _sample_arrow(file)
     except pa.ArrowException as error:
         raise ValueError(str(error)) from error
 
 
-def _parquet(file: Path) -> Sample:
+def _sample_parquet(file: Path) -> Sample:
+    """Read the first rows of several row groups."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(file) as table:
         groups = range(table.num_row_groups)
-        taken = groups[:: max(1, len(groups) // PLACES)]
+        sampled_groups = groups[:: max(1, len(groups) // NUM_POSITIONS)]
         rows: list[Any] = []
-        for group in taken:
-            batches = table.iter_batches(batch_size=max(1, ROWS_READ // len(taken)), row_groups=[group])
+        for group in sampled_groups:
+            batches = table.iter_batches(batch_size=max(1, MAX_ROWS // len(sampled_groups)), row_groups=[group])
             if (first := next(batches, None)) is not None:
                 rows += first.to_pylist()
-        return Sample(rows=rows, times=table.metadata.num_rows / len(rows) if rows else 1.0)
+        return Sample(rows=rows, scale=table.metadata.num_rows / len(rows) if rows else 1.0)
 
 
-def _arrow(file: Path) -> Sample:
+def _sample_arrow(file: Path) -> Sample:
+    """Read slices at several positions of a memory-mapped Arrow file, in stream or file format."""
     import pyarrow as pa
 
     with pa.memory_map(str(file)) as source:
@@ -256,8 +263,8 @@ def _arrow(file: Path) -> Sample:
         except pa.ArrowInvalid:
             source.seek(0)
             table = pa.ipc.open_file(source).read_all()
-        every = max(1, table.num_rows // PLACES)
-        size = max(1, ROWS_READ // PLACES)
-        parts = [table.slice(at, min(size, every)) for at in range(0, table.num_rows, every)]
-        rows = [row for part in parts for row in part.to_pylist()]
-        return Sample(rows=rows, times=table.num_rows / len(rows) if rows else 1.0)
+        distance = max(1, table.num_rows // NUM_POSITIONS)
+        slice_rows = max(1, MAX_ROWS // NUM_POSITIONS)
+        slices = [table.slice(start, min(slice_rows, distance)) for start in range(0, table.num_rows, distance)]
+        rows = [row for part in slices for row in part.to_pylist()]
+        return Sample(rows=rows, scale=table.num_rows / len(rows) if rows else 1.0)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from launcher import __version__
-from launcher.dataset.amounts import FILL, Amounts, combined
 from launcher.dataset.files import data_files
+from launcher.dataset.size import PACK_FILL, DatasetSize, combined_size
 from launcher.home import expanded, user_folder
 from launcher.jobfile.schema import JobFile
 from rundir.errors import RunDirError
@@ -32,7 +32,7 @@ MOST_KEPT = 200
 """Counts in the cache; older ones make room."""
 
 
-def tokenised_by(runs: Iterable[Path], job: JobFile) -> Amounts | None:
+def tokenised_by(runs: Iterable[Path], job: JobFile) -> DatasetSize | None:
     """What `check`, or the newest of some runs, counted in the job's data; `None` where nothing has tokenised that."""
     wanted = _stat(job)
     if not wanted:
@@ -62,7 +62,7 @@ def cache_folder() -> Path:
     return user_folder("XDG_CACHE_HOME", ".cache") / "counted"
 
 
-def _remembered(job: JobFile) -> Amounts | None:
+def _remembered(job: JobFile) -> DatasetSize | None:
     try:
         kept = read_json(cache_folder() / f"{_key(job)}.json")
         return (
@@ -108,7 +108,7 @@ def _stat(config: JobFile | TrainerConfig) -> dict[str, list[int]] | None:
     return {name: [facts.st_size, facts.st_mtime_ns] for name, facts in found.items()}
 
 
-def _counted(run: Path, job: JobFile, wanted: dict[str, list[int]]) -> Amounts | None:
+def _counted(run: Path, job: JobFile, wanted: dict[str, list[int]]) -> DatasetSize | None:
     source = f"counted when {run.name} tokenised the same data"
     try:
         print_of, report = read_json(run / "data" / "fingerprint.json"), read_json(run / "data" / "preflight.json")
@@ -126,22 +126,22 @@ def _same_files(seen: dict[str, list[int]], wanted: dict[str, list[int]]) -> boo
     return all(seen.get(name) == facts for name, facts in wanted.items())
 
 
-def _amounts(sources: list[list[list[int]]], job: JobFile, source: str) -> Amounts:
+def _amounts(sources: list[list[list[int]]], job: JobFile, source: str) -> DatasetSize:
     train = 1 - job.data.eval.split
     parts = [
         ({int(length): int(count) for length, count in lengths}, train * given.weight)
         for lengths, given in zip(sources, job.data.train, strict=True)
     ]
-    return combined(parts, source, is_exact=True)
+    return combined_size(parts, source, is_exact=True)
 
 
-def _without_lengths(report: dict[str, Any], job: JobFile, source: str) -> Amounts | None:
+def _without_lengths(report: dict[str, Any], job: JobFile, source: str) -> DatasetSize | None:
     """What a run of an older version counted, as one sum: sources that count more than once are not told apart."""
     if any(given.weight != 1 for given in job.data.train):
         return None
     train, tokens = 1 - job.data.eval.split, int(report["tokens"])
-    rows = int(report.get("kept") or tokens / (job.data.max_length * FILL) + 1)
-    return Amounts(rows=train * rows, tokens=train * tokens, source=source, lengths={}, is_exact=False)
+    rows = int(report.get("kept") or tokens / (job.data.max_length * PACK_FILL) + 1)
+    return DatasetSize(rows=train * rows, tokens=train * tokens, source=source, lengths={}, is_exact=False)
 
 
 def _alike(run: Path, job: JobFile) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from launcher.calibration.correction import Calibration, Correction, corrected_memory, corrected_speed
 from launcher.calibration.store import Key, cluster_key
-from launcher.dataset.amounts import Amounts, no_amounts
+from launcher.dataset.size import DatasetSize, unknown_size
 from launcher.jobfile.schema import JobFile
 from launcher.planner.cpu_candidate import WIDTH as CPU_WIDTH
 from launcher.planner.cpu_candidate import cpu_speed
@@ -69,7 +69,7 @@ class PlanningContext:
     shape: ModelShape | None
     calibration: Calibration = field(default_factory=Calibration)
     host_bytes: int = 0
-    data: Amounts = field(default_factory=no_amounts)
+    data: DatasetSize = field(default_factory=unknown_size)
 
 
 @dataclass(frozen=True, kw_only=True)

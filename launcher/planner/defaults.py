@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from launcher.advice import rules
-from launcher.dataset.amounts import Amounts, no_amounts
+from launcher.dataset.size import DatasetSize, unknown_size
 from launcher.errors import MachineError
 from launcher.jobfile.schema import JobFile
 from launcher.model.config import config_of
@@ -60,7 +60,7 @@ class StepLayout:
     packs_per_step: int
     learning_rate: float
     decisions: list[Decision] = field(default_factory=list)
-    data: Amounts = field(default_factory=no_amounts)
+    data: DatasetSize = field(default_factory=unknown_size)
 
     @property
     def ranks_per_node(self) -> int:
@@ -74,7 +74,7 @@ class StepLayout:
 
 
 def decide_step_layout(
-    job: JobFile, machine: Machine, *, shape: ModelShape | None = None, data: Amounts | None = None
+    job: JobFile, machine: Machine, *, shape: ModelShape | None = None, data: DatasetSize | None = None
 ) -> StepLayout:
     """Settles device, compute type, attention, ranks, step size and learning rate.
 
@@ -94,7 +94,7 @@ def decide_step_layout(
     attention = _attention(job, device, dtype, machine, log)
     nodes = _nodes(job, machine)
     world_size = nodes * _ranks_per_node(job, device, machine, nodes, log)
-    data = data or no_amounts()
+    data = data or unknown_size()
     packs_per_step = _packs_per_step(job, device, world_size, data, log)
     learning_rate = _learning_rate(job, shape, log)
     return StepLayout(
@@ -233,7 +233,7 @@ def _rank_reason(ranks: int, most: int, what: str) -> str:
     return f"at most {most} of the {what} here; this is the most that divides a step exactly"
 
 
-def _packs_per_step(job: JobFile, device: str, world_size: int, data: Amounts, log: list[Decision]) -> int:
+def _packs_per_step(job: JobFile, device: str, world_size: int, data: DatasetSize, log: list[Decision]) -> int:
     length, tokens = job.data.max_length, job.training.tokens_per_step
     unit = world_size * length
     if tokens == "auto":
@@ -255,7 +255,7 @@ def _packs_per_step(job: JobFile, device: str, world_size: int, data: Amounts, l
     return packs
 
 
-def _smaller_on_little(job: JobFile, world_size: int, each: int, data: Amounts) -> int:
+def _smaller_on_little(job: JobFile, world_size: int, each: int, data: DatasetSize) -> int:
     """Packs of a rank in a step: halved as long as that brings the run from few steps to more."""
     packs = data.packs(job.data.max_length, bool(job.data.packing)) * job.training.num_train_epochs
     while each > 1 and packs / (world_size * each) < FEW_STEPS and data.is_known:
@@ -268,7 +268,7 @@ def _nearest_multiples(tokens: int, unit: int) -> str:
     return f"{below} or {above}" if below else f"{above} or {2 * unit}"
 
 
-def _step_tokens(job: JobFile, device: str, data: Amounts) -> tuple[float, str]:
+def _step_tokens(job: JobFile, device: str, data: DatasetSize) -> tuple[float, str]:
     """Tokens that a step should have, and why."""
     if not data.is_known:
         most = rules.MOST_STEP_TOKENS[device]

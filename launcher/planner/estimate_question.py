@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from launcher.dataset.amounts import Amounts, no_amounts
+from launcher.dataset.size import DatasetSize, unknown_size
 from launcher.errors import JobError
 from launcher.jobfile.schema import JobFile
 from launcher.model.files import find_config
@@ -103,13 +103,13 @@ class EstimateQuestion:
             }
         )
 
-    def amounts(self) -> Amounts:
+    def amounts(self) -> DatasetSize:
         """One pass through the data that the question speaks of."""
         if not self.tokens:
-            return no_amounts("no amount of data was given")
+            return unknown_size("no amount of data was given")
         tokens = self.tokens / self.epochs
         rows = self.rows or max(1.0, tokens / (self.document_length or MEAN_ROW_TOKENS))
-        return Amounts(rows=rows, tokens=tokens, source="as given", lengths={}, is_exact=False)
+        return DatasetSize(rows=rows, tokens=tokens, source="as given", lengths={}, is_exact=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from launcher.dataset.amounts import Amounts
+from launcher.dataset.size import DatasetSize
 from launcher.jobfile.schema import JobFile
 from launcher.planner.defaults import MOST_CPU_RANKS, StepLayout, decide_step_layout
 from launcher.site.hardware import Machine
@@ -23,7 +23,7 @@ def step_layouts_for(
     *,
     imagined: bool = False,
     shape: ModelShape | None = None,
-    data: Amounts | None = None,
+    data: DatasetSize | None = None,
 ) -> list[StepLayout]:
     """What is settled for each number of ranks that may be taken; one where the job file leaves nothing open.
 
@@ -53,7 +53,7 @@ def step_layouts_for(
     return found
 
 
-def _rank_settings(job: JobFile, machine: Machine, data: Amounts | None) -> list[dict[str, Any]]:
+def _rank_settings(job: JobFile, machine: Machine, data: DatasetSize | None) -> list[dict[str, Any]]:
     """Settings of nodes and ranks to try; an empty one takes the job file's."""
     resources = job.resources
     if resources.gpu == "none" or not machine.num_gpus:
@@ -68,7 +68,7 @@ def _rank_settings(job: JobFile, machine: Machine, data: Amounts | None) -> list
     return [{"nodes": 1, "gpus_per_node": gpus} for gpus in _part_of_a_node(machine.num_gpus)] + counts
 
 
-def _is_little(job: JobFile, data: Amounts | None, ranks: int) -> bool:
+def _is_little(job: JobFile, data: DatasetSize | None, ranks: int) -> bool:
     """Whether a pack on each rank of a whole node would leave few steps; an asked step is what it is."""
     if data is None or not data.is_known or job.training.tokens_per_step != "auto":
         return False

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from launcher.advice.rules import EPOCHS, pick
-from launcher.dataset.amounts import Amounts
+from launcher.dataset.size import DatasetSize
 from launcher.jobfile.schema import JobFile
 from launcher.planner.defaults import Decision, StepLayout
 from rundir.quantities import count
@@ -74,7 +74,7 @@ def _of_epochs(epochs: float, per_epoch: int | None) -> int | None:
     return whole * per_epoch + math.ceil((epochs - whole) * per_epoch)
 
 
-def with_packing(job: JobFile, data: Amounts, ranks: int) -> tuple[JobFile, list[Decision]]:
+def with_packing(job: JobFile, data: DatasetSize, ranks: int) -> tuple[JobFile, list[Decision]]:
     """The job with `data.packing` decided: conversations stay apart where their packs would leave few steps.
 
     Args:

@@ -11,8 +11,8 @@ from launcher import __version__
 from launcher.advice.idle_settings import idle_settings
 from launcher.calibration.correction import Calibration
 from launcher.calibration.store import read, store_path
-from launcher.dataset.amounts import Amounts
-from launcher.dataset.text_tokens import USUAL_VOCABULARY, estimated
+from launcher.dataset.size import DatasetSize
+from launcher.dataset.text_tokens import USUAL_VOCABULARY, estimate_size
 from launcher.errors import JobError
 from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
 from launcher.model.files import find_config
@@ -97,7 +97,7 @@ def make_plan(
     *,
     files_here: bool = False,
     calibration: Calibration | None = None,
-    tokenised: Amounts | None = None,
+    tokenised: DatasetSize | None = None,
 ) -> Plan:
     """Decides every `auto` of a job.
 
@@ -115,7 +115,7 @@ def make_plan(
     shape, from_catalogue = _shape(job)
     if calibration is None:
         calibration = Calibration(measurements=read(store_path(profile.run_folder() if profile else None)))
-    data = tokenised or estimated(job, shape.vocab_size if shape else USUAL_VOCABULARY)
+    data = tokenised or estimate_size(job, shape.vocab_size if shape else USUAL_VOCABULARY)
     job, stateful = apart(job)
     job, packing = with_packing(job, data, _most_ranks(job, machine))
     is_known = machine.memory_bytes != UNKNOWN_HOST_BYTES

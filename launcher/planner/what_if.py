@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.profiles import SiteProfile
 from launcher.calibration.correction import Calibration
-from launcher.dataset.amounts import Amounts
+from launcher.dataset.size import DatasetSize
 from launcher.errors import JobError
 from launcher.jobfile.schema import JobFile
 from launcher.planner.plan import Plan, make_plan
@@ -96,7 +96,7 @@ def compare(
     engines: list[str],
     profile: SiteProfile | None = None,
     calibration: Calibration | None = None,
-    tokenised: Amounts | None = None,
+    tokenised: DatasetSize | None = None,
 ) -> list[Compared]:
     """The best plan of each engine, the best first; those that fit come before those that do not."""
     found = [_planned(job, machine, engine, profile, calibration, tokenised) for engine in engines]
@@ -109,7 +109,7 @@ def _planned(
     engine: str,
     profile: SiteProfile | None,
     calibration: Calibration | None,
-    tokenised: Amounts | None,
+    tokenised: DatasetSize | None,
 ) -> Compared:
     resources = job.resources.model_copy(update={"engine": engine})
     try:

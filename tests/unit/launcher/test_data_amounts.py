@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from launcher.dataset.amounts import Amounts
-from launcher.dataset.text_tokens import estimated, row_tokens, text_tokens
+from launcher.dataset.size import DatasetSize
+from launcher.dataset.text_tokens import estimate_size, row_tokens, text_tokens
 from launcher.jobfile import JobFile
 
 ROWS = [{"instruction": "w" * 90, "input": "", "output": f"{n} " + "x" * (n % 400)} for n in range(600)]
 
 
-def amounts(path: Path | str, **source: Any) -> Amounts:
+def amounts(path: Path | str, **source: Any) -> DatasetSize:
     data = {"train": [{"path": str(path), **source}]}
-    return estimated(JobFile.model_validate({"name": "x", "model": {"path": "m"}, "data": data}))
+    return estimate_size(JobFile.model_validate({"name": "x", "model": {"path": "m"}, "data": data}))
 
 
 def write(folder: Path, kind: str) -> Path | str:
@@ -98,7 +98,7 @@ def test_what_cannot_be_read_is_not_known(tmp_path: Path, name: str, content: by
 
 
 def test_large_files_are_looked_at_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launcher.dataset.files.BYTES_READ", 20_000)
+    monkeypatch.setattr("launcher.dataset.files.MAX_BYTES", 20_000)
     monkeypatch.setattr("launcher.dataset.files.WHOLE_JSON_BYTES", 20_000)
     whole = sum(row_tokens(row) for row in ROWS)
     for kind in ("jsonl", "json", "csv"):

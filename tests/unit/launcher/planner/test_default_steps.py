@@ -15,7 +15,7 @@ import pytest
 from launcher_samples import write_model
 
 from launcher.advice.advise import Situation, settings_of
-from launcher.dataset.amounts import Amounts, combined, num_packs
+from launcher.dataset.size import DatasetSize, combined_size, num_packs
 from launcher.jobfile import JobFile, load_job
 from launcher.planner.plan import Plan, make_plan
 from launcher.site.hardware import Machine
@@ -40,8 +40,8 @@ def lengths_of(kind: str, rows: int) -> np.ndarray:
     return np.clip(rng.lognormal(np.log(MEANS[kind]), 0.5, rows).astype(int), 8, 2048)
 
 
-def amounts(lengths: np.ndarray) -> Amounts:
-    return combined([(Counter(lengths.tolist()), 1.0)], "counted", is_exact=True)
+def amounts(lengths: np.ndarray) -> DatasetSize:
+    return combined_size([(Counter(lengths.tolist()), 1.0)], "counted", is_exact=True)
 
 
 def gpus(count: int) -> Machine:
@@ -147,7 +147,7 @@ def test_packs_are_reckoned_as_the_trainer_packs(spread: str) -> None:
 @pytest.mark.parametrize("rows", [5_000, 50_000, 2_000_000])
 def test_auto_takes_what_is_advised(defaults, rows: int) -> None:
     """One table: learning rate and step of a plan are those of `advise`, for the epochs that it advises."""
-    data = combined([({400: rows}, 1.0)], "counted", is_exact=True)
+    data = combined_size([({400: rows}, 1.0)], "counted", is_exact=True)
     shape = shape_of_folder(Path(defaults("lora").model.path))
     for kind in ("lora", "full"):
         job = defaults(kind)
@@ -158,6 +158,6 @@ def test_auto_takes_what_is_advised(defaults, rows: int) -> None:
         assert plan.trainer.training.tokens_per_step == values["training.tokens_per_step"]
 
 
-def advised_situation(shape: ModelShape, data: Amounts) -> Situation:
+def advised_situation(shape: ModelShape, data: DatasetSize) -> Situation:
     """What `advise` knows of that data; 1,500 tokens cover 95 % of it, so it advises the default length."""
     return Situation(shape=shape, task="chat", rows=round(data.rows), tokens=round(data.tokens), lengths=[1500])

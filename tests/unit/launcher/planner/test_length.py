@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.dataset.amounts import FILL
-from launcher.dataset.text_tokens import estimated
+from launcher.dataset.size import PACK_FILL
+from launcher.dataset.text_tokens import estimate_size
 from launcher.dataset.token_counts import tokenised_by
 from launcher.jobfile import SettingError, load_job
 from launcher.planner.defaults import StepLayout
@@ -30,7 +30,7 @@ TOKENS = 900 / 4.5 + 2 * 6
 
 def counted(job, step_layout: StepLayout = PLAIN):
     """Steps of a job by its text."""
-    return steps_of(job, replace(step_layout, data=estimated(job, VOCABULARY)))
+    return steps_of(job, replace(step_layout, data=estimate_size(job, VOCABULARY)))
 
 
 @pytest.fixture
@@ -88,9 +88,9 @@ def test_data_elsewhere_is_not_guessed(job) -> None:
 
 
 def test_a_run_of_few_steps_is_warned_of(job) -> None:
-    assert not list(step_warnings(job(1000), replace(PLAIN, data=estimated(job(1000), VOCABULARY))))
+    assert not list(step_warnings(job(1000), replace(PLAIN, data=estimate_size(job(1000), VOCABULARY))))
     made = job(5)
-    larger, few = step_warnings(made, replace(PLAIN, data=estimated(made, VOCABULARY)))
+    larger, few = step_warnings(made, replace(PLAIN, data=estimate_size(made, VOCABULARY)))
     assert "larger than an epoch" in larger
     assert "num_train_epochs: 5" in few
 
@@ -122,7 +122,7 @@ def test_what_a_run_has_tokenised_is_taken(job, tmp_path: Path) -> None:
     assert known is not None
     assert (known.tokens, known.source) == (200_000, "counted when run-2 tokenised the same data")
     found = steps_of(made, replace(PLAIN, data=known))
-    assert (found.number, found.source) == (2 * math.ceil(200_000 / (8 * 256 * FILL)), known.source)
+    assert (found.number, found.source) == (2 * math.ceil(200_000 / (8 * 256 * PACK_FILL)), known.source)
     exact = made.model_copy(update={"training": made.training.model_copy(update={"max_steps": 3})})
     assert steps_of(exact, replace(PLAIN, data=known)).source == EXACT
 
