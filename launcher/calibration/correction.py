@@ -1,4 +1,4 @@
-"""The correction that measurements ask for: robust, cautious where there are few, and never below what is counted.
+"""Corrections from measurements: robust, cautious where there are few, never below what is counted.
 
 A model's error on one cluster, GPU, engine and method is a factor. Its logarithm is taken to be normal: before any
 measurement around 0, as wide as the model's own interval says; one run scatters around the truth by `SCATTER`, or by as
@@ -98,7 +98,7 @@ class Calibration:
         return found
 
     def _exhausted(self, key: Key) -> list[float]:
-        """The factors from which on a plan of a size that ran out of memory is said not to fit.
+        """Factors above which a plan of a size that ran out of memory does not fit.
 
         It is no guess around which runs scatter, so it is neither shrunk nor capped. A later run of the same kind
         that was predicted as large and did not run out takes it back: something else had filled the memory.
@@ -108,13 +108,13 @@ class Calibration:
         return [one.memory[1] / one.memory[0] for one in proofs if one.memory]
 
     def _runs_of(self, key: Key) -> int:
-        """Real runs on this GPU; what was only counted proves nothing of it."""
+        """Real runs on this GPU; counted measurements are no evidence of it."""
         here = [one for one in self.measurements if (one.key.cluster, one.key.gpu) == (key.cluster, key.gpu)]
         return sum(one.memory is not None and one.steps > 0 for one in here)
 
 
 def _refutes(other: Measurement, proof: Measurement) -> bool:
-    """Whether a run that was as large, and came later, had memory enough."""
+    """Whether a later run of the same size did not run out of memory."""
     assert other.memory
     assert proof.memory
     lived = not other.ran_out and other.steps > 0 and other.time > proof.time
@@ -131,7 +131,7 @@ def _ratios(measurements: Sequence[Measurement], name: str) -> list[tuple[Key, f
 
 
 def correction_by(ratios: list[tuple[Key, float]], key: Key, width: float, scatter: float, name: str) -> Correction:
-    """The correction from the finest level at which there are measurements."""
+    """The correction from the most specific level that has measurements."""
     words, logs = _nearest(ratios, key)
     if not logs:
         return Correction(width=width)
@@ -149,7 +149,7 @@ def correction_by(ratios: list[tuple[Key, float]], key: Key, width: float, scatt
 
 
 def _nearest(ratios: list[tuple[Key, float]], key: Key) -> tuple[str, list[float]]:
-    """The logarithms of the measurements nearest in kind, and what kind that is in words."""
+    """Logarithms of the most similar measurements, and a description of them."""
     here = [(known, math.log(ratio)) for known, ratio in ratios if (known.cluster, known.gpu) == (key.cluster, key.gpu)]
     same = [(known, log) for known, log in here if known.family == key.family]
     levels = {
@@ -161,7 +161,7 @@ def _nearest(ratios: list[tuple[Key, float]], key: Key) -> tuple[str, list[float
 
 
 def _spread(logs: Sequence[float]) -> float:
-    """Standard deviation of runs, from the median distance to their median, which a single odd one does not change."""
+    """Standard deviation of runs from the median absolute deviation, which one outlier does not change."""
     middle = statistics.median(logs)
     return statistics.median(abs(log - middle) for log in logs) * MAD_TO_DEVIATION
 
@@ -185,12 +185,12 @@ def corrected_speed(speed: Speed, correction: Correction) -> Speed:
 
 
 def allocated_bytes(prediction: Prediction) -> int:
-    """The peak without what a process needs beside what torch allocates."""
+    """The peak of what torch allocates."""
     return max(sum(size for name, size in parts.items() if name not in BEYOND) for parts in prediction.parts.values())
 
 
 def corrected_memory(prediction: Prediction, correction: Correction, device: str) -> Prediction:
-    """A prediction after correction: what is counted stays, the rest takes the difference.
+    """A corrected prediction: counted components stay, the others take the difference.
 
     Args:
         prediction: The model's.

@@ -1,4 +1,4 @@
-"""What `tuneyard measure` found, beside what its plan predicts for one rank without the others."""
+"""Results of `tuneyard measure` beside the plan's prediction for one rank."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
 
 def compared(plan: dict[str, Any], found: dict[str, Any]) -> list[Row]:
-    """Components first, then the peak of each phase, then the peak of all, and time where it was measured."""
+    """Rows for components, the peak of each phase, the overall peak, and time if measured."""
     prediction = plan["prediction"]
     components, phases = prediction["components_bytes"], prediction["allocated_phases_bytes"]
     rows = [
@@ -40,7 +40,7 @@ def compared(plan: dict[str, Any], found: dict[str, Any]) -> list[Row]:
 
 
 def _alone(prediction: dict[str, Any]) -> float | None:
-    """Predicted seconds of a step without what ranks wait for each other."""
+    """Predicted seconds of a step without communication."""
     seconds, parts = prediction["uncorrected"]["step_seconds"], prediction.get("step_parts_seconds") or {}
     return seconds - parts.get("communication", 0.0) if seconds else None
 

@@ -1,4 +1,4 @@
-"""From a run directory to a measurement: plan.json has what was predicted, observed.json what the trainer saw."""
+"""Measurements of a run: predictions from plan.json, observations from observed.json."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from launcher.calibration.out_of_memory import exhausted
+from launcher.calibration.out_of_memory import out_of_memory_measurements
 from launcher.calibration.store import Key, Measurement, append, read, removed, store_path
 from launcher.errors import MachineError
 from rundir.errors import RunDirError
@@ -16,20 +16,20 @@ from rundir.plan import Plan, read_plan
 
 
 def measurements_of(run_dir: Path) -> list[Measurement]:
-    """Everything that a run has shown: attempts that ran out of memory, and what was observed at its end."""
+    """All measurements of a run: attempts that ran out of memory, and observations at its end."""
     whole = measurement_of(run_dir)
-    return [*exhausted(run_dir), *([whole] if whole else [])]
+    return [*out_of_memory_measurements(run_dir), *([whole] if whole else [])]
 
 
 def all_measurements(store: Path, runs: Iterable[Path]) -> list[Measurement]:
-    """What a store holds, and what runs have shown that nobody has recorded yet."""
+    """Measurements in a store, and those of runs that are not recorded in it yet."""
     stored = read(store)
     known = {one.source for one in stored} | removed(store)
     return [*stored, *(one for run in runs for one in measurements_of(run) if one.source not in known)]
 
 
 def measurement_of(run_dir: Path) -> Measurement | None:
-    """What a run has shown; `None` where it, or its plan, says nothing that could be compared."""
+    """The measurement of a run; `None` if plan or observations lack what is compared."""
     try:
         prediction, observed = read_plan(run_dir).prediction, read_observed(run_dir)
         key = Key(**prediction["measured_as"])
@@ -51,7 +51,7 @@ def measurement_of(run_dir: Path) -> Measurement | None:
 
 
 def _seconds(prediction: dict[str, Any], observed: Observed) -> tuple[float, float] | None:
-    """Predicted and observed seconds of a step whose packs are full: what data leaves empty is no matter of speed."""
+    """Predicted and observed seconds of a step, scaled to full packs."""
     predicted = prediction["uncorrected"].get("step_seconds")
     if not predicted or not observed.fill or not observed.step_seconds:
         return None
@@ -59,7 +59,7 @@ def _seconds(prediction: dict[str, Any], observed: Observed) -> tuple[float, flo
 
 
 def _memory(prediction: dict[str, Any], found: Mapping[str, float]) -> tuple[int, int] | None:
-    """What torch allocated, of GPUs; what the process held, of the CPU."""
+    """Predicted and observed bytes: allocated by torch on GPUs, resident on the CPU."""
     raw = prediction["uncorrected"]
     seen = found.get("allocated") or found.get("process")
     predicted = raw["allocated_bytes"] if found.get("allocated") else raw["peak_bytes"]
@@ -72,7 +72,7 @@ def store_of(plan: Plan) -> Path:
 
 
 def record_run(run_dir: Path) -> None:
-    """Adds what a run has shown to its cluster's store, unless that is there already. Never fails a command for it."""
+    """Adds a run's measurements to its cluster's store unless they are there already. Never raises."""
     found = measurements_of(run_dir)
     if not found:
         return

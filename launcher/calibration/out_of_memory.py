@@ -1,4 +1,4 @@
-"""Attempts that ran out of memory although their plan said that they fit: the least that they would have taken."""
+"""Measurements from attempts that ran out of memory: a lower bound of what they needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OVER = 1.01
 """What ran out took more than the limit by so much at least: no later plan of this size is below it by rounding."""
 
 
-def exhausted(run_dir: Path) -> Iterator[Measurement]:
+def out_of_memory_measurements(run_dir: Path) -> Iterator[Measurement]:
     """A measurement for each attempt of a run that trained and ran out of memory."""
     try:
         attempts = [record for record in read_attempts(run_dir) if record.outcome is Outcome.FATAL]
@@ -56,7 +56,7 @@ def _measurement(run_dir: Path, record: AttemptRecord) -> Measurement | None:
 
 
 def _plan_of(run_dir: Path, record: AttemptRecord) -> Plan:
-    """The plan that an attempt ran: an earlier one where it was changed since."""
+    """The plan that an attempt ran, which may have been changed since."""
     plan = read_plan(run_dir)
     earlier = sum(change.time <= (record.started or 0.0) for change in plan.changes)
     kept = read_json(run_dir / f"plan-{earlier:03d}.json")

@@ -33,7 +33,7 @@ REMOVED = "removed"
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """What a correction holds for.
+    """What a correction applies to.
 
     Attributes:
         cluster: The site profile's name; this machine's for the local one.
@@ -70,12 +70,12 @@ class Measurement:
 
     @property
     def ran_out(self) -> bool:
-        """Whether the run went out of memory: what was observed is the least that it would have taken."""
+        """Whether the run ran out of memory, so that the observation is a lower bound."""
         return self.memory is not None and bool(self.note.get(OUT_OF_MEMORY))
 
     @property
     def speed_doubt(self) -> str:
-        """Why its speed corrects no plan; empty where it does. What `tuneyard measure` timed was asked for."""
+        """Why its speed is not used for corrections; empty if it is. `tuneyard measure` is always used."""
         if self.step_seconds is None:
             return "no speed"
         seconds = self.steps * self.step_seconds[1]
@@ -97,7 +97,7 @@ class Measurement:
 
 
 def _crowded(load: dict[str, Any]) -> str:
-    """What took from the run while it was timed, in words; empty where it had the machine to itself."""
+    """What else used the machine while the run was timed; empty if nothing did."""
     cores, ours, others = (load.get(name) or 0.0 for name in ("cores", "our_cores", "other_cores"))
     if others > CROWDED_SHARE * cores and ours + others > FULL_SHARE * cores:
         return f"other processes took {others:.1f} of {count(cores, 'core')}"
@@ -113,7 +113,7 @@ def _pair(value: Any) -> tuple[Any, Any]:
 
 
 def store_path(run_root: str | None) -> Path:
-    """Where measurements lie: beside a cluster's runs, else with this user's state.
+    """The store's path: beside a cluster's runs, else in this user's state folder.
 
     Args:
         run_root: The site profile's `run_root`; `None` for this machine.
@@ -126,12 +126,12 @@ def store_path(run_root: str | None) -> Path:
 
 
 def cluster_key(profile: str) -> str:
-    """The cluster's name in keys: homes are shared by machines that are not alike, so the local one has its own."""
+    """The cluster's name in keys; for the local machine with its host name, since homes may be shared."""
     return f"{LOCAL}@{socket.gethostname()}" if profile == LOCAL else Path(profile).stem
 
 
 def read(path: Path) -> list[Measurement]:
-    """All measurements, the last of each source; without damaged lines, and without sources that were removed."""
+    """All measurements, the last of each source, without damaged lines and removed sources."""
     lines, gone = list(_lines(path)), removed(path)
     found: dict[str, Measurement] = {}
     for line in lines:
@@ -144,7 +144,7 @@ def read(path: Path) -> list[Measurement]:
 
 
 def removed(path: Path) -> set[str]:
-    """Sources that were removed: their runs may still be there, and are not to be recorded anew."""
+    """Sources that were removed, so that their runs are not recorded again."""
     last = {line.get("source"): line[REMOVED] for line in _lines(path) if REMOVED in line}
     return {str(source) for source, gone in last.items() if gone}
 
@@ -171,7 +171,7 @@ def append(path: Path, measurements: Iterable[Measurement]) -> None:
 
 
 def set_removed(path: Path, sources: Iterable[str], gone: bool) -> None:
-    """Takes measurements out of what corrects plans, or puts them back; their lines stay.
+    """Excludes measurements from corrections, or includes them again; their lines stay.
 
     Raises:
         MachineError: the file cannot be written.
@@ -180,7 +180,7 @@ def set_removed(path: Path, sources: Iterable[str], gone: bool) -> None:
 
 
 def _append_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    """Adds lines at once: what others write at the same moment lands before or after them."""
+    """Appends lines in one write, so that concurrent writers do not interleave."""
     text = "".join(json.dumps(line) + "\n" for line in lines)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,7 @@ is not known here; the speed model ranks all others."""
 
 @dataclass(frozen=True, kw_only=True)
 class PlanningContext:
-    """What candidates are laid over.
+    """The machine, model and data that a plan is made for.
 
     Attributes:
         machine: One node.
@@ -74,7 +74,7 @@ class PlanningContext:
 
 @dataclass(frozen=True, kw_only=True)
 class AppliedCorrections:
-    """What the models alone say of a candidate, and how that was corrected.
+    """Predictions before correction, and the factors that corrected them.
 
     Attributes:
         key: Under which runs of this kind are kept.
@@ -124,7 +124,7 @@ class Candidate:
 
     @property
     def gpu_time(self) -> float:
-        """Time on all ranks together, which is what costs."""
+        """Time summed over all ranks, which is what is paid for."""
         return self.relative_time * self.layout.ranks
 
     @property
@@ -190,13 +190,13 @@ def unsupported(job: JobFile, step_layout: StepLayout) -> tuple[str, ...]:
 
 
 def divisors(number: int) -> list[int]:
-    """All whole numbers that divide a number."""
+    """Divisors of a number, ascending."""
     small = [divisor for divisor in range(1, isqrt(number) + 1) if number % divisor == 0]
     return sorted({*small, *(number // divisor for divisor in small)})
 
 
 def situation(job: JobFile, step_layout: StepLayout) -> str:
-    """Which order of the engines holds."""
+    """The key of `RELATIVE_TIMES` for this job."""
     if step_layout.device == "cpu":
         return "cpu"
     return "single" if step_layout.world_size == 1 else job.method.kind
@@ -230,7 +230,7 @@ def layouts(job: JobFile, step_layout: StepLayout, shape: ModelShape | None) -> 
 
 
 def shardings(job: JobFile, step_layout: StepLayout) -> list[bool]:
-    """Whether packed weights may be split over the ranks: only where there are some, and DoRA does not read them."""
+    """Values of `shard_quantized` to try: splitting needs quantised weights, several ranks, and no DoRA."""
     wanted = job.resources.shard_quantized
     if job.method.quantization is None or job.method.use_dora or step_layout.world_size == 1:
         return [False]
@@ -248,7 +248,7 @@ def _micro_batches(job: JobFile, step_layout: StepLayout, shape: ModelShape | No
 def _candidate(
     job: JobFile, step_layout: StepLayout, context: PlanningContext, layout: ParallelLayout, with_speed: bool
 ) -> Candidate:
-    """One layout with its memory and its time, both as runs on this cluster have corrected them."""
+    """One layout with its predicted memory and time, corrected by runs on this cluster."""
     attention: Attention = (
         "sdpa" if step_layout.attention in ("padded", "sdpa") or step_layout.dtype == "float32" else "flash"
     )
@@ -328,7 +328,7 @@ def _corrections(
 
 
 def _final(corrections: AppliedCorrections, context: PlanningContext, device: str) -> Prediction:
-    """Memory as runs have corrected it, with room where the model's architecture is not described."""
+    """Corrected memory, widened where the model's architecture is not described."""
     corrected = corrected_memory(corrections.prediction, corrections.memory_correction, device)
     return widened(corrected, COUNTED_SPREAD if context.shape and context.shape.counted else 0.0)
 
@@ -340,12 +340,12 @@ def _device_key(context: PlanningContext, step_layout: StepLayout) -> str:
 
 
 def family_of(job: JobFile) -> str:
-    """The method as measurements are kept by: packed bases take other time and memory than others."""
+    """The method as a key of measurements: quantised bases differ from others in time and memory."""
     return {"nf4": "qlora", "int8": "int8"}.get(job.method.quantization or "", job.method.kind)
 
 
 def _relative_time(job: JobFile, step_layout: StepLayout, layout: ParallelLayout) -> float:
-    """Time per token against the quickest plan one can think of, over all ranks: a first order, not a speed model."""
+    """Relative time per token over all ranks: a first order for ranking, not a speed model."""
     filled = min(layout.tokens, MOST_TOKENS_PER_FORWARD)
     launches = 1 + LAUNCH_OVERHEAD_TOKENS[step_layout.device] / filled
     factors = (RECOMPUTE_FACTOR if layout.checkpointing == "full" else 1) * (

@@ -1,4 +1,4 @@
-"""A guess of how long a step takes on the CPU: good to a factor of five until runs on the machine have corrected it."""
+"""A rough speed model for the CPU: within a factor of five until runs on the machine correct it."""
 
 from __future__ import annotations
 

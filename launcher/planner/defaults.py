@@ -50,7 +50,7 @@ class Decision:
 
 @dataclass(kw_only=True)
 class StepLayout:
-    """What is settled before memory is looked at, and the decisions that led there."""
+    """What is decided before memory is predicted: device, ranks, step size, learning rate, and the reasons."""
 
     device: str
     dtype: str
@@ -76,7 +76,7 @@ class StepLayout:
 def decide_step_layout(
     job: JobFile, machine: Machine, *, shape: ModelShape | None = None, data: DatasetSize | None = None
 ) -> StepLayout:
-    """Settles device, compute type, attention, ranks, step size and learning rate.
+    """Decides device, compute type, attention, ranks, step size and learning rate.
 
     Args:
         job: The job file.
@@ -219,7 +219,7 @@ def _gpu_ranks(job: JobFile, machine: Machine, nodes: int, log: list[Decision]) 
 
 
 def _largest_dividing(job: JobFile, most: int, nodes: int) -> int:
-    """As many ranks on a node as there are, or as divide the asked step exactly."""
+    """The most ranks of a node that divide the asked step exactly."""
     tokens = job.training.tokens_per_step
     if tokens == "auto" or tokens % job.data.max_length:
         return most
@@ -238,7 +238,7 @@ def _packs_per_step(job: JobFile, device: str, world_size: int, data: DatasetSiz
     unit = world_size * length
     if tokens == "auto":
         wanted, why = _step_tokens(job, device, data)
-        each = _smaller_on_little(job, world_size, rules.power_of_two_near(wanted / unit), data)
+        each = _halved_for_few_steps(job, world_size, rules.power_of_two_near(wanted / unit), data)
         tokens = unit * each
         reason = f"{why}; {count(world_size, 'rank')} x packs of {length} tokens x a power of two"
         log.append(Decision(setting="training.tokens_per_step", value=tokens, reason=reason))
@@ -255,8 +255,8 @@ def _packs_per_step(job: JobFile, device: str, world_size: int, data: DatasetSiz
     return packs
 
 
-def _smaller_on_little(job: JobFile, world_size: int, each: int, data: DatasetSize) -> int:
-    """Packs of a rank in a step: halved as long as that brings the run from few steps to more."""
+def _halved_for_few_steps(job: JobFile, world_size: int, each: int, data: DatasetSize) -> int:
+    """Packs of a rank in a step, halved while the run would have fewer than `FEW_STEPS` steps."""
     packs = data.packs(job.data.max_length, bool(job.data.packing)) * job.training.num_train_epochs
     while each > 1 and packs / (world_size * each) < FEW_STEPS and data.is_known:
         each //= 2

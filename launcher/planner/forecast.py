@@ -34,7 +34,7 @@ def cost(job: JobFile, candidate: Candidate) -> float | None:
 
 
 def over_limit(job: JobFile, candidate: Candidate) -> str:
-    """How a candidate breaks the deadline or the budget; empty when it keeps them, or nobody can know."""
+    """Why a candidate exceeds the deadline or the budget; empty when it keeps them or that is unknown."""
     lasts, deadline = None if _is_guess(candidate) else hours(job, candidate), job.resources.deadline_hours
     if lasts is not None and deadline is not None and lasts > deadline:
         return f"takes {lasts:,.1f} h, and the deadline is {deadline:g} h"
@@ -45,12 +45,12 @@ def over_limit(job: JobFile, candidate: Candidate) -> str:
 
 
 def _is_guess(candidate: Candidate) -> bool:
-    """Whether speed is the CPU's, and no run has corrected it yet: nothing is refused for that."""
+    """Whether the speed is an uncorrected guess for the CPU, by which nothing is refused."""
     return candidate.step_layout.device == "cpu" and not _corrections(candidate)["speed"]
 
 
 def why_unchecked(job: JobFile, candidate: Candidate) -> Iterator[Decision]:
-    """Says of a deadline or a budget that it could not be held against anything."""
+    """Notes for a deadline or budget that cannot be checked, with what is missing."""
     lasts = None if _is_guess(candidate) else hours(job, candidate)
     asked = {"deadline_hours": lasts, "budget": cost(job, candidate)}
     for name, known in asked.items():
@@ -68,16 +68,16 @@ def node_memory(candidate: Candidate) -> Host | None:
     return None if given is None or given.hardware.is_cpu else host(given, candidate.layout.ranks_per_node)
 
 
-def starved(candidate: Candidate, node_bytes: int) -> str:
-    """Why a node's memory cannot hold a plan in training; empty when it can, or nobody knows."""
+def host_memory_shortage(candidate: Candidate, node_bytes: int) -> str:
+    """Why a node's host memory is too small for a plan; empty when it is enough or unknown."""
     needs = node_memory(candidate)
     if needs is None or needs.training <= node_bytes / GIB:
         return ""
     return f"takes {needs.training:.0f} GiB of each node's memory in training, and it has {gib(node_bytes, 0)}"
 
 
-def short_of_memory(candidate: Candidate, node_bytes: int) -> Iterator[Decision]:
-    """Says it when a node has less host memory than the model takes to load or to train."""
+def host_memory_notes(candidate: Candidate, node_bytes: int) -> Iterator[Decision]:
+    """A note if a node has less host memory than loading or training takes."""
     needs = node_memory(candidate)
     if needs and max(needs.load, needs.training) > node_bytes / GIB:
         reason = f"may not be enough: up to {needs.load:.0f} GiB while loading, {needs.training:.0f} in training"
@@ -85,7 +85,7 @@ def short_of_memory(candidate: Candidate, node_bytes: int) -> Iterator[Decision]
 
 
 def forecast_json(candidate: Candidate, steps: int | None, walltime_seconds: int | None) -> dict[str, Any]:
-    """What plan.json's prediction says beside memory; a key is null where it cannot be known."""
+    """Speed, hours and cost for plan.json; unknown values are null."""
     if candidate.speed is None:
         return {}
     speed, needs = candidate.speed, node_memory(candidate)
@@ -102,7 +102,7 @@ def forecast_json(candidate: Candidate, steps: int | None, walltime_seconds: int
 
 
 def _gpu_json(candidate: Candidate) -> dict[str, Any]:
-    """What is known of the GPU; nothing of the CPU, whose speed is a guess until runs have corrected it."""
+    """MFU, price and cautions of the GPU; null for the CPU."""
     gpu = candidate.gpu
     if candidate.speed is None or gpu is None:
         nothing = dict.fromkeys(("mfu", "gpu", "usd_per_gpu_hour", "price_note"))
@@ -124,7 +124,7 @@ def _corrections(candidate: Candidate) -> dict[str, Any]:
 
 
 def calibration_json(candidate: Candidate) -> dict[str, Any]:
-    """What measurements did to a prediction: the factors, what the models alone say, and where a run's own go."""
+    """Correction factors, uncorrected predictions, and the key under which this run's measurement is stored."""
     corrections = candidate.corrections
     if corrections is None:
         return {}

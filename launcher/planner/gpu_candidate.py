@@ -1,4 +1,4 @@
-"""A job file put into the terms of the sizing models: its GPU, its adapters, its packed weights, its memory."""
+"""A job file in the terms of the sizing models: GPU, adapters, quantization, memory."""
 
 from __future__ import annotations
 
@@ -61,25 +61,25 @@ def adapters_of(job: JobFile, shape: ModelShape | None) -> Adapters | None:
         dora=method.use_dora,
         dropout=method.lora_dropout > 0,
         bias=method.bias,
-        saved_modules=whole_modules(method.modules_to_save or [], shape) if shape else 0,
+        saved_modules=num_whole_parameters(method.modules_to_save or [], shape) if shape else 0,
     )
 
 
-def whole_modules(names: list[str], shape: ModelShape) -> int:
-    """Parameters of the modules that train whole: head and embeddings, or projections by their names."""
+def num_whole_parameters(names: list[str], shape: ModelShape) -> int:
+    """Parameters of `modules_to_save`: head and embeddings, or projections by name."""
     matrices = sum(shape.vocab_size * shape.hidden_size for name in names if name in WHOLE_MODULES)
     counts = shape.linear_counts()
     return matrices + sum(linear.num_parameters * n for linear, n in counts if linear.name.rsplit(".")[-1] in names)
 
 
 def quantization_of(job: JobFile) -> str:
-    """How a job packs its frozen weights; empty where it does not."""
+    """How a job quantises its frozen weights; empty where it does not."""
     kind = job.method.quantization or ""
     return "nf4_plain" if kind == "nf4" and not job.method.double_quantization else kind
 
 
 def predicted(given: MemoryInput) -> Prediction:
-    """Memory of one rank: phases of a step as they are allocated, and what a process needs beyond that.
+    """Memory of one rank by phase of a step, with what the process needs beside its tensors.
 
     The peak is the least that the process can do with, which is the criterion of fit.
     """

@@ -44,7 +44,7 @@ class SaveTime:
 
     @property
     def needed_seconds(self) -> float:
-        """From the wish to stop until the run has left."""
+        """Seconds from a stop request until the run has ended."""
         return self.step_seconds + _SAVES * self.save_seconds
 
     @property
@@ -59,7 +59,7 @@ class SaveTime:
 
 
 def predicted(choice: Choice) -> SaveTime:
-    """Before anything was measured: the checkpoint's size at a rate that is stated."""
+    """Save time before anything was measured: the checkpoint's size at an assumed rate."""
     candidate, nodes = choice.candidate, choice.step_layout.nodes
     trainable = candidate.prediction.num_trainable if candidate.prediction else 0
     size = CHECKPOINT_BYTES_PER_PARAMETER * trainable
@@ -72,7 +72,7 @@ def predicted(choice: Choice) -> SaveTime:
 
 
 def measured(attempts: Sequence[AttemptRecord]) -> SaveTime | None:
-    """What the newest attempts that saved have seen; None before the first save."""
+    """Save time measured by the newest attempts; None before the first save."""
     found = [record.longest_seconds for record in attempts if record.longest_seconds.get("save")]
     if not found:
         return None
@@ -82,7 +82,7 @@ def measured(attempts: Sequence[AttemptRecord]) -> SaveTime | None:
 
 
 def grace_of(job: JobFile, needs: SaveTime) -> tuple[int, list[Decision]]:
-    """The seconds between the wish to stop and the end, and what is to be said about them."""
+    """The grace period in seconds, and notes about it."""
     asked = job.resources.grace_seconds
     if asked == "auto":
         seconds = needs.grace_seconds()
@@ -91,14 +91,14 @@ def grace_of(job: JobFile, needs: SaveTime) -> tuple[int, list[Decision]]:
 
 
 def too_short(grace_seconds: float, needs: SaveTime) -> Iterator[Decision]:
-    """Says it when so many seconds are fewer than a step and two saves take."""
+    """A note if the grace period is shorter than a step and two saves."""
     if grace_seconds < needs.needed_seconds:
         reason = f"TOO SHORT: {needs.words} take {needs.needed_seconds:.0f} s; what is not saved is trained again"
         yield Decision(setting=SETTING, value=f"{grace_seconds:g}", reason=reason)
 
 
-def site_is_hasty(site_seconds: int | None, needs: SaveTime) -> Iterator[Decision]:
-    """Says it when the site itself leaves less time before it takes machines away."""
+def site_grace_too_short(site_seconds: int | None, needs: SaveTime) -> Iterator[Decision]:
+    """A note if the site's own grace period is shorter than needed."""
     if site_seconds is not None and site_seconds < needs.needed_seconds:
         reason = (
             f"the site gives {site_seconds} s before it takes machines away, and {needs.words} take "
@@ -129,7 +129,7 @@ def adjust(run_dir: Path) -> list[Decision]:
 
 
 def refuse_no_time(launch: Mapping[str, Any]) -> None:
-    """Refuses a walltime that is over before training begins.
+    """Refuses a walltime that leaves no time for training.
 
     Raises:
         SettingError: the scheduler would warn at once.

@@ -52,7 +52,7 @@ def _watching(job: JobFile) -> dict[str, Any]:
 
 
 def _health(job: JobFile, choice: Choice) -> dict[str, Any]:
-    """Own checks, and what must be free: the checkpoints that are kept and the one being written; host memory."""
+    """Health checks, and the disk and host memory that must be free."""
     prediction, step_layout = choice.candidate.prediction, choice.step_layout
     trainable = prediction.num_trainable if prediction else 0
     peak = prediction.peak_bytes if prediction and step_layout.device == "cpu" else 0

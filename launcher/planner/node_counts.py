@@ -1,4 +1,4 @@
-"""Over how many nodes and GPUs a job may go: every number that the job file leaves open and that divides a step."""
+"""Node and GPU counts that divide a step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def step_layouts_for(
     shape: ModelShape | None = None,
     data: DatasetSize | None = None,
 ) -> list[StepLayout]:
-    """What is settled for each number of ranks that may be taken; one where the job file leaves nothing open.
+    """A step layout for each number of ranks to consider; one where the job file leaves none open.
 
     Args:
         job: The job file.
@@ -58,18 +58,18 @@ def _rank_settings(job: JobFile, machine: Machine, data: DatasetSize | None) -> 
     resources = job.resources
     if resources.gpu == "none" or not machine.num_gpus:
         ranks = min(MOST_CPU_RANKS, machine.num_cores)
-        fewer = resources.cpu_ranks == "auto" and resources.nodes in ("auto", 1) and _is_little(job, data, ranks)
+        fewer = resources.cpu_ranks == "auto" and resources.nodes in ("auto", 1) and _leaves_few_steps(job, data, ranks)
         return [*([{"cpu_ranks": part} for part in range(1, ranks)] if fewer else []), {}]
     counts = [{"nodes": nodes} for nodes in _node_counts(job, machine)] or [{}]
     if resources.gpus_per_node != "auto" or resources.nodes not in ("auto", 1):
         return counts
-    if resources.objective != "gpus" and not _is_little(job, data, machine.num_gpus):
+    if resources.objective != "gpus" and not _leaves_few_steps(job, data, machine.num_gpus):
         return counts
     return [{"nodes": 1, "gpus_per_node": gpus} for gpus in _part_of_a_node(machine.num_gpus)] + counts
 
 
-def _is_little(job: JobFile, data: DatasetSize | None, ranks: int) -> bool:
-    """Whether a pack on each rank of a whole node would leave few steps; an asked step is what it is."""
+def _leaves_few_steps(job: JobFile, data: DatasetSize | None, ranks: int) -> bool:
+    """Whether one pack per rank of a whole node leaves fewer than `FEW_STEPS` steps; never if the step size is set."""
     if data is None or not data.is_known or job.training.tokens_per_step != "auto":
         return False
     return data.packs(job.data.max_length, bool(job.data.packing)) * job.training.num_train_epochs < ranks * FEW_STEPS

@@ -1,4 +1,4 @@
-"""How many steps a run has: said by the job file, counted in the data, or estimated from its text."""
+"""The number of steps of a run: from the job file, counted in the data, or estimated from its text."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _of_epochs(epochs: float, per_epoch: int | None) -> int | None:
 
 
 def with_packing(job: JobFile, data: DatasetSize, ranks: int) -> tuple[JobFile, list[Decision]]:
-    """The job with `data.packing` decided: conversations stay apart where their packs would leave few steps.
+    """The job with `data.packing` decided: off where packs would leave few steps.
 
     Args:
         job: The job file.

@@ -31,7 +31,7 @@ def out_of_memory(job: JobFile, choice: Choice, context: PlanningContext) -> str
 
 
 def _opened(job: JobFile) -> JobFile:
-    """The job with everything left open that memory depends on and the result does not."""
+    """The job with every layout setting open, since results do not depend on them."""
     resources = job.resources.model_copy(update={"engine": "auto", "micro_batch": "auto", "shard_quantized": "auto"})
     training = job.training.model_copy(update={"gradient_checkpointing": "auto"})
     return job.model_copy(update={"resources": resources, "training": training})

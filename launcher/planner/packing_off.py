@@ -1,4 +1,4 @@
-"""Models whose conversations cannot share a row: packing is off for them, with a word."""
+"""Turns packing off for models whose conversations cannot share a row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer.capabilities import OWN, why_unpacked
 
 
 def apart(job: JobFile) -> tuple[JobFile, list[Decision]]:
-    """The job without packing where conversations of its model cannot share a row, which is then said.
+    """The job with packing off where its model requires that, and the decision that says so.
 
     Raises:
         SettingError: packing is asked for all the same.

@@ -18,9 +18,9 @@ from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
 from launcher.model.files import find_config
 from launcher.planner.candidates import PlanningContext
 from launcher.planner.defaults import MOST_CPU_RANKS, MOST_TOKENIZER_PROCESSES, Decision, StepLayout
-from launcher.planner.forecast import calibration_json, forecast_json, short_of_memory
+from launcher.planner.forecast import calibration_json, forecast_json, host_memory_notes
 from launcher.planner.gpu_candidate import planned_gpu
-from launcher.planner.grace_period import grace_of, predicted, refuse_no_time, site_is_hasty
+from launcher.planner.grace_period import grace_of, predicted, refuse_no_time, site_grace_too_short
 from launcher.planner.launch_spec import launch_json
 from launcher.planner.node_counts import step_layouts_for
 from launcher.planner.num_steps import Steps, step_warnings, steps_of, with_packing
@@ -129,7 +129,7 @@ def make_plan(
     )
     choice = choose(job, step_layouts_for(job, machine, shape=shape, data=context.data), context)
     step_layout = choice.step_layout
-    short = short_of_memory(choice.candidate, machine.memory_bytes) if is_known else ()
+    short = host_memory_notes(choice.candidate, machine.memory_bytes) if is_known else ()
     threads = _threads(step_layout, machine, profile)
     needs = predicted(choice)
     grace_seconds, grace = grace_of(job, needs)
@@ -137,7 +137,7 @@ def make_plan(
     if profile is not None:
         launch |= cluster_json(job, profile, step_layout.ranks_per_node, step_layout.device, threads.value)
         refuse_no_time(launch)
-        grace += site_is_hasty(profile.preemption.grace_seconds, needs)
+        grace += site_grace_too_short(profile.preemption.grace_seconds, needs)
         job = job if files_here else job_there(job, profile)
     trainer, steps = _trainer_config(job, step_layout, choice, machine), steps_of(job, step_layout)
     doubts = _check_schedule(trainer, steps)
@@ -174,7 +174,7 @@ def _most_ranks(job: JobFile, machine: Machine) -> int:
 
 
 def _check_schedule(trainer: TrainerConfig, steps: Steps) -> tuple[str, ...]:
-    """What is wrong with the schedule if the run has as many steps as is estimated.
+    """Warnings about a schedule that does not suit the estimated number of steps.
 
     Raises:
         SettingError: the schedule cannot be followed, however far an estimate may be off.
@@ -187,7 +187,7 @@ def _check_schedule(trainer: TrainerConfig, steps: Steps) -> tuple[str, ...]:
 
 
 def _shape(job: JobFile) -> tuple[ModelShape | None, list[Decision]]:
-    """The model's shape from its `config.json`, else from the catalogue, which is then said; else `None`.
+    """The model's shape from its `config.json` or the catalogue, with a note if from the latter; else `None`.
 
     Raises:
         SettingError: the architecture is not described, and its tensors cannot be counted.
@@ -203,7 +203,7 @@ def _shape(job: JobFile) -> tuple[ModelShape | None, list[Decision]]:
 
 
 def _shape_here(folder: Path) -> tuple[ModelShape, list[Decision]]:
-    """The shape of a model that lies here; it is said when it had to be counted, and what that leaves open."""
+    """The shape of a local model, with a note if its tensors had to be counted."""
     try:
         shape = shape_of_folder(folder)
     except JobError as error:
@@ -215,7 +215,7 @@ def _shape_here(folder: Path) -> tuple[ModelShape, list[Decision]]:
 
 
 def _adapter_notes(job: JobFile, shape: ModelShape | None) -> list[Decision]:
-    """What one would not expect of the adapters: routed experts that get none."""
+    """A note if routed experts get no adapters."""
     if job.method.kind != "lora" or shape is None:
         return []
     if not without_adapters(shape, targeted(shape, job.method.target_modules)):
@@ -260,7 +260,7 @@ def _trainer_config(job: JobFile, step_layout: StepLayout, choice: Choice, machi
 
 
 def _method_json(job: JobFile) -> dict[str, Any]:
-    """A full fine-tune states its kind only: the settings of adapters are refused beside it."""
+    """The method section; a full fine-tune has its kind only, since adapter settings are refused beside it."""
     return {"kind": "full"} if job.method.kind == "full" else job.method.model_dump()
 
 

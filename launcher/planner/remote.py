@@ -1,4 +1,4 @@
-"""Planning for machines that are not this one: what a job file and a site profile say about a cluster's nodes."""
+"""Plans for a cluster's nodes, from the job file and the site profile."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def machine_of(job: JobFile, profile: SiteProfile) -> Machine:
 
 
 def cluster_json(job: JobFile, profile: SiteProfile, ranks_per_node: int, device: str, threads: int) -> dict[str, Any]:
-    """What a backend is told beside the agents' own settings: plan.json's `launch`, its last keys.
+    """The backend's part of plan.json's `launch`.
 
     Raises:
         SettingError: the walltime is longer than the site allows.
@@ -72,7 +72,7 @@ def cluster_json(job: JobFile, profile: SiteProfile, ranks_per_node: int, device
 
 
 def job_there(job: JobFile, profile: SiteProfile) -> JobFile:
-    """The job with its files where the run sees them.
+    """The job with paths as the cluster's nodes see them.
 
     Raises:
         SettingError: one of them is on this machine only.
@@ -99,7 +99,7 @@ def job_there(job: JobFile, profile: SiteProfile) -> JobFile:
 
 
 def _version(backend: str, device: str) -> tuple[int, ...]:
-    """SLURM's, where GPUs are asked for and it is here; a plan can be made without it."""
+    """SLURM's version if GPUs are requested and SLURM is installed here; plans do not need it."""
     if device == "cpu" or backend != "slurm":
         return ()
     from cluster.slurm.scheduler.commands import Scheduler

@@ -1,4 +1,4 @@
-"""The one search: every layout that a job leaves open, with its memory and its time, and those that fit.
+"""The search behind every plan: all layouts that a job leaves open, with memory and time, and those that fit.
 
 `plan`, `estimate`, `--compare`, what would fit, and what to change after running out of memory all ask it.
 """
@@ -32,7 +32,7 @@ not better than that."""
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is searched.
+    """What to search.
 
     Attributes:
         job: What is asked for; what it leaves at `auto` is searched.
@@ -78,14 +78,14 @@ class Ranked:
 
 
 def search(question: Question) -> Ranked:
-    """Lays a job out in every way that it leaves open.
+    """Predicts memory and time of every layout that a job leaves open.
 
     Raises:
         SettingError: a setting contradicts the step or the model.
     """
     job, context = question.job, question.context
     _check_targets(job, context)
-    usable = _consistent(job, question.step_layouts if context.shape else _safe_side(question.step_layouts))
+    usable = _allowed_step_layouts(job, question.step_layouts if context.shape else _one_node(question.step_layouts))
     every = [
         candidate
         for step_layout in usable
@@ -116,12 +116,12 @@ def best_of(candidates: list[Candidate], objective: str) -> Candidate:
 
 
 def rounded(time: float) -> float:
-    """Three digits: more are not known."""
+    """A time to three digits, beyond which predictions mean nothing."""
     return float(f"{time:.3g}")
 
 
 def _with_enough_steps(job: JobFile, candidates: list[Candidate]) -> list[Candidate]:
-    """Those that leave a run some 100 steps; where the data is too little for that, those with the most.
+    """Those that leave a run `FEW_STEPS` steps; where there is too little data, those with the most steps.
 
     Part of a node is taken only where a whole one leaves too few, and then as much of it as leaves enough.
     """
@@ -135,19 +135,19 @@ def _with_enough_steps(job: JobFile, candidates: list[Candidate]) -> list[Candid
 
 
 def _steps(job: JobFile, candidate: Candidate) -> float:
-    """Steps of a run by its data, however many are asked for: a step beyond an epoch leaves ranks without work."""
+    """Steps of a run by its data, whatever `max_steps` says: a step larger than an epoch leaves ranks idle."""
     per_epoch = steps_of(job, candidate.step_layout).per_epoch
     return per_epoch * job.training.num_train_epochs if per_epoch else FEW_STEPS
 
 
-def _safe_side(step_layouts: list[StepLayout]) -> list[StepLayout]:
-    """One whole node, or as few as are asked for: without a shape nobody knows what fits on less."""
+def _one_node(step_layouts: list[StepLayout]) -> list[StepLayout]:
+    """One whole node, or the fewest nodes asked for: without a shape, what fits on less is unknown."""
     fewest = min(each.nodes for each in step_layouts)
     return [max((each for each in step_layouts if each.nodes == fewest), key=lambda each: each.world_size)]
 
 
-def _consistent(job: JobFile, step_layouts: list[StepLayout]) -> list[StepLayout]:
-    """Those numbers of ranks over which the asked micro-batch and engine go.
+def _allowed_step_layouts(job: JobFile, step_layouts: list[StepLayout]) -> list[StepLayout]:
+    """The step layouts that the asked micro-batch and engine allow.
 
     Raises:
         SettingError: none.

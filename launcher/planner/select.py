@@ -16,7 +16,7 @@ from launcher.jobfile.schema import JobFile
 from launcher.planner.candidates import RELATIVE_TIMES, Candidate, PlanningContext
 from launcher.planner.candidates import situation as situation_of
 from launcher.planner.defaults import Decision, StepLayout
-from launcher.planner.forecast import over_limit, starved, why_unchecked
+from launcher.planner.forecast import host_memory_shortage, over_limit, why_unchecked
 from launcher.planner.num_steps import steps_of
 from launcher.planner.search import Question, best_of, preferred, rounded, search
 from launcher.planner.suggestions import nothing_fits
@@ -73,10 +73,10 @@ def choose(job: JobFile, step_layouts: list[StepLayout], context: PlanningContex
     every, fitting, limit = ranked.candidates, ranked.fitting, ranked.limit_bytes
     if not fitting:
         raise nothing_fits(ranked, context)
-    hosted = [candidate for candidate in fitting if not _starved(context, candidate)]
+    hosted = [candidate for candidate in fitting if not _host_memory_shortage(context, candidate)]
     if not hosted:
         raise JobError(
-            f"no plan fits the nodes: the leanest {_starved(context, fitting[0])}",
+            f"no plan fits the nodes: the leanest {_host_memory_shortage(context, fitting[0])}",
             "Ask for fewer GPUs on each node (resources.gpus_per_node), or for nodes with more memory.",
         )
     allowed = [candidate for candidate in hosted if not over_limit(job, candidate)]
@@ -101,14 +101,14 @@ def _over_limits(job: JobFile, fitting: list[Candidate]) -> JobError:
     )
 
 
-def _starved(context: PlanningContext, candidate: Candidate) -> str:
-    return starved(candidate, context.host_bytes) if context.host_bytes else ""
+def _host_memory_shortage(context: PlanningContext, candidate: Candidate) -> str:
+    return host_memory_shortage(candidate, context.host_bytes) if context.host_bytes else ""
 
 
 def _rejections(
     job: JobFile, every: list[Candidate], best: Candidate, limit: int, context: PlanningContext
 ) -> list[Rejected]:
-    """All others over the same ranks, and of other numbers of ranks the best of each engine."""
+    """All other candidates on the same ranks, and the best of each engine on other numbers of ranks."""
     same = sorted(
         (c for c in every if c.step_layout is best.step_layout and c is not best), key=lambda c: _worth(c, limit)
     )
@@ -122,7 +122,7 @@ def _rejections(
 
 
 def _worth(candidate: Candidate, limit: int) -> tuple[bool, float, float]:
-    """What fits comes first, the quickest ahead; of what does not fit, what needs least."""
+    """Sort key: what fits before what does not, by time, then by memory."""
     if candidate.peak_bytes > limit:
         return True, candidate.peak_bytes, candidate.relative_time
     return False, *_rank(candidate)
@@ -139,7 +139,7 @@ def _rank(candidate: Candidate) -> tuple[float, int]:
 def _reject(
     job: JobFile, candidate: Candidate, best: Candidate, limit_bytes: int, context: PlanningContext
 ) -> Rejected:
-    peak, over = candidate.peak_bytes, _starved(context, candidate) or over_limit(job, candidate)
+    peak, over = candidate.peak_bytes, _host_memory_shortage(context, candidate) or over_limit(job, candidate)
     if candidate.prediction and peak > limit_bytes:
         phase = candidate.prediction.binding_phase
         reason = f"does not fit: {gib(peak)} in {phase}, {gib(limit_bytes)} usable"
@@ -164,7 +164,7 @@ def _other_ranks(candidate: Candidate, best: Candidate) -> str:
 
 
 def _ranks(candidate: Candidate) -> str:
-    """What a plan takes: GPUs, or ranks where there are none."""
+    """The number of GPUs, or of ranks on the CPU."""
     return count(candidate.step_layout.world_size, "GPU" if candidate.step_layout.device == "cuda" else "rank")
 
 

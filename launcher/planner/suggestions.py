@@ -35,7 +35,7 @@ def nothing_fits(ranked: Ranked, context: PlanningContext) -> JobError:
 
 
 def _learned(least: Candidate, limit_bytes: int) -> str:
-    """Says it when the models alone would have let it run."""
+    """A note if the plan would fit without corrections from measurements."""
     corrections = least.corrections
     if corrections is None or not corrections.memory_correction.runs or corrections.prediction.peak_bytes > limit_bytes:
         return ""
@@ -75,7 +75,7 @@ def ways_to_fit(job: JobFile, context: PlanningContext) -> list[str]:
 
 
 def _changes(job: JobFile, context: PlanningContext) -> Iterator[tuple[str, Changes]]:
-    """What can be changed, that which changes the result least first."""
+    """Possible changes, those that affect the result least first."""
     yield from _open_layout(job)
     yield from _fewer_numbers(job)
     yield from _more_nodes(job, context)
@@ -90,7 +90,7 @@ def _changes(job: JobFile, context: PlanningContext) -> Iterator[tuple[str, Chan
 
 
 def _open_layout(job: JobFile) -> Iterator[tuple[str, Changes]]:
-    """Layout that the job file closes without need: the result does not depend on it."""
+    """Layout settings that the job file fixes although results do not depend on them."""
     closed = {name: "auto" for name in ("engine", "micro_batch") if getattr(job.resources, name) != "auto"}
     for name in closed:
         yield f"resources.{name}: auto", {"resources": {name: "auto"}}

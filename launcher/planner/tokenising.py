@@ -1,4 +1,4 @@
-"""Where a run's data are tokenised, how long that takes, and what GPUs that wait for it cost."""
+"""Where a run's data are tokenised, how long that takes, and what idle GPUs cost meanwhile."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ HAS_NUMBER = re.compile(r"\s*-?\d+\s*[x*]|.*:\s*-?\d+\s*$", re.I)
 
 
 def imagined(job: JobFile, text: str) -> tuple[JobFile, Machine]:
-    """The job as if on such GPUs, and one of their nodes.
+    """The job and a node for GPUs that need not be here.
 
     Args:
         job: The job file.
@@ -48,7 +48,7 @@ def imagined(job: JobFile, text: str) -> tuple[JobFile, Machine]:
 
 
 def _nodes(asked: GpuCount) -> tuple[int, int | str]:
-    """GPUs of a node, and nodes.
+    """GPUs per node and the number of nodes.
 
     Raises:
         JobError: the last node would not be whole.

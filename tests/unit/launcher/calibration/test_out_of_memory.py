@@ -12,7 +12,7 @@ import pytest
 
 from launcher.calibration.correction import Calibration
 from launcher.calibration.observed import record_run
-from launcher.calibration.out_of_memory import exhausted
+from launcher.calibration.out_of_memory import out_of_memory_measurements
 from launcher.calibration.store import Key, Measurement, read, store_path
 from launcher.cli import run as tuneyard
 from launcher.replan.revise import replanned
@@ -139,7 +139,7 @@ def test_resuming_it_with_a_job_file_plans_smaller(planned: Callable[..., Any], 
 def test_other_deaths_teach_nothing_about_gpus(
     more: dict[str, Any], planned: Callable[..., Any], tmp_path: Path
 ) -> None:
-    assert not list(exhausted(died(tmp_path / "run", planned(), **more)))
+    assert not list(out_of_memory_measurements(died(tmp_path / "run", planned(), **more)))
 
 
 def test_each_attempt_is_held_against_the_plan_that_it_ran(planned: Callable[..., Any], tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_each_attempt_is_held_against_the_plan_that_it_ran(planned: Callable[...
     (run_dir / "plan.json").rename(run_dir / "plan-000.json")
     changed = second | {"changes": [{"time": time.time(), "settings": []}]}
     died(run_dir, changed, 1, started=time.time() + 1, ended=time.time() + 2)
-    said = [one.memory[0] for one in exhausted(run_dir) if one.memory]
+    said = [one.memory[0] for one in out_of_memory_measurements(run_dir) if one.memory]
     assert said == [plan["prediction"]["uncorrected"]["allocated_bytes"] for plan in (first, second)]
     record_run(run_dir)
     record_run(run_dir)

@@ -9,7 +9,15 @@ import pytest
 
 from launcher.cli import run
 from launcher.jobfile import SettingError
-from launcher.planner.grace_period import SaveTime, adjust, grace_of, measured, refuse_no_time, site_is_hasty, too_short
+from launcher.planner.grace_period import (
+    SaveTime,
+    adjust,
+    grace_of,
+    measured,
+    refuse_no_time,
+    site_grace_too_short,
+    too_short,
+)
 from tests.support.documents import typed
 
 BIG = SaveTime(step_seconds=20.4, save_seconds=106, source="847 GB")
@@ -37,9 +45,9 @@ def test_a_number_that_is_too_small_is_kept_and_said_to_be_so() -> None:
 
 
 def test_a_site_that_is_quicker_than_a_save_is_named() -> None:
-    (decision,) = site_is_hasty(120, BIG)
+    (decision,) = site_grace_too_short(120, BIG)
     assert "gives 120 s" in decision.reason and "232 s" in decision.reason
-    assert not list(site_is_hasty(None, BIG)) and not list(site_is_hasty(240, BIG))
+    assert not list(site_grace_too_short(None, BIG)) and not list(site_grace_too_short(240, BIG))
 
 
 @pytest.mark.parametrize(("walltime", "refused"), [(135, True), (136, False), (None, False)])
