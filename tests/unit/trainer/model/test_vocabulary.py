@@ -21,6 +21,8 @@ from trainer.errors import UserError
 from trainer.evaluation.answers import evaluate_prompts, load_exported
 from trainer.model.build import build_model
 
+pytestmark = pytest.mark.models
+
 ADDED = ["<|im_start|>", "<|im_end|>"]
 NEW = {"eos_token": "<|im_end|>", "added_tokens": ADDED}
 

@@ -92,12 +92,12 @@ def test_the_first_failure_of_an_attempt_stands_whatever_the_first_rank_writes_a
     record_failure(tmp_path, 1, "fatal", "out of memory", "a smaller micro-batch")
     record_failure(tmp_path, 1, "crash", "Connection closed by peer")
     progress.update(state="stopped", step=8)
-    seen = read_progress(tmp_path) or {}
-    assert (seen["state"], seen["step"], seen["failure"]["kind"]) == ("failed", 8, "fatal")
+    seen = read_progress(tmp_path)
+    assert (seen.state, seen.step, seen.failure.kind) == ("failed", 8, "fatal")
     Progress(tmp_path, attempt=2).update(state="loading")
-    assert "failure" not in (read_progress(tmp_path) or {})
+    assert read_progress(tmp_path).failure.kind == ""
     record_failure(tmp_path, 2, "crash", "another one")
-    assert (read_progress(tmp_path) or {})["failure"]["message"] == "another one"
+    assert read_progress(tmp_path).failure.message == "another one"
 
 
 def test_a_full_disk_does_not_stop_the_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,6 @@ def test_a_full_disk_does_not_stop_the_heart(tmp_path: Path, monkeypatch: pytest
     time.sleep(0.01)
     progress.update(step=8)
     after = read_progress(tmp_path)
-    assert before is not None
-    assert after is not None
-    assert after["heartbeat"] > before["heartbeat"]
-    assert after["step"] == 7, "what could not be written is not there"
+    assert after.heartbeat is not None and before.heartbeat is not None
+    assert after.heartbeat > before.heartbeat
+    assert after.step == 7, "what could not be written is not there"
