@@ -315,7 +315,8 @@ class FaultyRun:
 
     def _progress(self) -> dict[str, Any]:
         try:
-            return json.loads((self.run_dir / "progress.json").read_text())
+            progress: dict[str, Any] = json.loads((self.run_dir / "progress.json").read_text())
+            return progress
         except (OSError, ValueError):
             return {}
 

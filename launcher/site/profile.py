@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cluster.profiles import Finding, ProfileError, SiteProfile, profile_from
+from cluster.profiles import ProfileError, SiteProfile, profile_from
 from cluster.shipped import shipped_folder
 from launcher.errors import JobError
 from launcher.home import expanded, user_folder
@@ -44,7 +44,10 @@ def load_profile(name: str, beside: Path | None = None) -> SiteProfile:
         try:
             return profile_from(kind, path.stem, document.data)
         except ProfileError as error:
-            problems = [_problem(finding, document) for finding in error.findings]
+            for one in error.findings:
+                remedy = one.remedy and one.remedy[0].upper() + one.remedy[1:]
+                line, key = document.line(one.key), dotted(one.key)
+                problems.append(Problem(line=line, key=key, message=one.message, got=one.got, remedy=remedy))
     raise JobFileError(str(path), problems)
 
 
@@ -133,9 +136,3 @@ def _unknown(path: tuple[str | int, ...], document: Document, kind: type[SitePro
     near = difflib.get_close_matches(str(path[-1]), known, n=1)
     remedy = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(known)}."
     return Problem(line=document.line(path), key=dotted(path), message="unknown setting", remedy=remedy)
-
-
-def _problem(finding: Finding, document: Document) -> Problem:
-    remedy = finding.remedy and finding.remedy[0].upper() + finding.remedy[1:]
-    line, key = document.line(finding.key), dotted(finding.key)
-    return Problem(line=line, key=key, message=finding.message, got=finding.got, remedy=remedy)

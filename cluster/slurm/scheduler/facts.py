@@ -193,6 +193,7 @@ def _settings(block: str) -> dict[str, str]:
 def _job(found: dict[str, str]) -> SlurmJob:
     code, _, number = found.get("ExitCode", "").partition(":")
     array, task = found.get("ArrayJobId", ""), found.get("ArrayTaskId", "")
+    requested = (part.partition("=") for part in (found.get("ReqTRES") or found.get("TRES", "")).split(","))
     return SlurmJob(
         id=f"{array}_{task}" if array and task else found.get("JobId", ""),
         state=found.get("JobState", ""),
@@ -219,13 +220,8 @@ def _job(found: dict[str, str]) -> SlurmJob:
         account=found.get("Account", ""),
         qos=found.get("QOS", ""),
         user_id="".join(re.findall(r"\((\d+)\)", found.get("UserId", ""))),
-        resources=_resources(found.get("ReqTRES") or found.get("TRES", "")),
+        resources={name: float(amount) for name, _, amount in requested if re.fullmatch(r"\d+(\.\d+)?", amount)},
     )
-
-
-def _resources(text: str) -> dict[str, float]:
-    pairs = (part.partition("=") for part in text.split(","))
-    return {name: float(amount) for name, _, amount in pairs if re.fullmatch(r"\d+(\.\d+)?", amount)}
 
 
 def _accounted(cells: list[str]) -> SlurmJob:

@@ -50,7 +50,12 @@ def walltime_limit(profile: Profile, partition: Partition, accounts: Accounts | 
 def _known(profile: Profile, partition: Partition, accounts: Accounts, qos_enforced: bool) -> Iterator[Check]:
     association = accounts.association(profile.account, partition.name)
     if association is None:
-        yield _no_account(profile, accounts.names(partition.name), partition)
+        names = accounts.names(partition.name)
+        remedy = "ask the site for one: you have none here"
+        if names:
+            remedy = f"yours in {partition.name}: {', '.join(names)}"
+        named = f"you may not use account {profile.account} in {partition.name}"
+        yield fail("account", named if profile.account else "none is named, and you have no default account", remedy)
         return
     yield ok("account", association.account + ("" if profile.account else ", your default"))
     if qos_enforced and profile.qos and profile.qos not in association.qos:
@@ -59,13 +64,6 @@ def _known(profile: Profile, partition: Partition, accounts: Accounts, qos_enfor
         yield fail("qos", f"account {association.account} may not use QOS {profile.qos}", remedy)
     elif qos := qos_of(profile, partition, accounts):
         yield _qos(profile, qos, association)
-
-
-def _no_account(profile: Profile, names: list[str], partition: Partition) -> Check:
-    yours = f"yours in {partition.name}: {', '.join(names)}" if names else "ask the site for one: you have none here"
-    if profile.account:
-        return fail("account", f"you may not use account {profile.account} in {partition.name}", yours)
-    return fail("account", "none is named, and you have no default account", yours)
 
 
 def _qos(profile: Profile, qos: Qos, association: Association) -> Check:

@@ -38,7 +38,8 @@ def cluster_checks(profile: Profile, facts: ClusterFacts) -> Iterator[Check]:
         yield _requeue(profile, partition, facts)
         yield from _preemption(profile, partition, facts)
     yield from _prepare(profile, facts)
-    yield _hold(facts)
+    hold = requeue_hold_seconds(facts.config)
+    yield ok("requeue hold", f"a requeued job waits {hold:g} s before it may start again")
     yield _kill_wait(profile, facts)
     yield _sweeps(facts)
 
@@ -222,11 +223,6 @@ def _signal(profile: Profile, facts: ClusterFacts) -> Check:
     if not sent:
         return warn("preemption signal", "SIGTERM only", "batch scripts may hear of a preemption late")
     return ok("preemption signal", "USR1 at the begin of the grace period")
-
-
-def _hold(facts: ClusterFacts) -> Check:
-    hold = requeue_hold_seconds(facts.config)
-    return ok("requeue hold", f"a requeued job waits {hold:g} s before it may start again")
 
 
 def _kill_wait(profile: Profile, facts: ClusterFacts) -> Check:

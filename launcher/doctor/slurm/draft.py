@@ -14,16 +14,11 @@ from rundir.quantities import walltime
 
 def drafted(facts: ClusterFacts, partition_name: str | None = None) -> str:
     """The YAML text of a profile for one of the site's partitions."""
-    partition = _chosen(facts, partition_name)
-    return "\n".join(_lines(facts, partition)) + "\n"
-
-
-def _chosen(facts: ClusterFacts, name: str | None) -> Partition:
-    """The named one; else, among those with GPUs, the default or the first."""
-    named = [one for one in facts.partitions if one.name == name]
+    named = [one for one in facts.partitions if one.name == partition_name]
+    # else, among those with GPUs, the default or the first
     with_gpus = [one for one in facts.partitions if any(node.gpus for node in facts.nodes_of(one))]
     ordered = sorted(with_gpus or facts.partitions, key=lambda one: not one.is_default)
-    return (named or ordered)[0]
+    return "\n".join(_lines(facts, (named or ordered)[0])) + "\n"
 
 
 def _lines(facts: ClusterFacts, partition: Partition) -> Iterator[str]:

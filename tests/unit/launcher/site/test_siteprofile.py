@@ -9,7 +9,7 @@ from launcher.errors import JobError
 from launcher.jobfile import JobFileError, load_job
 from launcher.site.profile import find_profile, known_profiles, load_profile, profile_of
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SHIPPED = sorted(path.stem for path in (ROOT / "slurm" / "profiles").glob("*.yaml"))
 
 

@@ -16,7 +16,7 @@ from cluster.slurm.submit.batch_script import SbatchSettings
 from launcher.site.file_model import file_model, sections
 from launcher.yamlfile.document import read_document
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 KINDS: list[type[Any]] = [slurm.Profile, kubernetes.Profile]
 LEAST: dict[type[Any], dict[str, Any]] = {
     slurm.Profile: {},
