@@ -21,14 +21,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rundir.after_training import Part
+from rundir.errors import EXIT_OK
 from rundir.quantities import count
 from trainer.capabilities import OWN, lacking
 from trainer.config import TrainerConfig, read_trainer_config
-from trainer.errors import EXIT_DONE, UserError, run_reporting_user_errors
-from trainer.run.finishing import Part, finishing
+from trainer.errors import UserError, run_reporting_user_errors
+from trainer.run.finishing import finishing
 from trainer.runtime.phase_clock import PhaseClock
 from trainer.runtime.process import block_import, end_with_whoever_waits, heavy_imports, imports_blocked, log_to_stdout
-from trainer.runtime.progress import Progress, record_failure
+from trainer.runtime.progress import ProgressWriter, record_failure
 
 logger = logging.getLogger("trainer")
 
@@ -101,7 +103,7 @@ def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     if arguments.num_proc:
         execution = config.execution.model_copy(update={"num_proc": arguments.num_proc})
         config = config.model_copy(update={"execution": execution})
-    progress = Progress(run_dir, attempt)
+    progress = ProgressWriter(run_dir, attempt)
     progress.update(state="preparing")
 
     def report(line: str) -> None:
@@ -116,7 +118,7 @@ def _prepare(arguments: Any, config: TrainerConfig, attempt: int) -> int:
 
         preflight = prepare(run_dir, config, report)
     print(json.dumps(preflight, indent=1))
-    return EXIT_DONE
+    return EXIT_OK
 
 
 def _train(arguments: Any, config: TrainerConfig, attempt: int) -> int:
@@ -130,7 +132,7 @@ def _train(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     faulthandler.register(signal.SIGQUIT, all_threads=True)  # the node agent asks for stacks when nothing moves
     phases = PhaseClock.of_this_process()
     phases.enter("rendezvous")
-    Progress(arguments.run_dir, attempt, os.environ.get("RANK") == "0", phases).update(state="starting")
+    ProgressWriter(arguments.run_dir, attempt, os.environ.get("RANK") == "0", phases).update(state="starting")
     backend = "gloo"
     if config.execution.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -138,7 +140,7 @@ def _train(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     dist.init_process_group(backend, timeout=timedelta(minutes=10))
     TrainingRun(arguments.run_dir, config, attempt, phases).train()
     dist.destroy_process_group()
-    return EXIT_DONE
+    return EXIT_OK
 
 
 def _unused(config: TrainerConfig) -> tuple[str, ...]:
@@ -152,13 +154,13 @@ def _unused(config: TrainerConfig) -> tuple[str, ...]:
 
 def _export(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     block_import(*_unused(config))
-    with _noted(arguments.run_dir, "export", arguments.output):
+    with _noted(arguments.run_dir, Part.EXPORT, arguments.output):
         with heavy_imports():
             from trainer.checkpoint.export import export
 
         folder = export(arguments.run_dir, config, step=arguments.step, merge=arguments.merge, output=arguments.output)
     print(f"exported to {folder}")
-    return EXIT_DONE
+    return EXIT_OK
 
 
 def _noted(run_dir: Path, part: Part, output: Path | None) -> contextlib.AbstractContextManager[None]:
@@ -168,17 +170,17 @@ def _noted(run_dir: Path, part: Part, output: Path | None) -> contextlib.Abstrac
 
 def _held_out(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     block_import(*_unused(config))
-    with finishing(arguments.run_dir, "held_out"):
+    with finishing(arguments.run_dir, Part.HELD_OUT):
         with heavy_imports():
             from trainer.evaluation.checkpoint_loss import held_out_loss_of
 
         line = held_out_loss_of(arguments.run_dir, config, arguments.step)
     print(f"step {line['step']}  eval_loss {line['eval_loss']:.4f}")
-    return EXIT_DONE
+    return EXIT_OK
 
 
 def _evaluate(arguments: Any, config: TrainerConfig, attempt: int) -> int:
-    with _noted(arguments.run_dir, "evaluate", arguments.output):
+    with _noted(arguments.run_dir, Part.EVALUATE, arguments.output):
         return _answer_prompts(arguments, config)
 
 
@@ -197,7 +199,7 @@ def _answer_prompts(arguments: Any, config: TrainerConfig) -> int:
         counted_in=arguments.run_dir,
     )
     print(f"exact_match {result['exact_match']:.4f} over {count(result['prompts'], 'prompt')}")
-    return EXIT_DONE
+    return EXIT_OK
 
 
 def _checkpoints(arguments: Any, config: TrainerConfig, attempt: int) -> int:
@@ -206,7 +208,7 @@ def _checkpoints(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     folder = arguments.run_dir / "checkpoints"
     removed = [] if arguments.prune is None else prune(folder, arguments.prune)
     print(json.dumps({**inventory(folder, verify=arguments.verify), "removed": removed}, indent=1))
-    return EXIT_DONE
+    return EXIT_OK
 
 
 def _measure(arguments: Any, config: TrainerConfig, attempt: int) -> int:
@@ -215,7 +217,7 @@ def _measure(arguments: Any, config: TrainerConfig, attempt: int) -> int:
         from trainer.measure.one_rank import measure, write
 
     write(arguments.run_dir, measure(config, arguments.rank, arguments.counted))
-    return EXIT_DONE
+    return EXIT_OK
 
 
 def _shape(arguments: Any, config: None, attempt: int) -> int:
@@ -224,7 +226,7 @@ def _shape(arguments: Any, config: None, attempt: int) -> int:
         from trainer.model.inspection.tensor_shapes import tensors_of
 
     print(json.dumps(tensors_of(arguments.run_dir)))
-    return EXIT_DONE
+    return EXIT_OK
 
 
 def _refuse_unfit(config: TrainerConfig, verdict: dict[str, Any]) -> None:
@@ -262,7 +264,7 @@ def _inspect(arguments: Any, config: TrainerConfig, attempt: int) -> int:
     except UserError as error:
         found = {"refused": error.message, "where": error.where, "remedy": error.remedy}
     print(json.dumps(found))
-    return EXIT_DONE
+    return EXIT_OK
 
 
 def _classified(error: Exception) -> tuple[str, str, str]:

@@ -41,47 +41,6 @@ ENGINES: tuple[str, ...] = get_args(Engine)
 DECIDED_WHILE_RUNNING = ("checkpoint.every_minutes", "loss.output_router_logits", "loss.router_aux_loss_coef")
 """Settings whose `auto` the trainer itself decides, from what it measures."""
 
-ChangeKind = Literal["refused", "compared", "length", "rounds", "free", "curve"]
-CHANGE_RULES: dict[str, tuple[ChangeKind, str]] = {
-    "name": ("free", "only what the run is called"),
-    "model.": ("refused", "the checkpoints hold the weights of that model, trained in that type"),
-    "model.path": ("compared", "its content must be the same, and is compared before training"),
-    "model.revision": ("compared", "its content must be the same, and is compared before training"),
-    "model.attention": ("rounds", "the same sums; they may round differently"),
-    "method.": ("refused", "the checkpoints hold other tensors than this method trains"),
-    "data.": ("refused", "the run has trained on rows, packs and masks made this way"),
-    "data.train.path": ("compared", "its content must be the same, and is compared before training"),
-    "data.eval.path": ("compared", "its content must be the same, and is compared before training"),
-    "loss.": ("refused", "the run has minimised another loss"),
-    "loss.chunk_tokens": ("rounds", "the same sums; they may round differently"),
-    "training.": ("curve", "changes the curve"),
-    "training.seed": ("refused", "it orders the data"),
-    "training.tokens_per_step": ("refused", "a step is a fixed set of packs"),
-    "training.max_steps": ("length", "how far the run goes"),
-    "training.num_train_epochs": ("length", "how far the run goes"),
-    "training.gradient_checkpointing": ("rounds", "the same gradients; other memory and time"),
-    "training.full_determinism": ("rounds", "decides whether later resumes are bit-exact"),
-    "execution.": ("rounds", "the same steps over the same data; sums may round differently"),
-    "execution.packs_per_step": ("refused", "a step is a fixed set of packs"),
-    "execution.num_proc": ("free", "how many processes tokenise"),
-    "checkpoint.": ("free", "from now on"),
-    "evaluation.": ("free", "from now on"),
-    "logging.": ("free", "from now on"),
-    "launch.": ("free", "from now on"),
-}
-"""What a change of each setting, or section, means for a run that has saved a checkpoint: its kind and its effect.
-
-`refused`: it would be another run. `compared`: it may name another place, whose content must be the same. `length`:
-the end moves, and the schedule may stretch. `rounds`: the same sums, rounded differently. `curve`: training goes
-another way from there on. A setting without an entry of its own has that of its section.
-"""
-
-
-def change_rule(setting: str) -> tuple[ChangeKind, str]:
-    """The kind and the effect of changing a setting, given by its dotted name, under a run that has trained."""
-    section = CHANGE_RULES.get(setting.split(".")[0] + ".", ("curve", "changes the curve"))
-    return CHANGE_RULES.get(setting, section)
-
 
 class Section(BaseModel):
     """A part of the job file: unknown keys are errors, values never change after validation."""

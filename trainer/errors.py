@@ -6,25 +6,17 @@ import sys
 import traceback
 from collections.abc import Callable
 
-EXIT_DONE = 0
-EXIT_USER_ERROR = 2
+from rundir.errors import TuneyardError
 
 
-class UserError(Exception):
-    """Something the user can mend: says what, where, and what to do.
-
-    Attributes:
-        message: what is wrong, with the value.
-        where: file and line, row, or setting; empty when it has no place.
-        remedy: what to do about it.
-    """
+class UserError(TuneyardError):
+    """Something the user can mend: says what, where, and what to do; as text with all three."""
 
     def __init__(self, message: str, *, where: str = "", remedy: str = "") -> None:
-        super().__init__(message)
-        self.message, self.where, self.remedy = message, where, remedy
+        super().__init__(message, remedy, where)
 
     def __str__(self) -> str:
-        head = f"{self.where}: {self.message}" if self.where else self.message
+        head = super().__str__()
         return f"{head}\n  what to do: {self.remedy}" if self.remedy else head
 
 
@@ -38,7 +30,7 @@ def run_reporting_user_errors(main: Callable[[], int]) -> int:
         return main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -13,9 +13,10 @@ from typing import Any
 
 from launcher.errors import JobError
 from launcher.yamlfile.problems import shown
-from trainer.config import TrainerConfig, change_rule
+from rundir.change_rules import ChangeKind, change_rule
+from trainer.config import TrainerConfig
 
-FREE, CURVE, REFUSED = "free", "curve", "refused"
+FREE, CURVE, REFUSED = ChangeKind.FREE, ChangeKind.CURVE, ChangeKind.REFUSED
 
 UNSTRETCHED = ("constant", "constant_with_warmup")
 """Schedules whose rate does not depend on how long the run is."""
@@ -99,9 +100,9 @@ def _meaning(name: str, step: int | None, schedule: str) -> tuple[str, str]:
     if step is None:
         return FREE, "nothing has been saved yet"
     kind, effect = change_rule(name)
-    if kind == "refused":
+    if kind is ChangeKind.REFUSED:
         return REFUSED, f"must not change: {effect}"
-    if kind == "curve":
+    if kind is ChangeKind.CURVE:
         return CURVE, f"{effect} from step {step} on"
     if kind == "length" and schedule not in UNSTRETCHED:
         effect += f"; the {schedule} schedule spans the new length, so the rate changes from step {step} on"

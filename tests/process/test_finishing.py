@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rundir.after_training import Part
 from tests.support import tiny
 from tests.support.ranks import RankFailedError, run_on_ranks
 from trainer.runtime.files import read_json
@@ -36,7 +37,7 @@ def held_out_again(run_dir: str) -> dict[str, Any]:
     from trainer.evaluation.checkpoint_loss import held_out_loss_of
     from trainer.run.finishing import finishing
 
-    with finishing(Path(run_dir), "held_out"):
+    with finishing(Path(run_dir), Part.HELD_OUT):
         return held_out_loss_of(Path(run_dir), read_trainer_config(Path(run_dir)))
 
 

@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from launcher.replan.plan_diff import CURVE, FREE, REFUSED, _meaning
-from trainer.config import CHANGE_RULES, SourceConfig, TrainerConfig, change_rule
+from rundir.change_rules import CHANGE_RULES, change_rule
+from trainer.config import SourceConfig, TrainerConfig
 from trainer.run.resume import changes_the_curve, is_fixed
 
 MANUAL = Path(__file__).parents[2] / "docs" / "job-file.md"

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from rundir.files import sync_folder
 from trainer.checkpoint.fault_points import fault_point
 from trainer.checkpoint.format.manifest import (
     DamagedCheckpointError,
@@ -33,7 +34,6 @@ from trainer.engines.base import Engine, Range
 from trainer.errors import UserError
 from trainer.model.supervised import trainable_parameters
 from trainer.runtime.collectives import Ranks
-from trainer.runtime.files import fsync_folder
 
 STATE_KEY = "random/"
 
@@ -169,11 +169,11 @@ class CheckpointStore:
             manifest.ranges += [StoredRange(*entry) for entry in record["ranges"]]
         _write_manifest(staging, manifest)
         check_sizes(staging, manifest)
-        fsync_folder(staging)
+        sync_folder(staging)
         fault_point("staging synced")
         staging.rename(pending.final)
         fault_point("renamed")
-        fsync_folder(self._folder)
+        sync_folder(self._folder)
         fault_point("published")
 
     def _discard(self, staging: Path) -> None:

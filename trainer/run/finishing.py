@@ -7,19 +7,13 @@ file for a process that could not say anything any more.
 from __future__ import annotations
 
 import contextlib
-import logging
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
+from rundir.after_training import Part, put_part_end
+from rundir.errors import RunDirError
 from trainer.errors import UserError
-from trainer.runtime.files import read_json, write_json_atomic
 
-logger = logging.getLogger(__name__)
-
-Part = Literal["held_out", "export", "evaluate"]
-FILE = "finishing.json"
 OUT_OF_MEMORY = "another process may hold memory on this machine; it needs the whole model once"
 NO_SPACE = "free space on that disk, or fix who may write there"
 
@@ -37,16 +31,9 @@ def finishing(run_dir: Path, part: Part) -> Iterator[None]:
 
 def note(run_dir: Path, part: Part, error: BaseException | None = None) -> None:
     """Write down that a part is done, or what went wrong. A full disk loses the note, nothing else."""
-    entry = {"ok": error is None, "message": "", "remedy": "", "time": time.time()}
-    if error is not None:
-        entry |= {"message": _message(error), "remedy": _remedy(error)}
-    with contextlib.suppress(OSError):
-        try:
-            known = read_json(run_dir / FILE) or {}
-        except ValueError as damage:
-            logger.warning(f"{run_dir / FILE} is damaged and will be replaced: {damage}")
-            known = {}
-        write_json_atomic(run_dir / FILE, {**known, part: entry})
+    told = {} if error is None else {"message": _message(error), "remedy": _remedy(error)}
+    with contextlib.suppress(RunDirError):
+        put_part_end(run_dir, part, ok=error is None, **told)
 
 
 def _message(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rundir.after_training import Part
 from rundir.quantities import count
 from trainer.checkpoint.format.manifest import Manifest
 from trainer.checkpoint.store import CheckpointStore
@@ -37,7 +38,7 @@ from trainer.run.saving import Saver, pointer
 from trainer.run.step_source import StepSource, StepWork
 from trainer.runtime.collectives import Ranks
 from trainer.runtime.phase_clock import PhaseClock
-from trainer.runtime.progress import Progress, StopRequest
+from trainer.runtime.progress import ProgressWriter, StopListener
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +72,10 @@ class TrainingRun:
         self.run_dir, self.config, self.attempt = run_dir, config, attempt
         self.ranks = Ranks()
         self.report = logger.info if self.ranks.is_first else logger.debug
-        self.stop = StopRequest(run_dir)
+        self.stop = StopListener(run_dir)
         self.phases = phases or PhaseClock()
         self.phases.enter("load")
-        self.progress = Progress(run_dir, attempt, self.ranks.is_first, self.phases)
+        self.progress = ProgressWriter(run_dir, attempt, self.ranks.is_first, self.phases)
         self.progress.update(state="loading")
         self._check_world()
         seed_everything(config.training.seed, config.training.full_determinism)
@@ -245,12 +246,12 @@ class TrainingRun:
         try:
             self._evaluate()
         except BaseException as error:  # peers may wait for this rank: it cannot go on alone
-            note(self.run_dir, "held_out", error)
+            note(self.run_dir, Part.HELD_OUT, error)
             raise
 
     def _record_held_out(self, error: BaseException | None = None) -> None:
         if self.ranks.is_first and self.step == self.order.max_steps:
-            note(self.run_dir, "held_out", error)
+            note(self.run_dir, Part.HELD_OUT, error)
 
     def _start_save(self) -> None:
         """Begin to save this step; the save before is finished first, so at most one is under way."""

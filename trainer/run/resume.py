@@ -7,9 +7,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rundir.change_rules import ChangeKind, change_rule
 from trainer.checkpoint.format.manifest import Manifest
-from trainer.config import TrainerConfig, change_rule
+from trainer.config import TrainerConfig
 from trainer.errors import UserError
+
+ROUNDS_OR_MORE = (ChangeKind.CURVE, ChangeKind.LENGTH, ChangeKind.ROUNDS)
+"""Changes after which a resume cannot be bit-exact."""
 
 
 def differences(before: dict[str, Any], now: TrainerConfig) -> dict[str, tuple[Any, Any]]:
@@ -26,12 +30,12 @@ def differences(before: dict[str, Any], now: TrainerConfig) -> dict[str, tuple[A
 
 def is_fixed(setting: str) -> bool:
     """Whether a setting must stay as it is for the life of a run."""
-    return change_rule(setting)[0] == "refused"
+    return change_rule(setting)[0] is ChangeKind.REFUSED
 
 
 def changes_the_curve(setting: str) -> bool:
     """Whether a setting may change, and training then differs from what it would have been."""
-    return change_rule(setting)[0] == "curve"
+    return change_rule(setting)[0] is ChangeKind.CURVE
 
 
 def refuse_other_run(folder: Path, manifest: Manifest, config: TrainerConfig, data: str, model: str) -> None:
@@ -83,7 +87,7 @@ def exactness(manifest: Manifest, config: TrainerConfig) -> tuple[str, str]:
     for name in ("engine", "world_size", "micro_batch", "accumulation", "device"):
         if then["execution"][name] != getattr(now, name):
             return "order-exact", f"{name} was {then['execution'][name]}, is {getattr(now, name)}"
-    if changed := [name for name in differences(then, config) if change_rule(name)[0] in ("curve", "length", "rounds")]:
+    if changed := [name for name in differences(then, config) if change_rule(name)[0] in ROUNDS_OR_MORE]:
         return "order-exact", f"changed: {', '.join(changed)}"
     if not config.training.full_determinism:
         return "order-exact", "training.full_determinism is off"

@@ -12,7 +12,7 @@ from trainer.checkpoint.store import CheckpointStore, PendingSave, SaveResult
 from trainer.config import CheckpointConfig
 from trainer.engines.base import Engine
 from trainer.runtime.phase_clock import PhaseClock
-from trainer.runtime.progress import Progress
+from trainer.runtime.progress import ProgressWriter
 
 
 class Saver:
@@ -33,7 +33,7 @@ class Saver:
         self,
         store: CheckpointStore,
         settings: CheckpointConfig,
-        progress: Progress,
+        progress: ProgressWriter,
         phases: PhaseClock,
         report: Callable[[str], None],
     ) -> None:

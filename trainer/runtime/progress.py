@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -11,6 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rundir.paths import RunPaths
+from rundir.progress import Failure
+from rundir.states import TrainerState
+from rundir.stop import read_stop
 from trainer.runtime.files import read_json, write_json_atomic
 from trainer.runtime.phase_clock import PhaseClock
 
@@ -20,7 +23,7 @@ PULSE_SECONDS = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 
-class Progress:
+class ProgressWriter:
     """Keeps `progress.json` up to date; only the writing rank touches the disk.
 
     Args:
@@ -31,12 +34,12 @@ class Progress:
     """
 
     def __init__(self, run_dir: Path, attempt: int, writes: bool = True, phases: PhaseClock | None = None) -> None:
-        self._file = run_dir / "progress.json"
+        self._file = RunPaths(run_dir).progress
         self._writes, self.phases = writes, phases
         self._written = -PULSE_SECONDS
         old = _read(self._file) if writes else None
         self._facts: dict[str, Any] = {
-            "state": "starting",
+            "state": TrainerState.STARTING.value,
             "step": 0,
             "max_steps": None,
             "last_checkpoint": None,
@@ -77,10 +80,10 @@ def record_failure(run_dir: Path, attempt: int, kind: str, message: str, remedy:
     Args:
         kind: "fatal" (must not be tried again unchanged) or "crash".
     """
-    file = run_dir / "failure.json"
-    if (_read(file) or {}).get("attempt") != attempt:
-        words = {"kind": kind, "message": message, "remedy": remedy}
-        _write_or_warn(file, {"attempt": attempt, **words, "time": time.time()})
+    file = RunPaths(run_dir).failure
+    if Failure.from_json(_read(file)).attempt != attempt:
+        failure = Failure(attempt=attempt, kind=kind, message=message, remedy=remedy, time=time.time())
+        _write_or_warn(file, failure.to_json())
 
 
 def _read(file: Path) -> Any:
@@ -102,14 +105,15 @@ def _write_or_warn(file: Path, facts: dict[str, Any]) -> None:
             os.utime(file)  # needs no space
 
 
-class StopRequest:
+class StopListener:
     """Whether this rank was asked to save and leave: by the `stop` file or by a signal.
 
     The handler only sets a flag; saving happens at a step boundary on which all ranks agree.
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._file = run_dir / "stop"
+        self._run_dir = run_dir
+        self._file = RunPaths(run_dir).stop
         self._signalled: str | None = None
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
@@ -122,8 +126,5 @@ class StopRequest:
 
     def reason(self) -> str:
         """Who asked, in words."""
-        try:
-            asked = json.loads(self._file.read_text(encoding="utf-8") or "{}")
-            return f"{asked.get('reason', 'stopped')} ({asked.get('by', 'stop file')})"
-        except (OSError, ValueError):
-            return self._signalled or "stop file"
+        asked = read_stop(self._run_dir)
+        return f"{asked.reason} ({asked.who})" if asked is not None else self._signalled or "stop file"

@@ -13,7 +13,7 @@ import pytest
 import trainer.runtime.progress
 from rundir.progress import read_progress
 from trainer.runtime.phase_clock import PHASES, PhaseClock
-from trainer.runtime.progress import Progress, record_failure
+from trainer.runtime.progress import ProgressWriter, record_failure
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_what_the_agent_noted_counts(now: list[float], monkeypatch: pytest.Monke
 
 
 def test_the_heartbeat_is_renewed_once_a_second(tmp_path: Path, now: list[float]) -> None:
-    progress = Progress(tmp_path, attempt=3, phases=PhaseClock("training"))
+    progress = ProgressWriter(tmp_path, attempt=3, phases=PhaseClock("training"))
 
     def written() -> dict:
         return json.loads((tmp_path / "progress.json").read_text())
@@ -79,22 +79,22 @@ def test_the_heartbeat_is_renewed_once_a_second(tmp_path: Path, now: list[float]
 
 
 def test_only_the_first_rank_writes_and_a_damaged_file_is_replaced(tmp_path: Path) -> None:
-    Progress(tmp_path, attempt=0, writes=False).update(state="training")
+    ProgressWriter(tmp_path, attempt=0, writes=False).update(state="training")
     assert not (tmp_path / "progress.json").exists()
     (tmp_path / "progress.json").write_text('{"step": 4, "sta')
-    Progress(tmp_path, attempt=1).update(state="loading")
+    ProgressWriter(tmp_path, attempt=1).update(state="loading")
     assert json.loads((tmp_path / "progress.json").read_text())["state"] == "loading"
 
 
 def test_the_first_failure_of_an_attempt_stands_whatever_the_first_rank_writes_after_it(tmp_path: Path) -> None:
-    progress = Progress(tmp_path, attempt=1)
+    progress = ProgressWriter(tmp_path, attempt=1)
     progress.update(state="training", step=7)
     record_failure(tmp_path, 1, "fatal", "out of memory", "a smaller micro-batch")
     record_failure(tmp_path, 1, "crash", "Connection closed by peer")
     progress.update(state="stopped", step=8)
     seen = read_progress(tmp_path)
     assert (seen.state, seen.step, seen.failure.kind) == ("failed", 8, "fatal")
-    Progress(tmp_path, attempt=2).update(state="loading")
+    ProgressWriter(tmp_path, attempt=2).update(state="loading")
     assert read_progress(tmp_path).failure.kind == ""
     record_failure(tmp_path, 2, "crash", "another one")
     assert read_progress(tmp_path).failure.message == "another one"
@@ -102,7 +102,7 @@ def test_the_first_failure_of_an_attempt_stands_whatever_the_first_rank_writes_a
 
 def test_a_full_disk_does_not_stop_the_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent must not take a run for hung because its progress cannot be written."""
-    progress = Progress(tmp_path, attempt=0)
+    progress = ProgressWriter(tmp_path, attempt=0)
     progress.update(state="training", step=7)
     file = tmp_path / "progress.json"
     os.utime(file, (1e9, 1e9))
