@@ -20,7 +20,7 @@ import click
 from benchmarks.sizing import trainers
 from benchmarks.sizing.layout import PublishedLayout
 from launcher.errors import JobError
-from launcher.planner.estimate import (
+from launcher.planner.ask.estimate import (
     FITTING,
     LONGEST,
     METHODS,

@@ -84,7 +84,7 @@ def recounted(
 def machine_for(loaded: LoadedJob, gpu: str | None) -> tuple[JobFile, Machine, SiteProfile | None]:
     """The job, one node of where it is to run, and the profile; what is imagined has none."""
     if gpu is not None:
-        from launcher.planner.what_if import imagined
+        from launcher.planner.ask.what_if import imagined
 
         return *imagined(loaded.job, gpu), None
     profile = profile_of(loaded)

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.cli._output import facts, print_bars
-from launcher.planner.candidates import Candidate
-from launcher.planner.num_steps import EXACT, Steps
+from launcher.planner.ask.what_if import Compared
+from launcher.planner.choice.select import Rejected
+from launcher.planner.layouts.candidates import Candidate
 from launcher.planner.plan import Plan
-from launcher.planner.select import Rejected
-from launcher.planner.what_if import Compared
+from launcher.planner.settings.num_steps import EXACT, Steps
 from rundir.quantities import GIB, count, rounded_duration, size
 
 REJECTED_SHOWN = 5

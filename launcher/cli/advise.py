@@ -55,7 +55,7 @@ def _situation(job: JobFile | None, *, model: str, task: str, rows: str, tokens:
     from launcher.dataset.size import unknown_size
     from launcher.errors import JobError
     from launcher.model.config import require_trainable
-    from launcher.planner.estimate_question import shape_named
+    from launcher.planner.ask.estimate_question import shape_named
     from launcher.sizing.speed.amounts import MEAN_ROW_TOKENS, number_of
 
     name = model or (job.model.path if job else "")
@@ -84,7 +84,7 @@ def _fitting(model: str, gpus: str, lengths: list[int]) -> tuple[str, ...] | Non
     if not gpus:
         return None
     from launcher.advice.rules import COVERED_SHARE, DEFAULT_LENGTH, LENGTHS
-    from launcher.planner.estimate_question import EstimateQuestion, best_answer, shape_named
+    from launcher.planner.ask.estimate_question import EstimateQuestion, best_answer, shape_named
     from launcher.sizing.gpus import parse_gpus
 
     wanted = sorted(lengths)[int(COVERED_SHARE * len(lengths))] if lengths else DEFAULT_LENGTH

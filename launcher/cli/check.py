@@ -16,7 +16,7 @@ from launcher.cli._show_plan import print_warnings, steps_in_words
 from launcher.jobfile import JobFileError, LoadedJob, SettingError
 from launcher.model.hub import require_hub_files
 from launcher.planner.plan import Plan, trainer_json
-from launcher.planner.tokenise_config import counting_config
+from launcher.planner.settings.tokenise_config import counting_config
 from launcher.site.job import load_job
 from launcher.trainer_process import require_trainer
 from rundir.errors import TuneyardError

@@ -16,7 +16,7 @@ from trainer.config import DataConfig, MethodConfig
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from launcher.planner.estimate_question import Answer, EstimateQuestion
+    from launcher.planner.ask.estimate_question import Answer, EstimateQuestion
 
 
 LENGTH = DataConfig.model_fields["max_length"].default
@@ -48,7 +48,7 @@ def estimate(as_json: bool, **asked: Any) -> int:
     """
     from launcher.cli._output import make_console, print_json
     from launcher.model.config import require_trainable
-    from launcher.planner.estimate_question import answer
+    from launcher.planner.ask.estimate_question import answer
 
     question = question_of(**asked)
     require_trainable(question.model)
@@ -74,7 +74,7 @@ def question_of(
     **same: Any,
 ) -> EstimateQuestion:
     """The question that the options make."""
-    from launcher.planner.estimate_question import EstimateQuestion
+    from launcher.planner.ask.estimate_question import EstimateQuestion
     from launcher.sizing.gpus import parse_gpus, priced, with_prices
     from launcher.sizing.speed.amounts import hours_of, number_of, total_tokens
 

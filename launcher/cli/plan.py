@@ -12,7 +12,7 @@ from launcher.cli._planning import calibration_of, load_and_plan, machine_for
 from launcher.cli._show_plan import print_comparison, print_plan
 from launcher.dataset.token_counts import tokenised_by
 from launcher.model.hub import caution
-from launcher.planner.what_if import compare, engines_in
+from launcher.planner.ask.what_if import compare, engines_in
 from launcher.runs.directory import list_runs
 from launcher.site.job import load_job
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from launcher.calibration.correction import allocated_bytes
 from launcher.jobfile.schema import JobFile
-from launcher.planner.candidates import Candidate
-from launcher.planner.defaults import Decision
-from launcher.planner.num_steps import steps_of
+from launcher.planner.layouts.candidates import Candidate
+from launcher.planner.settings.defaults import Decision
+from launcher.planner.settings.num_steps import steps_of
 from launcher.sizing.host import Host, host
 from launcher.sizing.prediction import BEYOND
 from launcher.sizing.speed.cost import SLICE_OVERHEAD_HOURS, slices_of

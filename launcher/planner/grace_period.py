@@ -14,9 +14,9 @@ from typing import Any
 
 from cluster.slurm.submit.batch_script import AFTER_GRACE_SECONDS, WARNING_SLOP_SECONDS
 from launcher.jobfile.schema import JobFile
-from launcher.planner.defaults import Decision
+from launcher.planner.choice.select import Choice
 from launcher.planner.launch_spec import CHECKPOINT_BYTES_PER_PARAMETER
-from launcher.planner.select import Choice
+from launcher.planner.settings.defaults import Decision
 from launcher.yamlfile.problems import SettingError
 from rundir.attempts import AttemptRecord, read_attempts
 from rundir.files import write_json

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.jobfile.schema import JobFile
-from launcher.planner.candidates import PlanningContext
-from launcher.planner.oom_remedy import out_of_memory
-from launcher.planner.select import Choice
+from launcher.planner.choice.oom_remedy import out_of_memory
+from launcher.planner.choice.select import Choice
+from launcher.planner.layouts.candidates import PlanningContext
 from rundir.quantities import walltime_seconds
 
 MAX_ATTEMPTS_WITHOUT_PROGRESS = 3

@@ -16,17 +16,17 @@ from launcher.dataset.text_tokens import USUAL_VOCABULARY, estimate_size
 from launcher.errors import JobError
 from launcher.jobfile.schema import SHARED_SECTIONS, JobFile
 from launcher.model.files import find_config
-from launcher.planner.candidates import PlanningContext
-from launcher.planner.defaults import MOST_CPU_RANKS, MOST_TOKENIZER_PROCESSES, Decision, StepLayout
+from launcher.planner.choice.select import Choice, choose
 from launcher.planner.forecast import calibration_json, forecast_json, host_memory_notes
-from launcher.planner.gpu_candidate import planned_gpu
 from launcher.planner.grace_period import grace_of, predicted, refuse_no_time, site_grace_too_short
 from launcher.planner.launch_spec import launch_json
-from launcher.planner.node_counts import step_layouts_for
-from launcher.planner.num_steps import Steps, step_warnings, steps_of, with_packing
-from launcher.planner.packing_off import apart
+from launcher.planner.layouts.candidates import PlanningContext
+from launcher.planner.layouts.gpu_candidate import planned_gpu
 from launcher.planner.remote import UNKNOWN_HOST_BYTES, cluster_json, job_there
-from launcher.planner.select import Choice, choose
+from launcher.planner.settings.defaults import MOST_CPU_RANKS, MOST_TOKENIZER_PROCESSES, Decision, StepLayout
+from launcher.planner.settings.node_counts import step_layouts_for
+from launcher.planner.settings.num_steps import Steps, step_warnings, steps_of, with_packing
+from launcher.planner.settings.packing_off import apart
 from launcher.planner.tokenising import tokenising
 from launcher.site.hardware import Machine
 from launcher.sizing.memory.limits import COUNTED_SPREAD

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from launcher.planner.candidates import Candidate
-from launcher.planner.defaults import Decision
+from launcher.planner.layouts.candidates import Candidate
+from launcher.planner.settings.defaults import Decision
 from rundir.quantities import count, rounded_duration
 
 TOKENS_PER_SECOND = 100_000

@@ -15,10 +15,10 @@ from launcher.calibration.store import store_path
 from launcher.dataset.token_counts import tokenised_by
 from launcher.errors import JobError, MachineError
 from launcher.jobfile import JobFile, LoadedJob, SettingError
-from launcher.planner.defaults import Decision
 from launcher.planner.forecast import bill_json
 from launcher.planner.plan import make_plan
 from launcher.planner.remote import machine_of
+from launcher.planner.settings.defaults import Decision
 from launcher.replan.plan_diff import REFUSED, Change, compare, trainer_of
 from launcher.site.hardware import this_machine
 from launcher.site.job import load_job

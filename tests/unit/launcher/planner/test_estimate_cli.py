@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from benchmarks.sizing import other_trainers
 from launcher.cli import tuneyard
 from launcher.errors import JobError
-from launcher.planner.estimate import estimate
-from launcher.planner.estimate_question import EstimateQuestion, answer
+from launcher.planner.ask.estimate import estimate
+from launcher.planner.ask.estimate_question import EstimateQuestion, answer
 from launcher.sizing.gpus import parse_gpus
 from launcher.sizing.speed.amounts import hours_of, number_of, total_tokens
 

@@ -11,8 +11,8 @@ import pytest
 
 from launcher.errors import JobError
 from launcher.jobfile.schema import JobFile
+from launcher.planner.ask.what_if import imagined
 from launcher.planner.plan import Plan, make_plan
-from launcher.planner.what_if import imagined
 from launcher.site.hardware import Machine
 
 GOLDEN: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[3] / "data" / "plans.json").read_text())

@@ -15,9 +15,9 @@ from launcher.dataset.size import PACK_FILL
 from launcher.dataset.text_tokens import estimate_size
 from launcher.dataset.token_counts import tokenised_by
 from launcher.jobfile import SettingError, load_job
-from launcher.planner.defaults import StepLayout
-from launcher.planner.num_steps import EXACT, step_warnings, steps_of
 from launcher.planner.plan import make_plan
+from launcher.planner.settings.defaults import StepLayout
+from launcher.planner.settings.num_steps import EXACT, step_warnings, steps_of
 
 PLAIN = StepLayout(
     device="cpu", dtype="float32", attention="padded", world_size=2, packs_per_step=8, learning_rate=1e-3

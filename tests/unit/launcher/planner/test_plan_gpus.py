@@ -20,14 +20,14 @@ from launcher import estimate
 from launcher.cli import run
 from launcher.errors import JobError
 from launcher.jobfile import JobFile, SettingError, load_job
-from launcher.planner.candidates import PlanningContext, every_candidate, memory_limit_bytes
-from launcher.planner.estimate_question import EstimateQuestion, answer
+from launcher.planner.ask.estimate_question import EstimateQuestion, answer
+from launcher.planner.ask.what_if import compare, imagined
 from launcher.planner.forecast import bill_json
-from launcher.planner.gpu_candidate import planned_gpu
-from launcher.planner.node_counts import step_layouts_for
+from launcher.planner.layouts.candidates import PlanningContext, every_candidate, memory_limit_bytes
+from launcher.planner.layouts.gpu_candidate import planned_gpu
 from launcher.planner.plan import Plan, make_plan
 from launcher.planner.remote import machine_of
-from launcher.planner.what_if import compare, imagined
+from launcher.planner.settings.node_counts import step_layouts_for
 from launcher.site.hardware import Machine
 from launcher.sizing.gpus import parse_gpus
 from launcher.sizing.shape import shape_by_name

@@ -11,9 +11,9 @@ from launcher_samples import GOOD_JOB, write_model
 
 from launcher.errors import JobError, MachineError
 from launcher.jobfile import JobFile, SettingError, load_job
-from launcher.planner.defaults import decide_step_layout
-from launcher.planner.gpu_candidate import predicted
+from launcher.planner.layouts.gpu_candidate import predicted
 from launcher.planner.plan import Plan, make_plan
+from launcher.planner.settings.defaults import decide_step_layout
 from launcher.site.hardware import Machine
 from launcher.sizing.hardware import CPU, Hardware
 from launcher.sizing.layout import Adapters, ParallelLayout

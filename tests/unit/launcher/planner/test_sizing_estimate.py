@@ -13,7 +13,7 @@ import pytest
 from benchmarks.sizing import trainers
 from benchmarks.sizing.other_trainers import estimate_other
 from launcher.errors import JobError
-from launcher.planner.estimate import estimate, estimate_of, to_text
+from launcher.planner.ask.estimate import estimate, estimate_of, to_text
 from launcher.sizing.host import RUNTIME_GIB, Host
 from launcher.sizing.layout import Adapters
 from launcher.sizing.shape import config_by_name, shape_by_name
@@ -30,7 +30,7 @@ def test_405b_is_quick() -> None:
 
 
 def test_no_torch_is_imported() -> None:
-    code = "from launcher.planner.estimate import estimate; estimate('Qwen3-8B')"
+    code = "from launcher.planner.ask.estimate import estimate; estimate('Qwen3-8B')"
     code += "; import sys; print({'torch', 'numpy'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

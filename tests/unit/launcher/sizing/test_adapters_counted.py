@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from launcher.errors import JobError
-from launcher.planner.gpu_candidate import predicted
+from launcher.planner.layouts.gpu_candidate import predicted
 from launcher.sizing.hardware import CPU
 from launcher.sizing.layout import Adapters, ParallelLayout
 from launcher.sizing.memory import MemoryInput

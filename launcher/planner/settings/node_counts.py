@@ -7,7 +7,7 @@ from typing import Any
 
 from launcher.dataset.size import DatasetSize
 from launcher.jobfile.schema import JobFile
-from launcher.planner.defaults import MOST_CPU_RANKS, StepLayout, decide_step_layout
+from launcher.planner.settings.defaults import MOST_CPU_RANKS, StepLayout, decide_step_layout
 from launcher.site.hardware import Machine
 from launcher.sizing.shape import ModelShape
 from launcher.yamlfile.problems import SettingError

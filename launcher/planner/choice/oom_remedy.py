@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.jobfile.schema import JobFile
-from launcher.planner.candidates import Candidate, PlanningContext
-from launcher.planner.search import Question, search
-from launcher.planner.select import Choice
+from launcher.planner.choice.search import Question, search
+from launcher.planner.choice.select import Choice
+from launcher.planner.layouts.candidates import Candidate, PlanningContext
 from rundir.quantities import GIB, gib
 
 LEANER_SHARE = 0.85

@@ -7,9 +7,9 @@ from typing import Any
 
 from launcher.errors import JobError, MachineError
 from launcher.jobfile.schema import JobFile
-from launcher.planner.candidates import Candidate, PlanningContext
-from launcher.planner.node_counts import NODE_COUNTS, step_layouts_for
-from launcher.planner.search import Question, Ranked, search
+from launcher.planner.choice.search import Question, Ranked, search
+from launcher.planner.layouts.candidates import Candidate, PlanningContext
+from launcher.planner.settings.node_counts import NODE_COUNTS, step_layouts_for
 from launcher.yamlfile.problems import SettingError
 from rundir.quantities import count, gib
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from launcher.advice.rules import EPOCHS, pick
 from launcher.dataset.size import DatasetSize
 from launcher.jobfile.schema import JobFile
-from launcher.planner.defaults import Decision, StepLayout
+from launcher.planner.settings.defaults import Decision, StepLayout
 from rundir.quantities import count
 from trainer.schedule_rules import FEW_STEPS, warmup_count
 

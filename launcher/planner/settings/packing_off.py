@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from launcher.jobfile.schema import JobFile
 from launcher.model.config import config_of
-from launcher.planner.defaults import Decision
+from launcher.planner.settings.defaults import Decision
 from launcher.yamlfile.problems import SettingError
 from trainer.capabilities import OWN, why_unpacked
 

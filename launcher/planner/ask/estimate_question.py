@@ -15,13 +15,13 @@ from launcher.dataset.size import DatasetSize, unknown_size
 from launcher.errors import JobError
 from launcher.jobfile.schema import JobFile
 from launcher.model.files import find_config
-from launcher.planner.candidates import Candidate, PlanningContext
-from launcher.planner.estimate import LENGTH, LONGEST, METHODS, Estimate, estimate_of, require_known, shape_of
-from launcher.planner.gpu_candidate import PlannedGpu
-from launcher.planner.node_counts import step_layouts_for
-from launcher.planner.num_steps import Steps, steps_of, with_packing
-from launcher.planner.search import Question, search
-from launcher.planner.what_if import imagined
+from launcher.planner.ask.estimate import LENGTH, LONGEST, METHODS, Estimate, estimate_of, require_known, shape_of
+from launcher.planner.ask.what_if import imagined
+from launcher.planner.choice.search import Question, search
+from launcher.planner.layouts.candidates import Candidate, PlanningContext
+from launcher.planner.layouts.gpu_candidate import PlannedGpu
+from launcher.planner.settings.node_counts import step_layouts_for
+from launcher.planner.settings.num_steps import Steps, steps_of, with_packing
 from launcher.sizing.gpus import MOST_GPUS, GpuCount
 from launcher.sizing.layout import Adapters
 from launcher.sizing.shape import ModelShape

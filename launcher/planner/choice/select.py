@@ -13,13 +13,13 @@ from typing import Any
 
 from launcher.errors import JobError
 from launcher.jobfile.schema import JobFile
-from launcher.planner.candidates import RELATIVE_TIMES, Candidate, PlanningContext
-from launcher.planner.candidates import situation as situation_of
-from launcher.planner.defaults import Decision, StepLayout
+from launcher.planner.choice.search import Question, best_of, preferred, rounded, search
+from launcher.planner.choice.suggestions import nothing_fits
 from launcher.planner.forecast import host_memory_shortage, over_limit, why_unchecked
-from launcher.planner.num_steps import steps_of
-from launcher.planner.search import Question, best_of, preferred, rounded, search
-from launcher.planner.suggestions import nothing_fits
+from launcher.planner.layouts.candidates import RELATIVE_TIMES, Candidate, PlanningContext
+from launcher.planner.layouts.candidates import situation as situation_of
+from launcher.planner.settings.defaults import Decision, StepLayout
+from launcher.planner.settings.num_steps import steps_of
 from rundir.quantities import count, gib
 
 ENGINE_REASONS = {

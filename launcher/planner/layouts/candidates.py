@@ -12,10 +12,10 @@ from launcher.calibration.correction import Calibration, Correction, corrected_m
 from launcher.calibration.store import Key, cluster_key
 from launcher.dataset.size import DatasetSize, unknown_size
 from launcher.jobfile.schema import JobFile
-from launcher.planner.cpu_candidate import WIDTH as CPU_WIDTH
-from launcher.planner.cpu_candidate import cpu_speed
-from launcher.planner.defaults import StepLayout
-from launcher.planner.gpu_candidate import PlannedGpu, adapters_of, predicted, quantization_of, usable_gib
+from launcher.planner.layouts.cpu_candidate import WIDTH as CPU_WIDTH
+from launcher.planner.layouts.cpu_candidate import cpu_speed
+from launcher.planner.layouts.gpu_candidate import PlannedGpu, adapters_of, predicted, quantization_of, usable_gib
+from launcher.planner.settings.defaults import StepLayout
 from launcher.site.hardware import Machine
 from launcher.sizing.gpus import Gpu
 from launcher.sizing.hardware import CPU, Hardware, on_gpu

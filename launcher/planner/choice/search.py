@@ -11,7 +11,7 @@ from functools import cached_property
 
 from launcher.errors import JobError
 from launcher.jobfile.schema import JobFile
-from launcher.planner.candidates import (
+from launcher.planner.layouts.candidates import (
     Candidate,
     PlanningContext,
     divisors,
@@ -19,8 +19,8 @@ from launcher.planner.candidates import (
     memory_limit_bytes,
     unsupported,
 )
-from launcher.planner.defaults import StepLayout
-from launcher.planner.num_steps import steps_of
+from launcher.planner.settings.defaults import StepLayout
+from launcher.planner.settings.num_steps import steps_of
 from launcher.sizing.shape import refused_adapters, targeted
 from launcher.yamlfile.problems import SettingError
 from trainer.schedule_rules import FEW_STEPS

@@ -1,6 +1,6 @@
 """Every `auto` of a job file that does not depend on memory, decided with its reason.
 
-The engine, the micro-batch and checkpointing depend on what fits; `launcher.planner.select` decides those.
+The engine, the micro-batch and checkpointing depend on what fits; `launcher.planner.choice.select` decides those.
 """
 
 from __future__ import annotations

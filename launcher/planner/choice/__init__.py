@@ -1,0 +1,1 @@
+"""Which layout is taken, and what would fit where none does."""

@@ -1,0 +1,1 @@
+"""The parallel layouts that a job leaves open, each with its memory and its step time."""
