@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from launcher.runs.read import last_of_each_step, metric_lines
+from rundir.metrics import last_of_each_step, read_metrics
 from tests.cluster.outcomes.standin_run import until
 from tests.support.documents import read_attempts, read_progress
 
@@ -35,5 +35,5 @@ def closed(run: Path, attempt: int, seconds: float = 120) -> dict[str, Any]:
 
 
 def losses(run: Path) -> dict[int, float]:
-    lines = last_of_each_step(line for line in metric_lines(run / "logs" / "metrics.jsonl") if "loss" in line)
-    return {line["step"]: line["loss"] for line in lines}
+    lines = last_of_each_step(line for line in read_metrics(run) if line.is_training)
+    return {line.step: line.loss for line in lines if line.step is not None and line.loss is not None}
