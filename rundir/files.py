@@ -17,18 +17,20 @@ from rundir.document import Document
 from rundir.errors import RunDirError
 
 
-def atomic_write(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+def atomic_write(path: Path, content: str | bytes, *, durable: bool = True, many_hosts: bool = False) -> None:
     """Replaces `path`; a crash at any moment leaves the old file or the new one.
 
     Args:
         path: In a folder that exists.
         content: Text is written as UTF-8.
         durable: Wait until file and name are on the disk, so that a power cut cannot take them back.
+        many_hosts: Processes of several machines may replace it at once; their numbers may be the same.
 
     Raises:
         OSError: it could not be written; the old file is still there.
     """
-    staging = path.with_name(f".{path.name}.{os.getpid()}.new")
+    unique = f"{os.getpid()}-{os.urandom(4).hex()}" if many_hosts else str(os.getpid())
+    staging = path.with_name(f".{path.name}.{unique}.new")
     try:
         with open(staging, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

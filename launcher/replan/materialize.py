@@ -24,7 +24,7 @@ from launcher.site.hardware import Machine, this_machine
 from launcher.site.job import load_job
 from launcher.yamlfile.problems import dotted
 from rundir import plan as plan_file
-from rundir.files import write_json
+from rundir.files import atomic_write, write_json
 from rundir.paths import PLAN
 from rundir.quantities import count
 
@@ -102,20 +102,14 @@ def _revised(run_dir: Path, job_text: bytes, plan: dict[str, Any]) -> str:
     number = len(before)
     _keep(run_dir / JOB, run_dir / f"job-{number:03d}.yaml")
     _keep(run_dir / PLAN, run_dir / f"plan-{number:03d}.json")
-    _replace(run_dir / JOB, job_text)
+    atomic_write(run_dir / JOB, job_text, many_hosts=True)
     write_json(run_dir / PLAN, plan)
     return f"{run_dir} goes on with a changed plan; the one before is plan-{number:03d}.json"
 
 
 def _keep(file: Path, kept: Path) -> None:
     if not kept.exists():
-        _replace(kept, file.read_bytes())
-
-
-def _replace(file: Path, content: bytes) -> None:
-    beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.new")
-    beside.write_bytes(content)
-    beside.replace(file)
+        atomic_write(kept, file.read_bytes(), many_hosts=True)
 
 
 def _make(run_dir: Path, job_text: bytes, plan: dict[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from launcher.site.hardware import this_machine
 from launcher.site.job import load_job
 from launcher.site.profile import profile_of
 from rundir.attempts import read_attempts
-from rundir.files import write_json
+from rundir.files import atomic_write, write_json
 from rundir.paths import PLAN
 from rundir.plan import PlanChange, read_plan
 from rundir.progress import read_progress
@@ -75,7 +75,7 @@ class Revision:
             _keep(self.run_dir / PLAN, self.run_dir / f"plan-{number:03d}.json")
             if self.job_text is not None:
                 _keep(self.run_dir / "job.yaml", self.run_dir / f"job-{number:03d}.yaml")
-                _replace(self.run_dir / "job.yaml", self.job_text)
+                atomic_write(self.run_dir / "job.yaml", self.job_text)
         except OSError as error:
             raise MachineError(f"{self.run_dir}: cannot be written: {error.strerror}") from error
         write_json(self.run_dir / PLAN, self.plan | {"changes": self._history(by)})
@@ -177,10 +177,4 @@ def next_number(run_dir: Path) -> int:
 
 def _keep(file: Path, kept: Path) -> None:
     if file.exists():
-        _replace(kept, file.read_bytes())
-
-
-def _replace(file: Path, content: bytes) -> None:
-    beside = file.with_name(f".{file.name}.new")
-    beside.write_bytes(content)
-    beside.replace(file)
+        atomic_write(kept, file.read_bytes())

@@ -44,7 +44,7 @@ warned() {
   local request="$run_dir/.stop-$SLURM_JOB_ID" sign=USR1
   warning=walltime
   if [ "$SECONDS" -lt @early@ ]; then warning=preempted sign=USR2; fi
-  if [ ! -e "$run_dir/stop" ] && printf '{"reason": "%s", "by": "warned by SLURM", "time": %s, "urgent": true}\n' \
+  if [ ! -e "$run_dir/stop" ] && printf '{"reason": "%s", "by": "warned by SLURM", "time": %s, "urgent": true, "origin": "scheduler"}\n' \
     "$warning" "$(date +%s.%3N)" >"$request" && mv -f "$request" "$run_dir/stop"; then return; fi
   if [ -n "$srun_pid" ]; then kill -s "$sign" "$srun_pid"; fi # somebody asked before, or the disk is full
 }
@@ -68,7 +68,7 @@ if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPU
 
 note_down_nodes
 @watch@
-if [ -z "$warning" ] && grep -qs '"by": "warned by SLURM"' "$run_dir/stop"; then rm -f "$run_dir/stop"; fi # of the last start
+if [ -z "$warning" ] && grep -qs '"origin": "scheduler"' "$run_dir/stop"; then rm -f "$run_dir/stop"; fi # of the last start
 echo "$job ${SLURM_RESTART_COUNT:-0} $(date +%s)" >>"$run_dir/logs/slurm-jobs"
 @presubmit@
 if [ -z "$warning" ]; then

@@ -7,9 +7,7 @@ one that it found, and the lower claim yields.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -18,7 +16,7 @@ from typing import Any
 
 from cluster.agent.invitation import Silence
 from cluster.kubernetes.pod.membership.identity import Post
-from rundir.files import read_json_of_other_node
+from rundir.files import atomic_write, read_json_of_other_node
 
 PODS = "pods"
 WAITING, SERVING, LEFT = "waiting", "serving", "left"
@@ -125,14 +123,10 @@ def write_beside(path: Path, value: dict[str, Any]) -> None:
         OSError: neither was possible.
     """
     text = json.dumps(value) + "\n"
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        atomic_write(path, text, durable=False)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
         if not _overwritten(path, text):
             raise error from None
 

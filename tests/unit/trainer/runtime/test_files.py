@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.runtime.files import fsync_folder, read_json, write_json_atomic
+from rundir.files import sync_folder
+from trainer.runtime.files import read_json, write_json_atomic
 from trainer.runtime.phase_progress import FILE, Counter, counting, folder_bytes
 
 
@@ -43,9 +44,9 @@ def test_a_damaged_file_is_an_error_and_no_absence(tmp_path: Path) -> None:
 
 
 def test_folders_can_be_made_durable(tmp_path: Path) -> None:
-    fsync_folder(tmp_path)
+    sync_folder(tmp_path)
     with pytest.raises(FileNotFoundError):
-        fsync_folder(tmp_path / "absent")
+        sync_folder(tmp_path / "absent")
 
 
 def test_a_phase_is_shown_after_a_second_and_removed_at_its_end(
