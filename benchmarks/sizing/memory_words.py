@@ -103,10 +103,10 @@ def trainer_in(row: Row, shape: ModelShape, trainer: str, method: str, engine: s
         amp = False
     fp32 = bool(re.search(r"\b(fp32|float32|tf32)\b(?! adapters)", precision))
     packed = quantization_in(row, method)
-    situation = trainers.Situation(
+    setup = trainers.TrainingSetup(
         method=method, quantised=bool(packed), gptq=packed == "gptq4", engine=engine, amp=amp, fp32=fp32
     )
-    trainer_model = trainers.named(trainer, situation)
+    trainer_model = trainers.named(trainer, setup)
     modern = _is_modern(row, shape)
     if trainer_model.loss == "hf" and modern:
         trainer_model = replace(trainer_model, loss="hf_unshifted")

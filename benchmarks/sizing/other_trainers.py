@@ -49,13 +49,13 @@ SHORT = 512
 
 def habits(name: str, layout: PublishedLayout, dtype: str = "bfloat16", loss: str = "") -> TrainerModel:
     """The model of a trainer by its name, as it holds numbers in a layout."""
-    situation = trainers.Situation(
+    setup = trainers.TrainingSetup(
         method="lora" if layout.adapters else "full",
         quantised=bool(layout.quantization),
         engine=layout.engine,
         fp32=dtype == "float32",
     )
-    trainer = trainers.named(name, situation)
+    trainer = trainers.named(name, setup)
     return replace(trainer, loss=loss) if loss else trainer
 
 

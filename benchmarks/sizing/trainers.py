@@ -17,7 +17,7 @@ HF_AUTO = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Situation:
+class TrainingSetup:
     """What a trainer's habits depend on.
 
     Attributes:
@@ -57,7 +57,7 @@ class Situation:
         return self.engine.startswith("zero")
 
 
-def huggingface(s: Situation) -> TrainerModel:
+def huggingface(s: TrainingSetup) -> TrainerModel:
     """Trainer, TRL's SFTTrainer, and what is built on them.
 
     A model loaded in bf16 trains in bf16 on one GPU; accelerate's FSDP makes float32 of what trains when mixed
@@ -76,7 +76,7 @@ def huggingface(s: Situation) -> TrainerModel:
     )
 
 
-def kbit(s: Situation) -> TrainerModel:
+def kbit(s: TrainingSetup) -> TrainerModel:
     """A plain loop with PEFT's `prepare_model_for_kbit_training` and no autocast (fitcheck, canifinetune)."""
     base = replace(huggingface(replace(s, amp=False)), loss="hf")
     if not s.upcast:
@@ -84,33 +84,33 @@ def kbit(s: Situation) -> TrainerModel:
     return replace(base, kbit_upcast=True, hidden_fp32=True, loss="hf_fp32_head")
 
 
-def fms(s: Situation) -> TrainerModel:
+def fms(s: TrainingSetup) -> TrainerModel:
     """fms-hf-tuning with fms-acceleration: TRL; its quantised paths skip PEFT's upcast."""
     return replace(huggingface(replace(s, amp=bool(s.amp))), loss="hf", hidden_fp32=False)
 
 
-def axolotl(s: Situation) -> TrainerModel:
+def axolotl(s: TrainingSetup) -> TrainerModel:
     """TRL beneath; k-bit preparation for quantised bases; its FSDP2 skips accelerate's upcast to float32."""
     own = replace(s, amp=False) if s.engine == "fsdp2" else s
     return replace(huggingface(own), kbit_upcast=s.upcast and not s.is_fsdp)
 
 
-def llamafactory(s: Situation) -> TrainerModel:
+def llamafactory(s: TrainingSetup) -> TrainerModel:
     """Trainer beneath; norms and head upcast for quantised bases, hidden states stay bf16 under autocast."""
     return replace(huggingface(replace(s, amp=True if s.amp is None else s.amp)), kbit_upcast=False)
 
 
-def swift(s: Situation) -> TrainerModel:
+def swift(s: TrainingSetup) -> TrainerModel:
     """ms-swift: Trainer, weights in bf16, autocast."""
     return huggingface(replace(s, amp=True if s.amp is None and not s.is_fsdp else s.amp))
 
 
-def qwen(s: Situation) -> TrainerModel:
+def qwen(s: TrainingSetup) -> TrainerModel:
     """Qwen's finetune.py: Trainer with DeepSpeed's bf16, LoRA beside a bf16 base, k-bit preparation for Int4 bases."""
     return replace(huggingface(s), loss="hf", kbit_upcast=False)
 
 
-def torchtune(s: Situation) -> TrainerModel:
+def torchtune(s: TrainingSetup) -> TrainerModel:
     """torchtune: bf16 throughout, adapters too; logits computed whole and lost in chunks.
 
     FSDP2 without master, embeddings and output as groups of their own (`custom_sharded_layers`).
@@ -127,7 +127,7 @@ def torchtune(s: Situation) -> TrainerModel:
     )
 
 
-def torchtitan(s: Situation) -> TrainerModel:
+def torchtitan(s: TrainingSetup) -> TrainerModel:
     """torchtitan: FSDP2 with float32 shards, bf16 compute, float32 loss, fused AdamW; compiled only if it is said.
 
     Embeddings and head are groups of their own.
@@ -143,7 +143,7 @@ def torchtitan(s: Situation) -> TrainerModel:
     )
 
 
-def litgpt(s: Situation) -> TrainerModel:
+def litgpt(s: TrainingSetup) -> TrainerModel:
     """litgpt: `bf16-true` throughout, adapters too; chunked cross-entropy on bf16 logits; FSDP1.
 
     Its attention expands keys and values to all heads; its configurations have dropout on adapters and an older
@@ -163,21 +163,21 @@ def litgpt(s: Situation) -> TrainerModel:
     )
 
 
-def foundry(s: Situation) -> TrainerModel:
+def foundry(s: TrainingSetup) -> TrainerModel:
     """llm-foundry: FSDP1 on float32 weights with bf16 compute and reduction; low-precision LayerNorm, fused loss."""
     return TrainerModel(
         trained_bytes=FP32, foreach=True, loss="fused_ce", fused_norms=True, reduce_bytes=BF16, stack="fused"
     )
 
 
-def unsloth(s: Situation) -> TrainerModel:
+def unsloth(s: TrainingSetup) -> TrainerModel:
     """unsloth: fused norms, MLP and loss; hidden states of checkpoints in host memory."""
     return TrainerModel(
         fused_norms=True, fused_mlp=True, casts_inputs=False, loss="cce", foreach=False, stack="unsloth"
     )
 
 
-def megatron(s: Situation) -> TrainerModel:
+def megatron(s: TrainingSetup) -> TrainerModel:
     """Megatron-LM, NeMo, Bridge: bf16 weights and gradients, master and moments split over data ranks."""
     return TrainerModel(
         trained_bytes=BF16,
@@ -194,12 +194,12 @@ def megatron(s: Situation) -> TrainerModel:
     )
 
 
-def deepspeed(s: Situation) -> TrainerModel:
+def deepspeed(s: TrainingSetup) -> TrainerModel:
     """DeepSpeed's own examples: defaults of its configuration."""
     return replace(huggingface(s), reduce_bucket=0, loss="hf")
 
 
-def fsdp_qlora(s: Situation) -> TrainerModel:
+def fsdp_qlora(s: TrainingSetup) -> TrainerModel:
     """AnswerDotAI's fsdp_qlora: FSDP1, packed weights stored and sharded in bf16, Transformers' loss."""
     return replace(
         huggingface(replace(s, amp=False if s.amp is None else s.amp)),
@@ -216,7 +216,7 @@ ALWAYS_DEEPSPEED = {"qwen": "zero2"}
 PRINTS = {"torchtune": "allocated", "litgpt": "allocated", "torchtitan": "reserved", "fsdp_qlora": "reserved"}
 """What a trainer prints as memory: the allocator's peak, or what it reserved."""
 
-TRAINERS: dict[str, Callable[[Situation], TrainerModel]] = {
+TRAINERS: dict[str, Callable[[TrainingSetup], TrainerModel]] = {
     "huggingface": huggingface,
     "trl": huggingface,
     "peft": huggingface,
@@ -258,9 +258,9 @@ WORDS: tuple[tuple[str, str], ...] = (
 """Words that name a trainer, the most telling first."""
 
 
-def named(name: str, situation: Situation) -> TrainerModel:
+def named(name: str, setup: TrainingSetup) -> TrainerModel:
     """A trainer by its name; an unknown name is Hugging Face's Trainer."""
-    return TRAINERS.get(name, huggingface)(situation)
+    return TRAINERS.get(name, huggingface)(setup)
 
 
 def guess(*texts: str) -> str:

@@ -23,7 +23,8 @@ def out_of_memory(job: JobFile, choice: Choice, context: PlanningContext) -> str
         if other.prediction and other.peak_bytes <= LEANER_SHARE * taken.peak_bytes
     ]
     if not leaner:
-        return _other_ways(job)
+        anew = "a shorter data.max_length" + (" or `method: {kind: lora}`" if job.method.kind == "full" else "")
+        return f"no layout of this job needs clearly less memory: use more ranks or, in a new run, {anew}"
     best = min(leaner, key=lambda other: (round(_slower(other, taken), 3), len(_changes(other, taken))))
     settings = " and ".join(f"{name} to {_text(value)}" for name, value in _changes(best, taken).items())
     less = f"{gib(best.peak_bytes)} instead of {taken.peak_bytes / GIB:.1f}"
@@ -58,8 +59,3 @@ def _cost(slower: float) -> str:
 
 def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _other_ways(job: JobFile) -> str:
-    anew = "a shorter data.max_length" + (" or `method: {kind: lora}`" if job.method.kind == "full" else "")
-    return f"no layout of this job needs clearly less memory: use more ranks or, in a new run, {anew}"

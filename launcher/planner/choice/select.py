@@ -16,8 +16,7 @@ from launcher.jobfile.schema import JobFile
 from launcher.planner.choice.search import Question, best_of, preferred, rounded, search
 from launcher.planner.choice.suggestions import nothing_fits
 from launcher.planner.forecast import host_memory_shortage, over_limit, why_unchecked
-from launcher.planner.layouts.candidates import RELATIVE_TIMES, Candidate, PlanningContext
-from launcher.planner.layouts.candidates import situation as situation_of
+from launcher.planner.layouts.candidates import RELATIVE_TIMES, Candidate, PlanningContext, time_order
 from launcher.planner.settings.defaults import Decision, StepLayout
 from launcher.planner.settings.num_steps import steps_of
 from rundir.quantities import count, gib
@@ -116,7 +115,7 @@ def _rejections(
     for other in every:
         if other.step_layout is not best.step_layout:
             groups.setdefault((other.step_layout.world_size, other.layout.engine), []).append(other)
-    firsts = [_representative(group, limit) for group in groups.values()]
+    firsts = [min(group, key=lambda candidate: _worth(candidate, limit)) for group in groups.values()]
     elsewhere = sorted(firsts, key=lambda c: (c.peak_bytes > limit, rounded(c.gpu_time)))
     return [_reject(job, other, best, limit, context) for other in (*same, *elsewhere)]
 
@@ -126,10 +125,6 @@ def _worth(candidate: Candidate, limit: int) -> tuple[bool, float, float]:
     if candidate.peak_bytes > limit:
         return True, candidate.peak_bytes, candidate.relative_time
     return False, *_rank(candidate)
-
-
-def _representative(group: list[Candidate], limit: int) -> Candidate:
-    return min(group, key=lambda candidate: _worth(candidate, limit))
 
 
 def _rank(candidate: Candidate) -> tuple[float, int]:
@@ -149,18 +144,14 @@ def _reject(
     elif over:
         reason = f"fits, but {over}"
     elif candidate.step_layout.world_size != best.step_layout.world_size:
-        reason = _other_ranks(candidate, best)
+        time, cost = candidate.relative_time / best.relative_time, 100 * (candidate.gpu_time / best.gpu_time - 1)
+        paid = f", at {cost:+.0f} % GPU-hours" if candidate.step_layout.device == "cuda" else ""
+        reason = f"fits on {_ranks(candidate)} in {time:.2f} of the time{paid}"
     elif _rank(candidate)[0] > _rank(best)[0]:
         reason = f"fits, but takes about {100 * (candidate.relative_time / best.relative_time - 1):.1f} % longer"
     else:
         reason = f"fits and is as quick, but needs more memory: {gib(peak)}"
     return Rejected(candidate=candidate, reason=reason)
-
-
-def _other_ranks(candidate: Candidate, best: Candidate) -> str:
-    time, cost = candidate.relative_time / best.relative_time, 100 * (candidate.gpu_time / best.gpu_time - 1)
-    paid = f", at {cost:+.0f} % GPU-hours" if candidate.step_layout.device == "cuda" else ""
-    return f"fits on {_ranks(candidate)} in {time:.2f} of the time{paid}"
 
 
 def _ranks(candidate: Candidate) -> str:
@@ -233,9 +224,9 @@ def _open_decisions(
 
 
 def _engine_reason(job: JobFile, best: Candidate, every: list[Candidate], fitting: list[Candidate]) -> str:
-    situation = situation_of(job, best.step_layout)
-    preferred = min(RELATIVE_TIMES[situation], key=lambda engine: RELATIVE_TIMES[situation][engine])
-    reason = ENGINE_REASONS[situation] if best.layout.engine == preferred else "the quickest engine that fits"
+    order = time_order(job, best.step_layout)
+    preferred = min(RELATIVE_TIMES[order], key=lambda engine: RELATIVE_TIMES[order][engine])
+    reason = ENGINE_REASONS[order] if best.layout.engine == preferred else "the quickest engine that fits"
     others = [candidate for candidate in fitting if candidate.layout.engine != best.layout.engine]
     if not others:
         return f"the only engine that fits, of {len({candidate.layout.engine for candidate in every})}"

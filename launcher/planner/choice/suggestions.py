@@ -29,12 +29,12 @@ def nothing_fits(ranked: Ranked, context: PlanningContext) -> JobError:
     ranks = f" on {count(gpus, 'GPU')}" if least.step_layout.device == "cuda" else ""
     return JobError(
         f"no plan fits: the leanest ({least.label}{ranks}) needs {gib(least.peak_bytes)} per rank "
-        f"in its {phase} phase, and {gib(limit_bytes)} are usable{_learned(least, limit_bytes)}",
-        _remedy(job, context) if least.step_layout.device == "cuda" else _on_cpu(job),
+        f"in its {phase} phase, and {gib(limit_bytes)} are usable{_correction_note(least, limit_bytes)}",
+        _remedy(job, context, least.step_layout.device),
     )
 
 
-def _learned(least: Candidate, limit_bytes: int) -> str:
+def _correction_note(least: Candidate, limit_bytes: int) -> str:
     """A note if the plan would fit without corrections from measurements."""
     corrections = least.corrections
     if corrections is None or not corrections.memory_correction.runs or corrections.prediction.peak_bytes > limit_bytes:
@@ -42,17 +42,12 @@ def _learned(least: Candidate, limit_bytes: int) -> str:
     return f", after {corrections.memory_correction.in_words()}; --no-correction leaves that out"
 
 
-def _on_cpu(job: JobFile) -> str:
-    return f"Use {_leaner_method(job)}a shorter data.max_length, a smaller model, or more ranks."
-
-
-def _leaner_method(job: JobFile) -> str:
-    if job.method.kind == "full":
-        return "`method: {kind: lora}`, "
-    return "" if job.method.quantization == "nf4" else "`quantization: nf4` in `method`, "
-
-
-def _remedy(job: JobFile, context: PlanningContext) -> str:
+def _remedy(job: JobFile, context: PlanningContext, device: str) -> str:
+    """What would fit on GPUs, each change searched; general advice on the CPU."""
+    if device == "cpu":
+        leaner = "`method: {kind: lora}`, " if job.method.kind == "full" else "`quantization: nf4` in `method`, "
+        leaner = "" if job.method.quantization == "nf4" else leaner
+        return f"Use {leaner}a shorter data.max_length, a smaller model, or more ranks."
     ways = ways_to_fit(job, context)
     if not ways:
         return f"Nothing near fits, not even {MOST_NODES} nodes: use a smaller model or GPUs with more memory."

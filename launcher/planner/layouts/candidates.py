@@ -195,7 +195,7 @@ def divisors(number: int) -> list[int]:
     return sorted({*small, *(number // divisor for divisor in small)})
 
 
-def situation(job: JobFile, step_layout: StepLayout) -> str:
+def time_order(job: JobFile, step_layout: StepLayout) -> str:
     """The key of `RELATIVE_TIMES` for this job."""
     if step_layout.device == "cpu":
         return "cpu"
@@ -249,38 +249,46 @@ def _candidate(
     job: JobFile, step_layout: StepLayout, context: PlanningContext, layout: ParallelLayout, with_speed: bool
 ) -> Candidate:
     """One layout with its predicted memory and time, corrected by runs on this cluster."""
-    attention: Attention = (
-        "sdpa" if step_layout.attention in ("padded", "sdpa") or step_layout.dtype == "float32" else "flash"
-    )
-    trainer = our_trainer(layout.engine, dtype=step_layout.dtype, optim=job.training.optim, attention=attention)
+    shape, gpu = context.shape, context.gpu if step_layout.device == "cuda" else None
+    in_float32 = step_layout.dtype == "float32"
+    attention: Attention = "sdpa" if step_layout.attention in ("padded", "sdpa") or in_float32 else "flash"
+    usable = usable_gib(context.machine, gpu.gpu) if gpu else 0.0
     plain = Candidate(
         step_layout=step_layout,
-        shape=context.shape,
+        shape=shape,
         layout=layout,
-        trainer=trainer,
-        hardware=_hardware(step_layout, context),
+        trainer=our_trainer(layout.engine, dtype=step_layout.dtype, optim=job.training.optim, attention=attention),
+        hardware=on_gpu(gpu.gpu, usable, step_layout.ranks_per_node) if gpu else CPU,
         relative_time=_relative_time(job, step_layout, layout),
     )
     given = plain.memory_input
-    if given is None:
+    if shape is None or given is None:
         return plain
     speed, width = _speed(job, plain, context) if with_speed else (None, 1.0)
-    corrections = _corrections(job, step_layout, context, layout.engine, predicted(given), speed, width)
+    key = Key(
+        cluster=cluster_key(job.cluster.profile),
+        gpu="cpu" if gpu is None else gpu.gpu.name if gpu.is_known else context.machine.gpu_names[0],
+        engine=layout.engine,
+        family=family_of(job),
+    )
+    corrections = AppliedCorrections(
+        key=key,
+        prediction=predicted(given),
+        speed=speed,
+        memory_correction=context.calibration.memory(key),
+        speed_correction=context.calibration.speed(key, width) if speed else Correction(),
+    )
+    memory = corrected_memory(corrections.prediction, corrections.memory_correction, step_layout.device)
     timed = corrected_speed(speed, corrections.speed_correction) if speed else None
-    is_known = step_layout.device == "cpu" or (context.gpu is not None and context.gpu.is_known)
+    # A GPU that the catalogue lacks is timed as the stand-in: that ranks plans, but is not shown as their speed.
+    is_known = gpu is None or gpu.is_known
     return replace(
         plain,
-        prediction=_final(corrections, context, step_layout.device),
-        relative_time=1 / timed.tokens_per_second if timed and step_layout.device == "cuda" else plain.relative_time,
+        prediction=widened(memory, COUNTED_SPREAD if shape.counted else 0.0),
+        relative_time=1 / timed.tokens_per_second if timed and gpu else plain.relative_time,
         speed=timed if is_known else None,
         corrections=corrections,
     )
-
-
-def _hardware(step_layout: StepLayout, context: PlanningContext) -> Hardware:
-    if step_layout.device == "cpu" or context.gpu is None:
-        return CPU
-    return on_gpu(context.gpu.gpu, usable_gib(context.machine, context.gpu.gpu), step_layout.ranks_per_node)
 
 
 def _speed(job: JobFile, candidate: Candidate, context: PlanningContext) -> tuple[Speed, float]:
@@ -303,42 +311,6 @@ def _speed(job: JobFile, candidate: Candidate, context: PlanningContext) -> tupl
     return speed, SPREAD["measured" if is_measured else "estimated"]
 
 
-def _corrections(
-    job: JobFile,
-    step_layout: StepLayout,
-    context: PlanningContext,
-    engine: str,
-    prediction: Prediction,
-    speed: Speed | None,
-    width: float,
-) -> AppliedCorrections:
-    key = Key(
-        cluster=cluster_key(job.cluster.profile),
-        gpu=_device_key(context, step_layout),
-        engine=engine,
-        family=family_of(job),
-    )
-    return AppliedCorrections(
-        key=key,
-        prediction=prediction,
-        speed=speed,
-        memory_correction=context.calibration.memory(key),
-        speed_correction=context.calibration.speed(key, width) if speed else Correction(),
-    )
-
-
-def _final(corrections: AppliedCorrections, context: PlanningContext, device: str) -> Prediction:
-    """Corrected memory, widened where the model's architecture is not described."""
-    corrected = corrected_memory(corrections.prediction, corrections.memory_correction, device)
-    return widened(corrected, COUNTED_SPREAD if context.shape and context.shape.counted else 0.0)
-
-
-def _device_key(context: PlanningContext, step_layout: StepLayout) -> str:
-    if step_layout.device == "cpu" or context.gpu is None:
-        return "cpu"
-    return context.gpu.gpu.name if context.gpu.is_known else context.machine.gpu_names[0]
-
-
 def family_of(job: JobFile) -> str:
     """The method as a key of measurements: quantised bases differ from others in time and memory."""
     return {"nf4": "qlora", "int8": "int8"}.get(job.method.quantization or "", job.method.kind)
@@ -351,4 +323,4 @@ def _relative_time(job: JobFile, step_layout: StepLayout, layout: ParallelLayout
     factors = (RECOMPUTE_FACTOR if layout.checkpointing == "full" else 1) * (
         SHARDED_TIME if layout.shard_quantized else 1
     )
-    return RELATIVE_TIMES[situation(job, step_layout)][layout.engine] * launches * factors / step_layout.world_size
+    return RELATIVE_TIMES[time_order(job, step_layout)][layout.engine] * launches * factors / step_layout.world_size

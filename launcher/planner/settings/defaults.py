@@ -119,18 +119,14 @@ def _device(job: JobFile, machine: Machine, log: list[Decision]) -> str:
         found = f"{machine.num_gpus} x {machine.gpu_names[0]}" if machine.num_gpus else "no GPU on this machine"
         log.append(Decision(setting="resources.gpu", value=device, reason=found))
         return device
-    if not any(_same_gpu(wanted, name) for name in machine.gpu_names):
+    model = wanted.lower().split("-")[0]
+    if not any(model in re.findall(r"[a-z]*\d+[a-z]*", name.lower()) for name in machine.gpu_names):
         has = ", ".join(sorted(set(machine.gpu_names))) or "no GPU"
         raise MachineError(
             f"resources.gpu asks for {wanted!r}; this machine has {has}",
             "Set `gpu: auto` to take what is there, or `gpu: none` for the CPU.",
         )
     return "cuda"
-
-
-def _same_gpu(wanted: str, name: str) -> bool:
-    words = re.findall(r"[a-z]*\d+[a-z]*", name.lower())
-    return wanted.lower().split("-")[0] in words
 
 
 def _dtype(job: JobFile, device: str, machine: Machine, log: list[Decision]) -> str:
@@ -243,11 +239,12 @@ def _packs_per_step(job: JobFile, device: str, world_size: int, data: DatasetSiz
         reason = f"{why}; {count(world_size, 'rank')} x packs of {length} tokens x a power of two"
         log.append(Decision(setting="training.tokens_per_step", value=tokens, reason=reason))
     elif tokens % unit:
+        below, above = tokens // unit * unit, (tokens // unit + 1) * unit
         raise SettingError(
             "training.tokens_per_step",
             f"must be a multiple of ranks x max_length = {world_size} x {length} = {unit}",
             got=tokens,
-            remedy=f"Nearest: {_nearest_multiples(tokens, unit)}.",
+            remedy=f"Nearest: {f'{below} or {above}' if below else f'{above} or {2 * unit}'}.",
         )
     packs = tokens // length
     reason = f"{tokens} tokens in a step / {length} tokens in a pack"
@@ -261,11 +258,6 @@ def _halved_for_few_steps(job: JobFile, world_size: int, each: int, data: Datase
     while each > 1 and packs / (world_size * each) < FEW_STEPS and data.is_known:
         each //= 2
     return each
-
-
-def _nearest_multiples(tokens: int, unit: int) -> str:
-    below, above = tokens // unit * unit, (tokens // unit + 1) * unit
-    return f"{below} or {above}" if below else f"{above} or {2 * unit}"
 
 
 def _step_tokens(job: JobFile, device: str, data: DatasetSize) -> tuple[float, str]:

@@ -65,7 +65,8 @@ def _rank_settings(job: JobFile, machine: Machine, data: DatasetSize | None) -> 
         return counts
     if resources.objective != "gpus" and not _leaves_few_steps(job, data, machine.num_gpus):
         return counts
-    return [{"nodes": 1, "gpus_per_node": gpus} for gpus in _part_of_a_node(machine.num_gpus)] + counts
+    parts = [gpus for gpus in range(1, machine.num_gpus) if machine.num_gpus % gpus == 0]
+    return [{"nodes": 1, "gpus_per_node": gpus} for gpus in parts] + counts
 
 
 def _leaves_few_steps(job: JobFile, data: DatasetSize | None, ranks: int) -> bool:
@@ -80,7 +81,3 @@ def _node_counts(job: JobFile, machine: Machine) -> list[int]:
         return []
     most = job.resources.max_nodes
     return sorted({nodes for nodes in NODE_COUNTS if nodes < most} | {most})
-
-
-def _part_of_a_node(num_gpus: int) -> list[int]:
-    return [gpus for gpus in range(1, num_gpus) if num_gpus % gpus == 0]

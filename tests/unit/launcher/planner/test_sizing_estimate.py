@@ -178,7 +178,7 @@ def test_words_name_a_trainer(words: str, name: str) -> None:
 
 
 def test_words_about_kernels() -> None:
-    base = trainers.named("huggingface", trainers.Situation())
+    base = trainers.named("huggingface", trainers.TrainingSetup())
     assert trainers.reworded(base, "with Liger kernels").loss == "liger"
     assert trainers.reworded(base, "compile on").compiled
     assert not trainers.reworded(base, "AdamW fused").foreach

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from launcher.sizing.memory import MemoryInput, buffers, peak, phases, states
 from launcher.sizing.memory import activations as act
 from launcher.sizing.memory.limits import memory_of
 from launcher.sizing.shape import ModelShape, shape_by_name, shape_from_config
-from launcher.sizing.trainer_model import TrainerModel, our_trainer
+from launcher.sizing.trainer_model import OUR_BUCKET, TrainerModel, our_trainer
 from rundir.quantities import GIB
 
 TINY: ModelShape = shape_from_config(
@@ -203,7 +205,7 @@ def test_fsdp2_reduces_its_root_group_whole() -> None:
 
 def test_paged_states_leave_when_the_gpu_is_full() -> None:
     shape = shape_by_name("Llama-3.1-8B")
-    trainer = trainers.named("torchtune", trainers.Situation())
+    trainer = trainers.named("torchtune", trainers.TrainingSetup())
     roomy = given(shape=shape, trainer=trainer, optimizer="paged_adamw_8bit", in_backward=True, usable_gib=80)
     assert peak(changed(roomy, usable_gib=22)).total < peak(roomy).total
 
@@ -258,7 +260,7 @@ def test_full_lora_qlora_take_less_in_this_order(length: int) -> None:
 
 @pytest.mark.parametrize("axis", ["tp", "pp", "sequence_parallel"])
 def test_splitting_the_model_or_the_sequence_takes_less(axis: str) -> None:
-    trainer = trainers.named("megatron", trainers.Situation())
+    trainer = trainers.named("megatron", trainers.TrainingSetup())
     asked = ours("Llama-3.1-70B", engine="megatron", trainer=trainer, ranks=16, length=8192)
     assert peak(changed(asked, **{axis: 4})).total < peak(asked).total
 
@@ -285,7 +287,14 @@ def test_verdicts_by_the_room_that_is_left(usable: float, verdict: str) -> None:
 def test_published_extremes() -> None:
     # fms-acceleration, one A100, bf16: 67.46 GiB whatever the batch (10 N); two ranks: 33.74
     mistral = shape_by_name("Mistral-7B-v0.1")
-    hf = trainers.named("fms", trainers.Situation(amp=False))
+    hf = trainers.named("fms", trainers.TrainingSetup(amp=False))
     one = given(shape=mistral, trainer=hf, micro_batch=4, length=4096)
     assert peak(one).total / GIB == pytest.approx(67.46, rel=0.002)
     assert peak(changed(one, engine="fsdp1", ranks=2)).total / GIB == pytest.approx(33.74, rel=0.002)
+
+
+def test_our_bucket_of_gradients_is_the_trainers() -> None:
+    """Its module needs torch, so the number is read from its text."""
+    source = (Path(__file__).parents[4] / "trainer" / "engines" / "zero.py").read_text()
+    found = re.search(r"^LARGEST_BUCKET = ([\d_]+)", source, re.M)
+    assert found and int(found[1]) == OUR_BUCKET
