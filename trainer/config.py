@@ -258,7 +258,7 @@ class CheckpointConfig(Section):
 
 
 class LoggingConfig(Section):
-    """Step metrics."""
+    """What is logged, how often, and where to."""
 
     every_seconds: float = Field(
         2.0, ge=0, description="Seconds between writes of metrics; every step gets its own line all the same."

@@ -78,7 +78,7 @@ class _Drills:
         """One drill in a run directory of its own, which goes when the drill passed."""
         run_dir = new_run_dir(self._runs_dir, f"{self._plan.trainer.name}-drill-{fault.name}")
         self._say(f"{fault.name}: {run_dir}")
-        write_run(run_dir, self._job_file.read_bytes(), self._plan)
+        write_run(run_dir, self._job_file.read_bytes(), self._plan.document())
         short = drill_plan(self._plan.as_json(), fault, steps, hang_seconds)
         write_json(run_dir / PLAN, short)
         self._give_data(run_dir)

@@ -104,7 +104,7 @@ def _measured(loaded: LoadedJob, plan: Plan, rank: int, *, counted: bool) -> dic
         raise JobError(f"--rank {rank}: the plan has {count(world, 'rank')}", f"Nearest: {world - 1}.")
     with tempfile.TemporaryDirectory(prefix="tuneyard-measure-") as folder:
         run_dir = Path(folder)
-        write_run(run_dir, loaded.path.read_bytes(), plan)
+        write_run(run_dir, loaded.path.read_bytes(), plan.document())
         with watched(run_dir, make_console(stderr=True), "measuring"):
             run_trainer("measure", run_dir, "--rank", str(rank), *(["--counted"] * counted), on_line=lambda line: None)
         found = read_json(run_dir / "measured.json")

@@ -60,7 +60,7 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, no_correction: bool, d
     if dry_run:
         return _dry_run(plan, name, fresh_path(root, loaded.job.name), job_file, as_json)
     run_dir = new_run_dir(root, loaded.job.name)
-    write_run(run_dir, job_file.read_bytes(), plan)
+    write_run(run_dir, job_file.read_bytes(), plan.document())
     if prepares_here(plan.launch):  # elsewhere the run does it: a login node has neither torch nor time
         prepare_here(loaded, plan, run_dir, console, runs_dir=runs_dir, corrected=not no_correction)
     handle = _submitted(name, run_dir)

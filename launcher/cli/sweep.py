@@ -112,7 +112,7 @@ def _submit(planned: list[Planned], folder: Path, max_parallel: int | None, cons
     try:
         for run, one in zip(runs, planned, strict=True):
             (run / "logs").mkdir(parents=True)
-            write_run(run, one.text, one.plan)
+            write_run(run, one.text, one.plan.document())
         (folder / "logs").mkdir(parents=True)
         made.write()
         if name == DEFAULT_BACKEND:  # all before any starts: bad data is refused once, and leaves nothing behind

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from launcher.errors import JobError, MachineError
-from launcher.planner.plan import Plan
 from launcher.runs.registry import register, registered
 from rundir.files import write_json
 from rundir.paths import PLAN
+from rundir.plan import Plan
 
 BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
 ID_CHARACTERS = 4
@@ -70,7 +70,7 @@ def write_run(run_dir: Path, job_text: bytes, plan: Plan) -> None:
         (run_dir / "job.yaml").write_bytes(job_text)
     except OSError as error:
         raise MachineError(f"{run_dir}: cannot be written: {error.strerror}") from error
-    write_json(run_dir / PLAN, plan.as_json())
+    write_json(run_dir / PLAN, plan.to_json())
 
 
 def remove_run(run_dir: Path) -> None:

@@ -56,7 +56,7 @@ def run_dir(write_job: Callable[..., Path], cpu_machine, tmp_path: Path) -> Path
     """A run that has been planned."""
     job = write_job()
     folder = new_run_dir(tmp_path / "runs", "quick")
-    write_run(folder, job.read_bytes(), make_plan(load_job(job).job, cpu_machine))
+    write_run(folder, job.read_bytes(), make_plan(load_job(job).job, cpu_machine).document())
     return folder
 
 

@@ -26,7 +26,7 @@ def made_run(write_job: Callable[..., Path], cpu_machine, tmp_path: Path) -> Pat
     """A run directory in which nothing was started."""
     job = write_job()
     run_dir = new_run_dir(tmp_path / "runs", "quick")
-    write_run(run_dir, job.read_bytes(), make_plan(load_job(job).job, cpu_machine))
+    write_run(run_dir, job.read_bytes(), make_plan(load_job(job).job, cpu_machine).document())
     return run_dir
 
 

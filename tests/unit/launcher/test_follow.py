@@ -57,7 +57,7 @@ def test_following_goes_on_into_the_next_attempt(write_job: Callable[..., Path],
                                                  capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     job = write_job()
     run_dir = new_run_dir(tmp_path / "runs", "quick")
-    write_run(run_dir, job.read_bytes(), make_plan(load_job(job).job, cpu_machine))
+    write_run(run_dir, job.read_bytes(), make_plan(load_job(job).job, cpu_machine).document())
     scenes = [
         (Status(RunState.RUNNING, "training", 0), [{"attempt": 0, "outcome": None}], 0),
         (Status(RunState.RUNNING, "waiting"), [ended(0, wait=2.0)], 0),
@@ -103,7 +103,7 @@ def test_a_resume_that_is_interrupted_while_it_is_handed_over_takes_it_back(
     """What a scheduler was just taking when Ctrl-C came is known to it afterwards."""
     job, taken_back = write_job(), []
     run_dir = new_run_dir(tmp_path / "runs", "quick")
-    write_run(run_dir, job.read_bytes(), make_plan(load_job(job).job, cpu_machine))
+    write_run(run_dir, job.read_bytes(), make_plan(load_job(job).job, cpu_machine).document())
 
     def submit(self: Any, run_dir: Path) -> None:
         raise KeyboardInterrupt

@@ -53,7 +53,7 @@ def run_dir(write_job: Callable[..., Path], cpu_machine, tmp_path: Path) -> Call
     def make(*records: dict[str, Any]) -> Path:
         job = write_job()
         folder = new_run_dir(tmp_path / "runs", "quick")
-        write_run(folder, job.read_bytes(), make_plan(load_job(job).job, cpu_machine))
+        write_run(folder, job.read_bytes(), make_plan(load_job(job).job, cpu_machine).document())
         (folder / "attempts.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         return folder
 

@@ -33,7 +33,7 @@ def finished(write_job: Callable[..., Path], cpu_machine: Machine, tmp_path: Pat
     """A run of 60 steps, finished, with its last two checkpoints."""
     job = write_job(GOOD_JOB, TRAINING, TRAINING + ", max_steps: 60")
     run_dir = new_run_dir(tmp_path / "runs", "quick")
-    write_run(run_dir, job.read_bytes(), make_plan(load_job(job).job, cpu_machine))
+    write_run(run_dir, job.read_bytes(), make_plan(load_job(job).job, cpu_machine).document())
     for step in (45, 60):
         (run_dir / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
     (run_dir / "progress.json").write_text(json.dumps({"state": "finished", "step": 60, "epoch": 3.5}))
@@ -110,7 +110,7 @@ def test_automatic_values_stay_where_they_must(write_job, cpu_machine: Machine, 
     text = GOOD_JOB.replace("training: {tokens_per_step: 8192}\n", "")
     run_dir = new_run_dir(tmp_path / "runs", "quick")
     job = write_job(text.replace("cpu_ranks: 2", "cpu_ranks: 8"))
-    write_run(run_dir, b"", make_plan(load_job(job).job, Machine(num_cores=8, memory_bytes=2**40)))
+    write_run(run_dir, b"", make_plan(load_job(job).job, Machine(num_cores=8, memory_bytes=2**40)).document())
     (run_dir / "checkpoints" / "step-00000003").mkdir(parents=True)
     before = plan_of(run_dir)["trainer"]["execution"]["packs_per_step"]
     revision = replanned(run_dir, write_job(text.replace("cpu_ranks: 2", "cpu_ranks: 2")))
@@ -139,7 +139,7 @@ def test_a_run_keeps_its_packing_whatever_auto_would_be_now(
     loaded = load_job(job).job
     asked = loaded.model_copy(update={"data": loaded.data.model_copy(update={"packing": packing})})
     run_dir = new_run_dir(tmp_path / "runs", "quick")
-    write_run(run_dir, b"", make_plan(asked, cpu_machine))
+    write_run(run_dir, b"", make_plan(asked, cpu_machine).document())
     (run_dir / "checkpoints" / "step-00000003").mkdir(parents=True)
     revision = replanned(run_dir, job)
     assert revision.plan["trainer"]["data"]["packing"] is packing
