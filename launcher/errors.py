@@ -1,7 +1,7 @@
-"""The few kinds of failure that a user of the command line can meet, each with its exit code.
+"""The kinds of failure of the command line, each with its exit code.
 
-Everything raised on purpose derives from `rundir.errors.TuneyardError`; the command line prints its message without a
-traceback and leaves with its `exit_code`. Anything else is a bug, and keeps its traceback.
+Every error that is raised on purpose derives from `rundir.errors.TuneyardError`: the command line prints its message
+without a traceback and exits with its `exit_code`. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from rundir.errors import EXIT_CLUSTER, EXIT_ENVIRONMENT, EXIT_RUN_FAILED, EXIT_
 
 
 class LauncherError(TuneyardError):
-    """A failure of the launcher's own; as text it includes the remedy."""
+    """Base of the launcher's errors. `str()` includes the remedy."""
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.remedy}" if self.remedy else self.message
 
 
 class JobError(LauncherError):
-    """The job file, the data or the arguments are wrong: the user changes something."""
+    """The job file, the data or the arguments are wrong, and the user has to change them."""
 
     exit_code = EXIT_USER
 
@@ -29,12 +29,12 @@ class MachineError(LauncherError):
 
 
 class SchedulerError(LauncherError):
-    """The scheduler or the cluster refused or did not answer."""
+    """The scheduler or the cluster refused a request or did not answer."""
 
     exit_code = EXIT_CLUSTER
 
 
 class RunFailedError(LauncherError):
-    """The run itself ended badly."""
+    """A run, or a command of the trainer, failed."""
 
     exit_code = EXIT_RUN_FAILED

@@ -1,4 +1,4 @@
-"""This user's own folders, also where a home is not known, as for a number without a name in a container."""
+"""Find the user's own folders, also for a user without a home: in a container, a user ID may have no name."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import contextlib
 import os
 from pathlib import Path
 
-NOWHERE = Path("/nonexistent")
-"""The home of who has none, as Debian writes it: nothing is found there, and nothing can be kept."""
+NO_HOME = Path("/nonexistent")
+"""Debian's home directory of users without one: no file exists below it, and none can be written."""
 
 
 def home() -> Path:
-    """The user's home."""
+    """Return the user's home directory, or `NO_HOME`."""
     try:
         return Path.home()
     except RuntimeError:
-        return NOWHERE
+        return NO_HOME
 
 
 def user_folder(variable: str, usual: str) -> Path:
-    """Where this user's files of one kind lie.
+    """Return Tuneyard's folder for one kind of the user's files.
 
     Args:
-        variable: What names another folder, such as `XDG_STATE_HOME`.
-        usual: The folder below the home otherwise.
+        variable: Environment variable that names the parent folder, such as `XDG_STATE_HOME`.
+        usual: Parent folder below the home directory if the variable is not set.
     """
     return Path(os.environ.get(variable) or home() / usual) / "tuneyard"
 
 
 def expanded(path: str) -> Path:
-    """A path with `~` written out; one of a user that is not known here stays as it is, and is not found."""
+    """Expand `~` in a path; `~name` of an unknown user stays as it is."""
     with contextlib.suppress(RuntimeError):
         return Path(path).expanduser()
     return Path(path)

@@ -1,8 +1,7 @@
-"""Ctrl-C, `kill` and a terminal that closes: the same clean end for each, with the exit code that a shell expects.
+"""End cleanly on SIGINT (Ctrl-C), SIGTERM (`kill`) and SIGHUP (a closed terminal), with the exit code of a shell.
 
-The first signal raises `Interrupted`, a KeyboardInterrupt: whoever has something to put in order does so and lets it
-go on. Further signals that arrive while that is done are ignored for some seconds, so an impatient second Ctrl-C
-leaves nothing half removed.
+The first signal raises `Interrupted`, a KeyboardInterrupt: code that has to clean up catches it, cleans up and raises
+it again. Further signals are ignored for some seconds, so that a second Ctrl-C does not interrupt the cleanup.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from types import FrameType
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-ORDER_SECONDS = 5.0
-"""How long after a signal the next ones are ignored."""
-_BASE_CODE = 128
+CLEANUP_SECONDS = 5.0
+"""How long further signals are ignored after one."""
+_SIGNAL_EXIT_BASE = 128
 
 
 class Interrupted(KeyboardInterrupt):
@@ -31,40 +30,40 @@ class Interrupted(KeyboardInterrupt):
 
 
 def exit_code_of(error: BaseException | None) -> int:
-    """The exit code after an interruption: 130 for Ctrl-C, 143 for `kill`, 129 for a terminal that closed."""
-    return _BASE_CODE + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
+    """Return the exit code after an interruption: 130 for Ctrl-C, 143 for `kill`, 129 for a closed terminal."""
+    return _SIGNAL_EXIT_BASE + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Has signals raise `Interrupted` in here. What ignores a signal, as under nohup, goes on ignoring it."""
+    """Make signals raise `Interrupted` inside the block. A signal that is ignored, as under nohup, stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     handler = _Handler()
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    taken = [number for number, old in before.items() if old in (signal.SIG_DFL, signal.default_int_handler)]
-    for number in taken:
+    handled = [number for number, old in before.items() if old in (signal.SIG_DFL, signal.default_int_handler)]
+    for number in handled:
         signal.signal(number, handler)
     try:
         yield
     finally:
-        for number in taken:
+        for number in handled:
             signal.signal(number, before[number])
 
 
-def leave(code: int) -> NoReturn:
-    """Ends this process. Python takes a while to leave, in which another Ctrl-C would change the exit code."""
-    for number in SIGNALS if code > _BASE_CODE else ():
+def exit_process(code: int) -> NoReturn:
+    """Exit with `code`. After an interruption, signals are ignored: one during shutdown would change the exit code."""
+    for number in SIGNALS if code > _SIGNAL_EXIT_BASE else ():
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
 @contextlib.contextmanager
-def held() -> Iterator[None]:
-    """Lets Ctrl-C wait until the block has ended, for us and for programs started in it.
+def defer_signals() -> Iterator[None]:
+    """Block `SIGNALS` until the block has ended, in this process and in programs started in it.
 
-    A scheduler that is just taking a job must not lose the one who would know of it.
+    Used while a scheduler accepts a job: an interruption there would leave a job whose ID nobody knows.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -74,13 +73,13 @@ def held() -> Iterator[None]:
 
 
 class _Handler:
-    """Raises on the first signal, and on one that comes long after the last."""
+    """Signal handler that raises `Interrupted`, at most once in `CLEANUP_SECONDS`."""
 
     def __init__(self) -> None:
         self._last = float("-inf")
 
     def __call__(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
-        if now - self._last >= ORDER_SECONDS:
+        if now - self._last >= CLEANUP_SECONDS:
             self._last = now
             raise Interrupted(number)

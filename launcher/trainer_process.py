@@ -1,4 +1,4 @@
-"""Running the trainer's one-process commands: `prepare`, `export`, `evaluate`, `checkpoints`."""
+"""Run the trainer's one-process commands, such as `prepare`, `export`, `evaluate` and `checkpoints`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from launcher.errors import JobError, MachineError, RunFailedError
 from rundir.errors import EXIT_USER
 
 PARENT = "TUNEYARD_PARENT"
-"""Tells the trainer whom it works for: it ends when that is killed."""
+"""Environment variable with this process's ID: the trainer exits when that process is killed."""
 PACKAGES = ("torch", "transformers", "datasets", "safetensors", "numpy")
 
 
 def require_trainer() -> None:
-    """Refuses where the trainer cannot run.
+    """Refuse a machine on which the trainer cannot run.
 
     Raises:
         MachineError: a package is missing.
@@ -40,90 +40,88 @@ def require_trainer() -> None:
 
 
 def run_trainer(command: str, run_dir: Path, *arguments: str, on_line: Callable[[str], None] | None = None) -> None:
-    """Runs `python -m trainer COMMAND RUN_DIR` in the foreground.
+    """Run `python -m trainer COMMAND RUN_DIR` in the foreground.
 
-    What libraries print beside is not shown. Of a failure the trainer's own message is raised; of one that nobody
-    foresaw, the last words, with the file that holds all of them.
+    Standard error, with whatever libraries print, goes to a temporary file. If the trainer reports an error, its
+    message is raised. If it crashes, the last line of that file is raised and the file is kept.
 
     Args:
-        command: `prepare`, `export` or `evaluate`.
+        command: The trainer's command, such as `prepare`, `export` or `evaluate`.
         run_dir: The run directory.
-        arguments: What follows on the command line.
-        on_line: Gets each line that it prints; by default they are printed.
+        arguments: Further arguments of the command.
+        on_line: Called with each line of standard output; prints it by default.
 
     Raises:
-        JobError: the job or the data is wrong, and how.
-        RunFailedError: it broke.
+        JobError: the trainer reported an error of the job or the data.
+        RunFailedError: the trainer crashed.
     """
-    line = [sys.executable, "-m", "trainer", command, str(run_dir), *arguments]
+    command_line = [sys.executable, "-m", "trainer", command, str(run_dir), *arguments]
     with tempfile.NamedTemporaryFile("w+", prefix=f"tuneyard-{command}-", suffix=".log", delete=False) as errors:
-        said = Path(errors.name)
+        log_file = Path(errors.name)
     try:
-        with said.open("w", encoding="utf-8") as errors:
-            code = _run(line, on_line or click.echo, errors)
-        text = said.read_text(encoding="utf-8", errors="replace")
+        with log_file.open("w", encoding="utf-8") as errors:
+            code = _run(command_line, on_line or click.echo, errors)
+        text = log_file.read_text(encoding="utf-8", errors="replace")
     except BaseException:
-        said.unlink()
+        log_file.unlink()
         raise
     if code and code != EXIT_USER:
-        last = next((words.strip() for words in reversed(text.splitlines()) if words.strip()), "no words")
-        raise RunFailedError(f"{command} broke ({_ending(code)}): {last}", f"All that it printed: {said}")
-    said.unlink()
+        last_line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no words")
+        ending = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
+        raise RunFailedError(f"{command} broke ({ending}): {last_line}", f"All that it printed: {log_file}")
+    log_file.unlink()
     if code:
-        raise JobError(*user_error(text))
+        raise JobError(*parse_user_error(text))
 
 
-def user_error(text: str) -> tuple[str, str]:
-    """Message and remedy of the trainer's last error, without what libraries printed before it."""
-    _, found, words = f"\n{text}".rpartition("\nerror: ")
-    message, _, remedy = (words if found else text).strip().partition("\n  what to do: ")
+def parse_user_error(text: str) -> tuple[str, str]:
+    """Return message and remedy of the last error in the trainer's output, without the output of libraries."""
+    _, found, error = f"\n{text}".rpartition("\nerror: ")
+    message, _, remedy = (error if found else text).strip().partition("\n  what to do: ")
     return message or "the trainer said nothing", remedy and remedy[0].upper() + remedy[1:]
 
 
-def _ending(code: int) -> str:
-    return f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
-
-
 def ask_trainer(command: str, run_dir: Path, *arguments: str) -> dict[str, Any]:
-    """Runs a command that answers with one JSON object, and gives the object. Needs no torch.
+    """Run a command of the trainer that prints one JSON object, and return the object. Needs no torch.
 
     Raises:
-        JobError: the arguments or the run directory are wrong, and how.
-        RunFailedError: it broke, or its answer is no JSON.
+        JobError: the trainer reported an error of the arguments or the run directory.
+        RunFailedError: the trainer crashed, or did not print a JSON object.
     """
-    said: list[str] = []
-    run_trainer(command, run_dir, *arguments, on_line=said.append)
+    lines: list[str] = []
+    run_trainer(command, run_dir, *arguments, on_line=lines.append)
     try:
-        answer = json.loads("\n".join(said))
+        answer = json.loads("\n".join(lines))
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise RunFailedError(f"{command} did not answer with a JSON object: {said[-1] if said else 'nothing'}")
+        raise RunFailedError(f"{command} did not answer with a JSON object: {lines[-1] if lines else 'nothing'}")
     return answer
 
 
-def _run(line: list[str], on_line: Callable[[str], None], errors: IO[str]) -> int:
+def _run(command_line: list[str], on_line: Callable[[str], None], errors: IO[str]) -> int:
+    """Run a command to its end and return its exit code; an exception here, also Ctrl-C, kills it."""
     with subprocess.Popen(
-        line,
+        command_line,
         env={**environment(), PARENT: str(os.getpid())},
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
         errors="replace",
-        start_new_session=True,  # Ctrl-C reaches us alone, and we end it quietly
+        start_new_session=True,  # Ctrl-C goes to this process only, which then kills the trainer
     ) as process:
         assert process.stdout is not None
         try:
             for text in process.stdout:
                 on_line(text.rstrip("\n"))
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)  # whatever it wrote appears whole or not at all
+            os.killpg(process.pid, signal.SIGKILL)  # safe: the trainer publishes its files by rename
             raise
     return process.returncode
 
 
 def environment() -> dict[str, str]:
-    """This environment, with the folder that these packages lie in importable."""
+    """Return this process's environment with the folder of these packages at the front of PYTHONPATH."""
     root = str(Path(launcher.__file__).resolve().parent.parent)
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -1,1 +1,1 @@
-"""Whether and how to fine-tune: rules with their sources, and what a job does against them."""
+"""Advise whether and how to fine-tune, by rules with sources, and warn where a job file departs from them."""

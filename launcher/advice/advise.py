@@ -1,4 +1,4 @@
-"""Whether to fine-tune at all, how, and with which settings: every number with its rule and its source."""
+"""Advise whether to fine-tune, by which method and with which settings; each number comes with reason and source."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from rundir.quantities import count
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What is known before anything is trained.
+    """What the advice depends on.
 
     Attributes:
-        shape: The model.
-        task: Key of `advice_rules.TASKS`.
-        rows: Conversations; 0 is unknown.
-        tokens: Tokens of one pass over them; 0 is unknown.
-        lengths: Tokens of each conversation, as far as they are at hand.
-        methods_that_fit: Methods whose memory fits the GPUs; `None` where no GPU was named.
+        shape: The model's shape.
+        task: A key of `rules.TASKS`.
+        rows: Number of conversations; 0 if unknown.
+        tokens: Number of tokens in them; 0 if unknown.
+        lengths: Tokens of each conversation whose length is known.
+        methods_that_fit: Methods whose memory fits the GPUs; None if no GPU was named.
     """
 
     shape: ModelShape
@@ -35,13 +35,13 @@ class Situation:
 
     @property
     def row_tokens(self) -> float:
-        """Mean tokens of a conversation."""
+        """Mean tokens per conversation; 0 if the number of rows is unknown."""
         return self.tokens / self.rows if self.rows else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One piece of advice."""
+    """One advised value, with its reason and source."""
 
     setting: str
     value: Any
@@ -49,19 +49,19 @@ class Item:
     source: str
 
     def as_json(self) -> dict[str, Any]:
-        """The item as it is printed."""
+        """Return the item as it stands in the JSON output."""
         return {"setting": self.setting, "value": self.value, "reason": self.reason, "source": self.source}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """What to do.
+    """The advice for a situation.
 
     Attributes:
         approach: `prompt`, `few-shot`, `retrieval`, `lora`, `qlora` or `full`.
-        reasons: Why, and whose finding it is.
-        method: Method of the settings, should one fine-tune all the same.
-        settings: Advised values by their name in the job file.
+        reasons: Reasons for the approach, the main one first.
+        method: The method that `settings` are for, also when the approach is not to fine-tune.
+        settings: Advised values of settings of the job file.
     """
 
     approach: str
@@ -70,11 +70,11 @@ class Advice:
     settings: tuple[Item, ...]
 
     def value(self, setting: str) -> Any:
-        """The advised value of a setting; `None` where there is none."""
+        """Return the advised value of a setting, or None."""
         return next((item.value for item in self.settings if item.setting == setting), None)
 
     def as_json(self) -> dict[str, Any]:
-        """The advice as it is printed."""
+        """Return the advice as it stands in the JSON output."""
         return {
             "approach": self.approach,
             "reasons": [item.as_json() for item in self.reasons],
@@ -84,10 +84,10 @@ class Advice:
 
 
 def advise(situation: Situation) -> Advice:
-    """Advice for a situation.
+    """Return the advice for a situation.
 
     Raises:
-        JobError: the task is unknown, or amounts contradict each other.
+        JobError: the task is unknown, or there are more rows than tokens.
     """
     if situation.task not in rules.TASKS:
         known = ", ".join(f"{name} ({what})" for name, what in rules.TASKS.items())
@@ -101,12 +101,12 @@ def advise(situation: Situation) -> Advice:
 
 
 def settings_of(situation: Situation, method: str) -> tuple[Item, ...]:
-    """What is advised for a method, whether or not it is the one to take."""
+    """Return the advised settings for a method, whether or not that method is advised."""
     return tuple(_settings(situation, method))
 
 
 def _approach(situation: Situation) -> Iterator[Item]:
-    """The way first, then what else speaks for or against it."""
+    """Yield the advised approach with its main reason, then further reasons."""
     rows, task = situation.rows, situation.task
     if rows and rows < rules.PROMPT_ROWS:
         yield _why("prompt", f"{rows} rows are examples, not training data", "Brown et al. 2020, GPT-3")
@@ -124,6 +124,7 @@ def _approach(situation: Situation) -> Iterator[Item]:
 
 
 def _training(situation: Situation) -> Iterator[Item]:
+    """Yield the training method (lora, qlora or full) with its main reason, then further reasons."""
     bound = rules.FULL_TOKENS.get(situation.task, rules.MANY_TOKENS)
     adapter = _adapter_method(situation)
     if situation.tokens < bound:
@@ -180,7 +181,7 @@ def _item(setting: str, rule: Rule) -> Item:
 
 
 def _step(situation: Situation, epochs: float, length: int) -> Item:
-    """The step in tokens: a batch of mean rows, in a power of two of packs, so that ranks divide it."""
+    """Return the advised tokens per step: about a batch of mean rows, as a power of two of packs."""
     rows, batch = situation.rows, batch_rows(situation.rows, epochs)
     wanted = rules.step_tokens(rows, situation.tokens, epochs) if rows else batch * length / 4
     value: int | str = rules.power_of_two_near(wanted / length) * length
@@ -196,7 +197,7 @@ def _step(situation: Situation, epochs: float, length: int) -> Item:
 
 
 def length_item(situation: Situation) -> Item:
-    """The shortest usual length that covers at least 95 % of the rows."""
+    """Return the advised `data.max_length`: the shortest of `rules.LENGTHS` that covers at least 95 % of the rows."""
     if not situation.lengths:
         return Item(
             setting="data.max_length",
@@ -217,7 +218,7 @@ def length_item(situation: Situation) -> Item:
 
 
 def covered(lengths: Sequence[int], length: int) -> float:
-    """Share of rows that are no longer than `length`."""
+    """Return the share (0 to 1) of rows that are no longer than `length` tokens."""
     return sum(entry <= length for entry in lengths) / len(lengths)
 
 
@@ -241,11 +242,15 @@ def _adapters(situation: Situation) -> Iterator[Item]:
 
 
 def rank_of(situation: Situation) -> tuple[int, str]:
-    """The smallest rank whose adapters can hold what the tokens say, and no smaller than the task wants."""
-    least = rules.LEAST_RANKS[situation.task]
+    """Return the LoRA rank and the reason.
+
+    It is the smallest rank whose adapters have the capacity for the information in the tokens, and at least the task's
+    minimum.
+    """
+    minimum = rules.LEAST_RANKS[situation.task]
     bits = situation.tokens * rules.BITS_PER_TOKEN
-    for rank in (r for r in rules.RANKS if r >= least):
-        held = rules.BITS_PER_PARAMETER * lora_parameters(situation.shape, r=rank, target_modules="all-linear")
-        if held >= bits:
-            return rank, f"holds {held / 8e6:,.0f} MB at 2 bits a parameter, for {bits / 8e6:,.1f} MB of new text"
+    for rank in (r for r in rules.RANKS if r >= minimum):
+        capacity = rules.BITS_PER_PARAMETER * lora_parameters(situation.shape, r=rank, target_modules="all-linear")
+        if capacity >= bits:
+            return rank, f"holds {capacity / 8e6:,.0f} MB at 2 bits a parameter, for {bits / 8e6:,.1f} MB of new text"
     return rules.RANKS[-1], "the largest usual rank; the data says more than it can hold"

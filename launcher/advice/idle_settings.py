@@ -1,4 +1,4 @@
-"""Settings of a job that do nothing beside its other settings: no mistake that must stop it, but never silent."""
+"""Find settings of a job file that have no effect because of its other settings; the plan warns of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainer.config import CheckpointConfig, EvaluationConfig
 
 
 def idle_settings(job: JobFile) -> Iterator[str]:
-    """One line for each setting without effect, and what would give it one."""
+    """Yield one warning for each setting without effect, with what to change."""
     held_out, evaluation, checkpoint = job.data.eval, job.evaluation, job.checkpoint
     if evaluation.every_steps and not (held_out.split or held_out.path):
         yield "evaluation.every_steps does nothing, as no rows are held out: set data.eval, or delete it"

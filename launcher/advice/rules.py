@@ -1,7 +1,7 @@
-"""The rules of `tuneyard advise` as tables: each row has a bound, a value, why, and whose finding it is.
+"""The rules of `tuneyard advise` as tables: each row has an upper bound, a value, a reason and a source.
 
-Papers are cited by name and year. Where two disagree, the row that was measured on supervised fine-tuning of models of
-this size counts, and the other is named in the text.
+Papers are cited by author and year. Where two disagree, the one that measured supervised fine-tuning of models of this
+size is followed, and the other is named in the text.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from trainer.schedule_rules import FEW_STEPS
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A value that holds up to a bound.
+    """One row of a table: an advised value that applies up to a bound.
 
     Attributes:
-        upto: Largest value of what the table is keyed by; infinity in the last row.
-        value: What is advised.
-        reason: Why, in one sentence.
-        source: Who found it.
+        upto: Largest value of the table's key (such as rows or parameters) for this row; infinity in the last row.
+        value: The advised value.
+        reason: The reason in one sentence.
+        source: Papers or defaults that it comes from.
     """
 
     upto: float
@@ -195,17 +195,17 @@ MANY_TOKENS = 500_000_000
 
 
 def pick(table: tuple[Rule, ...], value: float) -> Rule:
-    """The first row of a table whose bound holds."""
+    """Return the first rule of a table whose bound is not below the value."""
     return next(rule for rule in table if value <= rule.upto)
 
 
 def learning_rate(method: str, parameters: int) -> Rule:
-    """Peak learning rate of a method (`full`, or any with adapters) on a model of so many parameters."""
+    """Return the rule for the peak learning rate of a method (`full`, or any with adapters) and a model size."""
     return pick(FULL_LEARNING_RATE if method == "full" else LORA_LEARNING_RATE, parameters)
 
 
 def batch_rows(rows: float, epochs: float) -> int:
-    """Rows of a step: the largest that leaves enough steps; on little data, that leaves more than few."""
+    """Return the advised rows per step: the most that leave `ENOUGH_STEPS` steps, or on little data `FEW_STEPS`."""
     if not rows:
         return BATCHES[1]
     small = (b for b in (BATCHES[-1], *SMALL_BATCHES) if rows * epochs / b >= FEW_STEPS)
@@ -213,7 +213,7 @@ def batch_rows(rows: float, epochs: float) -> int:
 
 
 def batch_reason(rows: float, epochs: float) -> str:
-    """Why a step has so many rows."""
+    """Return the reason for `batch_rows`."""
     batch = batch_rows(rows, epochs)
     if rows and rows * epochs / batch < ENOUGH_STEPS:
         return f"the data is little, so the largest that leaves at least {FEW_STEPS} steps, or 1"
@@ -221,12 +221,12 @@ def batch_reason(rows: float, epochs: float) -> str:
 
 
 def step_tokens(rows: float, tokens: float, epochs: float, device: str = "cuda") -> float:
-    """Tokens that a step should have: a batch of mean rows, at most the largest step."""
+    """Return the advised tokens per step: a batch of mean rows, at most the device's largest step."""
     return min(MOST_STEP_TOKENS[device], batch_rows(rows, epochs) * tokens / rows)
 
 
 def power_of_two_near(value: float) -> int:
-    """The power of two that is nearest by ratio, at least 1: it divides over ranks."""
+    """Return the power of two nearest to the value by ratio, at least 1; ranks divide it evenly."""
     power = 1
     while power * 2 <= value * 1.5:
         power *= 2

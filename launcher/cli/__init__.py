@@ -11,7 +11,7 @@ import click
 
 from launcher import __version__
 from launcher.errors import MachineError, SchedulerError
-from launcher.interrupts import exit_code_of, interruptible, leave
+from launcher.interrupts import exit_code_of, exit_process, interruptible
 from rundir.errors import EXIT_OK, TuneyardError
 
 VERBS = {
@@ -146,4 +146,4 @@ def told(error: Exception, *, as_json: bool) -> int | None:
 
 def main() -> None:
     """The entry point of the installed command."""
-    leave(run())
+    exit_process(run())

@@ -8,7 +8,7 @@ from cluster.profiles import SiteProfile
 from launcher.calibration.correction import Calibration
 from launcher.calibration.observed import all_measurements
 from launcher.calibration.store import store_path
-from launcher.dataset.token_counts import tokenised_by
+from launcher.dataset.token_counts import find_counted_size
 from launcher.jobfile import JobFile, LoadedJob, SettingError
 from launcher.planner.plan import Plan, make_plan
 from launcher.planner.remote import machine_of
@@ -51,7 +51,7 @@ def planned_from(
     try:
         job, machine, profile = machine_for(loaded, gpu)
         calibration = calibration_of(profile, runs_dir, corrected)
-        tokenised = tokenised_by(list_runs(runs_dir) if runs_dir else [], job)
+        tokenised = find_counted_size(list_runs(runs_dir) if runs_dir else [], job)
         return make_plan(job, machine, profile, files_here=files_here, calibration=calibration, tokenised=tokenised)
     except SettingError as error:
         raise loaded.located(error) from None
@@ -75,7 +75,7 @@ def recounted(
             profile,
             files_here=files_here,
             calibration=calibration,
-            tokenised=tokenised_by([run_dir], job),
+            tokenised=find_counted_size([run_dir], job),
         )
     except SettingError as error:
         raise loaded.located(error) from None

@@ -12,7 +12,7 @@ from launcher.cli._output import print_preflight
 from launcher.cli._phases import watched
 from launcher.cli._planning import recounted
 from launcher.cli._show_plan import print_warnings, steps_in_words
-from launcher.dataset.token_counts import remember
+from launcher.dataset.token_counts import cache_token_counts
 from launcher.jobfile import LoadedJob
 from launcher.planner.plan import Plan
 from launcher.trainer_process import run_trainer
@@ -30,7 +30,7 @@ def prepare(run_dir: Path, console: Console) -> dict[str, Any]:
     with watched(run_dir, console, "tokenising"):
         run_trainer("prepare", run_dir, on_line=lambda line: None)
     preflight = read_json(run_dir / "data" / "preflight.json") or {}
-    remember(run_dir)
+    cache_token_counts(run_dir)
     print_preflight(preflight, console)
     return preflight
 

@@ -10,8 +10,8 @@ from launcher.cli._options import job_argument, json_option, no_correction_optio
 from launcher.cli._output import make_console, print_json
 from launcher.cli._planning import calibration_of, load_and_plan, machine_for
 from launcher.cli._show_plan import print_comparison, print_plan
-from launcher.dataset.token_counts import tokenised_by
-from launcher.model.hub import caution
+from launcher.dataset.token_counts import find_counted_size
+from launcher.model.hub import hub_problem
 from launcher.planner.ask.what_if import compare, engines_in
 from launcher.runs.directory import list_runs
 from launcher.site.job import load_job
@@ -41,7 +41,7 @@ def plan(
         return
     print_plan(made, make_console())
     if gpu is None:
-        if words := caution(made.trainer.model_dump(mode="json"), made.launch):
+        if words := hub_problem(made.trainer.model_dump(mode="json"), made.launch):
             click.echo(f"\nIt cannot be submitted: {words}")
         click.echo(f"\nNext: tuneyard check {quoted(job_file)}, or tuneyard submit {quoted(job_file)}")
 
@@ -50,7 +50,7 @@ def _compare(job_file: Path, gpu: str | None, engines: str, runs_dir: Path, corr
     loaded = load_job(job_file)
     names = engines_in(engines)
     job, machine, profile = machine_for(loaded, gpu)
-    counted = tokenised_by(list_runs(runs_dir), job)
+    counted = find_counted_size(list_runs(runs_dir), job)
     found = compare(job, machine, names, profile, calibration_of(profile, runs_dir, corrected), counted)
     if as_json:
         print_json({"compared": [one.as_json() for one in found]})

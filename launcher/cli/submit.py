@@ -25,7 +25,7 @@ from launcher.cli._planning import load_and_plan
 from launcher.cli._preparing import prepare, settle
 from launcher.cli._show_plan import print_plan
 from launcher.doctor.run_folder import require_folder
-from launcher.interrupts import held
+from launcher.interrupts import defer_signals
 from launcher.jobfile import LoadedJob, SettingError
 from launcher.model.hub import require_hub_files
 from launcher.planner.plan import Plan
@@ -122,7 +122,7 @@ def _submitted(name: str, run_dir: Path) -> Handle:
 
 def handed_over(name: str, run_dir: Path) -> Handle:
     """Submits a run; a scheduler that is just taking it is not interrupted."""
-    with held() if name == SLURM else nullcontext():
+    with defer_signals() if name == SLURM else nullcontext():
         return backend(name).submit(run_dir)
 
 

@@ -19,7 +19,7 @@ from launcher.cli._output import make_console, print_json
 from launcher.cli._sweeping import Planned, plan_all
 from launcher.cli.submit import prepare_here, ready_to_submit, require_hub_model, root_of
 from launcher.errors import JobError
-from launcher.interrupts import exit_code_of, held
+from launcher.interrupts import defer_signals, exit_code_of
 from launcher.runs.directory import fresh_path, link_run, remove_run, write_run
 from launcher.runs.finishing import failed_parts
 from launcher.runs.sweep import Sweep, best, combinations_of, find_sweep, in_words, read_sweep, results, short_names
@@ -121,7 +121,7 @@ def _submit(planned: list[Planned], folder: Path, max_parallel: int | None, cons
         elif name == "slurm":
             from cluster.slurm.backend import SlurmBackend
 
-            with held():  # an array that SLURM is just taking must not be left without its runs
+            with defer_signals():  # an array that SLURM is just taking must not be left without its runs
                 SlurmBackend().submit_array(folder, runs, max_parallel)
         else:
             _submit_each(made)

@@ -1,4 +1,4 @@
-"""The job file: one YAML file that says what is wanted, checked whole before anything runs."""
+"""The job file: one YAML file that describes a fine-tune; all its problems are reported at once."""
 
 from launcher.jobfile.loader import LoadedJob, load_job
 from launcher.jobfile.schema import JobFile

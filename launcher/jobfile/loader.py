@@ -1,4 +1,4 @@
-"""From a file to a checked job: every problem found at once, each with its line."""
+"""Load and check a job file; all problems are reported at once, each with its line."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from launcher.yamlfile.problems import JobFileError, KeyPath, Problem, SettingEr
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedJob:
-    """A checked job file, and where its settings stand."""
+    """A checked job file, with the lines of its settings."""
 
     job: JobFile
     path: Path
     document: Document
 
     def located(self, error: SettingError) -> JobFileError:
-        """An error of the planner, with the file and the line of the setting that it is about."""
+        """Return the planner's error with the file and the line of its setting."""
         path: KeyPath = tuple(error.setting.split("."))
         line = self.document.line(path)
         problem = Problem(line=line, key=error.setting, message=error.problem, got=error.got, remedy=error.remedy)
@@ -33,20 +33,20 @@ class LoadedJob:
 
 
 def nothing_mounted(path: str) -> bool:
-    """For jobs whose files all lie where this machine sees them."""
+    """Return False: the run sees no files that this machine does not see."""
     return False
 
 
 def load_job(path: Path, base: Path | None = None, is_mounted: Callable[[str], bool] = nothing_mounted) -> LoadedJob:
-    """Reads and checks a job file; `launcher.site.job` does with the site profile that it names.
+    """Read and check a job file. `launcher.site.job.load_job` also takes the mounts of the site profile into account.
 
     Args:
         path: The YAML file.
-        base: What relative paths in it are relative to, if not its own folder.
-        is_mounted: Whether the run will see an absolute path that this machine does not.
+        base: The folder that relative paths refer to; the job file's own folder when not given.
+        is_mounted: Whether the run will see an absolute path that this machine does not see.
 
     Raises:
-        JobFileError: the file cannot be read, is not YAML, or says something wrong; all problems are in it.
+        JobFileError: the file cannot be read, is not YAML, or has wrong settings; the error holds all problems.
     """
     return checked(read_document(path), path, base, is_mounted)
 
@@ -54,15 +54,15 @@ def load_job(path: Path, base: Path | None = None, is_mounted: Callable[[str], b
 def checked(
     document: Document, path: Path, base: Path | None = None, is_mounted: Callable[[str], bool] = nothing_mounted
 ) -> LoadedJob:
-    """The job in a document that was read from `path`; the arguments are those of `load_job`.
+    """Check a document that was read from `path`; the other arguments are those of `load_job`.
 
     Raises:
-        JobFileError: it says something wrong; all problems are in it.
+        JobFileError: the job file has wrong settings; the error holds all problems.
     """
     data, problems = resolve_paths(document, base, is_mounted)
     job = None
     try:
-        # Through JSON: in strict mode pydantic takes a mapping for a section there, and only there.
+        # Validate JSON, not Python values: in strict mode pydantic accepts a mapping as a section only from JSON.
         job = JobFile.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
         problems += problems_from(error.errors(), document)

@@ -1,7 +1,7 @@
-"""Files that a job file names: found beside it, made absolute, and looked into as far as a login node can.
+"""Make the paths in a job file absolute, and check the files as far as a login node can.
 
-A relative path means relative to the job file's folder, so a job file works from any working directory. A
-name such as `org/name` that is nowhere on disk stays as it is: it belongs to the hub.
+Relative paths refer to the job file's folder, so that a job file works from any working directory. A name such as
+`org/name` that does not exist on disk stays as it is: it names a model or dataset on the hub.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer
 def resolve_paths(
     document: Document, base: Path | None, is_mounted: Callable[[str], bool]
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """The document's values with every local path absolute, and what is wrong with the paths.
+    """Return the document's values with every local path made absolute, and the problems of the paths.
 
-    A path that is nowhere on this machine is right if it is absolute and the run has it mounted.
+    A path that does not exist on this machine is accepted if it is absolute and the run has it mounted.
     """
     data = copy.deepcopy(document.data)
     base = base or Path(document.file).resolve().parent
@@ -57,7 +57,7 @@ def resolve_paths(
 
 
 def path_settings(data: dict[str, Any]) -> Iterator[KeyPath]:
-    """The settings that are present, are text, and name files."""
+    """Yield the key paths of all settings that name files and have a value."""
     train = _get(data, ("data", "train"))
     entries = len(train) if isinstance(train, list) else 0
     candidates: list[KeyPath] = [
@@ -79,7 +79,7 @@ def _resolve_one(
     document: Document,
     is_mounted: Callable[[str], bool],
 ) -> Iterator[Problem]:
-    """Makes one path absolute in the data; what is wrong with it."""
+    """Make one path in `data` absolute, in place, and yield its problems."""
     value = _get(data, path)
     found = _find(value, base)
     line, key = document.line(path), dotted(path)
@@ -94,7 +94,7 @@ def _resolve_one(
 
 
 def _prompts_problems(file: Path, line: int, key: str) -> list[Problem]:
-    """Why prompts could not be answered: they are wanted when all is over, and everything was paid for."""
+    """Return the problem of a file of prompts. A run reads it only at its end, when an error costs most."""
     try:
         read_prompts(file)
     except UserError as error:
@@ -103,6 +103,7 @@ def _prompts_problems(file: Path, line: int, key: str) -> list[Problem]:
 
 
 def _get(data: Any, path: KeyPath) -> Any:
+    """Return the value at a key path, or None if there is none."""
     for part in path:
         inside = isinstance(data, dict) and part in data
         if not inside and not (isinstance(data, list) and isinstance(part, int)):
@@ -112,33 +113,35 @@ def _get(data: Any, path: KeyPath) -> Any:
 
 
 def _find(value: str, base: Path) -> str | None:
-    """The absolute path or glob, if it matches anything."""
+    """Return the absolute path or glob, or None if nothing matches."""
     candidate = base / expanded(value)
-    if _seen(candidate.exists):
+    if _is_true(candidate.exists):
         return str(candidate.resolve())
     if any(char in value for char in "*?[") and glob.glob(str(candidate), recursive=True):  # noqa: PTH207
         return str(candidate)
     return None
 
 
-def _seen(look: Callable[[], bool]) -> bool:
-    """What a look at a path says; no where one may not look, or no path can be like that."""
+def _is_true(check: Callable[[], bool]) -> bool:
+    """Return the result of a check of a path; False without permission, or for a path that cannot exist."""
     try:
-        return look()
+        return check()
     except OSError:
         return False
 
 
 def _may_be_on_hub(path: KeyPath, value: str, base: Path) -> bool:
+    """Return whether a value looks like `org/name` and `org` is no local folder."""
     if path[-1] != "path" or not HUB_NAME.match(value) or value.lower().endswith(DATA_SUFFIXES):
         return False
     return not (base / value.split("/")[0]).exists()
 
 
 def _hint(value: str, base: Path) -> str:
+    """Return where the path was looked for, with the most similar name there."""
     wanted = base / expanded(value)
     folder = wanted.parent
-    while not _seen(folder.is_dir) and folder != folder.parent:
+    while not _is_true(folder.is_dir) and folder != folder.parent:
         folder = folder.parent
     missing = wanted.relative_to(folder).parts[0]
     if any(char in value for char in "*?["):
@@ -151,7 +154,7 @@ def _hint(value: str, base: Path) -> str:
 
 
 def _model_folder_error(folder: Path) -> str:
-    """What a model folder lacks; empty when nothing."""
+    """Return what is wrong with a model folder; empty if nothing is."""
     if folder.is_file():
         return f"is a file; name the folder that holds it ({folder.parent})"
     if not (folder / "config.json").is_file():
@@ -185,7 +188,7 @@ def _template_problems(document: Document) -> list[Problem]:
 
 
 def template_names() -> list[str]:
-    """The chat templates that the trainer brings along."""
+    """Return the names of the trainer's built-in chat templates."""
     spec = importlib.util.find_spec("trainer")
     if spec is None or spec.origin is None:
         return []

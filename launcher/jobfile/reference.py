@@ -1,4 +1,4 @@
-"""Every setting of the job file as Markdown tables, from the schema itself."""
+"""Write the settings of the job file as Markdown tables, generated from the schema."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIGNS = {Gt: (">", "gt"), Ge: (">=", "ge"), Lt: ("<", "lt"), Le: ("<=", "le")}
 
 
 def settings_markdown() -> str:
-    """A table for each section, in the order of the job file."""
+    """Return a table for each section, in the order of the job file."""
     tables = [_table("The job file", JobFile, "")]
     return "\n".join([*tables, *_section_tables(JobFile, "")])
 
@@ -68,14 +68,10 @@ def _describe(annotation: Any, metadata: list[Any]) -> str:
     if origin is dict:
         return "mapping"
     if origin is Union or type(annotation).__name__ == "UnionType":
-        return _describe_union(arguments, metadata)
+        return ", ".join(_describe(branch, metadata) for branch in arguments if branch is not type(None))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
     return TYPE_NAMES[annotation] + _bounds(metadata)
-
-
-def _describe_union(arguments: tuple[Any, ...], metadata: list[Any]) -> str:
-    return ", ".join(_describe(branch, metadata) for branch in arguments if branch is not type(None))
 
 
 def _bounds(metadata: list[Any]) -> str:

@@ -1,4 +1,4 @@
-"""The job file's vocabulary: the trainer's own sections, and where and on what the run takes place."""
+"""The settings of the job file: the sections of the trainer's configuration, `resources` and `cluster`."""
 
 from __future__ import annotations
 
@@ -109,5 +109,5 @@ SHARED_SECTIONS = ("model", "method", "data", "training", "loss", "evaluation", 
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of the job file, for editors."""
+    """Return the JSON Schema (draft 2020-12) of the job file, for editors."""
     return {"$schema": SCHEMA_DIALECT, **JobFile.model_json_schema()}

@@ -1,4 +1,4 @@
-"""What pydantic found, in words that name the setting, what it may be, and the nearest known name."""
+"""Turn pydantic's errors into messages that name the setting, its allowed values and the nearest known name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from launcher.jobfile.foreign import foreign
+from launcher.jobfile.foreign import find_foreign
 from launcher.jobfile.schema import NAME_PATTERN, JobFile
 from launcher.yamlfile.document import Document
 from launcher.yamlfile.problems import KeyPath, Problem, dotted, shown
@@ -43,34 +43,35 @@ BOUNDS = {
 
 
 def problems_from(errors: Iterable[ErrorDetails], document: Document) -> list[Problem]:
-    """One problem for each setting that pydantic refused; the branches of a union are said together."""
+    """Return one problem for each setting that pydantic refused; the branches of a union share one."""
     grouped: dict[KeyPath, list[ErrorDetails]] = defaultdict(list)
     for error in errors:
         grouped[_real_path(error, document.data)].append(error)
     unknown = [path for path, group in grouped.items() if group[0]["type"] == "extra_forbidden"]
-    inner = [found for path in unknown for found in _inside(path, document)]
+    inner = [found for path in unknown for found in _problems_inside(path, document)]
     return [_problem(path, group, document) for path, group in grouped.items()] + inner
 
 
-def _inside(path: KeyPath, document: Document) -> list[Problem]:
-    """What is written in a section that there is none of: each key is told where it belongs, too."""
+def _problems_inside(path: KeyPath, document: Document) -> list[Problem]:
+    """Return a problem for every key inside an unknown section, which says where that key belongs."""
     value: Any = document.data
     for part in path:
         value = value[part]
     if not isinstance(value, dict):
         return []
-    _, guessed, meant = _nearest(path).partition(GUESS)  # what is right in the section that is meant needs no word
-    known = _sections().get(meant.strip(" ?"), ()) if guessed else ()
+    # if the section's name is only misspelled, the keys of the section that is meant are right
+    _, is_guess, guess = _nearest(path).partition(GUESS)
+    known = _sections().get(guess.strip(" ?"), ()) if is_guess else ()
     keys = [(*path, str(name)) for name in value if name not in known]
     found = [
         Problem(line=document.line(key), key=dotted(key), message="unknown setting", remedy=_nearest(key))
         for key in keys
     ]
-    return found + [problem for key in keys for problem in _inside(key, document)]
+    return found + [problem for key in keys for problem in _problems_inside(key, document)]
 
 
 def _real_path(error: ErrorDetails, data: Any) -> KeyPath:
-    """The error's place without the parts that only name a branch of a union."""
+    """Return the error's key path without the parts that only name a branch of a union."""
     path: list[str | int] = []
     for part in error["loc"]:
         in_list = isinstance(data, list) and isinstance(part, int) and part < len(data)
@@ -83,6 +84,7 @@ def _real_path(error: ErrorDetails, data: Any) -> KeyPath:
 
 
 def _problem(path: KeyPath, group: list[ErrorDetails], document: Document) -> Problem:
+    """Return the problem that all errors of one setting describe together."""
     kind, line, key = group[0]["type"], document.line(path), dotted(path)
     if kind == "extra_forbidden":
         return Problem(line=line, key=key, message="unknown setting", remedy=_nearest(path))
@@ -98,8 +100,8 @@ def _problem(path: KeyPath, group: list[ErrorDetails], document: Document) -> Pr
 def _expected(error: ErrorDetails) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind in BOUNDS:
-        name, words = BOUNDS[kind]
-        return f"a number {words} {context[name]:g}"
+        name, relation = BOUNDS[kind]
+        return f"a number {relation} {context[name]:g}"
     if kind == "literal_error":
         return _choices(error)
     if kind == "string_pattern_mismatch":
@@ -123,8 +125,13 @@ def _length(kind: str, context: dict[str, Any]) -> str:
 def _remedy(group: list[ErrorDetails], got: Any) -> str:
     if isinstance(got, float) and got.is_integer() and any(e["type"].startswith("int") for e in group):
         return f"Write {int(got)}."
-    words = [w for e in group if e["type"] == "literal_error" for w in _choices(e).removeprefix("one of ").split(", ")]
-    near = difflib.get_close_matches(str(got), words, n=1)
+    choices = [
+        choice
+        for error in group
+        if error["type"] == "literal_error"
+        for choice in _choices(error).removeprefix("one of ").split(", ")
+    ]
+    near = difflib.get_close_matches(str(got), choices, n=1)
     return f"Did you mean {near[0]}?" if near and isinstance(got, str) else _unquote(group, got)
 
 
@@ -146,19 +153,20 @@ def _add(path: KeyPath) -> str:
 
 
 def _nearest(path: KeyPath) -> str:
-    """Where an unknown key belongs, what it is called here, or which known key is spelled like it."""
+    """Return a hint for an unknown key: its section, the name of another tool's setting here, or a similar key."""
     name, sections = str(path[-1]), _sections()
-    here = sections.get(_section_of(path), ())
-    homes = [section for section, keys in sections.items() if name in keys]
-    if homes:
-        return f"It is {' or '.join(f'{home}.{name}'.lstrip('.') for home in homes)}."
-    if found := foreign(name):
-        return found.words()
+    here = sections.get(".".join(part for part in path[:-1] if isinstance(part, str)), ())
+    owners = [section for section, keys in sections.items() if name in keys]
+    if owners:
+        return f"It is {' or '.join(f'{owner}.{name}'.lstrip('.') for owner in owners)}."
+    if found := find_foreign(name):
+        return found.hint()
     near = difflib.get_close_matches(name, here, n=1, cutoff=0.75)
     return f"{GUESS} {near[0]}?" if near else _nearest_anywhere(name, here, sections)
 
 
 def _nearest_anywhere(name: str, here: Iterable[str], sections: dict[str, tuple[str, ...]]) -> str:
+    """Return a hint with a less similar key of the same section or a similar one of another, else the known keys."""
     near = difflib.get_close_matches(name, here, n=1, cutoff=0.5)
     if near:
         return f"Did you mean {near[0]}?"
@@ -169,12 +177,8 @@ def _nearest_anywhere(name: str, here: Iterable[str], sections: dict[str, tuple[
     return f"Known here: {', '.join(here)}."
 
 
-def _section_of(path: KeyPath) -> str:
-    return ".".join(part for part in path[:-1] if isinstance(part, str))
-
-
 def _sections(model: type[BaseModel] = JobFile, prefix: str = "") -> dict[str, tuple[str, ...]]:
-    """Dotted section name to the settings in it, the top level under the empty name."""
+    """Return the settings of every section by its dotted name; the top level has the empty name."""
     found = {prefix: tuple(model.model_fields)}
     for name, field in model.model_fields.items():
         for inner in _models_in(field.annotation):

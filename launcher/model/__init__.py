@@ -1,1 +1,1 @@
-"""Where a job's model lies, what its configuration says, and whether the hub has it."""
+"""Find a job's model: its files on this machine, its configuration, and whether the hub has it."""

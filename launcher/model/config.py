@@ -1,4 +1,4 @@
-"""The configuration of a job's model, wherever it can be read here."""
+"""Read the configuration of a job's model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.config import ModelConfig
 
 
 def config_of(model: ModelConfig) -> dict[str, Any]:
-    """The model's `config.json`, else what the catalogue knows of it, else nothing.
+    """Return the model's `config.json`, else its entry in the catalogue, else an empty dictionary.
 
     Raises:
         JobError: the file cannot be read.
@@ -28,13 +28,13 @@ def config_of(model: ModelConfig) -> dict[str, Any]:
 
 
 def require_trainable(model: str) -> None:
-    """Refuses what `plan` would refuse, where a model is asked about without a job file.
+    """Refuse a model that the trainer cannot train, as `plan` does; for commands without a job file.
 
     Args:
         model: A name, a folder, or the path of a config.json.
 
     Raises:
-        JobError: it cannot be trained, or its configuration cannot be read.
+        JobError: the model cannot be trained, or its configuration cannot be read.
     """
     if refused := refusal(config_of(ModelConfig(path=model))):
         raise JobError(f"{model}: {refused.message}", refused.remedy)
@@ -42,5 +42,5 @@ def require_trainable(model: str) -> None:
 
 @functools.lru_cache(maxsize=16)
 def _read(path: Path, changed: int) -> dict[str, Any]:
-    """The file's content; `changed` is when it was written, so that a new one is read again."""
+    """Read a `config.json`; `changed` (mtime in ns) belongs to the cache key, so that a changed file is read again."""
     return read_config(path)

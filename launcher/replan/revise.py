@@ -12,7 +12,7 @@ from typing import Any
 from launcher.calibration.correction import Calibration
 from launcher.calibration.observed import all_measurements
 from launcher.calibration.store import store_path
-from launcher.dataset.token_counts import tokenised_by
+from launcher.dataset.token_counts import find_counted_size
 from launcher.errors import JobError, MachineError
 from launcher.jobfile import JobFile, LoadedJob, SettingError
 from launcher.planner.forecast import bill_json
@@ -146,7 +146,7 @@ def _planned(run_dir: Path, loaded: LoadedJob, job: JobFile, before: TrainerConf
         machine = machine_of(job, profile) if profile else this_machine()
         store = store_path(profile.run_folder() if profile else None)
         calibration = Calibration(measurements=all_measurements(store, [run_dir]))
-        known = tokenised_by([run_dir], loaded.job)
+        known = find_counted_size([run_dir], loaded.job)
         return make_plan(job, machine, profile, calibration=calibration, tokenised=known).as_json()
     except SettingError as error:
         tokens, packs = before.training.tokens_per_step, before.execution.packs_per_step

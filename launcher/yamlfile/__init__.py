@@ -1,1 +1,1 @@
-"""What a YAML file says, and on which line."""
+"""Read YAML files with the line of every key, and describe their problems."""

@@ -1,8 +1,7 @@
-"""YAML to plain values, with the line of every key.
+"""Parse YAML into plain values, with the line of every key.
 
-YAML 1.2 through ruamel's round-trip loader: it builds no Python objects from tags, keeps line numbers, and
-refuses duplicate keys. What it says about broken files is said again here in the words of someone who edits
-them.
+Uses ruamel's round-trip loader for YAML 1.2: it builds no Python objects from tags, keeps line numbers, and refuses
+duplicate keys. Its syntax errors are reworded for people who edit job files.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from ruamel.yaml.scalarint import ScalarInt
 
 from launcher.yamlfile.problems import JobFileError, KeyPath, Problem, dotted, shown
 
-MOST_VALUES = 20_000
-"""More values than any job file has: an anchor that multiplies itself stops here."""
+MAX_VALUES = 20_000
+"""More values than any job file has; a limit against aliases that expand exponentially."""
 
 LARGEST_NUMBER = 10**15
-"""Larger ones are slips, and would be lost in arithmetic."""
+"""Larger numbers are typing errors, and floats cannot represent all of them exactly."""
 
 FIRST_LINES = "Start one with `tuneyard init`."
 
@@ -66,26 +65,26 @@ class Document:
     lines: dict[KeyPath, int] = field(repr=False)
 
     def line(self, path: KeyPath) -> int:
-        """The line of a setting, or of the nearest thing around it that is written in the file."""
+        """Return the line of a setting, or of the innermost section around it that is in the file."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
 
 
 def read_document(path: Path) -> Document:
-    """Reads a job file.
+    """Read and parse a job file.
 
     Raises:
-        JobFileError: the file cannot be read, or is no YAML mapping; the message has file and line.
+        JobFileError: the file cannot be read, or is not a YAML mapping; the message has file and line.
     """
     return parse_document(_read_text(path), str(path))
 
 
 def parse_document(text: str, file: str) -> Document:
-    """The document in `text`; `file` is its name in messages.
+    """Parse a text; `file` is its name in messages.
 
     Raises:
-        JobFileError: the text is no YAML mapping.
+        JobFileError: the text is not a YAML mapping.
     """
     loaded = _load(text, file)
     if loaded is None:
@@ -102,7 +101,7 @@ def _read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise _unreadable(path, "no such file", _like(path)) from None
+        raise _unreadable(path, "no such file", _list_neighbours(path)) from None
     except IsADirectoryError:
         raise _unreadable(path, "is a folder, not a job file", "Name the YAML file inside it.") from None
     except OSError as error:
@@ -115,7 +114,8 @@ def _read_text(path: Path) -> str:
         raise JobFileError(str(path), [Problem(line=line, message=message, remedy="Save as UTF-8.")]) from None
 
 
-def _like(path: Path) -> str:
+def _list_neighbours(path: Path) -> str:
+    """Return a hint with the YAML files in the folder of a missing file."""
     folder = path.parent
     found = sorted(p.name for p in folder.glob("*.y*ml"))[:5] if folder.is_dir() else []
     return f"In {folder} there is: {', '.join(found)}." if found else FIRST_LINES
@@ -168,7 +168,7 @@ def _tab_indents(text: str, line: int) -> bool:
 
 
 class _Converter:
-    """Turns ruamel's values into plain ones and notes where each stood."""
+    """Converts ruamel's values to plain ones and records the line of each."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -177,16 +177,16 @@ class _Converter:
 
     def plain(self, value: Any, path: KeyPath) -> Any:
         self.num_values += 1
-        if self.num_values > MOST_VALUES or len(path) > 20:
-            raise self._refusal(path, "nests too deep, or repeats itself through aliases", "Write the values out.")
+        if self.num_values > MAX_VALUES or len(path) > 20:
+            raise self._error(path, "nests too deep, or repeats itself through aliases", "Write the values out.")
         if isinstance(value, CommentedMap):
             return self._mapping(value, path)
         if isinstance(value, CommentedSeq):
             return self._sequence(value, path)
         if isinstance(value, TaggedScalar):
-            raise self._refusal(path, f"has a YAML tag ({value.tag.value})", "Write the value without a tag.")
+            raise self._error(path, f"has a YAML tag ({value.tag.value})", "Write the value without a tag.")
         if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-            raise self._refusal(path, "is larger than any setting may be", f"At most {LARGEST_NUMBER:,}.")
+            raise self._error(path, "is larger than any setting may be", f"At most {LARGEST_NUMBER:,}.")
         return _scalar(value)
 
     def _mapping(self, value: CommentedMap, path: KeyPath) -> dict[str, Any]:
@@ -204,13 +204,13 @@ class _Converter:
                 self.lines[(*path, index)] = value.lc.data[index][0] + 1
         return [self.plain(item, (*path, index)) for index, item in enumerate(value)]
 
-    def _refusal(self, path: KeyPath, message: str, remedy: str) -> JobFileError:
+    def _error(self, path: KeyPath, message: str, remedy: str) -> JobFileError:
         line = next((self.lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.lines), 1)
         return JobFileError(self.file, [Problem(line=line, key=dotted(path), message=message, remedy=remedy)])
 
 
 def _scalar(value: Any) -> Any:
-    """ruamel keeps how a number was written in subclasses; here only the value counts."""
+    """Return the plain value of ruamel's subclasses of numbers, which also keep how a number was written."""
     if isinstance(value, ScalarBoolean):
         return bool(value)
     if isinstance(value, ScalarInt):

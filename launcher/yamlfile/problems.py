@@ -1,4 +1,4 @@
-"""What can be wrong with a job file, each finding with the line that it stands on."""
+"""Problems of a job file, each with its line, and the errors that carry them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from launcher.errors import JobError
 
 KeyPath = tuple[str | int, ...]
-LONGEST_VALUE = 60
+MAX_VALUE_CHARACTERS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem of a job file.
 
     Attributes:
         line: Line in the job file, counted from 1.
-        key: The setting, dotted; empty when the file as a whole is meant.
+        key: The setting, dotted; empty for a problem of the whole file.
         message: What is wrong.
-        got: The value that was found, as a person would write it; empty when there is none to show.
+        got: The value in the file, as YAML; empty if there is none to show.
         remedy: What to do about it; may be empty.
     """
 
@@ -31,7 +31,7 @@ class Problem:
     remedy: str = ""
 
     def text(self, file: str) -> str:
-        """The finding as one line."""
+        """Return the problem as one line of text."""
         key = f" {self.key}:" if self.key else ""
         got = f" (got {self.got})" if self.got else ""
         remedy = f". {self.remedy}" if self.remedy else ""
@@ -39,7 +39,7 @@ class Problem:
 
 
 class JobFileError(JobError):
-    """A job file with its problems, all of them, in the order of their lines."""
+    """A job file has problems; the error holds all of them, ordered by line."""
 
     def __init__(self, file: str, problems: Sequence[Problem]) -> None:
         self.file = file
@@ -47,17 +47,17 @@ class JobFileError(JobError):
         super().__init__("\n".join(problem.text(file) for problem in self.problems))
 
     def shown(self) -> str:
-        """One line for each problem, all of the same form."""
+        """Return one line for each problem, all of the same form."""
         lines = [f"error: {problem.text(self.file)}" for problem in self.problems]
         return "\n".join([*lines, self.remedy] if self.remedy else lines)
 
     def facts(self) -> dict[str, Any]:
-        """The problems, each with its file and line."""
+        """Return the problems for the JSON output, each with its file and line."""
         return {"problems": [{"file": self.file, **asdict(problem)} for problem in self.problems]}
 
 
 class SettingError(JobError):
-    """A setting that is well formed but cannot be carried out, found while planning."""
+    """A valid setting cannot be carried out; raised while planning."""
 
     def __init__(self, setting: str, message: str, *, got: object = None, remedy: str = "") -> None:
         super().__init__(f"{setting}: {message}", remedy)
@@ -67,7 +67,7 @@ class SettingError(JobError):
 
 
 def dotted(path: KeyPath) -> str:
-    """A key path as people write it: `data.train[0].path`."""
+    """Return a key path as text: `data.train[0].path`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -75,7 +75,7 @@ def dotted(path: KeyPath) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as it looks in YAML, shortened."""
+    """Return a value as YAML, shortened to `MAX_VALUE_CHARACTERS`."""
     text = {True: "true", False: "false", None: "null"}.get(value) if isinstance(value, bool | None) else None
     text = text or (f"'{value}'" if isinstance(value, str) else str(value))
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
+    return text if len(text) <= MAX_VALUE_CHARACTERS else text[: MAX_VALUE_CHARACTERS - 3] + "..."

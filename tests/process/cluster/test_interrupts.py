@@ -14,7 +14,7 @@ from agent_runs import ROOT, Run, lives, until
 
 import cluster
 from cluster.lock import holder
-from launcher.interrupts import SIGNALS, Interrupted, exit_code_of, held, interruptible
+from launcher.interrupts import SIGNALS, Interrupted, defer_signals, exit_code_of, interruptible
 from tests.support.documents import read_attempts, read_progress
 
 COMMAND = [sys.executable, "-c", "from launcher.cli import main; main()"]
@@ -124,7 +124,7 @@ def test_what_is_put_in_order_is_not_interrupted_again(handlers: None) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     with pytest.raises(Interrupted), interruptible():
-        with held():
+        with defer_signals():
             os.kill(os.getpid(), signal.SIGINT)
             order.append("held")
         order.append("never")

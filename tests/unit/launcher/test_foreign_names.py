@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launcher.jobfile import JobFileError, load_job
-from launcher.jobfile.foreign import entries, foreign
+from launcher.jobfile.foreign import entries, find_foreign
 from launcher.jobfile.wording import _sections
 
 SECTIONS = _sections()
@@ -87,12 +87,12 @@ def fields_of(module: str, kind: str) -> list[str]:
 def test_every_field_of_the_installed_libraries_is_known(module: str, kind: str, at_least: int) -> None:
     names = fields_of(module, kind)
     assert len(names) >= at_least
-    assert [name for name in names if name not in OURS and foreign(name) is None] == []
+    assert [name for name in names if name not in OURS and find_foreign(name) is None] == []
 
 
 @pytest.mark.parametrize("names", [SFT_CONFIG, LLAMA_FACTORY, AXOLOTL, TORCHTUNE, GUESSED_WRONGLY_BEFORE])
 def test_the_usual_settings_of_other_tools_are_known(names: str) -> None:
-    assert [name for name in names.split() if name not in OURS and foreign(name) is None] == []
+    assert [name for name in names.split() if name not in OURS and find_foreign(name) is None] == []
 
 
 def test_the_table_speaks_of_settings_that_there_are_and_of_each_name_once() -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from launcher.cli import run
 from launcher.jobfile import SettingError
-from launcher.model.hub import caution, require_hub_files
-from launcher.trainer_process import user_error
+from launcher.model.hub import hub_problem, require_hub_files
+from launcher.trainer_process import parse_user_error
 
 NAME = "org/small-model"
 TRAINER: dict[str, Any] = {"model": {"path": NAME, "revision": None}}
@@ -90,7 +90,7 @@ def test_what_the_cache_lacks_is_named(cache: Path, monkeypatch: pytest.MonkeyPa
     keep(cache, "config.json", "tokenizer.json")
     with pytest.raises(SettingError, match="lacks its weights, and TRANSFORMERS_OFFLINE=true"):
         require_hub_files(TRAINER, {})
-    assert "its weights" in caution(TRAINER, {})
+    assert "its weights" in hub_problem(TRAINER, {})
     with pytest.raises(SettingError, match="does not hold it at revision abc"):
         require_hub_files({"model": {"path": NAME, "revision": "abc"}}, {})
     keep(cache, "model.safetensors")
@@ -151,14 +151,14 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch: pytest.Monkey
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(SettingError, match=r"cannot be reached: .*refused"):
         require_hub_files(TRAINER, {})
-    assert caution(TRAINER, {}) == "", "a plan asks no hub"
+    assert hub_problem(TRAINER, {}) == "", "a plan asks no hub"
 
 
 def test_of_what_the_trainer_printed_its_own_message_is_kept() -> None:
     noise = "WARNING: setting accelerator\nTraceback of somebody\n"
-    assert user_error(noise + "error: rows.jsonl:7: not JSON\nmore\n  what to do: mend it\n") == (
+    assert parse_user_error(noise + "error: rows.jsonl:7: not JSON\nmore\n  what to do: mend it\n") == (
         "rows.jsonl:7: not JSON\nmore",
         "Mend it",
     )
-    assert user_error("error: all bad") == ("all bad", "")
-    assert user_error("") == ("the trainer said nothing", "")
+    assert parse_user_error("error: all bad") == ("all bad", "")
+    assert parse_user_error("") == ("the trainer said nothing", "")

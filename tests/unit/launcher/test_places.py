@@ -15,7 +15,7 @@ from launcher.cli import run
 from launcher.doctor.run_folder import require_folder
 from launcher.errors import MachineError
 from launcher.jobfile import SettingError
-from launcher.model.files import hub_cache, offline_switch, what_is_missing
+from launcher.model.files import describe_missing_files, hub_cache, offline_switch
 from launcher.model.hub import require_hub_files
 
 COMMIT = "c" * 40
@@ -76,21 +76,21 @@ def test_offline_is_what_the_library_takes_for_it(environment: dict[str, str], s
 
 def test_a_model_that_is_whole_lacks_nothing(cache: Path) -> None:
     folder = put_model(cache)
-    assert what_is_missing("org/tiny", None, cache) == what_is_missing("org/tiny", COMMIT, cache) == ""
-    assert what_is_missing("org/tiny", "other", cache) == f"{cache} does not hold it at revision other"
+    assert describe_missing_files("org/tiny", None, cache) == describe_missing_files("org/tiny", COMMIT, cache) == ""
+    assert describe_missing_files("org/tiny", "other", cache) == f"{cache} does not hold it at revision other"
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to("../../blobs/interrupted")
-    assert what_is_missing("org/tiny", None, cache) == f"{folder} lacks its weights"
+    assert describe_missing_files("org/tiny", None, cache) == f"{folder} lacks its weights"
 
 
 def test_every_file_of_split_weights_counts(cache: Path) -> None:
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-2.safetensors"}}
     folder = put_model(cache, **{"model.safetensors.index.json": json.dumps(index), "model-1.safetensors": ""})
-    assert what_is_missing("org/tiny", None, cache) == f"{folder} lacks 1 of 2 files of its weights"
+    assert describe_missing_files("org/tiny", None, cache) == f"{folder} lacks 1 of 2 files of its weights"
     (folder / "tokenizer.json").unlink()
     (folder / "model.safetensors.index.json").write_text("cut o")
     lacks = "its tokenizer and a readable model.safetensors.index.json"
-    assert what_is_missing("org/tiny", None, cache) == f"{folder} lacks {lacks}"
+    assert describe_missing_files("org/tiny", None, cache) == f"{folder} lacks {lacks}"
 
 
 SITE = {"environment": {"HF_HUB_OFFLINE": "1"}, "forward": ["HF_HOME"]}

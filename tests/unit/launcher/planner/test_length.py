@@ -13,7 +13,7 @@ import pytest
 
 from launcher.dataset.size import PACK_FILL
 from launcher.dataset.text_tokens import estimate_size
-from launcher.dataset.token_counts import tokenised_by
+from launcher.dataset.token_counts import find_counted_size
 from launcher.jobfile import SettingError, load_job
 from launcher.planner.plan import make_plan
 from launcher.planner.settings.defaults import StepLayout
@@ -118,7 +118,7 @@ def tokenise(job, run: Path, tokens: int) -> Path:
 def test_what_a_run_has_tokenised_is_taken(job, tmp_path: Path) -> None:
     made = job(1000, "num_train_epochs: 2", "  eval: {split: 0.5}")
     runs = [tokenise(made, tmp_path / f"run-{number}", tokens) for number, tokens in ((1, 5), (2, 400_000))]
-    known = tokenised_by(runs, made)
+    known = find_counted_size(runs, made)
     assert known is not None
     assert (known.tokens, known.source) == (200_000, "counted when run-2 tokenised the same data")
     found = steps_of(made, replace(PLAIN, data=known))
@@ -131,7 +131,7 @@ def test_lengths_that_a_run_has_counted_are_packed(job, tmp_path: Path) -> None:
     made = job(1000)
     run = tokenise(made, tmp_path / "run", 0)
     (run / "data" / "lengths.json").write_text(json.dumps({"sources": [[[100, 30], [200, 10]]]}))
-    known = tokenised_by([run], made)
+    known = find_counted_size([run], made)
     assert known is not None and known.is_exact
     assert (known.rows, known.tokens, known.packs(256), known.packs(1024)) == (40, 5000, 25, 5)
     assert known.packs(256, packing=False) == 40
@@ -140,18 +140,18 @@ def test_lengths_that_a_run_has_counted_are_packed(job, tmp_path: Path) -> None:
 def test_what_was_tokenised_otherwise_is_not_taken(job, tmp_path: Path) -> None:
     made = job(100)
     run = tokenise(made, tmp_path / "run", 7000)
-    assert tokenised_by([run], made)
+    assert find_counted_size([run], made)
     for update in ({"max_length": 512}, {"overlong": "split"}, {"chat_template": "chatml"}):
-        assert tokenised_by([run], made.model_copy(update={"data": made.data.model_copy(update=update)})) is None
+        assert find_counted_size([run], made.model_copy(update={"data": made.data.model_copy(update=update)})) is None
     twice = {"train": [made.data.train[0].model_copy(update={"weight": 2.0})]}
-    assert tokenised_by([run], made.model_copy(update={"data": made.data.model_copy(update=twice)})) is None
+    assert find_counted_size([run], made.model_copy(update={"data": made.data.model_copy(update=twice)})) is None
     elsewhere = made.model_copy(update={"model": made.model.model_copy(update={"path": "/other/model"})})
-    assert tokenised_by([run], elsewhere) is None
+    assert find_counted_size([run], elsewhere) is None
     tokenizer = Path(made.model.path) / "tokenizer.json"
     before = tokenizer.stat()
     os.utime(tokenizer, (before.st_atime + 9999, before.st_mtime + 9999))
-    assert tokenised_by([run], made) is None, "another tokenizer since"
+    assert find_counted_size([run], made) is None, "another tokenizer since"
     os.utime(tokenizer, (before.st_atime, before.st_mtime))
     with Path(made.data.train[0].path).open("a") as file:
         file.write(json.dumps(SAID) + "\n")
-    assert tokenised_by([run], made) is None, "other rows since"
+    assert find_counted_size([run], made) is None, "other rows since"
