@@ -13,10 +13,10 @@ from pathlib import Path
 
 from cluster.errors import ClusterError
 from cluster.kubernetes.pod.completion import FATAL, report
-from cluster.kubernetes.pod.membership.identity import this_post
-from cluster.kubernetes.pod.process.log import Words
+from cluster.kubernetes.pod.membership.identity import pod_identity
+from cluster.kubernetes.pod.process.log import PodLog
 from cluster.kubernetes.pod.process.signals import Signals
-from cluster.kubernetes.pod.supervisor import Pod
+from cluster.kubernetes.pod.supervisor import Supervisor
 from rundir.errors import TuneyardError
 from rundir.paths import PLAN
 
@@ -32,20 +32,20 @@ def main(arguments: list[str]) -> int:
     run_dir, signals = Path(arguments[0]).resolve(), Signals()
     signals.listen()
     try:
-        post = this_post(os.environ)
-        require_run(run_dir, signals)
+        identity = pod_identity(os.environ)
+        wait_for_run_directory(run_dir, signals)
     except TuneyardError as error:
         print(f"pod: {error}: {error.remedy}", file=sys.stderr)
         return FATAL
-    words = Words(f"pod {post.index}")
-    code = Pod(run_dir, post, signals, words).live()
-    words.say(f"leaving with {code}")
-    if post.is_head:
-        _report(run_dir, post.termination_log, words)
+    log = PodLog(f"pod {identity.index}")
+    code = Supervisor(run_dir, identity, signals, log).run()
+    log.info(f"leaving with {code}")
+    if identity.is_leader:
+        _report(run_dir, identity.termination_log, log)
     return code
 
 
-def require_run(run_dir: Path, signals: Signals) -> None:
+def wait_for_run_directory(run_dir: Path, signals: Signals) -> None:
     """Waits a little for a run that another node has just placed: storage may show it late."""
     deadline = time.monotonic() + _APPEAR_SECONDS
     while not (run_dir / PLAN).is_file():
@@ -56,11 +56,11 @@ def require_run(run_dir: Path, signals: Signals) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _report(run_dir: Path, termination_log: str, words: Words) -> None:
+def _report(run_dir: Path, termination_log: str, log: PodLog) -> None:
     try:
         report(run_dir, termination_log)
     except OSError as error:
-        words.say(f"the last words could not be written: {error}")
+        log.info(f"the termination message could not be written: {error}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""When a run is over, with which exit code its pods leave, and what the head's pod says last.
+"""When a run is over, with which exit code its pods leave, and the termination message of pod 0.
 
 The record is the truth. An agent's exit code only says that the record should be read.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from cluster.agent.attempt import Attempt, close_abandoned
 from cluster.agent.node import NODE_RANK, NODES
 from cluster.agent.outcome import stopped
-from cluster.kubernetes.pod.membership.identity import Post
+from cluster.kubernetes.pod.membership.identity import PodIdentity
 from cluster.lock import AgentLock, LockHeldError
 from rundir.attempts import AttemptRecord, newest_attempt, read_attempts
 from rundir.outcome import Outcome
@@ -35,7 +35,7 @@ def submission_of(run_dir: Path, given: float | None) -> float:
     return given or (records[-1].submitted if records else None) or time.time()
 
 
-def end_of(run_dir: Path, submitted: float | None) -> int | None:
+def exit_code_of_run(run_dir: Path, submitted: float | None) -> int | None:
     """The exit code of every pod of a run that is over; None while it may go on."""
     last = _last(run_dir, submitted)
     if last is None or last.outcome is None or not last.decision.stops:
@@ -48,10 +48,10 @@ def is_trained(run_dir: Path, submitted: float | None) -> bool:
     return any(one.trained for one in read_attempts(run_dir) if submitted in (None, one.submitted))
 
 
-def users_wish(run_dir: Path, submitted: float | None) -> StopRequest | None:
-    """The user's wish to stop this run, if it is there and no attempt has ended by it yet."""
+def stop_request(run_dir: Path, submitted: float | None) -> StopRequest | None:
+    """The user's stop request, if there is one that no attempt has honored yet."""
     stop = read_stop(run_dir)
-    if stop is None or not stop.is_users or _was_granted(run_dir, stop):
+    if stop is None or not stop.is_users or _was_honored(run_dir, stop):
         return None
     if stop.time is None:
         return stop if _is_new_touch(run_dir) else None
@@ -60,22 +60,22 @@ def users_wish(run_dir: Path, submitted: float | None) -> StopRequest | None:
     return stop
 
 
-def grant(run_dir: Path, post: Post) -> bool:
-    """Ends the run as the user wishes when no agent is there to do it; False when one may be."""
-    os.environ.update({NODES: post.node, NODE_RANK: "0"})  # the record names the node that wrote it
+def honor_stop(run_dir: Path, identity: PodIdentity) -> bool:
+    """Records that the run is stopped when no agent is there to do it; False when one may be."""
+    os.environ.update({NODES: identity.node, NODE_RANK: "0"})  # the record names the node that wrote it
     try:
         with AgentLock(run_dir, _LOCK_SECONDS) as lock:
             close_abandoned(run_dir, lock.previous)
-            if (stop := users_wish(run_dir, post.submitted)) is not None:
-                Attempt(run_dir, submission_of(run_dir, post.submitted)).close(stopped(stop), RestartLimits())
+            if (stop := stop_request(run_dir, identity.submitted)) is not None:
+                Attempt(run_dir, submission_of(run_dir, identity.submitted)).close(stopped(stop), RestartLimits())
     except LockHeldError:
         return False
     return True
 
 
-def clear_granted(run_dir: Path, submitted: float | None) -> None:
-    """Removes a wish to stop that the next attempt must not meet. Only for the holder of the lock."""
-    if users_wish(run_dir, submitted) is None:
+def clear_honored(run_dir: Path, submitted: float | None) -> None:
+    """Removes a stop request that was honored, lest the next attempt meets it. Only for the holder of the lock."""
+    if stop_request(run_dir, submitted) is None:
         clear_stop(run_dir)
 
 
@@ -97,7 +97,7 @@ def ledger_line(run_dir: Path) -> str:
 
 
 def report(run_dir: Path, termination_log: str) -> None:
-    """The last words of the head's pod: on stdout, and where Kubernetes looks for them."""
+    """Prints the ledger, and writes the termination message where Kubernetes reads it."""
     print(ledger_line(run_dir), flush=True)
     path = Path(termination_log)
     if path.exists():
@@ -110,12 +110,12 @@ def _last(run_dir: Path, submitted: float | None) -> AttemptRecord | None:
     return last if last is not None and submitted in (None, last.submitted) else None
 
 
-def _was_granted(run_dir: Path, stop: StopRequest) -> bool:
+def _was_honored(run_dir: Path, stop: StopRequest) -> bool:
     return stop.time is not None and any(record.stop_time == stop.time for record in read_attempts(run_dir))
 
 
 def _is_new_touch(run_dir: Path) -> bool:
-    """Whether an empty file is a user's wish, and not what an agent on a full disk left when it was told to leave."""
+    """Whether an empty file is a user's request, and not what an agent on a full disk left when told to."""
     try:
         is_empty = RunPaths(run_dir).stop.stat().st_size == 0
     except OSError:

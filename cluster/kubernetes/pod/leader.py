@@ -1,4 +1,4 @@
-"""What only pod 0 does: settles what an earlier life left, gathers the pods, and misses those that are gone."""
+"""What only pod 0 does: finalizes what an earlier agent left, decides when all start, and reports departed workers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from cluster.agent.aftermath import settle
 from cluster.agent.invitation import Absence, write_absences
 from cluster.errors import ClusterError
-from cluster.kubernetes.pod.completion import clear_granted
-from cluster.kubernetes.pod.membership.heartbeat import LEFT, WAITING, Others, Presence, Sight
-from cluster.kubernetes.pod.membership.identity import Post
-from cluster.kubernetes.pod.membership.rendezvous import Gathering, node_names
-from cluster.kubernetes.pod.process.log import Words, numbers
+from cluster.kubernetes.pod.completion import clear_honored
+from cluster.kubernetes.pod.membership.heartbeat import LEFT, WAITING, Heartbeat, Peer, Peers
+from cluster.kubernetes.pod.membership.identity import PodIdentity
+from cluster.kubernetes.pod.membership.rendezvous import Rendezvous, node_names
+from cluster.kubernetes.pod.process.log import PodLog, numbers
 from cluster.lock import AgentLock, LockHeldError
 from rundir.attempts import AttemptRecord
 from rundir.errors import RunDirError, TuneyardError
@@ -21,48 +21,48 @@ from rundir.plan import read_launch
 from rundir.stop import read_stop, write_stop
 
 PATIENCE_SECONDS = 3.0
-"""For so long somebody may hold the lock in passing; who holds it longer is an agent of an earlier life."""
+"""A lock that is held for longer belongs to an agent of an earlier rendezvous."""
 REPLACED_SECONDS = 15.0
-"""A pod that lost its post has so long to save together with the others, if it lives."""
+"""A pod that was replaced has so long to save together with the others, if it lives."""
 _LOCK_SECONDS = 0.2
 
 
-class Head:
-    """Pod 0 between two lives of the run, and beside its agent."""
+class Leader:
+    """Pod 0 while it waits, and beside its agent."""
 
-    def __init__(self, run_dir: Path, post: Post, words: Words) -> None:
-        self.others = Others(run_dir, range(1, post.count))
-        self.settled = False
-        self._run_dir, self._post, self._words = run_dir, post, words
-        self._lives = 0
+    def __init__(self, run_dir: Path, identity: PodIdentity, log: PodLog) -> None:
+        self.peers = Peers(run_dir, range(1, identity.count))
+        self.finalized = False
+        self._run_dir, self._identity, self._log = run_dir, identity, log
+        self._rendezvous_count = 0
         self._go_on_at = 0.0
         self._locked_since: float | None = None
-        self._asked = False
-        self._missed: tuple[Absence, ...] = ()
+        self._asked_to_leave = False
+        self._departed: tuple[Absence, ...] = ()
         self._replaced_since: dict[int, float] = {}
 
     def begin(self) -> None:
-        """A life has ended: what it left is settled before there is another one."""
-        self.settled, self._locked_since, self._asked = False, None, False
-        self._missed, self._replaced_since = (), {}
+        """An agent has ended: its record is finalized before the next rendezvous."""
+        self.finalized, self._locked_since, self._asked_to_leave = False, None, False
+        self._departed, self._replaced_since = (), {}
 
-    def settle(self, now: float, least_seconds: float) -> None:
+    def finalize(self, now: float, least_seconds: float) -> None:
         """Has the newest record closed and judged, as soon as no agent lives; sets when the run may go on."""
         record: AttemptRecord | None = None
         try:
             with AgentLock(self._run_dir, _LOCK_SECONDS) as lock:
                 if self._has_plan():
                     record = settle(self._run_dir, lock)
-                clear_granted(self._run_dir, self._post.submitted)
+                clear_honored(self._run_dir, self._identity.submitted)
         except LockHeldError as error:
             self._wait_for_lock(now, error)
             return
-        self.settled = True
+        self.finalized = True
         self._go_on_at = now + max(self._backoff_seconds(record), least_seconds)
 
     def _backoff_seconds(self, record: AttemptRecord | None) -> float:
         """How long the policy has the next attempt wait; who submits again does not wait for the last time."""
-        if record is None or self._post.submitted not in (None, record.submitted):
+        if record is None or self._identity.submitted not in (None, record.submitted):
             return 0.0
         return record.decision.wait_seconds if record.decision.restarts else 0.0
 
@@ -74,51 +74,51 @@ class Head:
             return False
         return True
 
-    def gathered(self, now: float, alone: bool = False) -> Gathering | None:
-        """The next life, once every pod waits and the back-off has passed; `alone`: of this pod only."""
-        self.others.look(now)
-        if (missing := self.others.missing()) and not alone:
+    def next_rendezvous(self, now: float, alone: bool = False) -> Rendezvous | None:
+        """The next rendezvous, once every pod waits and the back-off has passed; `alone`: of this pod only."""
+        self.peers.look(now)
+        if (missing := self.peers.missing()) and not alone:
             kind = "pods" if len(missing) > 1 else "pod"
-            self._words.waiting("pods", f"{kind} {numbers(missing)} of {self._post.count}", now)
+            self._log.waiting("pods", f"{kind} {numbers(missing)} of {self._identity.count}", now)
             return None
         if now < self._go_on_at:
-            self._words.waiting("back-off", f"{self._go_on_at - now:.0f} s before the next attempt", now)
+            self._log.waiting("back-off", f"{self._go_on_at - now:.0f} s before the next attempt", now)
             return None
-        return self._called(alone)
+        return self._begin_rendezvous(alone)
 
-    def _called(self, alone: bool) -> Gathering | None:
-        sights = [] if alone else self.others.sights.values()
-        shown = [sight.presence for sight in sights if sight.presence is not None]
-        pods = (self._post.uid, *(presence.pod for presence in shown))
-        nodes = node_names([self._post.node, *(presence.node for presence in shown)])
+    def _begin_rendezvous(self, alone: bool) -> Rendezvous | None:
+        peers = [] if alone else self.peers.by_index.values()
+        heartbeat = [peer.heartbeat for peer in peers if peer.heartbeat is not None]
+        pods = (self._identity.uid, *(heartbeat.pod for heartbeat in heartbeat))
+        nodes = node_names([self._identity.node, *(heartbeat.node for heartbeat in heartbeat)])
         try:
             with AgentLock(self._run_dir, _LOCK_SECONDS):
-                clear_granted(self._run_dir, self._post.submitted)
+                clear_honored(self._run_dir, self._identity.submitted)
         except LockHeldError:
             return None
-        self._lives += 1
-        return Gathering(f"{self._post.uid}.{self._lives}", pods, nodes, self._post.address)
+        self._rendezvous_count += 1
+        return Rendezvous(f"{self._identity.uid}.{self._rendezvous_count}", pods, nodes, self._identity.address)
 
-    def watch(self, gathering: Gathering, now: float) -> None:
-        """Tells the agent which followers are gone: it would have to find out by their silence."""
-        if len(gathering.pods) < self._post.count:
+    def watch(self, rendezvous: Rendezvous, now: float) -> None:
+        """Tells the agent which workers have departed, before its own timeout would."""
+        if len(rendezvous.pods) < self._identity.count:
             return  # it was left alone
-        self.others.look(now)
-        seen = {index: sight.presence for index, sight in self.others.sights.items() if sight.presence is not None}
-        missed = tuple(absences(gathering, seen, self._replaced_for(gathering, now)))
-        if missed == self._missed:
+        self.peers.look(now)
+        seen = {index: peer.heartbeat for index, peer in self.peers.by_index.items() if peer.heartbeat is not None}
+        departed = tuple(absences(rendezvous, seen, self._replaced_for(rendezvous, now)))
+        if departed == self._departed:
             return
         try:
-            write_absences(self._run_dir, gathering.generation, missed)
-        except TuneyardError as error:  # a full disk: then by their silence
-            self._words.say(str(error))
-        self._missed = missed
+            write_absences(self._run_dir, rendezvous.generation, departed)
+        except TuneyardError as error:  # a full disk: then by its own timeout
+            self._log.info(str(error))
+        self._departed = departed
 
-    def _replaced_for(self, gathering: Gathering, now: float) -> Callable[[int], float]:
+    def _replaced_for(self, rendezvous: Rendezvous, now: float) -> Callable[[int], float]:
         if read_stop(self._run_dir) is not None:  # all are saving, and the grace period ends it
             self._replaced_since = {}
-        for index, sight in self.others.sights.items():
-            if _is_replaced(sight, gathering.pods[index]):
+        for index, peer in self.peers.by_index.items():
+            if _is_replaced(peer, rendezvous.pods[index]):
                 self._replaced_since.setdefault(index, now)
         return lambda index: now - self._replaced_since.get(index, now)
 
@@ -127,25 +127,29 @@ class Head:
             self._locked_since = now
         if now - self._locked_since < PATIENCE_SECONDS:
             return
-        self._words.waiting("lock", f"an agent of an earlier life to save and leave: {error.message}", now)
-        if not self._asked and read_stop(self._run_dir) is None:
-            write_stop(self._run_dir, StopReason.PREEMPTED, f"its pod was replaced by {self._post.name}", urgent=True)
-        self._asked = True
+        self._log.waiting("lock", f"an agent of an earlier rendezvous to save and leave: {error.message}", now)
+        if not self._asked_to_leave and read_stop(self._run_dir) is None:
+            write_stop(
+                self._run_dir, StopReason.PREEMPTED, f"its pod was replaced by {self._identity.name}", urgent=True
+            )
+        self._asked_to_leave = True
 
 
-def absences(gathering: Gathering, seen: Mapping[int, Presence], replaced_for: Callable[[int], float]) -> list[Absence]:
-    """The followers that have gone from this life, by what their pods show."""
+def absences(
+    rendezvous: Rendezvous, seen: Mapping[int, Heartbeat], replaced_for: Callable[[int], float]
+) -> list[Absence]:
+    """The workers that have departed since the rendezvous, by their pods' heartbeats."""
     found = []
-    for index, shown in seen.items():
-        if shown.pod != gathering.pods[index]:
+    for index, heartbeat in seen.items():
+        if heartbeat.pod != rendezvous.pods[index]:
             if replaced_for(index) >= REPLACED_SECONDS:
-                found.append(Absence(index, f"its pod was replaced by {shown.name or shown.pod}", blameless=True))
-        elif shown.state == LEFT:
+                found.append(Absence(index, f"its pod was replaced by {heartbeat.name or heartbeat.pod}", True))
+        elif heartbeat.state == LEFT:
             found.append(Absence(index, "its pod has left", blameless=True))
-        elif shown.state == WAITING and shown.generation == gathering.generation:
+        elif heartbeat.state == WAITING and heartbeat.generation == rendezvous.generation:
             found.append(Absence(index, "its agent has ended"))
     return found
 
 
-def _is_replaced(sight: Sight, pod: str) -> bool:
-    return sight.presence is not None and sight.presence.pod != pod
+def _is_replaced(peer: Peer, pod: str) -> bool:
+    return peer.heartbeat is not None and peer.heartbeat.pod != pod

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.kubernetes.pod.membership.heartbeat import PODS
-from cluster.kubernetes.pod.membership.identity import Post
+from cluster.kubernetes.pod.membership.identity import PodIdentity
 from cluster.kubernetes.pod.membership.rendezvous import node_of
 from cluster.policy import exclusions
 from rundir.attempts import Exclusion, read_attempts
@@ -23,19 +23,19 @@ from rundir.quantities import count
 MOST_MOVES = 2
 
 
-class Placement:
+class NodeExclusion:
     """Whether this pod may stay where it is."""
 
-    def __init__(self, run_dir: Path, post: Post, say: Callable[[str], None]) -> None:
-        self._run_dir, self._post, self._say = run_dir, post, say
-        self._path = run_dir / PODS / f"{post.index}-moves.json"
+    def __init__(self, run_dir: Path, identity: PodIdentity, say: Callable[[str], None]) -> None:
+        self._run_dir, self._identity, self._say = run_dir, identity, say
+        self._path = run_dir / PODS / f"{identity.index}-moves.json"
         self._stays = False
 
     def must_move(self) -> bool:
         """Whether the pod has to leave for another node; it is counted as having left then."""
         if self._stays or (exclusion := self._exclusion()) is None:
             return False
-        why = f"the restart policy keeps away from node {self._post.node}: {exclusion.evidence}"
+        why = f"the restart policy keeps away from node {self._identity.node}: {exclusion.evidence}"
         moves = self._moves()
         if moves < MOST_MOVES and self._count(moves + 1):
             self._say(f"{why}; leaving for another node")
@@ -46,20 +46,20 @@ class Placement:
 
     def _exclusion(self) -> Exclusion | None:
         found = exclusions(read_attempts(self._run_dir), time.time())
-        return next((one for one in found if node_of(one.node) == self._post.node), None)
+        return next((one for one in found if node_of(one.node) == self._identity.node), None)
 
     def _moves(self) -> int:
-        kept = self._kept().get(self._post.node)
+        kept = self._kept().get(self._identity.node)
         return kept if isinstance(kept, int) else 0
 
     def _kept(self) -> dict[str, Any]:
         given = read_json_or_empty(self._path)
         moves = given.get("moves")
-        return moves if given.get("submitted") == self._post.submitted and isinstance(moves, dict) else {}
+        return moves if given.get("submitted") == self._identity.submitted and isinstance(moves, dict) else {}
 
     def _count(self, moves: int) -> bool:
         """Whether the move could be counted: one that is not could go on for ever."""
-        counted = {"submitted": self._post.submitted, "moves": self._kept() | {self._post.node: moves}}
+        counted = {"submitted": self._identity.submitted, "moves": self._kept() | {self._identity.node: moves}}
         try:
             write_json(self._path, counted)
         except TuneyardError as error:

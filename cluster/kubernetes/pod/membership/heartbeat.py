@@ -1,8 +1,8 @@
-"""What each pod of a run shows the others: one small file per pod, rewritten all the time while the pod lives.
+"""Heartbeats of pods: one small file per pod, rewritten all the time while the pod lives.
 
-Nobody compares clocks: a pod lives for as long as its file changes, by the reader's own monotonic clock. Two pods may
-hold one index for a while, as when a lost node's pod is not quite dead: each claims its post with a number above the
-one that it found, and the lower claim yields.
+Clocks are never compared: a pod lives for as long as its file changes, by the reader's own monotonic clock. Two pods
+may have one index for a while, as when a lost node's pod is not quite dead. Each takes an epoch above the one that it
+finds in the file (a fencing token): the pod with the lower epoch has been replaced, and leaves.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from cluster.agent.invitation import Silence
-from cluster.kubernetes.pod.membership.identity import Post
+from cluster.kubernetes.pod.membership.identity import PodIdentity
 from rundir.files import atomic_write, read_json_of_other_node
 
 PODS = "pods"
 WAITING, SERVING, LEFT = "waiting", "serving", "left"
 WAITING_BEAT_SECONDS = 2.0
 SERVING_BEAT_SECONDS = 10.0
-SILENCE_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 """A pod whose file has not changed for so long does not count. Storage may show a change half a minute late."""
 _REPEAT_SECONDS = 60.0
+_KEYS = {"epoch": "claim", "awaits_workers": "calls"}
+"""Keys in the file, where earlier versions called a field otherwise: pods of one run may come from two images."""
 _TRIES, _TRY_SECONDS = 20, 0.2
 
 
 @dataclass(frozen=True)
-class Presence:
-    """What one pod shows. `generation` is the life that it serves, or served last."""
+class Heartbeat:
+    """What one pod writes. `generation` is the rendezvous that its agent runs for, or ran for last."""
 
     pod: str
     node: str
@@ -38,81 +40,87 @@ class Presence:
     generation: str | None = None
     beat: int = 0
     name: str = ""
-    claim: int = 0
-    calls: bool = False
-    """Of the head: nobody leads the run now. Whoever still serves an earlier life is to come back at once."""
+    epoch: int = 0
+    awaits_workers: bool = False
+    """Of the leader: no agent leads the run now, so workers end what is left of an earlier rendezvous at once."""
 
 
-def presence_path(run_dir: Path, index: int) -> Path:
-    """Where the pod of that index shows itself."""
+def heartbeat_path(run_dir: Path, index: int) -> Path:
+    """The file of the pod with that index."""
     return run_dir / PODS / f"{index}.json"
 
 
-def read_presence(run_dir: Path, index: int) -> Presence | None:
-    """What the pod shows now; None when there is nothing, or half of something."""
-    given = read_json_of_other_node(presence_path(run_dir, index))
-    known = {one.name: given[one.name] for one in fields(Presence) if one.name in given}
+def read_heartbeat(run_dir: Path, index: int) -> Heartbeat | None:
+    """The newest heartbeat; None when there is none, or half of one."""
+    given = read_json_of_other_node(heartbeat_path(run_dir, index))
+    keys = {one.name: _KEYS.get(one.name, one.name) for one in fields(Heartbeat)}
+    known = {name: given[key] for name, key in keys.items() if key in given}
     try:
-        return Presence(**known)
+        return Heartbeat(**known)
     except TypeError:
         return None
 
 
-class OwnPresence:
-    """This pod's file. Trouble in writing it is said, and ends nothing."""
+def as_json(heartbeat: Heartbeat) -> dict[str, Any]:
+    """The heartbeat as its file has it."""
+    return {_KEYS.get(name, name): value for name, value in asdict(heartbeat).items()}
 
-    def __init__(self, run_dir: Path, post: Post, say: Callable[[str], None]) -> None:
-        self._path = presence_path(run_dir, post.index)
-        self._run_dir, self._post, self._say = run_dir, post, say
+
+class OwnHeartbeat:
+    """This pod's heartbeat. A failure to write it is logged, and ends nothing."""
+
+    def __init__(self, run_dir: Path, identity: PodIdentity, say: Callable[[str], None]) -> None:
+        self._path = heartbeat_path(run_dir, identity.index)
+        self._run_dir, self._identity, self._say = run_dir, identity, say
         last = self._found()
-        claim = 0 if last is None else last.claim + (last.pod != post.uid)
-        self.now = Presence(post.uid, post.node, name=post.name, claim=claim)
-        self._next_beat = self._next_words = 0.0
+        epoch = 0 if last is None else last.epoch + (last.pod != identity.uid)
+        self.now = Heartbeat(identity.uid, identity.node, name=identity.name, epoch=epoch)
+        self._next_beat = self._next_complaint = 0.0
 
-    def _found(self) -> Presence | None:
-        """Who had this post before; a file that is there and cannot be read is looked at again for a while."""
+    def _found(self) -> Heartbeat | None:
+        """The last heartbeat with this index; a file that is there and cannot be read is read again for a while."""
         for _ in range(_TRIES):
-            if (last := read_presence(self._run_dir, self._post.index)) is not None or self._is_blank():
+            if (last := read_heartbeat(self._run_dir, self._identity.index)) is not None or self._is_blank():
                 return last
             time.sleep(_TRY_SECONDS)
         return None
 
     def _is_blank(self) -> bool:
-        """Whether nobody has had this post: those who look for its pod have made the file, if it is there at all."""
+        """Whether no pod had this index yet: readers create the file empty (`read_json_of_others`)."""
         try:
             return self._path.stat().st_size == 0
         except OSError:
             return True
 
     def show(self, now: float, **changed: Any) -> None:
-        """Shows what has changed, at once."""
+        """Writes changed fields at once."""
         if any(getattr(self.now, name) != value for name, value in changed.items()):
             self.now = replace(self.now, **changed)
             self._next_beat = now
         self.beat(now)
 
     def beat(self, now: float) -> None:
-        """Shows that this pod lives, if it is time to."""
+        """Writes the next beat, if it is due."""
         if now < self._next_beat or self.replaced() is not None:
             return
         self._next_beat = now + (WAITING_BEAT_SECONDS if self.now.state == WAITING else SERVING_BEAT_SECONDS)
         self.now = replace(self.now, beat=self.now.beat + 1)
         try:
-            write_beside(self._path, asdict(self.now))
+            write_beside(self._path, as_json(self.now))
         except OSError as error:
             self._complain(now, error)
 
-    def replaced(self) -> Presence | None:
-        """The other pod that has this one's post now, if there is one."""
-        seen = read_presence(self._run_dir, self._post.index)
-        if seen is None or seen.pod == self._post.uid:
+    def replaced(self) -> Heartbeat | None:
+        """The pod that has taken this one's index, if there is one."""
+        seen = read_heartbeat(self._run_dir, self._identity.index)
+        if seen is None or seen.pod == self._identity.uid:
             return None
-        newer = (seen.claim, seen.pod) > (self.now.claim, self.now.pod)
+        newer = (seen.epoch, seen.pod) > (self.now.epoch, self.now.pod)
         return seen if newer else None
 
     def _complain(self, now: float, error: OSError) -> None:
-        if now >= self._next_words:
-            self._next_words = now + _REPEAT_SECONDS
+        if now >= self._next_complaint:
+            self._next_complaint = now + _REPEAT_SECONDS
             self._say(f"{self._path}: cannot be written: {error.strerror}; the other pods may not see this one")
 
 
@@ -141,46 +149,46 @@ def _overwritten(path: Path, text: str) -> bool:
     return True
 
 
-class Sight:
-    """Another pod as this one sees it over time."""
+class Peer:
+    """Another pod, as seen through its heartbeats."""
 
     def __init__(self) -> None:
-        self.presence: Presence | None = None
-        self._moved = self._silent = False
-        self._silence = Silence(SILENCE_SECONDS)
+        self.heartbeat: Heartbeat | None = None
+        self._beats = self._timed_out = False
+        self._timeout = Silence(TIMEOUT_SECONDS)
 
-    def look(self, seen: Presence | None, now: float) -> None:
-        """Takes in what the pod shows now; an older claim is a pod that has lost its post."""
-        last = self.presence
-        if seen is not None and (last is None or (seen.claim, seen.pod) >= (last.claim, last.pod)):
+    def look(self, seen: Heartbeat | None, now: float) -> None:
+        """Takes in the newest heartbeat; one of a lower epoch is a late write of a pod that was replaced."""
+        last = self.heartbeat
+        if seen is not None and (last is None or (seen.epoch, seen.pod) >= (last.epoch, last.pod)):
             same = last is not None and seen.pod == last.pod
-            self._moved = same and (self._moved or seen != last)
-            self.presence = seen
-        self._silent = self._silence.lasts_too_long(self.presence, now)
+            self._beats = same and (self._beats or seen != last)
+            self.heartbeat = seen
+        self._timed_out = self._timeout.lasts_too_long(self.heartbeat, now)
 
     @property
     def lives(self) -> bool:
-        """Whether the pod was seen to change, and not long ago: what a dead pod left never does."""
-        return self._moved and not self._silent
+        """Whether its heartbeat was seen to change within the timeout; a file that a dead pod left never does."""
+        return self._beats and not self._timed_out
 
     @property
     def waits(self) -> bool:
-        """Whether the pod lives and has nothing to do."""
-        return self.lives and self.presence is not None and self.presence.state == WAITING
+        """Whether the pod lives and waits for a rendezvous."""
+        return self.lives and self.heartbeat is not None and self.heartbeat.state == WAITING
 
 
-class Others:
-    """All other pods of the run."""
+class Peers:
+    """Other pods of the run, by index."""
 
     def __init__(self, run_dir: Path, indices: range) -> None:
-        self.sights = {index: Sight() for index in indices}
+        self.by_index = {index: Peer() for index in indices}
         self._run_dir = run_dir
 
     def look(self, now: float) -> None:
-        """Looks at all of them."""
-        for index, sight in self.sights.items():
-            sight.look(read_presence(self._run_dir, index), now)
+        """Reads all their heartbeats."""
+        for index, peer in self.by_index.items():
+            peer.look(read_heartbeat(self._run_dir, index), now)
 
     def missing(self) -> list[int]:
-        """The pods that do not wait."""
-        return [index for index, sight in self.sights.items() if not sight.waits]
+        """The indices of pods that do not wait for a rendezvous."""
+        return [index for index, peer in self.by_index.items() if not peer.waits]

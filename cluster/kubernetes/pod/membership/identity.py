@@ -1,4 +1,4 @@
-"""Which pod of a run this is, as the chart tells it through the environment."""
+"""Which pod of a run this is, by the variables that the chart sets."""
 
 from __future__ import annotations
 
@@ -17,40 +17,41 @@ NODE_NAME = "TUNEYARD_NODE_NAME"
 POD_ADDRESS = "TUNEYARD_POD_IP"
 """This pod's address: a name of pod 0 may still lead to its predecessor, as DNS answers are kept for a while."""
 TERMINATION_LOG = "TUNEYARD_TERMINATION_LOG"
-"""Where Kubernetes looks for a pod's last words, if not at its usual place."""
+"""Where Kubernetes reads the termination message, if not at its usual place."""
 _NEEDED = (INDEX, COUNT, UID, NODE_NAME)
 _USUAL_TERMINATION_LOG = "/dev/termination-log"
 
 
 @dataclass(frozen=True)
-class Post:
-    """One pod among those of a run; pod 0 is the head."""
+class PodIdentity:
+    """One pod among those of a run; pod 0 is the leader."""
 
     index: int
     count: int
     uid: str
     name: str
     node: str
-    head: str = "localhost"
+    leader: str = "localhost"
+    """A host name of pod 0."""
     port: str = ""
     submitted: float | None = None
     termination_log: str = _USUAL_TERMINATION_LOG
     address: str = ""
 
     @property
-    def is_head(self) -> bool:
-        """Whether the other pods come when this one calls."""
+    def is_leader(self) -> bool:
+        """Whether this pod decides when all start together."""
         return self.index == 0
 
 
-def this_post(environment: Mapping[str, str]) -> Post:
+def pod_identity(environment: Mapping[str, str]) -> PodIdentity:
     """The pod that the environment describes; ClusterError when the chart that started it left something out."""
     if missing := [name for name in _NEEDED if not environment.get(name)]:
         raise ClusterError(f"{', '.join(missing)} not set: this is no pod of the chart", "install it with helm")
     index, count = (_number(environment, name) for name in (INDEX, COUNT))
     if index >= count:
         raise ClusterError(f"{INDEX} is {index}, and {COUNT} is {count}", "install the chart again")
-    return Post(
+    return PodIdentity(
         *(index, count, environment[UID], environment.get(POD_NAME) or f"pod {index}", environment[NODE_NAME]),
         *(environment.get(HEAD) or "localhost", environment.get(PORT) or ""),
         submission(environment) or None,

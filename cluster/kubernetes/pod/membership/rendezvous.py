@@ -1,4 +1,4 @@
-"""The head's word that all pods are here: from it each pod knows its place, and starts its agent."""
+"""The rendezvous record: written by pod 0 once all pods wait; every pod named in it starts its agent."""
 
 from __future__ import annotations
 
@@ -12,41 +12,42 @@ from cluster.agent.launch import ONLY_WHAT_FOLLOWS
 from cluster.agent.node import GENERATION, HEAD, NODE_RANK, NODES, PORT
 from cluster.agent.restarts import SUBMITTED
 from cluster.kubernetes.pod.membership.heartbeat import PODS
-from cluster.kubernetes.pod.membership.identity import Post
+from cluster.kubernetes.pod.membership.identity import PodIdentity
 from rundir.files import read_json_of_other_node, write_json
 
-GATHERING = "gathering.json"
+RENDEZVOUS = "gathering.json"
+"""Named as in earlier versions: pods of one run may come from two images while it is upgraded."""
 NODE_MARK = "#"
 """Between a node's name and a pod's index, where several pods of a run share a node."""
 
 
 @dataclass(frozen=True)
-class Gathering:
-    """One life of the run: the pods that carry it, and the nodes that they are on, by index."""
+class Rendezvous:
+    """The pods that run together, and their nodes, by index."""
 
     generation: str
     pods: tuple[str, ...]
     nodes: tuple[str, ...]
     address: str = ""
-    """Of the head; "" where only its name is known."""
+    """Of the leader; "" where only its name is known."""
 
     @property
-    def head(self) -> str:
-        """The pod that called it."""
+    def leader(self) -> str:
+        """The uid of the pod that wrote it."""
         return self.generation.rpartition(".")[0]
 
 
-def write_gathering(run_dir: Path, gathering: Gathering) -> None:
-    """Replaces the word of an earlier gathering; ClusterError when it cannot be written."""
-    write_json(run_dir / PODS / GATHERING, asdict(gathering))
+def write_rendezvous(run_dir: Path, rendezvous: Rendezvous) -> None:
+    """Replaces the record of an earlier rendezvous; an error with its reason when it cannot be written."""
+    write_json(run_dir / PODS / RENDEZVOUS, asdict(rendezvous))
 
 
-def read_gathering(run_dir: Path) -> Gathering | None:
-    """The newest gathering; None when there was none yet."""
-    given = read_json_of_other_node(run_dir / PODS / GATHERING)
+def read_rendezvous(run_dir: Path) -> Rendezvous | None:
+    """The newest rendezvous; None when there was none yet."""
+    given = read_json_of_other_node(run_dir / PODS / RENDEZVOUS)
     try:
         address = str(given.get("address") or "")
-        return Gathering(str(given["generation"]), tuple(given["pods"]), tuple(given["nodes"]), address)
+        return Rendezvous(str(given["generation"]), tuple(given["pods"]), tuple(given["nodes"]), address)
     except (KeyError, TypeError):
         return None
 
@@ -62,15 +63,15 @@ def node_of(name: str) -> str:
     return name.partition(NODE_MARK)[0]
 
 
-def agent_environment(post: Post, gathering: Gathering, submitted: float) -> dict[str, str]:
-    """What the agent of this pod is told. One that is left of several only exports and evaluates."""
-    told = {
-        ONLY_WHAT_FOLLOWS: "1" if len(gathering.pods) < post.count else "",
+def agent_environment(identity: PodIdentity, rendezvous: Rendezvous, submitted: float) -> dict[str, str]:
+    """Variables of this pod's agent. A leader without its workers only exports and evaluates."""
+    variables = {
+        ONLY_WHAT_FOLLOWS: "1" if len(rendezvous.pods) < identity.count else "",
         RELEASED: "",
-        NODES: ",".join(gathering.nodes),
-        NODE_RANK: str(post.index),
-        HEAD: gathering.address or post.head,
-        GENERATION: gathering.generation,
+        NODES: ",".join(rendezvous.nodes),
+        NODE_RANK: str(identity.index),
+        HEAD: rendezvous.address or identity.leader,
+        GENERATION: rendezvous.generation,
         SUBMITTED: repr(submitted),
     }
-    return told | ({PORT: post.port} if post.port else {})
+    return variables | ({PORT: identity.port} if identity.port else {})

@@ -1,6 +1,6 @@
 """`python -m cluster.kubernetes.pod.prepare RUN_DIR NUM_PROC`: tokenises a run's data in a pod without GPUs.
 
-Exit code: 0 the data are there; the others are those of the run's own pods (docs/kubernetes-pod.md).
+Exit code: 0 the data are there; the peers are those of the run's own pods (docs/kubernetes-pod.md).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from cluster.agent.node import GENERATION, NODES
 from cluster.agent.prepare import prepare
 from cluster.errors import ClusterError
-from cluster.kubernetes.pod.completion import FATAL, end_of, report
-from cluster.kubernetes.pod.membership.identity import Post, this_post
+from cluster.kubernetes.pod.completion import FATAL, exit_code_of_run, report
+from cluster.kubernetes.pod.membership.identity import PodIdentity, pod_identity
 from cluster.lock import LockHeldError
 from rundir.outcome import RESTART_ME
 
@@ -22,8 +22,8 @@ def main(arguments: list[str]) -> int:
     """The container's exit code."""
     run_dir, num_proc = Path(arguments[0]).resolve(), int(arguments[1])
     try:
-        post = this_post(os.environ)
-        os.environ |= {NODES: post.node, GENERATION: f"{post.uid}.0"}
+        identity = pod_identity(os.environ)
+        os.environ |= {NODES: identity.node, GENERATION: f"{identity.uid}.0"}
         code = prepare(run_dir, num_proc)
     except LockHeldError as error:  # a pod of an earlier life saves, and leaves
         print(f"prepare: {error}", file=sys.stderr)
@@ -31,13 +31,13 @@ def main(arguments: list[str]) -> int:
     except ClusterError as error:
         print(f"prepare: {error}: {error.remedy}", file=sys.stderr)
         return FATAL
-    return _leave(run_dir, post) if code else 0
+    return _leave(run_dir, identity) if code else 0
 
 
-def _leave(run_dir: Path, post: Post) -> int:
+def _leave(run_dir: Path, identity: PodIdentity) -> int:
     """The data are not there: another pod tries again, unless the run is over by its record."""
-    report(run_dir, post.termination_log)
-    over = end_of(run_dir, post.submitted)
+    report(run_dir, identity.termination_log)
+    over = exit_code_of_run(run_dir, identity.submitted)
     return RESTART_ME if over is None else over
 
 

@@ -1,4 +1,4 @@
-"""What a pod says in its own log: what it waits for at once and then every minute, not with every look."""
+"""A pod's own log: what it waits for is logged at once, and then every minute."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ REPEAT_SECONDS = 60.0
 _MOST_NUMBERS = 12
 
 
-class Words:
-    """The voice of one pod."""
+class PodLog:
+    """The log of one pod, on stdout."""
 
-    def __init__(self, who: str) -> None:
-        self._who = who
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._waits_for = ""
         self._again_at = 0.0
 
-    def say(self, words: str) -> None:
-        """One line on stdout. A log that cannot be written must not end a run."""
-        line = f"{datetime.now().astimezone().isoformat(sep=' ', timespec='milliseconds')} {self._who}: {words}\n"
+    def info(self, message: str) -> None:
+        """One line. A log that cannot be written must not end a run."""
+        line = f"{datetime.now().astimezone().isoformat(sep=' ', timespec='milliseconds')} {self._name}: {message}\n"
         try:
             sys.stdout.write(line)
             sys.stdout.flush()
         except OSError:
             return
 
-    def waiting(self, kind: str, words: str, now: float) -> None:
-        """What this pod waits for: said when it is another kind of thing than before, and every minute."""
+    def waiting(self, kind: str, message: str, now: float) -> None:
+        """What this pod waits for: logged when it is another kind of thing than before, and every minute."""
         if kind != self._waits_for or now >= self._again_at:
             self._waits_for, self._again_at = kind, now + REPEAT_SECONDS
-            self.say(f"waiting for {words}")
+            self.info(f"waiting for {message}")
 
     def done_waiting(self) -> None:
         """The next wait is a new one."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from agent_runs import PATIENCE_SECONDS, Run, until
 
 from cluster.agent.node import free_port
-from cluster.kubernetes.pod.membership.heartbeat import read_presence
-from cluster.kubernetes.pod.membership.rendezvous import read_gathering
+from cluster.kubernetes.pod.membership.heartbeat import read_heartbeat
+from cluster.kubernetes.pod.membership.rendezvous import read_rendezvous
 from tests.support.documents import read_attempts, read_progress
 
 SUBMITTED = "1795000000.5"
@@ -44,7 +44,7 @@ class Pod:
         until(lambda: words in self.words, f"{self.uid} to say {words!r}", LONG_SECONDS)
 
     @property
-    def last_words(self) -> dict:
+    def termination_message(self) -> dict:
         return json.loads(self._termination_log.read_text())
 
 
@@ -101,11 +101,11 @@ class Pods:
 
     def shows(self, index: int, state: str) -> None:
         def shown() -> bool:
-            seen = read_presence(self.run.dir, index)
+            seen = read_heartbeat(self.run.dir, index)
             return seen is not None and seen.state == state
 
         until(shown, f"pod {index} to be {state}")
 
     def generation(self) -> str:
-        gathering = read_gathering(self.run.dir)
+        gathering = read_rendezvous(self.run.dir)
         return gathering.generation if gathering else ""

@@ -41,8 +41,8 @@ def test_a_run_that_finishes_ends_all_pods_with_0_and_says_how_it_was(run: Run, 
     (record,) = read_attempts(run.dir)
     assert (record["outcome"], record["nodes"]) == ("finished", ["node-0", "node-1"])
     assert (record["generation"], record["submitted"]) == (f"{head.uid}.1", float(SUBMITTED))
-    assert head.last_words["outcome"] == "finished"
-    assert (head.last_words["last_step"], head.last_words["decision"]["action"]) == (20, "stop")
+    assert head.termination_message["outcome"] == "finished"
+    assert (head.termination_message["last_step"], head.termination_message["decision"]["action"]) == (20, "stop")
     (line,) = [line for line in head.words.splitlines() if line.startswith("tuneyard: ")]
     told = json.loads(line.removeprefix("tuneyard: "))
     assert (told["ledger"], told["progress"]["state"]) == ([record], "finished")
@@ -116,7 +116,7 @@ def test_a_fatal_end_ends_all_pods_with_2(run: Run, pods: Pods) -> None:
     plan(run, steps=30, fatal_at=4)
     head, follower = pods.start(0), pods.start(1)
     assert ends(pods, head, follower) == [2, 2]
-    assert head.last_words["cause"].startswith("out of memory")
+    assert head.termination_message["cause"].startswith("out of memory")
 
 
 def test_a_users_stop_ends_all_pods_with_4(run: Run, pods: Pods) -> None:

@@ -12,15 +12,15 @@ from cluster.agent.node import Node
 from cluster.agent.outcome import PhaseEnd, Verdict
 from cluster.kubernetes.pod.completion import (
     MOST_MESSAGE_BYTES,
-    clear_granted,
-    end_of,
-    grant,
+    clear_honored,
+    exit_code_of_run,
+    honor_stop,
     ledger_line,
+    stop_request,
     submission_of,
     termination_message,
-    users_wish,
 )
-from cluster.kubernetes.pod.membership.identity import Post
+from cluster.kubernetes.pod.membership.identity import PodIdentity
 from cluster.lock import AgentLock
 from rundir.files import write_json
 from rundir.outcome import Outcome
@@ -32,7 +32,7 @@ SUBMITTED = 1795000000.5
 LAUNCH = LaunchSpec(
     nodes=3, ranks_per_node=1, device="cpu", threads_per_rank=1, grace_seconds=10, phases=("train",), silence_seconds=60
 )
-POST = Post(0, 2, "a", "support-0", "node-0", submitted=SUBMITTED)
+POST = PodIdentity(0, 2, "a", "support-0", "node-0", submitted=SUBMITTED)
 
 
 def ended(run_dir: Path, outcome: str, action: str = "stop", number: int = 0, **more: object) -> None:
@@ -54,18 +54,18 @@ def ended(run_dir: Path, outcome: str, action: str = "stop", number: int = 0, **
     ],
 )
 def test_the_record_says_whether_a_run_is_over(tmp_path: Path, outcome: str, action: str, code: int | None) -> None:
-    assert end_of(tmp_path, SUBMITTED) is None
+    assert exit_code_of_run(tmp_path, SUBMITTED) is None
     ended(tmp_path, outcome, action)
-    assert end_of(tmp_path, SUBMITTED) == code
-    assert end_of(tmp_path, None) == code
-    assert end_of(tmp_path, SUBMITTED + 1) is None, "a new submission"
+    assert exit_code_of_run(tmp_path, SUBMITTED) == code
+    assert exit_code_of_run(tmp_path, None) == code
+    assert exit_code_of_run(tmp_path, SUBMITTED + 1) is None, "a new submission"
 
 
 def test_a_record_that_is_open_or_unjudged_ends_nothing(tmp_path: Path) -> None:
     put_attempt(tmp_path, {"attempt": 0, "outcome": None, "submitted": SUBMITTED})
-    assert end_of(tmp_path, SUBMITTED) is None
+    assert exit_code_of_run(tmp_path, SUBMITTED) is None
     put_attempt(tmp_path, {"attempt": 0, "outcome": "crashed", "submitted": SUBMITTED})
-    assert end_of(tmp_path, SUBMITTED) is None
+    assert exit_code_of_run(tmp_path, SUBMITTED) is None
 
 
 def wish(run_dir: Path, time: float | None, reason: str = "stopped") -> None:
@@ -73,43 +73,43 @@ def wish(run_dir: Path, time: float | None, reason: str = "stopped") -> None:
 
 
 def test_a_wish_stands_until_an_attempt_has_ended_by_it(tmp_path: Path) -> None:
-    assert users_wish(tmp_path, SUBMITTED) is None
+    assert stop_request(tmp_path, SUBMITTED) is None
     wish(tmp_path, SUBMITTED + 5)
-    assert users_wish(tmp_path, SUBMITTED) is not None
+    assert stop_request(tmp_path, SUBMITTED) is not None
     ended(tmp_path, "crashed", "restart", ended=SUBMITTED + 900)  # clocks of pods differ: later means nothing
-    assert users_wish(tmp_path, SUBMITTED) is not None
+    assert stop_request(tmp_path, SUBMITTED) is not None
     ended(tmp_path, "stopped", number=1, stop_time=SUBMITTED + 5)
-    assert users_wish(tmp_path, SUBMITTED) is None
-    assert users_wish(tmp_path, SUBMITTED + 1) is None, "nor does it in the next submission"
+    assert stop_request(tmp_path, SUBMITTED) is None
+    assert stop_request(tmp_path, SUBMITTED + 1) is None, "nor does it in the next submission"
     wish(tmp_path, SUBMITTED + 6)
-    assert users_wish(tmp_path, SUBMITTED + 1) is not None
+    assert stop_request(tmp_path, SUBMITTED + 1) is not None
 
 
 def test_wishes_that_are_none_of_the_users(tmp_path: Path) -> None:
     wish(tmp_path, SUBMITTED + 5, reason="preempted")
-    assert users_wish(tmp_path, SUBMITTED) is None
+    assert stop_request(tmp_path, SUBMITTED) is None
     wish(tmp_path, SUBMITTED - 5)
-    assert users_wish(tmp_path, SUBMITTED) is None, "from before the submit"
-    assert users_wish(tmp_path, None) is not None
+    assert stop_request(tmp_path, SUBMITTED) is None, "from before the submit"
+    assert stop_request(tmp_path, None) is not None
 
 
 def test_an_empty_file_is_the_users_unless_a_full_disk_explains_it(tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
-    assert users_wish(tmp_path, SUBMITTED) is not None
+    assert stop_request(tmp_path, SUBMITTED) is not None
     ended(tmp_path, "preempted", "restart")
-    assert users_wish(tmp_path, SUBMITTED) is None
+    assert stop_request(tmp_path, SUBMITTED) is None
     ended(tmp_path, "crashed", "restart")
-    assert users_wish(tmp_path, SUBMITTED) is not None
+    assert stop_request(tmp_path, SUBMITTED) is not None
     (tmp_path / "stop").write_text("{")
-    assert users_wish(tmp_path, SUBMITTED) is None, "what cannot be read now may be anything"
+    assert stop_request(tmp_path, SUBMITTED) is None, "what cannot be read now may be anything"
 
 
 def test_the_next_attempt_meets_no_wish_of_an_older_one(tmp_path: Path) -> None:
     wish(tmp_path, SUBMITTED + 9e9, reason="preempted")  # by the clock of a pod that is far ahead
-    clear_granted(tmp_path, SUBMITTED)
+    clear_honored(tmp_path, SUBMITTED)
     assert read_stop(tmp_path) is None
     wish(tmp_path, SUBMITTED + 5)
-    clear_granted(tmp_path, SUBMITTED)
+    clear_honored(tmp_path, SUBMITTED)
     assert read_stop(tmp_path) is not None
 
 
@@ -118,13 +118,13 @@ def test_a_wish_is_granted_once_and_never_beside_a_living_agent(tmp_path: Path, 
         monkeypatch.setenv(name, "")  # put back afterwards
     write_stop(tmp_path, "stopped", "tuneyard stop")
     with AgentLock(tmp_path):
-        assert not grant(tmp_path, POST)
+        assert not honor_stop(tmp_path, POST)
     assert read_attempts(tmp_path) == []
-    assert grant(tmp_path, POST)
-    assert grant(tmp_path, POST)
+    assert honor_stop(tmp_path, POST)
+    assert honor_stop(tmp_path, POST)
     (record,) = read_attempts(tmp_path)
     assert (record["outcome"], record["cause"], record["nodes"]) == ("stopped", "tuneyard stop", ["node-0"])
-    assert (end_of(tmp_path, SUBMITTED), record["submitted"]) == (4, SUBMITTED)
+    assert (exit_code_of_run(tmp_path, SUBMITTED), record["submitted"]) == (4, SUBMITTED)
 
 
 def test_without_a_submission_a_run_has_a_single_one(tmp_path: Path) -> None:
