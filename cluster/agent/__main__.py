@@ -13,9 +13,9 @@ from pathlib import Path
 
 from cluster.agent.afterwards import run_afterwards
 from cluster.agent.attempt import Attempt, close_abandoned
-from cluster.agent.crew import Crew
-from cluster.agent.follower import follow
 from cluster.agent.life import carry
+from cluster.agent.multinode.leader import WorkerGroup
+from cluster.agent.multinode.worker import work
 from cluster.agent.node import Node, this_node
 from cluster.agent.restarts import node_must_change, stopped_already, submission, wait_for_restart
 from cluster.agent.stopping import StopWishes
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
         node = this_node()
         if node.rank:
             wishes.ignore_stale(submission(os.environ))
-            return follow(run_dir, node, wishes)
+            return work(run_dir, node, wishes)
         submitted = submission(os.environ)
         with taken_over(run_dir, node.generation, submitted) as lock:
             close_abandoned(run_dir, lock.previous)
@@ -48,15 +48,15 @@ def main(arguments: list[str]) -> int:
 
 
 def lead(run_dir: Path, node: Node, wishes: StopWishes) -> int:
-    """The head's life; its followers are sent away when it ends."""
-    crew = Crew(run_dir, node, wishes.say)
+    """The leader's side; its workers exit when it ends."""
+    workers = WorkerGroup(run_dir, node, wishes.say)
     try:
-        return live(run_dir, wishes, crew)
+        return live(run_dir, wishes, workers)
     finally:
-        crew.dismiss()
+        workers.shut_down()
 
 
-def live(run_dir: Path, wishes: StopWishes, crew: Crew) -> int:
+def live(run_dir: Path, wishes: StopWishes, workers: WorkerGroup) -> int:
     """Carries attempts until the run has ended, has to move, or is asked to stop; returns the exit code."""
     given = submission(os.environ)
     if (code := stopped_already(run_dir, given)) is not None:
@@ -64,12 +64,12 @@ def live(run_dir: Path, wishes: StopWishes, crew: Crew) -> int:
     submitted = given or time.time()
     while True:
         attempt = Attempt(run_dir, submitted)
-        outcome, decision = carry(attempt, wishes, crew)
+        outcome, decision = carry(attempt, wishes, workers)
         if decision.stops:
             run_afterwards(run_dir, attempt.say)
-        if not decision.restarts or node_must_change(decision, os.environ, crew):
+        if not decision.restarts or node_must_change(decision, os.environ, workers):
             return outcome.agent_exit_code(decision.restarts)
-        if not wait_for_restart(attempt, decision, wishes, crew):
+        if not wait_for_restart(attempt, decision, wishes, workers):
             return RESTART_ME
 
 

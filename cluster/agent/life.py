@@ -10,14 +10,14 @@ from pathlib import Path
 from cluster.agent.attempt import Attempt
 from cluster.agent.cgroup import oom_kills
 from cluster.agent.children import Children
-from cluster.agent.crew import Crew, lost_evidence
 from cluster.agent.evidence import Evidence, in_logs, in_order, killed_for_memory, without_aftermath
 from cluster.agent.finishing import note_end, note_untried
 from cluster.agent.health import gate_of, run_checks
 from cluster.agent.launch import ONLY_WHAT_FOLLOWS, phase_command, phase_environment
+from cluster.agent.multinode.leader import WorkerGroup, departed_evidence
 from cluster.agent.node import Node
 from cluster.agent.outcome import PhaseEnd, Verdict, describe_exit, judge, went_well
-from cluster.agent.oversight import HeadOversight, Scene
+from cluster.agent.oversight import LeaderOversight, Scene
 from cluster.agent.phases import Phase, killed_ranks, run_phase
 from cluster.agent.stopping import StopWishes
 from cluster.errors import ClusterError
@@ -35,9 +35,9 @@ MTBF = "TUNEYARD_MTBF_SECONDS"
 """How long an attempt of this run can expect to live, for the interval between checkpoints."""
 
 
-def carry(attempt: Attempt, wishes: StopWishes, crew: Crew) -> tuple[Outcome, Decision]:
+def carry(attempt: Attempt, wishes: StopWishes, workers: WorkerGroup) -> tuple[Outcome, Decision]:
     """Runs the attempt's phases; writes its outcome, whatever happens, and what the policy makes of it."""
-    wishes.say = crew.say = attempt.say
+    wishes.say = workers.say = attempt.say
     attempt.say(f"attempt {attempt.number} of {attempt.run_dir.name}: agent {os.getpid()}")
     limits = RestartLimits()
     try:
@@ -46,7 +46,7 @@ def carry(attempt: Attempt, wishes: StopWishes, crew: Crew) -> tuple[Outcome, De
         if os.environ.get(ONLY_WHAT_FOLLOWS):
             attempt.follow_training()
             launch = launch.after_training()
-        verdict = run_phases(attempt, launch, wishes, crew)
+        verdict = run_phases(attempt, launch, wishes, workers)
     except TuneyardError as error:
         verdict = Verdict(Outcome.FATAL, str(error), remedy=error.remedy)
     except BaseException as error:
@@ -55,82 +55,85 @@ def carry(attempt: Attempt, wishes: StopWishes, crew: Crew) -> tuple[Outcome, De
     return verdict.outcome, attempt.close(verdict, limits)
 
 
-def run_phases(attempt: Attempt, launch: LaunchSpec, wishes: StopWishes, crew: Crew) -> Verdict:
+def run_phases(attempt: Attempt, launch: LaunchSpec, wishes: StopWishes, workers: WorkerGroup) -> Verdict:
     """Runs the planned phases in order, until one fails or somebody wants a stop."""
-    if (closed := check_health(attempt, launch, wishes, crew)) is not None:
+    if (closed := check_health(attempt, launch, wishes, workers)) is not None:
         return closed
     kills_before = oom_kills()
     with Children(attempt.say) as children:
         for name in launch.phases:
             if wishes.poll() is not None:
                 break
-            end = run_one(name, attempt, launch, children, wishes, crew)
+            end = run_one(name, attempt, launch, children, wishes, workers)
             if not went_well(end, read_progress(attempt.run_dir), attempt.number):
                 break
-            if name == "train" and name != launch.phases[-1] and crew.gives_back:
+            if name == "train" and name != launch.phases[-1] and workers.gives_back:
                 attempt.note_trained()
-                crew.release()
+                workers.release()
     note_untried(attempt.run_dir, attempt.ends, launch.phases)
     progress, stop = read_progress(attempt.run_dir), wishes.poll()
-    found = gather(attempt, launch, crew.node, kills_before)
+    found = gather(attempt, launch, workers.node, kills_before)
     return judge(attempt.number, attempt.ends, launch.phases, progress, stop, found, was_trained=attempt.was_trained)
 
 
 def run_one(
-    name: str, attempt: Attempt, launch: LaunchSpec, children: Children, wishes: StopWishes, crew: Crew
+    name: str, attempt: Attempt, launch: LaunchSpec, children: Children, wishes: StopWishes, workers: WorkerGroup
 ) -> PhaseEnd:
     """One phase, on every node when it is training; its end, which the attempt has noted."""
-    endpoint = crew.call_to_train(attempt.number) if name == "train" else ""
-    where = f" on {count(len(crew.node.names), 'node')}, meeting at {endpoint}" if endpoint else ""
+    endpoint = workers.command_train(attempt.number) if name == "train" else ""
+    where = f" on {count(len(workers.node.names), 'node')}, meeting at {endpoint}" if endpoint else ""
     attempt.say(f"{name}: started{where}")
-    end = run_phase(make_phase(launch, name, attempt, crew, endpoint), children, wishes)
+    end = run_phase(make_phase(launch, name, attempt, workers, endpoint), children, wishes)
     attempt.say(f"{name}: {describe_exit(end.exit_code)} after {end.seconds:.1f} s")
     if name == "train":
-        end = crew.end_training(end, hurried=wishes.signalled_at is not None)
+        end = workers.end_training(end, hurried=wishes.signalled_at is not None)
     attempt.add(end)
     note_end(attempt.run_dir, end, read_progress(attempt.run_dir), attempt.number)
     return end
 
 
-def check_health(attempt: Attempt, launch: LaunchSpec, wishes: StopWishes, crew: Crew) -> Verdict | None:
+def check_health(attempt: Attempt, launch: LaunchSpec, wishes: StopWishes, workers: WorkerGroup) -> Verdict | None:
     """Asks the health gate of every node; the verdict when one, or the storage, is not fit to begin."""
     began = time.monotonic()
-    if launch.nodes != len(crew.node.names):
+    if launch.nodes != len(workers.node.names):
         raise ClusterError(
-            f"the plan needs {count(launch.nodes, 'node')}, and this is {len(crew.node.names)}", "submit it anew"
+            f"the plan needs {count(launch.nodes, 'node')}, and this is {len(workers.node.names)}", "submit it anew"
         )
-    crew.call_to_check(launch, attempt.number)
-    checks = {crew.node.name: run_checks(attempt.run_dir, launch)}
-    reports = crew.collect(launch.join_seconds, wishes)
+    workers.command_check(launch, attempt.number)
+    checks = {workers.node.name: run_checks(attempt.run_dir, launch)}
+    reports = workers.collect(launch.join_seconds, wishes)
     checks |= {report.node: list(report.health) for report in reports}
     attempt.note_health(checks, time.monotonic() - began)
-    ours = checks[crew.node.name]
+    ours = checks[workers.node.name]
     attempt.say("health: " + "; ".join(f"{check.name} {check.words}" for check in ours if check.ok))
     for node in checks:
         for check in checks[node]:
             if not check.ok:
-                where = "" if crew.node.alone else f" on {node}"
+                where = "" if workers.node.alone else f" on {node}"
                 attempt.say(f"health: {check.name} FAILED{where}: {check.words}")
-    if crew.lost:
-        words = "; ".join(crew.lost.values())
+    if workers.departed:
+        words = "; ".join(workers.departed.values())
         return Verdict(
-            Outcome.NODE_FAILURE, words, tuple(lost_evidence(crew.lost, crew.left)), "look at the node's own log"
+            Outcome.NODE_FAILURE,
+            words,
+            tuple(departed_evidence(workers.departed, workers.evicted)),
+            "look at the node's own log",
         )
     return gate_of(checks)
 
 
-def make_phase(launch: LaunchSpec, name: str, attempt: Attempt, crew: Crew, endpoint: str = "") -> Phase:
+def make_phase(launch: LaunchSpec, name: str, attempt: Attempt, workers: WorkerGroup, endpoint: str = "") -> Phase:
     """One phase of this attempt. Only training watches for the stop file, so only it has a grace period."""
     log, training = attempt.log_dir / f"{name}.log", name == "train"
-    scene = make_scene(launch, attempt.run_dir, attempt.number, attempt.log_dir, log, crew.node, attempt.say)
+    scene = make_scene(launch, attempt.run_dir, attempt.number, attempt.log_dir, log, workers.node, attempt.say)
     return Phase(
         name,
         phase_command(launch, name, attempt.run_dir, attempt.number, 0, endpoint),
         {**phase_environment(launch, attempt.number, attempt.log_dir, os.environ), **facts(attempt.mtbf_seconds)},
         log,
         launch.grace_seconds if training else 0.0,
-        HeadOversight(scene, launch, crew) if training else None,
-        crew.beat,
+        LeaderOversight(scene, launch, workers) if training else None,
+        workers.beat,
     )
 
 

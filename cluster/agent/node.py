@@ -1,6 +1,6 @@
 """Which node of a run this agent stands on: told by whoever started the agents, one node when nobody says.
 
-The agent of node 0 is the head: it holds the lock and writes the record. The others follow its invitations.
+The agent of node 0 is the leader: it holds the lock and writes the record. The workers carry out its commands.
 """
 
 from __future__ import annotations

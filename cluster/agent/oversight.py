@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.agent.children import Children, descendants
-from cluster.agent.crew import Crew
 from cluster.agent.evidence import Evidence, tail
-from cluster.agent.invitation import HANG
+from cluster.agent.multinode.leader import WorkerGroup
+from cluster.agent.multinode.messages import HANG
 from cluster.agent.ranks import Rank, condition, dump_stacks, ranks_in, where_in
 from cluster.agent.watch import HeartbeatWatch, Stall
 from rundir.outcome import Outcome
@@ -73,7 +73,7 @@ class Oversight:
             self._end_lingerers(children, now)
 
     def judge(self, children: Children, now: float, stopping: bool) -> None:
-        """Ends training here when it must; what makes it so differs between the head and its followers."""
+        """Ends training here when it must; what makes it so differs between the leader and its workers."""
 
     def end(self, children: Children) -> None:
         """Kills everything below the agent."""
@@ -106,29 +106,29 @@ class Oversight:
                 self.scene.say(f"killed {count(len(lingering), 'rank')} that waited for a dead one")
 
 
-class HeadOversight(Oversight):
+class LeaderOversight(Oversight):
     """Decides about a hang for all nodes, and ends training here when another node cannot go on."""
 
-    def __init__(self, scene: Scene, launch: LaunchSpec, crew: Crew) -> None:
+    def __init__(self, scene: Scene, launch: LaunchSpec, workers: WorkerGroup) -> None:
         super().__init__(scene)
-        self._crew = crew
+        self._workers = workers
         self._trouble_since: float | None = None
         self._watch = HeartbeatWatch(scene.attempt, launch.hang_seconds, launch.start_seconds)
         limits = [limit for limit in (launch.hang_seconds, launch.start_seconds) if limit]
         self.look_seconds = min([_LOOK_SECONDS, *(limit / 10 for limit in limits)])
 
     def judge(self, children: Children, now: float, stopping: bool) -> None:
-        """Looks at the heartbeat, and at what the followers report."""
+        """Looks at the heartbeat, and at what the workers report."""
         stall = self._watch.look(read_progress(self.scene.run_dir), now)
         if stall is not None:
             self._end_hang(stall, children)
-        elif (trouble := self._crew.trouble(now)) and (self._crew.lost or not stopping):
+        elif (trouble := self._workers.trouble(now)) and (self._workers.departed or not stopping):
             self._end_after(trouble, children, now)
 
     def _end_hang(self, stall: Stall, children: Children) -> None:
         self.scene.say(f"{stall.words}: taking stacks, and ending the attempt")
         self.hang = stall.words
-        self._crew.invite(HANG)
+        self._workers.command(HANG)
         self.investigate()
         self.end(children)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from cluster.agent.attempt import Attempt, close_abandoned
 from cluster.agent.cgroup import oom_kills
 from cluster.agent.children import Children
-from cluster.agent.crew import Crew
 from cluster.agent.launch import phase_command, phase_environment
 from cluster.agent.life import facts, gather
+from cluster.agent.multinode.leader import WorkerGroup
 from cluster.agent.node import Node, this_node
 from cluster.agent.outcome import PhaseEnd, judge
 from cluster.agent.phases import Phase, run_phase
@@ -48,7 +48,7 @@ def prepare(run_dir: Path, num_proc: int) -> int:
         wishes.clear_stale(given)
         if (code := stopped_already(run_dir, given)) is not None:
             return code
-        launch, crew = read_launch(run_dir), Crew(run_dir, node)
+        launch, workers = read_launch(run_dir), WorkerGroup(run_dir, node)
         while True:
             started, kills_before = time.time(), oom_kills()
             end = _run(run_dir, launch, num_proc, wishes)
@@ -57,7 +57,7 @@ def prepare(run_dir: Path, num_proc: int) -> int:
             attempt = Attempt(run_dir, given or started, started=started)
             attempt.add(end)
             outcome, decision = _close(attempt, launch, node, wishes, kills_before)
-            if not decision.restarts or not wait_for_restart(attempt, decision, wishes, crew):
+            if not decision.restarts or not wait_for_restart(attempt, decision, wishes, workers):
                 return outcome.agent_exit_code(decision.restarts) or 1
 
 

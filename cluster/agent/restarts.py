@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.agent.attempt import Attempt
-from cluster.agent.crew import Crew
+from cluster.agent.multinode.leader import WorkerGroup
 from cluster.agent.stopping import StopWishes
 from cluster.policy import decide
 from rundir.attempts import Decision, read_attempts
@@ -48,19 +48,19 @@ def stopped_already(run_dir: Path, submitted: float | None) -> int | None:
     return GAVE_UP if code == RESTART_ME else code  # who starts a stopped run again must not do so for ever
 
 
-def node_must_change(decision: Decision, environment: Mapping[str, str], crew: Crew) -> bool:
+def node_must_change(decision: Decision, environment: Mapping[str, str], workers: WorkerGroup) -> bool:
     """Whether the next attempt belongs on other nodes, and there is somebody who can take it there."""
-    ours, gone = crew.node.names, crew.released or bool(crew.lost)
+    ours, gone = workers.node.names, workers.released or bool(workers.departed)
     return SCHEDULER in environment and (gone or any(node.node in ours for node in decision.exclude))
 
 
-def wait_for_restart(attempt: Attempt, decision: Decision, wishes: StopWishes, crew: Crew) -> bool:
+def wait_for_restart(attempt: Attempt, decision: Decision, wishes: StopWishes, workers: WorkerGroup) -> bool:
     """Lets the back-off pass; False when somebody wants the run to stop, or this agent to leave."""
     deadline = time.monotonic() + decision.wait_seconds
     while (stop := wishes.poll()) is None:
         if time.monotonic() >= deadline:
             return True
-        crew.beat()
+        workers.beat()
         time.sleep(_POLL_SECONDS)
     if stop.is_users:
         attempt.amend(Decision.to_stop(f"stopped before it was restarted: {stop.who}"))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cluster.agent.aftermath import settle
-from cluster.agent.invitation import Absence, write_absences
+from cluster.agent.multinode.messages import DepartedWorker, write_departed
 from cluster.errors import ClusterError
 from cluster.kubernetes.pod.completion import clear_honored
 from cluster.kubernetes.pod.membership.heartbeat import LEFT, WAITING, Heartbeat, Peer, Peers
@@ -38,7 +38,7 @@ class Leader:
         self._go_on_at = 0.0
         self._locked_since: float | None = None
         self._asked_to_leave = False
-        self._departed: tuple[Absence, ...] = ()
+        self._departed: tuple[DepartedWorker, ...] = ()
         self._replaced_since: dict[int, float] = {}
 
     def begin(self) -> None:
@@ -105,11 +105,11 @@ class Leader:
             return  # it was left alone
         self.peers.look(now)
         seen = {index: peer.heartbeat for index, peer in self.peers.by_index.items() if peer.heartbeat is not None}
-        departed = tuple(absences(rendezvous, seen, self._replaced_for(rendezvous, now)))
+        departed = tuple(departed_workers(rendezvous, seen, self._replaced_for(rendezvous, now)))
         if departed == self._departed:
             return
         try:
-            write_absences(self._run_dir, rendezvous.generation, departed)
+            write_departed(self._run_dir, rendezvous.generation, departed)
         except TuneyardError as error:  # a full disk: then by its own timeout
             self._log.info(str(error))
         self._departed = departed
@@ -135,19 +135,19 @@ class Leader:
         self._asked_to_leave = True
 
 
-def absences(
+def departed_workers(
     rendezvous: Rendezvous, seen: Mapping[int, Heartbeat], replaced_for: Callable[[int], float]
-) -> list[Absence]:
+) -> list[DepartedWorker]:
     """The workers that have departed since the rendezvous, by their pods' heartbeats."""
     found = []
     for index, heartbeat in seen.items():
         if heartbeat.pod != rendezvous.pods[index]:
             if replaced_for(index) >= REPLACED_SECONDS:
-                found.append(Absence(index, f"its pod was replaced by {heartbeat.name or heartbeat.pod}", True))
+                found.append(DepartedWorker(index, f"its pod was replaced by {heartbeat.name or heartbeat.pod}", True))
         elif heartbeat.state == LEFT:
-            found.append(Absence(index, "its pod has left", blameless=True))
+            found.append(DepartedWorker(index, "its pod has left", was_evicted=True))
         elif heartbeat.state == WAITING and heartbeat.generation == rendezvous.generation:
-            found.append(Absence(index, "its agent has ended"))
+            found.append(DepartedWorker(index, "its agent has ended"))
     return found
 
 

@@ -100,7 +100,7 @@ def test_a_follower_that_never_comes_is_named_and_one_whose_head_is_gone_leaves(
     began = time.monotonic()
     assert nodes.start(1, generation="8.0").wait(PATIENCE_SECONDS) == 1
     assert 4 < time.monotonic() - began < 20
-    assert "no sign of the head for 5 s: leaving" in nodes.spoken(1)
+    assert "no sign of the leader for 5 s: leaving" in nodes.spoken(1)
 
 
 def test_a_newer_life_of_the_job_takes_over_from_one_that_is_not_dead(run: Run, nodes: Nodes) -> None:

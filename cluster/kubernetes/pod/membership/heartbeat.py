@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.agent.invitation import Silence
+from cluster.errors import ClusterError
 from cluster.kubernetes.pod.membership.identity import PodIdentity
+from cluster.liveness import HeartbeatWriter, LivenessTimeout
 from rundir.files import atomic_write, read_json_of_other_node
 
 PODS = "pods"
@@ -24,7 +25,6 @@ WAITING_BEAT_SECONDS = 2.0
 SERVING_BEAT_SECONDS = 10.0
 TIMEOUT_SECONDS = 60.0
 """A pod whose file has not changed for so long does not count. Storage may show a change half a minute late."""
-_REPEAT_SECONDS = 60.0
 _KEYS = {"epoch": "claim", "awaits_workers": "calls"}
 """Keys in the file, where earlier versions called a field otherwise: pods of one run may come from two images."""
 _TRIES, _TRY_SECONDS = 20, 0.2
@@ -71,11 +71,16 @@ class OwnHeartbeat:
 
     def __init__(self, run_dir: Path, identity: PodIdentity, say: Callable[[str], None]) -> None:
         self._path = heartbeat_path(run_dir, identity.index)
-        self._run_dir, self._identity, self._say = run_dir, identity, say
+        self._run_dir, self._identity = run_dir, identity
         last = self._found()
         epoch = 0 if last is None else last.epoch + (last.pod != identity.uid)
-        self.now = Heartbeat(identity.uid, identity.node, name=identity.name, epoch=epoch)
-        self._next_beat = self._next_complaint = 0.0
+        first = Heartbeat(identity.uid, identity.node, name=identity.name, epoch=epoch)
+        self._writer = HeartbeatWriter(first, self._write, beat_seconds, say)
+
+    @property
+    def now(self) -> Heartbeat:
+        """The newest one."""
+        return self._writer.sent
 
     def _found(self) -> Heartbeat | None:
         """The last heartbeat with this index; a file that is there and cannot be read is read again for a while."""
@@ -94,21 +99,15 @@ class OwnHeartbeat:
 
     def show(self, now: float, **changed: Any) -> None:
         """Writes changed fields at once."""
-        if any(getattr(self.now, name) != value for name, value in changed.items()):
-            self.now = replace(self.now, **changed)
-            self._next_beat = now
-        self.beat(now)
+        if (heartbeat := replace(self.now, **changed)) == self.now:
+            self.beat(now)
+        elif self.replaced() is None:
+            self._writer.try_to_send(heartbeat, now)
 
     def beat(self, now: float) -> None:
         """Writes the next beat, if it is due."""
-        if now < self._next_beat or self.replaced() is not None:
-            return
-        self._next_beat = now + (WAITING_BEAT_SECONDS if self.now.state == WAITING else SERVING_BEAT_SECONDS)
-        self.now = replace(self.now, beat=self.now.beat + 1)
-        try:
-            write_beside(self._path, as_json(self.now))
-        except OSError as error:
-            self._complain(now, error)
+        if self._writer.is_due(now) and self.replaced() is None:
+            self._writer.beat(now)
 
     def replaced(self) -> Heartbeat | None:
         """The pod that has taken this one's index, if there is one."""
@@ -118,10 +117,17 @@ class OwnHeartbeat:
         newer = (seen.epoch, seen.pod) > (self.now.epoch, self.now.pod)
         return seen if newer else None
 
-    def _complain(self, now: float, error: OSError) -> None:
-        if now >= self._next_complaint:
-            self._next_complaint = now + _REPEAT_SECONDS
-            self._say(f"{self._path}: cannot be written: {error.strerror}; the other pods may not see this one")
+    def _write(self, heartbeat: Heartbeat) -> None:
+        try:
+            write_beside(self._path, as_json(heartbeat))
+        except OSError as error:
+            words = f"{self._path}: cannot be written: {error.strerror}; the other pods may not see this one"
+            raise ClusterError(words) from error
+
+
+def beat_seconds(heartbeat: Heartbeat) -> float:
+    """How long after this heartbeat the next one is due."""
+    return WAITING_BEAT_SECONDS if heartbeat.state == WAITING else SERVING_BEAT_SECONDS
 
 
 def write_beside(path: Path, value: dict[str, Any]) -> None:
@@ -155,7 +161,7 @@ class Peer:
     def __init__(self) -> None:
         self.heartbeat: Heartbeat | None = None
         self._beats = self._timed_out = False
-        self._timeout = Silence(TIMEOUT_SECONDS)
+        self._timeout = LivenessTimeout(TIMEOUT_SECONDS)
 
     def look(self, seen: Heartbeat | None, now: float) -> None:
         """Takes in the newest heartbeat; one of a lower epoch is a late write of a pod that was replaced."""
@@ -164,7 +170,7 @@ class Peer:
             same = last is not None and seen.pod == last.pod
             self._beats = same and (self._beats or seen != last)
             self.heartbeat = seen
-        self._timed_out = self._timeout.lasts_too_long(self.heartbeat, now)
+        self._timed_out = self._timeout.has_passed(self.heartbeat, now)
 
     @property
     def lives(self) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cluster.agent.crew import RELEASED
 from cluster.agent.launch import ONLY_WHAT_FOLLOWS
+from cluster.agent.multinode.leader import RELEASED
 from cluster.agent.node import GENERATION, HEAD, NODE_RANK, NODES, PORT
 from cluster.agent.restarts import SUBMITTED
 from cluster.kubernetes.pod.membership.heartbeat import PODS

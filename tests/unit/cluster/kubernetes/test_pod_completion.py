@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cluster.agent.attempt import Attempt
-from cluster.agent.crew import Crew
-from cluster.agent.invitation import TRAIN, Absence, Report, read_absences, write_absences, write_report
+from cluster.agent.multinode.leader import WorkerGroup
+from cluster.agent.multinode.messages import TRAIN, DepartedWorker, Report, read_departed, write_departed, write_report
 from cluster.agent.node import Node
 from cluster.agent.outcome import PhaseEnd, Verdict
 from cluster.kubernetes.pod.completion import (
@@ -154,15 +154,15 @@ def test_the_ledger_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_head_believes_who_knows_that_a_follower_is_gone(tmp_path: Path) -> None:
-    crew = Crew(tmp_path, Node(("n1", "n2", "n3"), generation="a.1"))
-    crew.call_to_check(LAUNCH, 0)
-    crew.call_to_train(0)
-    absent = [Absence(1, "its pod has left", blameless=True), Absence(2, "its agent has ended")]
-    write_absences(tmp_path, "a.0", absent)
-    assert crew.trouble(0.0) == ""
-    write_absences(tmp_path, "a.1", absent)
-    assert crew.trouble(10.0) == "n2: its pod has left; n3: its agent has ended"
-    end = crew.end_training(PhaseEnd("train", 1, 1.0), hurried=False)
+    workers = WorkerGroup(tmp_path, Node(("n1", "n2", "n3"), generation="a.1"))
+    workers.command_check(LAUNCH, 0)
+    workers.command_train(0)
+    absent = [DepartedWorker(1, "its pod has left", was_evicted=True), DepartedWorker(2, "its agent has ended")]
+    write_departed(tmp_path, "a.0", absent)
+    assert workers.trouble(0.0) == ""
+    write_departed(tmp_path, "a.1", absent)
+    assert workers.trouble(10.0) == "n2: its pod has left; n3: its agent has ended"
+    end = workers.end_training(PhaseEnd("train", 1, 1.0), hurried=False)
     assert [(proof.node, proof.kind, proof.blames) for proof in end.proofs] == [
         ("n2", "left_node", "scheduler"),
         ("n3", "lost_node", "suspect"),
@@ -170,18 +170,18 @@ def test_a_head_believes_who_knows_that_a_follower_is_gone(tmp_path: Path) -> No
 
 
 def test_a_follower_that_has_reported_is_not_missed(tmp_path: Path) -> None:
-    crew = Crew(tmp_path, Node(("n1", "n2"), generation="a.1"))
-    crew.call_to_check(LAUNCH, 0)
-    crew.call_to_train(0)
+    workers = WorkerGroup(tmp_path, Node(("n1", "n2"), generation="a.1"))
+    workers.command_check(LAUNCH, 0)
+    workers.command_train(0)
     write_report(tmp_path, Report("a.1", 1, "n2", 0, 2, TRAIN, done=True, end=PhaseEnd("train", 0)))
-    write_absences(tmp_path, "a.1", [Absence(1, "its pod has left", blameless=True)])
-    assert (crew.trouble(10.0), crew.lost) == ("", {})
+    write_departed(tmp_path, "a.1", [DepartedWorker(1, "its pod has left", was_evicted=True)])
+    assert (workers.trouble(10.0), workers.departed) == ("", {})
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"generation": "a.1", "absences": [{"unheard": 1}]}'])
 def test_absences_that_cannot_be_read_are_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "absent.json").write_text(text)
-    assert read_absences(tmp_path, "a.1") == []
+    assert read_departed(tmp_path, "a.1") == []
 
 
 def test_an_agent_that_lost_its_run_to_a_later_one_leaves_the_ledger_alone(tmp_path: Path) -> None:

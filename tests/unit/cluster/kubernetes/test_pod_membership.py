@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.agent.invitation import read_absences
+from cluster.agent.multinode.messages import read_departed
 from cluster.errors import ClusterError
-from cluster.kubernetes.pod.leader import REPLACED_SECONDS, Leader, absences
+from cluster.kubernetes.pod.leader import REPLACED_SECONDS, Leader, departed_workers
 from cluster.kubernetes.pod.membership.heartbeat import (
     LEFT,
     SERVING,
@@ -227,8 +227,8 @@ def test_a_worker_lets_go_of_a_life_whose_leader_is_gone(tmp_path: Path) -> None
     ],
 )
 def test_the_workers_that_have_gone_from_a_life(shown: Heartbeat, seconds: float, found) -> None:
-    missed = absences(RENDEZVOUS, {1: shown}, lambda index: seconds)
-    assert [(one.words, one.blameless) for one in missed] == ([found] if found else [])
+    missed = departed_workers(RENDEZVOUS, {1: shown}, lambda index: seconds)
+    assert [(one.message, one.was_evicted) for one in missed] == ([found] if found else [])
 
 
 def test_a_leader_waits_for_pods_and_then_for_the_back_off(tmp_path: Path) -> None:
@@ -268,10 +268,10 @@ def test_a_replaced_pod_is_missed_unless_all_are_saving(tmp_path: Path) -> None:
     leader.watch(RENDEZVOUS, 0.0)
     write_stop(tmp_path, "preempted", "SIGTERM")
     leader.watch(RENDEZVOUS, REPLACED_SECONDS)
-    assert read_absences(tmp_path, "a.1") == []
+    assert read_departed(tmp_path, "a.1") == []
     (tmp_path / "stop").unlink()
     leader.watch(RENDEZVOUS, 2 * REPLACED_SECONDS)
-    assert [one.words for one in read_absences(tmp_path, "a.1")] == ["its pod was replaced by p"]
+    assert [one.message for one in read_departed(tmp_path, "a.1")] == ["its pod was replaced by p"]
 
 
 def test_a_pod_leaves_an_excluded_node_so_many_times(tmp_path: Path) -> None:

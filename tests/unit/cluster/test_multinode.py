@@ -5,23 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from cluster.agent.crew import Crew, joint_end
 from cluster.agent.evidence import Evidence, in_order, lost_node, without_aftermath
 from cluster.agent.health import Check, gate_of
-from cluster.agent.invitation import (
+from cluster.agent.multinode.leader import WorkerGroup, joint_end
+from cluster.agent.multinode.messages import (
     TRAIN,
-    Invitation,
+    Command,
     Report,
-    Silence,
-    read_absences,
-    read_invitation,
+    read_command,
+    read_departed,
     read_report,
-    write_invitation,
+    write_command,
     write_report,
 )
 from cluster.agent.node import Node
 from cluster.agent.outcome import PhaseEnd, Verdict, abandoned, judge, with_down_nodes
 from cluster.agent.stopping import StopWishes
+from cluster.liveness import LivenessTimeout
 from cluster.processes import ProcessIdentity
 from rundir.attempts import AttemptRecord
 from rundir.outcome import Outcome, StopReason
@@ -45,29 +45,30 @@ OWN = PhaseEnd("train", 1, 10.0, words="rank 0 exit code 1")
 
 
 def report(rank: int, end: PhaseEnd | None = None, ended: float = 5.0, **changes) -> Report:
-    facts = {"generation": "7.0", "rank": rank, "node": f"n{rank + 1}", "attempt": 0, "serial": 1, "word": TRAIN}
+    facts = {"generation": "7.0", "rank": rank, "node": f"n{rank + 1}", "attempt": 0}
+    facts |= {"sequence_number": 1, "command": TRAIN}
     return Report(**{**facts, "done": True, "end": end, "ended": ended, **changes})
 
 
 def test_words_are_read_as_they_were_written_and_another_generations_are_not(tmp_path: Path) -> None:
-    said = Invitation("7.0", 1, TRAIN, 0, "n1:20100")
-    write_invitation(tmp_path, said)
-    assert read_invitation(tmp_path, "7.0") == said
-    assert read_invitation(tmp_path, "7.1") is None
+    said = Command("7.0", 1, TRAIN, 0, "n1:20100")
+    write_command(tmp_path, said)
+    assert read_command(tmp_path, "7.0") == said
+    assert read_command(tmp_path, "7.1") is None
     proof = Evidence("stuck_rank", "n2", "rank 2 is stopped", "suspect", Outcome.HANG)
     end = PhaseEnd("train", -9, 3.0, True, "", "", (proof,), ((True, "rank 2 is stopped"),))
     answer = report(1, end, health=(Check("gpus", False, "7 GPUs, 8 needed"),))
     write_report(tmp_path, answer)
     assert read_report(tmp_path, said, 1) == answer
-    assert read_report(tmp_path, Invitation("7.0", 2, TRAIN), 1) is None, "an answer to another question"
-    assert read_report(tmp_path, Invitation("7.1", 1, TRAIN), 1) is None
+    assert read_report(tmp_path, Command("7.0", 2, TRAIN), 1) is None, "an answer to another question"
+    assert read_report(tmp_path, Command("7.1", 1, TRAIN), 1) is None
     assert read_report(tmp_path, said, 2) is None
 
 
 def test_what_other_nodes_are_waited_for_to_say_has_its_file_at_once(tmp_path: Path) -> None:
-    assert (read_invitation(tmp_path, "7.0"), read_absences(tmp_path, "7.0")) == (None, [])
+    assert (read_command(tmp_path, "7.0"), read_departed(tmp_path, "7.0")) == (None, [])
     (tmp_path / "logs" / "attempt-000").mkdir(parents=True)
-    assert read_report(tmp_path, Invitation("7.0", 1, TRAIN), 1) is None
+    assert read_report(tmp_path, Command("7.0", 1, TRAIN), 1) is None
     waited_for = [tmp_path / "invitation.json", tmp_path / "absent.json", tmp_path / "logs/attempt-000/node-01.json"]
     assert [path.stat().st_size for path in waited_for] == [0, 0, 0]
 
@@ -75,49 +76,49 @@ def test_what_other_nodes_are_waited_for_to_say_has_its_file_at_once(tmp_path: P
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"generation": "7.0", "unheard": 1}'])
 def test_what_cannot_be_read_now_has_not_been_said(tmp_path: Path, text: str) -> None:
     (tmp_path / "invitation.json").write_text(text)
-    assert read_invitation(tmp_path, "7.0") is None
+    assert read_command(tmp_path, "7.0") is None
 
 
 def test_silence_counts_only_while_one_looks() -> None:
-    silence = Silence(60)
-    assert not any(silence.lasts_too_long(1, second) for second in range(60))
-    assert silence.lasts_too_long(1, 60)
-    frozen = Silence(60)
-    assert not frozen.lasts_too_long(1, 0)
-    assert not frozen.lasts_too_long(1, 10_000), "it was we who slept"
-    moving = Silence(60)
-    assert not any(moving.lasts_too_long(second // 50, second) for second in range(500))
+    silence = LivenessTimeout(60)
+    assert not any(silence.has_passed(1, second) for second in range(60))
+    assert silence.has_passed(1, 60)
+    frozen = LivenessTimeout(60)
+    assert not frozen.has_passed(1, 0)
+    assert not frozen.has_passed(1, 10_000), "it was we who slept"
+    moving = LivenessTimeout(60)
+    assert not any(moving.has_passed(second // 50, second) for second in range(500))
 
 
 def test_one_node_has_nobody_to_invite(tmp_path: Path) -> None:
-    crew = Crew(tmp_path, Node(("n1",)))
-    crew.call_to_check(LAUNCH, 0)
-    assert (crew.call_to_train(0), crew.collect(60), crew.trouble(1.0)) == ("", [], "")
-    assert crew.end_training(OWN, hurried=False) is OWN
-    crew.beat()
-    crew.dismiss()
+    workers = WorkerGroup(tmp_path, Node(("n1",)))
+    workers.command_check(LAUNCH, 0)
+    assert (workers.command_train(0), workers.collect(60), workers.trouble(1.0)) == ("", [], "")
+    assert workers.end_training(OWN, hurried=False) is OWN
+    workers.beat()
+    workers.shut_down()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_who_does_not_report_in_time_is_lost(tmp_path: Path) -> None:
-    crew = Crew(tmp_path, NODE)
-    crew.call_to_check(LAUNCH, 0)
-    write_report(tmp_path, report(1, word="check"))
+    workers = WorkerGroup(tmp_path, NODE)
+    workers.command_check(LAUNCH, 0)
+    write_report(tmp_path, report(1, command="check"))
     began = time.monotonic()
-    assert [one.node for one in crew.collect(0.3)] == ["n2"]
+    assert [one.node for one in workers.collect(0.3)] == ["n2"]
     assert time.monotonic() - began < 2
-    assert crew.lost == {"n3": "n3 did not report within 0.3 s"}
-    assert [one.node for one in crew.collect(60)] == ["n2"], "nobody waits twice for the lost"
+    assert workers.departed == {"n3": "n3 did not report within 0.3 s"}
+    assert [one.node for one in workers.collect(60)] == ["n2"], "nobody waits twice for the lost"
 
 
 def test_a_follower_that_failed_is_named_and_one_that_finished_is_no_trouble(tmp_path: Path) -> None:
-    crew = Crew(tmp_path, NODE)
-    crew.call_to_check(LAUNCH, 0)
-    endpoint = crew.call_to_train(0)
+    workers = WorkerGroup(tmp_path, NODE)
+    workers.command_check(LAUNCH, 0)
+    endpoint = workers.command_train(0)
     assert endpoint.startswith("n1:")
-    write_report(tmp_path, report(1, PhaseEnd("train", 0), serial=2))
-    write_report(tmp_path, report(2, PhaseEnd("train", 1, words="rank 4 killed by SIGKILL"), serial=2))
-    assert crew.trouble(100.0) == "n3: rank 4 killed by SIGKILL"
+    write_report(tmp_path, report(1, PhaseEnd("train", 0), sequence_number=2))
+    write_report(tmp_path, report(2, PhaseEnd("train", 1, words="rank 4 killed by SIGKILL"), sequence_number=2))
+    assert workers.trouble(100.0) == "n3: rank 4 killed by SIGKILL"
 
 
 def test_the_rank_that_was_killed_explains_the_others() -> None:
@@ -219,13 +220,13 @@ def test_a_wish_that_came_while_the_run_waited_in_the_queue_stays(tmp_path: Path
 
 
 def test_a_follower_does_not_hear_the_last_lifes_urgent_wish(tmp_path: Path) -> None:
-    """The head clears it, and may be later: a follower that heard it would end its ranks when the grace is over."""
+    """The head clears it, and may be later: a worker that heard it would end its ranks when the grace is over."""
     write_stop(tmp_path, "stopped", "tuneyard cancel", urgent=True)
-    follower = StopWishes(tmp_path, print)
-    follower.ignore_stale(submitted=time.time() + 1)
-    assert follower.poll() is None and follower.signalled_at is None
+    worker = StopWishes(tmp_path, print)
+    worker.ignore_stale(submitted=time.time() + 1)
+    assert worker.poll() is None and worker.signalled_at is None
     write_stop(tmp_path, "preempted", "warned by SLURM", urgent=True)
-    assert follower.poll() is not None and follower.signalled_at is not None
+    assert worker.poll() is not None and worker.signalled_at is not None
     other = StopWishes(tmp_path, print)
     other.ignore_stale(submitted=time.time() - 60)  # it came after the submit: it is meant
     assert other.poll() is not None and other.signalled_at is not None
