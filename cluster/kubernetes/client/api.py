@@ -164,40 +164,30 @@ class Api:
 
     def changes(self, selector: str, seconds: float) -> Iterator[str]:
         """Gives the name of each pod that changes, for so long. An API that restarts or forgets is asked anew."""
-        deadline, version = time.monotonic() + seconds, ""
+        deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             try:
-                for name, seen in self._watch(selector, min(left, _WATCH_SECONDS), version):
-                    version = seen
-                    yield name
+                yield from self._watch(selector, min(left, _WATCH_SECONDS))
             except KubernetesError as error:
                 if error.kind not in (*_AGAIN, "gone"):
                     raise
-                version = ""
                 time.sleep(min(_WAIT_SECONDS, max(0.0, deadline - time.monotonic())))
             yield ""  # nothing was heard, or something was missed: look
 
-    def _watch(self, selector: str, seconds: float, version: str) -> Iterator[tuple[str, str]]:
-        response = self._call(
-            "watch pods",
-            "Core",
-            "list_namespaced_pod",
-            self.namespace,
-            label_selector=selector,
-            watch=True,
-            resource_version=version or None,
-            timeout_seconds=max(1, round(seconds)),
-            _request_timeout=(_SECONDS[0], seconds + _SECONDS[1]),
-        )
-        buffer = b""
+    def _watch(self, selector: str, seconds: float) -> Iterator[str]:
+        from kubernetes import watch
+        from kubernetes.client.exceptions import ApiException
+
+        options = {"timeout_seconds": max(1, round(seconds)), "_request_timeout": (_SECONDS[0], seconds + _SECONDS[1])}
+        list_pods = self._group(self._connected(), "Core").list_namespaced_pod
+        lost: tuple[type[Exception], ...] = (*self._network_errors(), ValueError)  # a line that is cut off is no JSON
         try:
-            for part in response.stream(2**14):
-                *lines, buffer = (buffer + part).split(b"\n")
-                yield from (_changed(line) for line in lines if line.strip())
-        except self._network_errors() as error:
+            for event in watch.Watch().stream(list_pods, self.namespace, label_selector=selector, **options):
+                yield str(event["object"].metadata.name)
+        except ApiException as error:
+            raise refusal("watch pods", error.status or 0, str(error.body or error.reason or "")) from None
+        except lost as error:
             raise unreachable("watch pods", self._context, str(error)) from None
-        finally:
-            response.release_conn()
 
     def _execute(self, pod: str, container: str, command: Sequence[str], seconds: float) -> tuple[str, str, int]:
         from kubernetes import stream
@@ -237,13 +227,13 @@ class Api:
         return data.decode(errors="replace")
 
     def _call(self, what: str, group: str, function: str, *arguments: Any, **options: Any) -> Any:
-        if self._client is None:
-            self._client = self._new_client()
         from kubernetes.client.exceptions import ApiException
 
         given = {"_request_timeout": _SECONDS, **{name: one for name, one in options.items() if one is not None}}
         try:
-            response = getattr(self._group(self._client, group), function)(*arguments, **given, _preload_content=False)
+            response = getattr(self._group(self._connected(), group), function)(
+                *arguments, **given, _preload_content=False
+            )
         except ApiException as error:
             raise refusal(what, error.status or 0, str(error.body or error.reason or "")) from None
         except self._network_errors() as error:
@@ -272,6 +262,11 @@ class Api:
             if error.kind == "not_found":
                 return None
             raise
+
+    def _connected(self) -> Any:
+        if self._client is None:
+            self._client = self._new_client()
+        return self._client
 
     def _new_client(self) -> Any:
         try:
@@ -353,20 +348,6 @@ def _plural(manifest: Mapping[str, Any]) -> tuple[str, ...]:
 def _parsed(data: bytes) -> Json:
     found = json.loads(data)
     return found if isinstance(found, dict) else {}
-
-
-def _changed(line: bytes) -> tuple[str, str]:
-    """The pod that a line of a watch is about, and where the watch is now.
-
-    Raises:
-        KubernetesError: the API has forgotten where we were (410), or ends the watch otherwise.
-    """
-    event = _parsed(line)
-    subject = event.get("object") or {}
-    if event.get("type") == "ERROR":
-        raise refusal("watch pods", int(subject.get("code") or 410), json.dumps(subject))
-    metadata = subject.get("metadata") or {}
-    return str(metadata.get("name", "")), str(metadata.get("resourceVersion", ""))
 
 
 def _exit_code(stream: Any) -> int:
