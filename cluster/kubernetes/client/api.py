@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.errors import ClusterError
 from cluster.installing import install_line
@@ -25,6 +25,7 @@ JOBSET = ("jobset.x-k8s.io", "v1alpha2")
 KUEUE = ("kueue.x-k8s.io", "v1beta1")
 
 Json = dict[str, Any]
+Answer = TypeVar("Answer")
 
 
 class Api:
@@ -178,11 +179,13 @@ class Api:
         from kubernetes import watch
         from kubernetes.client.exceptions import ApiException
 
+        untyped: Any = watch
         options = {"timeout_seconds": max(1, round(seconds)), "_request_timeout": (_SECONDS[0], seconds + _SECONDS[1])}
         list_pods = self._group(self._connected(), "Core").list_namespaced_pod
+        watcher: Any = untyped.Watch()
         lost: tuple[type[Exception], ...] = (*self._network_errors(), ValueError)  # a line that is cut off is no JSON
         try:
-            for event in watch.Watch().stream(list_pods, self.namespace, label_selector=selector, **options):
+            for event in watcher.stream(list_pods, self.namespace, label_selector=selector, **options):
                 yield str(event["object"].metadata.name)
         except ApiException as error:
             raise refusal("watch pods", error.status or 0, str(error.body or error.reason or "")) from None
@@ -242,7 +245,7 @@ class Api:
             raise refusal(what, response.status, response.data.decode(errors="replace"))
         return response
 
-    def _again(self, what: str, ask: Callable[[], Any]) -> Any:
+    def _again(self, what: str, ask: Callable[[], Answer]) -> Answer:
         for pause in self._retry:
             try:
                 return ask()
@@ -274,7 +277,8 @@ class Api:
         except ImportError:
             raise ClusterError("submitting to Kubernetes needs its Python client", install_line("kubernetes")) from None
         try:
-            return config.new_client_from_config(_kubeconfig(), context=self._context or None)
+            untyped: Any = config
+            return untyped.new_client_from_config(_kubeconfig(), context=self._context or None)
         except (config.ConfigException, OSError, TypeError) as error:
             remedy = (
                 "set KUBECONFIG, or correct `context` in the site profile; `kubectl config get-contexts` lists them"
@@ -285,7 +289,8 @@ class Api:
         from kubernetes import config
 
         try:
-            contexts, current = config.list_kube_config_contexts(_kubeconfig())
+            untyped: Any = config
+            contexts, current = untyped.list_kube_config_contexts(_kubeconfig())
         except (config.ConfigException, OSError):
             return "default"
         chosen = [one for one in contexts if one["name"] == self._context] if self._context else [current]
