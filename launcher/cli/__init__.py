@@ -1,4 +1,4 @@
-"""The `tuneyard` command. Each verb is a module, imported when it is asked for: help stays instant."""
+"""The `tuneyard` command. Each verb is a module that is imported only when it runs, so that help is fast."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ VERBS = {
 """Every verb and its line in the help; the verb's module and function are called the same."""
 
 HIDDEN = ("place",)
-"""Verbs that programs use: they are not in the list of verbs."""
+"""Verbs for programs, not in the help."""
 
 ATTRIBUTES = {"list": "list_"}
-"""Verbs whose function cannot be called like the verb."""
+"""Function names of verbs whose name is taken by a Python builtin."""
 
-NOT_OURS = (
+STORAGE_ERRORS = (
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
@@ -57,7 +57,7 @@ NOT_OURS = (
     errno.ESTALE,
     errno.ENAMETOOLONG,
 )
-"""Why storage refuses a file: the place's fault or the path's, whoever names it."""
+"""Error numbers caused by the storage or by the path, not by a bug: they are reported without a traceback."""
 
 EPILOG = (
     "Exit codes: 0 done; 2 the job file, the data or the arguments are wrong; 3 this machine lacks "
@@ -70,11 +70,11 @@ class LazyVerbs(click.Group):
     """A group that imports a verb's module only to run it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The verbs, in the order of a run's life."""
+        """Return the verbs in the order of use."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The verb itself, imported now."""
+        """Import and return a verb."""
         if cmd_name not in (*VERBS, *HIDDEN):
             return None
         command: click.Command = getattr(import_module(f"launcher.cli.{cmd_name}"), ATTRIBUTES.get(cmd_name, cmd_name))
@@ -83,7 +83,7 @@ class LazyVerbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The verb, or the nearest one in the message."""
+        """Resolve the verb; an unknown one is refused with the nearest name."""
         if args and args[0] not in (*VERBS, *HIDDEN) and not args[0].startswith("-"):
             from difflib import get_close_matches
 
@@ -93,7 +93,7 @@ class LazyVerbs(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The verbs with their lines, without importing any."""
+        """Write the verbs with their help lines, without importing them."""
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
 
@@ -105,7 +105,7 @@ def tuneyard() -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Carries out one command line and gives its exit code; users' mistakes end without a traceback."""
+    """Run one command line and return its exit code; expected errors are printed without a traceback."""
     with interruptible():
         try:
             code = tuneyard.main(args=arguments, prog_name="tuneyard", standalone_mode=False)
@@ -115,14 +115,18 @@ def run(arguments: list[str] | None = None) -> int:
             return exit_code_of(error.__cause__ if isinstance(error, click.Abort) else error)
         except Exception as error:
             given = sys.argv[1:] if arguments is None else arguments
-            if (failed := told(error, as_json="--json" in given)) is None:
+            if (exit_code := report_error(error, as_json="--json" in given)) is None:
                 raise
-            return failed
+            return exit_code
     return code if isinstance(code, int) else EXIT_OK
 
 
-def told(error: Exception, *, as_json: bool) -> int | None:
-    """Says what is wrong, for people and with `--json` for programs, too; its exit code. `None` for our own faults."""
+def report_error(error: Exception, *, as_json: bool) -> int | None:
+    """Print an error on standard error, with `--json` also as JSON on standard output.
+
+    Returns:
+        The exit code; None for an unexpected exception, which is a bug and is not printed.
+    """
     from cluster import ClusterError
 
     if isinstance(error, click.ClickException):
@@ -131,7 +135,7 @@ def told(error: Exception, *, as_json: bool) -> int | None:
         error = TuneyardError(error.format_message(), remedy)
     elif isinstance(error, ClusterError):
         error = SchedulerError(error.message, error.remedy)
-    elif isinstance(error, OSError) and error.errno in NOT_OURS and error.filename:
+    elif isinstance(error, OSError) and error.errno in STORAGE_ERRORS and error.filename:
         error = MachineError(f"{error.filename}: {error.strerror}", "Correct the path, or mend the storage.")
     elif not isinstance(error, TuneyardError):
         return None

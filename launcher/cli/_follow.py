@@ -1,4 +1,4 @@
-"""Following a run: a progress bar on a terminal, plain lines elsewhere, and what to do when it ends."""
+"""Follow a run until it ends: a progress bar on a terminal, plain lines elsewhere, then outcome and next step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rundir.states import RunState, TrainerState
 
 POLL_SECONDS = 0.5
 TOKENISING = "tokenising"
-"""What the trainer calls it in phase.json, too."""
+"""Name of the phase here and in the trainer's phase.json."""
 AROUND_TRAINING: dict[str, str] = {
     TrainerState.STARTING: "starting",
     TrainerState.PREPARING: TOKENISING,
@@ -36,15 +36,15 @@ AROUND_TRAINING: dict[str, str] = {
     TrainerState.FAILED: "ending",
     TrainerState.STOPPED: "ending",
 }
-"""States of the trainer in which no steps are made, and what goes on then."""
+"""States of the trainer in which it makes no steps, each with the phase that is shown."""
 ENDS_OF_TRAINING = (TrainerState.FINISHED, TrainerState.STOPPED)
 CAUSE_CHARACTERS = 160
 
 
 def follow(run_dir: Path, *, as_json: bool = False) -> int:
-    """Shows a run until it ends, over restarts, and gives the exit code for its outcome.
+    """Show a run until it ends, across restarts, and return the exit code for its outcome.
 
-    Ctrl-C stops following only; the run goes on.
+    Ctrl-C only ends the following, not the run.
     """
     console = make_console(stderr=as_json)
     try:
@@ -61,22 +61,22 @@ def follow(run_dir: Path, *, as_json: bool = False) -> int:
 
 
 def _watch(run_dir: Path, meter: Meter) -> Status:
-    """Shows where the run is, and says each restart, until it is neither queued nor running."""
+    """Show the run's progress and announce each restart until it is neither queued nor running."""
     where = backend(backend_name(run_dir))
-    told = {record.number for record in read_attempts(run_dir) if not record.is_open}
+    announced = {record.number for record in read_attempts(run_dir) if not record.is_open}
     while True:
         status = where.status(run_dir)
         if status.state.is_alive:
-            for record in unsaid_restarts(read_attempts(run_dir), told):
-                meter.say(restart_words(record))
-                meter.begin_anew()
+            for record in new_restarts(read_attempts(run_dir), announced):
+                meter.print_line(restart_message(record))
+                meter.reset()
         progress = read_progress(run_dir)
         if status.state == RunState.QUEUED:
             meter.show("queued", facts=status.reason)
         elif progress and progress.attempt == status.attempt:
             show_progress(meter, progress, read_phase(run_dir))
         elif status.state == RunState.RUNNING and (phase := read_phase(run_dir)).phase == TOKENISING:
-            show_phase(meter, phase)  # in a job of its own, before there is an attempt
+            show_phase(meter, phase)  # tokenising in a job of its own comes before the first attempt
         elif status.state == RunState.RUNNING:
             meter.show("starting" if status.attempt is not None else "waiting", facts=status.reason)
         if status.state in (RunState.NONE, RunState.ENDED):
@@ -84,23 +84,24 @@ def _watch(run_dir: Path, meter: Meter) -> Status:
         time.sleep(POLL_SECONDS)
 
 
-def unsaid_restarts(records: list[AttemptRecord], told: set[int]) -> list[AttemptRecord]:
-    """Attempts that ended and are followed by another one, each given once; `told` remembers them.
+def new_restarts(records: list[AttemptRecord], announced: set[int]) -> list[AttemptRecord]:
+    """Return attempts that ended and are followed by another one, and add their numbers to `announced`.
 
-    A machine that is taken away restarts elsewhere and later, if at all: that is said when the next attempt is there.
+    After a crash or a hang the next attempt is certain while its waiting time runs. After a preemption it is not, so
+    that restart is returned only once the next attempt exists.
     """
     newest = max((record.number for record in records), default=0)
     found = []
     for record in records:
         waits = record.decision.restarts and bool(record.decision.wait_seconds)
-        if not record.is_open and record.number not in told and (waits or record.number < newest):
-            told.add(record.number)
+        if not record.is_open and record.number not in announced and (waits or record.number < newest):
+            announced.add(record.number)
             found.append(record)
     return found
 
 
-def restart_words(record: AttemptRecord) -> str:
-    """One line about an attempt that ended and the one that comes: `attempt 1 crashed at step 12 (...); ...`."""
+def restart_message(record: AttemptRecord) -> str:
+    """Return one line about an attempt that ended and the next one: `attempt 1 crashed at step 12 (...); ...`."""
     cause = (record.cause or "").splitlines()
     at = "" if record.last_step is None else f" at step {record.last_step}"
     ended = (record.outcome or Outcome.CRASHED).ending
@@ -111,10 +112,10 @@ def restart_words(record: AttemptRecord) -> str:
 
 
 def show_progress(meter: Meter, progress: Progress, phase: PhaseProgress) -> None:
-    """Where the trainer is: what is being counted, else its steps, else only what it does and for how long."""
+    """Show what the trainer does: the phase whose progress it counts, else its steps, else only its state."""
     state, steps = progress.state or TrainerState.STARTING, progress.max_steps
     counted = phase.phase == TrainerState.EVALUATING or state in AROUND_TRAINING
-    if steps and meter.current == "training" and state in ENDS_OF_TRAINING:  # its bar ends where training did
+    if steps and meter.current == "training" and state in ENDS_OF_TRAINING:  # leave the bar at the last step
         meter.show("training", progress.step or 0, steps, unit="steps", facts=_facts(progress))
     if phase and counted:
         show_phase(meter, phase)
@@ -135,7 +136,7 @@ def _facts(progress: Progress) -> str:
 
 
 def seconds_left(progress: Progress) -> float | None:
-    """What the remaining steps take at the present speed; None before there is one."""
+    """Return the seconds that the remaining steps take at the current speed; None before a speed is measured."""
     step, steps, tokens, speed = progress.step, progress.max_steps, progress.tokens, progress.tokens_per_second
     return (steps - step) * tokens / step / speed if step and steps and tokens and speed else None
 
@@ -143,20 +144,20 @@ def seconds_left(progress: Progress) -> float | None:
 def _end(run_dir: Path, status: Status, as_json: bool) -> int:
     outcome = status.outcome
     record_run(run_dir)
-    report = _report(run_dir)
+    report = _try_report(run_dir)
     failed = failed_parts(run_dir, outcome)
     if as_json:
         facts = {"run": str(run_dir), "attempt": status.attempt, "outcome": outcome or "unknown", "report": report}
         print_json(facts | {"failed_parts": [part.as_json() for part in failed]})
     else:
-        _say(run_dir, outcome, status.reason, report)
+        _print_end(run_dir, outcome, status.reason, report)
     if failed:
         return EXIT_RUN_FAILED
     return EXIT_CLUSTER if outcome is None else outcome.exit_code
 
 
-def _report(run_dir: Path) -> str | None:
-    """Where the report is; that it cannot be written is said, and hides no outcome."""
+def _try_report(run_dir: Path) -> str | None:
+    """Write the report and return its path; a failure is printed and gives None, so that the outcome is still shown."""
     try:
         return str(write_report(run_dir))
     except TuneyardError as error:
@@ -164,26 +165,26 @@ def _report(run_dir: Path) -> str | None:
         return None
 
 
-def _say(run_dir: Path, outcome: Outcome | None, reason: str, report: str | None) -> None:
+def _print_end(run_dir: Path, outcome: Outcome | None, reason: str, report: str | None) -> None:
     click.echo(f"outcome: {outcome or 'unknown'}" + (f" ({reason})" if reason and reason != outcome else ""))
-    for words in _last_words(run_dir, outcome):
-        click.echo(words)
+    for message in _closing_messages(run_dir, outcome):
+        click.echo(message)
     if report is not None:
         click.echo(f"report: {report}")
     click.echo(next_step(run_dir, outcome))
 
 
-def _last_words(run_dir: Path, outcome: Outcome | None) -> list[str]:
-    """What the trainer said, what to do about it, and why the run is not started again."""
+def _closing_messages(run_dir: Path, outcome: Outcome | None) -> list[str]:
+    """Return the trainer's error, its remedy, and why the run is not restarted, as far as there are any."""
     if outcome in (Outcome.FINISHED, Outcome.STOPPED):
-        return [part.words() for part in failed_parts(run_dir, outcome)]
+        return [part.text() for part in failed_parts(run_dir, outcome)]
     failure, record = read_progress(run_dir).failure, newest_attempt(run_dir) or AttemptRecord()
     gave_up = f"not started again: {record.decision.reason}" if record.decision.stops else ""
-    return [words for words in (failure.message, record.remedy or failure.remedy, gave_up) if words]
+    return [message for message in (failure.message, record.remedy or failure.remedy, gave_up) if message]
 
 
 def next_step(run_dir: Path, outcome: Outcome | None) -> str:
-    """What one does after this outcome."""
+    """Return the line that tells the user which command comes next after this outcome."""
     if failed := failed_parts(run_dir, outcome):
         where = "in a pod that mounts the claim for runs, " if lies_elsewhere(run_dir) else ""
         commands = (part.command(quoted(own_directory(run_dir))) for part in failed)

@@ -1,7 +1,7 @@
-"""One honest bar for each phase of something long: what is done, of how much, how fast, and what is left.
+"""Progress of long phases: how much is done, of how much, how fast, and the time left.
 
-On a terminal a bar; in a file or a pipe a line when a phase begins and now and then after that, without control codes.
-Where nothing is known of an end, neither a share nor a time left is shown: only how long it has taken.
+On a terminal each phase has a bar. In a file or a pipe there is a line when a phase begins and at intervals after that,
+without control codes. If the end of a phase is unknown, only the time it has taken is shown.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ from rundir.quantities import rounded_duration
 
 LINE_SECONDS = 10.0
 WAITING_LINE_SECONDS = 60.0
-"""The same of a phase in which nothing can be counted: a run may wait for hours."""
+"""Interval between lines of a phase without a count: a run may wait for hours."""
 RATE_AFTER_SECONDS = 1.0
-"""A rate needs that long: the first parts of a phase come in bursts."""
+"""A rate is shown only after this time, because the first parts of a phase come in bursts."""
 
 
 @dataclass
 class _Phase:
-    """One phase: when it began, what was counted first and when, when a line was told of it, and its bar."""
+    """One phase; times are those of `time.monotonic`."""
 
     name: str
     began: float
     first: tuple[float, float] | None = None
-    told: float = 0.0
+    """Time and value of the first count."""
+    printed: float = 0.0
+    """When its last line was printed; 0 before the first."""
     task: TaskID | None = None
+    """Its bar."""
 
     def rate(self, done: float | None, now: float) -> float | None:
-        """Since something was counted first: what came before, such as loading, says nothing of it."""
+        """Return counts per second since the first count; loading and the like before it do not matter."""
         if done is None or self.first is None:
             return None
         began, before = self.first
@@ -42,11 +45,11 @@ class _Phase:
 
 
 class Meter:
-    """Shows phases one after the other; one that goes on after an interlude has its bar again. A context manager.
+    """Shows phases one after the other; a phase that continues after an interlude continues its bar. A context manager.
 
     Args:
-        console: Where to; what is no terminal gets lines.
-        line_seconds: How often a line, where it is none.
+        console: The console to print to; if it is not a terminal, lines are printed.
+        line_seconds: Interval between lines, in seconds.
     """
 
     def __init__(self, console: Console, line_seconds: float = LINE_SECONDS) -> None:
@@ -67,7 +70,7 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            with suppress(OSError):  # a terminal that is gone must not hide why we leave
+            with suppress(OSError):  # a closed terminal must not hide the error that ends the block
                 self._finish_bar()
                 self._bar.stop()
 
@@ -76,13 +79,13 @@ class Meter:
         """The phase that was shown last."""
         return self._phase.name if self._phase else ""
 
-    def begin_anew(self) -> None:
-        """What comes is another life of the same: each phase begins again."""
+    def reset(self) -> None:
+        """Forget all phases, before the next attempt of a run repeats them."""
         self._finish_bar()
         self._phases, self._phase = {}, None
 
-    def say(self, text: str) -> None:
-        """A line of its own, above the bar."""
+    def print_line(self, text: str) -> None:
+        """Print a line above the bar."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def show(
@@ -97,32 +100,34 @@ class Meter:
         left_seconds: float | None = None,
         begun_seconds: float = 0.0,
     ) -> None:
-        """Where a phase is.
+        """Show the progress of a phase.
 
         Args:
-            phase: What goes on, in a word; another one than before begins a new bar.
-            done: How much is done.
-            total: How much there is in all; unknown when None.
-            unit: What is counted.
-            facts: What is told in place of the rate, such as loss and tokens per second.
-            note: What else is told.
-            left_seconds: What is left by the present speed; where the rate since the phase began, which has saves and
-                evaluations in it, says more, that is told.
-            begun_seconds: How long the phase had lasted when it was seen first.
+            phase: Name of the phase; a new name begins a new bar.
+            done: How much is done; None if nothing is counted.
+            total: How much there is in all; None if unknown.
+            unit: Unit of the counts.
+            facts: Text in place of the rate, such as loss and tokens per second.
+            note: Text after everything else.
+            left_seconds: Time left at the current speed. The time left by the mean rate of the phase, which includes
+                saves and evaluations, is shown instead if it is longer.
+            begun_seconds: How long ago the phase began.
         """
         now = time.monotonic()
         current = self._enter(phase, now, begun_seconds, counted=done is not None)
         if done is not None and (current.first is None or done < current.first[1]):
             current.first = (now, done)
-        text = "  ".join(filter(None, (self._words(current, now, done, total, unit, facts, left_seconds), note)))
+        text = "  ".join(filter(None, (self._text(current, now, done, total, unit, facts, left_seconds), note)))
         if self._bar is not None:
             self._show_bar(current, text, done, total)
-        elif not current.told or now - current.told >= (self._waiting_seconds if done is None else self._line_seconds):
-            current.told = now
-            self.say(f"{phase:<11} {text}".rstrip())
+            return
+        interval_seconds = self._waiting_seconds if done is None else self._line_seconds
+        if not current.printed or now - current.printed >= interval_seconds:
+            current.printed = now
+            self.print_line(f"{phase:<11} {text}".rstrip())
 
     def _enter(self, name: str, now: float, begun_seconds: float, *, counted: bool) -> _Phase:
-        """The phase of that name. Where it has a bar already, what came between was an interlude, and its bar goes."""
+        """Make a phase current. If it has a bar already, the phase in between was an interlude: drop it."""
         if self._phase is not None and self._phase.name == name:
             return self._phase
         if known := self._phases.get(name):
@@ -142,7 +147,7 @@ class Meter:
                 self._bar.remove_task(self._phase.task)
 
     @staticmethod
-    def _words(
+    def _text(
         phase: _Phase, now: float, done: float | None, total: float | None, unit: str, facts: str, left: float | None
     ) -> str:
         taken, rate = now - phase.began, phase.rate(done, now)
@@ -154,7 +159,7 @@ class Meter:
         elif rate:
             parts.append(f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s")
         parts.append(f"{rounded_duration(taken)} so far")
-        is_open = total is not None and done is not None and done < total  # what comes after the last is not known
+        is_open = total is not None and done is not None and done < total  # after the last count, time left is unknown
         by_rate = (total - done) / rate if rate and total and done is not None else None
         known = [seconds for seconds in (left, by_rate) if seconds is not None and is_open]
         return "  ".join([*parts, f"{rounded_duration(max(known))} left"] if known else parts)
@@ -166,7 +171,7 @@ class Meter:
         self._bar.update(phase.task, completed=done or 0, total=total, text=text)
 
     def _finish_bar(self) -> None:
-        """Leaves a phase's last words where they are; a bar without an end stops pulsing."""
+        """Leave the phase's bar on the screen as it is; a bar without a total stops pulsing."""
         if self._bar is not None and self._phase is not None and self._phase.task is not None:
             number = self._phase.task
             task = next(one for one in self._bar.tasks if one.id == number)

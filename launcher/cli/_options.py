@@ -32,28 +32,28 @@ detach_option = click.option("--detach", is_flag=True, help="Do not follow the r
 
 
 def quoted(path: Path) -> str:
-    """A path as a shell wants it: the commands that are printed are there to be pasted."""
+    """Quote a path for a shell, so that printed commands can be pasted."""
     return shlex.quote(str(path))
 
 
 def run_argument(command: Command) -> Command:
-    """Adds the argument RUN and the option --runs; the verb gets the run directory that they name."""
+    """Add the argument RUN and the option --runs to a command."""
     command = click.argument("run_name", metavar="RUN")(command)
     return runs_option(command)
 
 
 def last_run_argument(command: Command) -> Command:
-    """The same for verbs that only look: without RUN they take the last one."""
+    """Add an optional argument RUN, by default the last run, and --runs; for commands that change nothing."""
     command = click.argument("run_name", metavar="[RUN]", default=LAST)(command)
     return runs_option(command)
 
 
 def runs_dir_is_given() -> bool:
-    """Whether the user says where runs lie, by `--runs` or TUNEYARD_RUNS; otherwise they are looked for anywhere."""
+    """Return whether `--runs` or TUNEYARD_RUNS names the folder of runs; if not, all known runs are searched."""
     source = click.get_current_context().get_parameter_source("runs_dir")
     return source is not None and source.name != "DEFAULT"
 
 
 def run_dir_of(run_name: str, runs_dir: Path) -> Path:
-    """The run directory that RUN names: a path, `last`, or the beginning of a name or id."""
+    """Return the run directory that RUN names: a path, `last`, or the beginning of a name or id."""
     return find_run(run_name, runs_dir, anywhere=not runs_dir_is_given())

@@ -1,4 +1,4 @@
-"""How facts are printed: tables for people, JSON for programs."""
+"""Print facts: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ PIPED_WIDTH = 110
 
 
 def make_console(*, stderr: bool = False, piped_width: int = PIPED_WIDTH) -> Console:
-    """A console that does not fold tables to 80 columns in a file, and takes `[/x]` in a value for what it is."""
+    """Return a console that does not fold tables to 80 columns in a file and does not interpret `[/x]` as markup."""
     console = Console(stderr=stderr, markup=False)
     return console if console.is_terminal else Console(stderr=stderr, width=piped_width, markup=False)
 
 
 def make_echo(*, stderr: bool) -> Callable[[str], None]:
-    """Prints lines of another process; beside JSON they go to standard error."""
+    """Return a function that prints lines; to standard error when standard output is for JSON."""
     return functools.partial(click.echo, err=stderr)
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on standard output."""
+    """Print one JSON value on standard output."""
     click.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def facts(rows: dict[str, Any]) -> Table:
-    """A table of names and values without lines."""
+    """Return a table of names and values without lines."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -44,7 +44,7 @@ def facts(rows: dict[str, Any]) -> Table:
 
 
 def print_preflight(preflight: dict[str, Any], console: Console) -> None:
-    """What was found in the data: counts, a column for each split; then findings with a place, losses, warnings."""
+    """Print the preflight report: counts with a column for each split, findings, sources and warnings."""
     found = preflight_table(preflight)
     if found is None:
         return
@@ -62,7 +62,7 @@ def print_preflight(preflight: dict[str, Any], console: Console) -> None:
 
 
 def _print_columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], console: Console) -> None:
-    """A table without lines: names and places to the left, numbers to the right."""
+    """Print a table without lines: names and examples to the left, numbers to the right."""
     table = Table(box=None, pad_edge=False)
     for name in head:
         left = name in (head[0], "such as")
@@ -73,7 +73,7 @@ def _print_columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], conso
 
 
 def print_bars(title: str, parts: dict[str, float], full: float, unit: str, console: Console) -> None:
-    """Values as bars beside each other; a bar of the whole width is `full`."""
+    """Print values as horizontal bars; `full` is the value of a bar of full width."""
     console.print(title, style="bold", highlight=False)
     width = max((len(name) for name in parts), default=0)
     for name, value in parts.items():

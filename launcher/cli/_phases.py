@@ -1,4 +1,4 @@
-"""What a run's `phase.json` tells of how far a long phase is, shown on a meter."""
+"""Show the progress in a run's `phase.json` on a meter."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from rundir.observed import PhaseProgress, read_phase
 
 LOOK_SECONDS = 0.5
 QUIET_SECONDS = 1.0
-"""What takes less needs no word."""
+"""A command that takes less time shows no progress."""
 
 
 def show_phase(meter: Meter, found: PhaseProgress) -> None:
-    """A counted phase on a meter."""
+    """Show a phase with counts on a meter."""
     begun = 0.0 if found.begun is None else max(0.0, time.time() - found.begun)
     meter.show(found.phase, found.done, found.total, unit=found.unit, note=found.facts, begun_seconds=begun)
 
 
 @contextlib.contextmanager
 def watched(run_dir: Path, console: Console, phase: str) -> Iterator[Meter]:
-    """Shows what is counted in a run directory while something works on it in here; `phase` where nothing is."""
+    """Show the progress of a run directory while the block works on it; `phase` is shown while nothing is counted."""
     over = threading.Event()
     with Meter(console) as meter:
         began = time.monotonic()
 
         def look() -> None:
-            with contextlib.suppress(OSError):  # the terminal may go; what is worked on may go on
+            with contextlib.suppress(OSError):  # a closed terminal must not end the work
                 while not over.wait(LOOK_SECONDS):
                     taken = time.monotonic() - began
                     if found := read_phase(run_dir):

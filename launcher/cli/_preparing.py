@@ -1,4 +1,4 @@
-"""Tokenising with something to look at, as `check` and `submit` do it."""
+"""Tokenise the data with a progress bar, for `check`, `submit`, `sweep` and `drill`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from launcher.cli._output import print_preflight
 from launcher.cli._phases import watched
 from launcher.cli._planning import recounted
-from launcher.cli._show_plan import print_warnings, steps_in_words
+from launcher.cli._show_plan import print_warnings, steps_text
 from launcher.dataset.token_counts import cache_token_counts
 from launcher.jobfile import LoadedJob
 from launcher.planner.plan import Plan
@@ -21,11 +21,11 @@ from rundir.paths import PLAN
 
 
 def prepare(run_dir: Path, console: Console) -> dict[str, Any]:
-    """Tokenises the run's data, prints the preflight report, and gives it.
+    """Tokenise the run's data, print the preflight report, and return it.
 
     Raises:
-        JobError: the data is wrong; the trainer has said how.
-        RunFailedError: it broke.
+        JobError: the data is wrong; the message is the trainer's.
+        RunFailedError: the trainer crashed.
     """
     with watched(run_dir, console, "tokenising"):
         run_trainer("prepare", run_dir, on_line=lambda line: None)
@@ -35,7 +35,7 @@ def prepare(run_dir: Path, console: Console) -> dict[str, Any]:
     return preflight
 
 
-def settle(
+def replan_with_counts(
     loaded: LoadedJob,
     plan: Plan,
     run_dir: Path,
@@ -44,10 +44,13 @@ def settle(
     runs_dir: Path | None = None,
     corrected: bool = True,
 ) -> Plan:
-    """Plans once more where the amount of data was estimated, now that it is counted; says how many steps there are.
+    """Plan again if the size of the data was estimated, now that it is counted, and print what changed.
+
+    Returns:
+        The plan that was written to the run directory: the new one, or the old one if its number of steps was exact.
 
     Raises:
-        TuneyardError: the schedule, or the step, does not go with so many steps.
+        TuneyardError: the schedule or the step does not fit the number of steps.
     """
     if plan.steps.is_exact and plan.steps.per_epoch:
         return plan
@@ -55,14 +58,14 @@ def settle(
     write_json(run_dir / PLAN, counted.as_json())
     for setting, was, now in changed(plan, counted):
         console.print(f"{setting}: {now} instead of {was}, now that the data is counted", highlight=False)
-    steps = steps_in_words(counted.steps, counted.trainer.training.num_train_epochs)
+    steps = steps_text(counted.steps, counted.trainer.training.num_train_epochs)
     console.print(f"steps: {steps}", highlight=False)
     print_warnings(counted, console)
     return counted
 
 
 def changed(before: Plan, after: Plan) -> Iterator[tuple[str, Any, Any]]:
-    """What a person would look for: ranks and step."""
+    """Yield (setting, value before, value now) for number of ranks and tokens per step, where they differ."""
     was, now = before.trainer, after.trainer
     yield from (
         (name, one, other)

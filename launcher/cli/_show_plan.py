@@ -1,4 +1,4 @@
-"""A plan for people: what is decided, memory as bars, speed and cost, and what was turned down."""
+"""Print a plan for people: decisions, memory as bars, speed and cost, and rejected candidates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEAST_SHOWN = 0.005
 
 
 def print_plan(plan: Plan, console: Console) -> None:
-    """The plan with its reasons, its memory and speed, and what was turned down."""
+    """Print a plan with its reasons, memory, speed, rejected candidates and warnings."""
     console.print(facts(_summary(plan)), highlight=False)
     table = Table(box=None, pad_edge=False, title="Decided", title_justify="left")
     for column in ("setting", "value", "why"):
@@ -37,7 +37,7 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 
 def print_comparison(compared: list[Compared], console: Console) -> None:
-    """The best plan of each engine in a row, the cheapest first, and why others have none."""
+    """Print the best plan of each engine in one row, the cheapest first, and why the other engines have none."""
     table = _table("Compared", "hours", "cost")
     for one in compared:
         if one.plan:
@@ -69,12 +69,12 @@ def _summary(plan: Plan) -> dict[str, Any]:
         else f"{training.tokens_per_step:,} tokens = {count(execution.world_size, 'rank')}"
         f" x {count(execution.micro_batch, 'pack')} x {count(execution.accumulation, 'micro-step')}"
         f" of {length:,} tokens",
-        "steps": steps_in_words(plan.steps, training.num_train_epochs),
+        "steps": steps_text(plan.steps, training.num_train_epochs),
     }
 
 
-def steps_in_words(steps: Steps, epochs: float) -> str:
-    """How many steps there will be, of the run and of an epoch, how many are warm-up, and who says so."""
+def steps_text(steps: Steps, epochs: float) -> str:
+    """Return the number of steps of the run, of an epoch and of the warm-up as text, with its source."""
     passes = f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'}"
     if steps.number is None:
         return f"known once the data is tokenised ({passes}): {steps.source}"
@@ -92,7 +92,7 @@ def steps_in_words(steps: Steps, epochs: float) -> str:
 
 
 def print_warnings(plan: Plan, console: Console) -> None:
-    """What the plan warns of, each in a line of its own."""
+    """Print each warning of the plan on its own line."""
     for warning in plan.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False)
 
@@ -144,15 +144,15 @@ def _print_speed(plan: Plan, console: Console) -> None:
     if needs := found["node_memory_gib"]:
         loading, training = needs["load_gib"], needs["training_gib"]
         lines["host memory"] = f"up to {loading:.0f} GiB a node while loading, {training:.0f} in training"
-    if corrected := corrections_in_words(plan.choice.candidate):
+    if corrected := corrections_text(plan.choice.candidate):
         lines["corrected"] = f"{corrected}; see tuneyard calibration"
     if found["cautions"]:
         lines["caution"] = "; ".join(found["cautions"])
     console.print(facts(lines), highlight=False)
 
 
-def corrections_in_words(candidate: Candidate) -> str:
-    """`time x 1.31 after 3 runs (lora on zero2)`; empty where nothing was measured."""
+def corrections_text(candidate: Candidate) -> str:
+    """Return for example `time x 1.31 after 3 runs (lora on zero2)`; empty if nothing was measured."""
     corrections = candidate.corrections
     if corrections is None:
         return ""
@@ -194,7 +194,7 @@ def _row(candidate: Candidate) -> tuple[str, str, str, str]:
 
 
 def _shown(rejected: list[Rejected], ranks: int) -> list[Rejected]:
-    """The best of each engine on the same ranks, then the best few on others."""
+    """Return the best rejected candidate of each engine on the same number of ranks, then a few on other numbers."""
     same: dict[str, Rejected] = {}
     other: dict[int, Rejected] = {}
     for entry in rejected:

@@ -1,4 +1,4 @@
-"""Planning the runs of a sweep: every combination is checked and planned before any of them is written."""
+"""Plan the runs of a sweep: every combination is checked and planned before any run is written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rundir.errors import TuneyardError
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """One run of a sweep that is to be submitted."""
+    """One planned run of a sweep, before it is submitted."""
 
     base_name: str
     name: str
@@ -28,10 +28,10 @@ class Planned:
 
 
 def plan_all(job_file: Path, combinations: list[Combination]) -> list[Planned]:
-    """A plan for every combination.
+    """Plan every combination.
 
     Raises:
-        JobError: combinations are wrong; the message names each, and the lines are those of the job file.
+        JobError: some combinations are wrong; the message groups them by problem, with the lines of the job file.
     """
     document = read_document(job_file)
     base, text = str(document.data.get("name", "")), job_file.read_text(encoding="utf-8-sig")
@@ -43,17 +43,17 @@ def plan_all(job_file: Path, combinations: list[Combination]) -> list[Planned]:
             loaded = checked(derived(document, settings, name), job_file)
             plan = planned_from(loaded)
         except TuneyardError as error:
-            said = "\n".join(filter(None, (error.message, error.remedy)))
-            wrong.setdefault(said, []).append(in_words(settings))
+            problem = "\n".join(filter(None, (error.message, error.remedy)))
+            wrong.setdefault(problem, []).append(in_words(settings))
             continue
         written = job_text(text, settings, name)
         found.append(Planned(base_name=base, name=name, settings=settings, text=written, plan=plan, loaded=loaded))
     if wrong:
-        raise JobError("\n".join(f"with {_some(which)}:\n{said}" for said, which in wrong.items()))
+        raise JobError("\n".join(f"with {_first_three(names)}:\n{problem}" for problem, names in wrong.items()))
     return found
 
 
-def _some(which: list[str]) -> str:
-    """The combinations of which the same is said."""
-    more = f", and {len(which) - 3} more" if len(which) > 3 else ""
-    return ", or ".join(which[:3]) + more
+def _first_three(names: list[str]) -> str:
+    """Return the first three names, and how many more there are."""
+    more = f", and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", or ".join(names[:3]) + more

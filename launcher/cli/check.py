@@ -12,7 +12,7 @@ from launcher.cli._options import job_argument, json_option, quoted
 from launcher.cli._output import make_console, print_json
 from launcher.cli._planning import planned_from, recounted
 from launcher.cli._preparing import prepare
-from launcher.cli._show_plan import print_warnings, steps_in_words
+from launcher.cli._show_plan import print_warnings, steps_text
 from launcher.jobfile import JobFileError, LoadedJob, SettingError
 from launcher.model.hub import require_hub_files
 from launcher.planner.plan import Plan, trainer_json
@@ -50,7 +50,7 @@ def check(job_file: Path, as_json: bool) -> None:
         print_json(preflight | _facts(plan, why_not))
         return
     if plan:
-        console.print(f"steps: {steps_in_words(plan.steps, plan.trainer.training.num_train_epochs)}", highlight=False)
+        console.print(f"steps: {steps_text(plan.steps, plan.trainer.training.num_train_epochs)}", highlight=False)
         print_warnings(plan, console)
         click.echo(f"Next: tuneyard submit {quoted(job_file)}")
     else:

@@ -40,7 +40,7 @@ def evaluate(
     options = {"--model": model, "--prompts": prompts, "--output": output}
     given = [part for name, value in options.items() if value for part in (name, str(value.absolute()))]
     with watched(run_dir, make_console(stderr=True), "loading") as meter:
-        run_trainer("evaluate", run_dir, *given, on_line=meter.say)
+        run_trainer("evaluate", run_dir, *given, on_line=meter.print_line)
     written = output or run_dir / "evaluation.json"
     result = read_json(written) or {}
     if as_json:
@@ -54,7 +54,7 @@ def _held_out(run_dir: Path, others: list[Path | None], as_json: bool) -> None:
     if any(others):
         raise JobError("--held-out evaluates the run's own checkpoint and rows", "Leave the other options out.")
     with watched(run_dir, make_console(stderr=True), "loading") as meter:
-        run_trainer("held_out", run_dir, on_line=meter.say)
+        run_trainer("held_out", run_dir, on_line=meter.print_line)
     lines = (run_dir / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     result = json.loads(next(line for line in reversed(lines) if '"eval_loss"' in line))
     if as_json:

@@ -26,7 +26,7 @@ def export(run_name: str, runs_dir: Path, step: int | None, merge: bool, output:
     arguments += ["--step", str(step)] if step is not None else []
     arguments += ["--output", str(output)] if output else []
     with watched(run_dir, make_console(stderr=True), "exporting") as meter:
-        run_trainer("export", run_dir, *arguments, on_line=meter.say)
+        run_trainer("export", run_dir, *arguments, on_line=meter.print_line)
     model = output or run_dir / "model"
     if as_json:
         print_json({"run": str(run_dir), "model": str(model)})

@@ -16,7 +16,7 @@ from launcher.cli._follow import follow
 from launcher.cli._options import detach_option, json_option, quoted, run_argument, run_dir_of
 from launcher.cli._output import make_console, print_json
 from launcher.cli._waiting import wait_until_left
-from launcher.cli.submit import handed_over
+from launcher.cli.submit import submit_to_backend
 from launcher.doctor.run_folder import require_folder
 from launcher.errors import JobError
 from launcher.jobfile import SettingError
@@ -82,7 +82,7 @@ def resume(
 
 
 def _adjust_grace(run_dir: Path, as_json: bool) -> None:
-    """The time to save, as it was measured, is the next attempt's; it is told when it changes or is too short."""
+    """Set the next attempt's grace period from the measured save time; print it if it changes or is too short."""
     try:
         found = adjust(run_dir)
     except SettingError as error:
@@ -94,9 +94,9 @@ def _adjust_grace(run_dir: Path, as_json: bool) -> None:
 
 def _start(run_dir: Path, where: Backend, detach: bool, as_json: bool) -> int:
     try:
-        handle = handed_over(backend_name(run_dir), run_dir)
+        handle = submit_to_backend(backend_name(run_dir), run_dir)
     except KeyboardInterrupt:
-        where.cancel(run_dir)  # does nothing where nobody has it
+        where.cancel(run_dir)  # does nothing if the run was not submitted
         with suppress(OSError):  # the terminal may be gone
             click.echo(f"\nInterrupted before the start. Next: tuneyard resume {quoted(run_dir)} starts it", err=True)
         raise
@@ -157,7 +157,7 @@ def _refuse_changes(revision: Revision) -> None:
 
 
 def _refuse_living(run_dir: Path, where: Backend, console: Console) -> None:
-    """A run that was asked to stop is waited for; one that lives is refused."""
+    """Refuse a run that is queued or running; if the user has asked it to stop, wait for it first."""
     found = where.status(run_dir)
     stop = read_stop(run_dir)
     if found.state.is_alive and stop is not None and stop.is_users:
@@ -167,7 +167,7 @@ def _refuse_living(run_dir: Path, where: Backend, console: Console) -> None:
 
 
 def _refuse_finished(run_dir: Path, revision: Revision | None) -> None:
-    if revision is not None and revision.goes_on():
+    if revision is not None and revision.has_steps_left():
         return
     done = f"{run_dir} is finished" + _where_it_ended(run_dir)
     further = "--max-steps N, --epochs X, or --job JOB with a later end"

@@ -72,12 +72,12 @@ def _rows(run_dir: Path, found: Status, progress: Progress, attempts: list[Attem
 
 
 def is_current(found: Status, progress: Progress) -> bool:
-    """Whether the trainer's word is of the attempt that is alive: during a restart it is of the one before."""
+    """Return whether progress.json is from the running attempt; during a restart it is from the one before."""
     return found.state.is_alive and found.attempt is not None and progress.attempt == found.attempt
 
 
 def _life_rows(attempts: list[AttemptRecord], progress: Progress) -> dict[str, Any]:
-    """How well the run has stayed alive."""
+    """Return the rows about restarts and goodput."""
     found = goodput.account(attempts, progress)
     rows = {
         "restarts": len(attempts) - 1 if len(attempts) > 1 else None,
@@ -111,7 +111,7 @@ def _progress_rows(progress: Progress, *, alive: bool, current: bool) -> dict[st
 
 
 def _step(progress: Progress) -> str:
-    """The step of the last sign of life; while a resume loads, the one that it goes on from."""
+    """Return the step of the last heartbeat; while a resumed attempt loads, the step of its checkpoint."""
     end, saved = progress.max_steps or "?", progress.last_checkpoint
     if saved and not progress.has_trained and progress.resumed_step is None:
         return f"resuming from step {saved.step} of {end}"
@@ -119,7 +119,7 @@ def _step(progress: Progress) -> str:
 
 
 def _save_problem(progress: Progress) -> str | None:
-    """The last save, if it failed: training goes on, but somebody must look at the storage."""
+    """Return the problem of the last save if it failed: training continues, but the storage needs attention."""
     found = progress.save_problem
     return f"of step {found.step} FAILED: {'; '.join(found.problems)}" if found else None
 

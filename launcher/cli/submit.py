@@ -22,7 +22,7 @@ from launcher.cli._options import (
 )
 from launcher.cli._output import make_console, print_json
 from launcher.cli._planning import load_and_plan
-from launcher.cli._preparing import prepare, settle
+from launcher.cli._preparing import prepare, replan_with_counts
 from launcher.cli._show_plan import print_plan
 from launcher.doctor.run_folder import require_folder
 from launcher.interrupts import defer_signals
@@ -76,29 +76,29 @@ def submit(job_file: Path, runs_dir: Path, dry_run: bool, no_correction: bool, d
 
 
 def prepares_here(launch: dict[str, Any]) -> bool:
-    """Whether this machine tokenises: it trains, too, or the site profile says so."""
+    """Return whether the data is tokenised on this machine: for local runs, or if the site profile says so."""
     name = launch.get("backend", LOCAL)
     return name == LOCAL or ((launch.get(name) or {}).get("prepare") or {}).get("where") == "submit"
 
 
 def root_of(plan: Plan, runs_dir: Path) -> Path:
-    """Where the run goes: what `--runs` or TUNEYARD_RUNS says, else what the site profile says."""
+    """Return the folder for the run directory: `--runs` or TUNEYARD_RUNS, else the site profile's, else the default."""
     return runs_dir if runs_dir_is_given() else Path(plan.launch.get("run_root") or runs_dir)
 
 
 def ready_to_submit(plan: Plan, root: Path, console: Console, loaded: LoadedJob | None = None) -> None:
-    """Refuses early where nothing can run, nothing can be submitted from, or the model cannot be had."""
+    """Refuse before anything is written if the run cannot start: packages, storage, model or scheduler are missing."""
     name = plan.launch.get("backend", LOCAL)
     if prepares_here(plan.launch):
         require_trainer()
     require_folder(plan.launch, root)
     require_hub_model(plan, loaded)
-    for words in backend(name).require(LaunchSpec.from_json(plan.launch), root):
-        console.print(words, markup=False, highlight=False)
+    for note in backend(name).require(LaunchSpec.from_json(plan.launch), root):
+        console.print(note, markup=False, highlight=False)
 
 
 def require_hub_model(plan: Plan, loaded: LoadedJob | None = None) -> None:
-    """Refuses what the run could not have of the hub; with the job file's line where it is known."""
+    """Refuse a model or dataset of the hub that the run could not load; `loaded` adds the job file's line."""
     try:
         require_hub_files(plan.trainer.model_dump(mode="json"), plan.launch)
     except SettingError as error:
@@ -106,22 +106,22 @@ def require_hub_model(plan: Plan, loaded: LoadedJob | None = None) -> None:
 
 
 def _submitted(name: str, run_dir: Path) -> Handle:
-    """Hands the run over; one that nobody took, or that was interrupted meanwhile, leaves nothing behind."""
+    """Submit the run; if that fails or is interrupted, remove its directory."""
     try:
-        return handed_over(name, run_dir)
+        return submit_to_backend(name, run_dir)
     except (ClusterError, RunDirError):
         if name != LOCAL:
             remove_run(run_dir)
         raise
     except KeyboardInterrupt:
-        backend(name).cancel(run_dir)  # does nothing where nobody has it
+        backend(name).cancel(run_dir)  # does nothing if the run was not submitted
         remove_run(run_dir)
         _say_interrupted()
         raise
 
 
-def handed_over(name: str, run_dir: Path) -> Handle:
-    """Submits a run; a scheduler that is just taking it is not interrupted."""
+def submit_to_backend(name: str, run_dir: Path) -> Handle:
+    """Submit a run; with SLURM, signals wait until sbatch has returned."""
     with defer_signals() if name == SLURM else nullcontext():
         return backend(name).submit(run_dir)
 
@@ -147,13 +147,13 @@ def prepare_here(
     runs_dir: Path | None = None,
     corrected: bool = True,
 ) -> None:
-    """Tokenises in the foreground, and lays the step over what was counted.
+    """Tokenise in the foreground and plan again with the counted data.
 
-    Bad data is refused before anything starts, and leaves nothing behind.
+    If that fails, for example because of bad data, the run directory is removed and nothing is started.
     """
     try:
         prepare(run_dir, console)
-        settle(loaded, plan, run_dir, console, runs_dir=runs_dir, corrected=corrected)
+        replan_with_counts(loaded, plan, run_dir, console, runs_dir=runs_dir, corrected=corrected)
     except BaseException as error:
         remove_run(run_dir)
         if isinstance(error, TuneyardError):

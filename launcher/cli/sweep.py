@@ -190,7 +190,7 @@ def _until_over(made: Sweep, max_parallel: int, meter: Meter) -> None:
                 living += 1
             else:
                 ended.add(run)
-                meter.say(f"{run.name}: {status.outcome or status.state}")
+                meter.print_line(f"{run.name}: {status.outcome or status.state}")
         while waiting and living < max_parallel:
             where.submit(waiting.pop(0))
             living += 1

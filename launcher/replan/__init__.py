@@ -1,1 +1,1 @@
-"""How the plan of a run that exists changes."""
+"""Change the plan of an existing run, and create a run directory on a cluster's storage."""

@@ -1,6 +1,6 @@
-"""Making a run directory on the storage of a cluster, from within it: several pods at once, and only one makes it.
+"""Create a run directory on a cluster's storage, from its pods: all pods try at once, and one of them succeeds.
 
-The plan was made outside, or is made here on what this pod has. Either way, what it names must be there.
+The plan was made outside the cluster, or is made here for the hardware of this pod. All files it names must exist.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Site:
 
 
 def place_run(run_dir: Path, job_file: Path, plan_file: Path | None, site: Site) -> str:
-    """Makes a run directory, unless it is there; gives a line for people.
+    """Create a run directory unless it exists, and return a line that says what was done.
 
     Args:
         run_dir: The directory, whose parent exists.
@@ -113,7 +113,7 @@ def _keep(file: Path, kept: Path) -> None:
 
 
 def _make(run_dir: Path, job_text: bytes, plan: dict[str, Any]) -> bool:
-    """Writes beside and renames; False when somebody else was quicker."""
+    """Write the run directory under another name and rename it; False if another pod was first."""
     beside = run_dir.parent / f".placing-{run_dir.name}-{secrets.token_hex(4)}"
     try:
         (beside / "logs").mkdir(parents=True)
@@ -147,7 +147,7 @@ def _given_plan(plan_file: Path, site: Site) -> dict[str, Any]:
 
 
 def _require_paths(trainer: dict[str, Any]) -> None:
-    """Every local path of a plan must be here, so that a missing mount is said before anything is spent."""
+    """Refuse a plan with a local path that does not exist here, so that a missing mount is found before training."""
     missing = []
     for key in path_settings(trainer):
         value: Any = trainer
@@ -191,7 +191,7 @@ def _require_agreement(job: JobFile, machine: Machine, nodes: int, gpus: int | N
 
 
 def _spread(job: JobFile, nodes: int) -> JobFile:
-    """The same job over all pods: what `nodes: auto` would choose has been chosen with the number of pods."""
+    """Return the job with the number of pods as its number of nodes; `nodes: auto` has no choice here."""
     resources = job.resources.model_copy(update={"nodes": nodes})
     cluster = job.cluster.model_copy(update={"profile": BACKEND})
     return job.model_copy(update={"resources": resources, "cluster": cluster})

@@ -1,4 +1,4 @@
-"""Changing the plan of a run that exists: planned anew from a job file, or lengthened, and nothing forgotten."""
+"""Change the plan of an existing run: plan again from a job file, or move its end. Earlier plans are kept."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ PINNED = (
     ("training", "tokens_per_step"),
     ("training", "learning_rate"),
 )
-"""Settings whose `auto` means, for a run that exists: as it is."""
+"""Settings whose `auto` keeps the existing run's value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Revision:
-    """A changed plan, not written yet."""
+    """A changed plan that is not written yet."""
 
     run_dir: Path
     plan: dict[str, Any]
@@ -56,8 +56,8 @@ class Revision:
         """The changes that the run cannot take."""
         return [change for change in self.changes if change.kind == REFUSED]
 
-    def goes_on(self) -> bool:
-        """Whether the changed plan leaves steps to do for a run that was finished."""
+    def has_steps_left(self) -> bool:
+        """Return whether the changed plan ends after the step that the run has reached."""
         training, progress = self.plan["trainer"]["training"], read_progress(self.run_dir)
         if training["max_steps"]:
             return bool(training["max_steps"] > (progress.step or 0))

@@ -1,4 +1,4 @@
-"""How well a run stayed alive, for people: its goodput, where the time went, and what its restarts cost."""
+"""Show a run's goodput: where its time went, and how much training its restarts lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GROUPS = {
     "hanging": ("hang",),
     "other": ("gate", "other"),
 }
-"""What time can go into beside training, coarser than the records have it."""
+"""Groups of the phases outside training, for charts and tables."""
 USEFUL, LOST = "training that counts", "training done twice"
 CAUSE_CHARACTERS = 200
 
@@ -34,11 +34,11 @@ class Slice:
 
 
 def account(records: Sequence[AttemptRecord], progress: Progress | None = None) -> Goodput | None:
-    """The run's account; `None` before there is anything to tell.
+    """Return the goodput of a run; None before any attempt has taken time.
 
     Args:
         records: All attempts.
-        progress: Where the trainer is; with it, the attempt that runs counts until its last sign of life.
+        progress: Progress of the trainer; with it, a running attempt counts until its last heartbeat.
     """
     known = [record for record in records if not record.is_open]
     if progress and records and records[-1].is_open and progress.attempt == records[-1].number:
@@ -48,7 +48,7 @@ def account(records: Sequence[AttemptRecord], progress: Progress | None = None) 
 
 
 def _so_far(record: AttemptRecord, progress: Progress) -> AttemptRecord:
-    """An open record as if the attempt had just ended well: nothing of it is lost yet."""
+    """Return a running attempt's record as if it had just finished, so that no step counts as lost yet."""
     until = with_steps(record, progress).changed(outcome=Outcome.FINISHED, ended=progress.heartbeat)
     return with_account(until, progress)
 
@@ -59,19 +59,19 @@ def in_words(found: Goodput) -> str:
 
 
 def lost(steps: int, seconds: float) -> str:
-    """`4 steps, 12 s`; `nothing` where that is so."""
+    """Return lost steps and seconds as text: `4 steps, 12 s`, or `nothing`."""
     if not steps:
         return "nothing"
     return f"{count(steps, 'step')}, " + (f"{seconds:.0f} s" if seconds >= 1 else "< 1 s")
 
 
 def percent(share: float) -> str:
-    """A share in whole per cent, with a decimal where that says more."""
+    """Format a share (0 to 1) in per cent, with one decimal below 10 %."""
     return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{100 * share:.1f} %"
 
 
 def decision_in_words(records: Sequence[AttemptRecord]) -> str | None:
-    """What the restart policy decided last, with its reason and the nodes that it left out."""
+    """Return the restart policy's last decision as text, with its reason and the excluded nodes."""
     last = next((record for record in reversed(records) if not record.is_open), AttemptRecord())
     decision = last.decision
     if not decision or last.outcome is Outcome.FINISHED:
@@ -83,7 +83,7 @@ def decision_in_words(records: Sequence[AttemptRecord]) -> str | None:
 
 
 def slices(found: Goodput) -> list[Slice]:
-    """The run's time as a stacked bar, parts without time left out."""
+    """Return the run's time as the parts of a stacked bar, without empty ones."""
     parts = {USEFUL: found.useful_seconds, LOST: found.lost_seconds} | grouped(found.by_phase)
     whole = sum(parts.values()) or 1.0
     return [
@@ -97,7 +97,7 @@ def grouped(phases: Mapping[str, float]) -> dict[str, float]:
 
 
 def attempt_phases(record: AttemptRecord) -> list[tuple[str, float]]:
-    """Where one attempt's time went: training first, then the groups; those under half a second left out."""
+    """Return the seconds of one attempt by group, training first; groups under half a second are left out."""
     phases = record.phase_seconds
     if "training" not in phases:  # it is alive, or was written by an older version
         return list(record.seconds.items())
@@ -106,11 +106,11 @@ def attempt_phases(record: AttemptRecord) -> list[tuple[str, float]]:
 
 
 def lost_in_words(record: AttemptRecord) -> str:
-    """The steps that had to be made again after an attempt, with their seconds."""
+    """Return the steps that were trained again after an attempt, with their seconds, as text."""
     return "" if record.lost_steps is None else lost(record.lost_steps, record.lost_seconds or 0.0)
 
 
 def short_cause(record: AttemptRecord) -> str:
-    """The first line of what ended an attempt, and not all of it where it is long."""
+    """Return the first line of an attempt's cause, at most `CAUSE_CHARACTERS` long."""
     text = ((record.cause or "").splitlines() or [""])[0]
     return text if len(text) <= CAUSE_CHARACTERS else text[: CAUSE_CHARACTERS - 3] + "..."

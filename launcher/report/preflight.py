@@ -1,4 +1,4 @@
-"""The preflight report of a run's data, laid out for people: counts, findings with a place, losses, warnings."""
+"""Lay out the preflight report of a run's data as tables: counts, findings with an example, sources, warnings."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 FINDINGS = {"dropped": "dropped: ", "changed": "changed: ", "found": "", "ignored": "ignored key: "}
-"""Counters of a split's report whose entries have examples, and what they begin with for people."""
+"""Counters of a split's report whose entries have examples, each with the prefix that is shown."""
 
 RARE = ("repeated tokens", "bad rows")
-"""Counts that are shown where there is something to count."""
+"""Counts that are shown only if they are not zero."""
 
 
 def preflight_table(preflight: dict[str, Any]) -> dict[str, Any] | None:

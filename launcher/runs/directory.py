@@ -1,4 +1,4 @@
-"""Run directories on this machine: making one, finding one, listing them."""
+"""Create, find, list and remove run directories on this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ID_PARTS = 3
 
 
 def new_run_dir(root: Path, name: str) -> Path:
-    """Makes the empty directory of a new run, `<root>/<name>-<UTC time>-<random>`.
+    """Create the empty directory of a new run, `<root>/<name>-<UTC time>-<random>`, and return it.
 
     Raises:
         MachineError: the folder cannot be made or written to.
@@ -42,14 +42,14 @@ def new_run_dir(root: Path, name: str) -> Path:
 
 
 def fresh_path(root: Path, name: str) -> Path:
-    """Where the next run of that name would lie; nothing is made."""
+    """Return an unused path for a run of that name; nothing is created."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     suffix = "".join(secrets.choice(BASE32) for _ in range(ID_CHARACTERS))
     return root.absolute() / f"{name}-{stamp}-{suffix}"
 
 
 def link_run(runs_dir: Path, run_dir: Path) -> None:
-    """Lets a run be found by its name, in `runs_dir` and from anywhere. A link that cannot be made does no harm."""
+    """Register a run and link it from `runs_dir`, so that its name finds it. Errors are ignored."""
     if (run_dir / PLAN).is_file():  # not a sweep's folder
         register(run_dir)
     if run_dir.parent.resolve() == runs_dir.resolve():
@@ -74,7 +74,7 @@ def write_run(run_dir: Path, job_text: bytes, plan: Plan) -> None:
 
 
 def remove_run(run_dir: Path) -> None:
-    """Deletes a run directory in which nothing was started. What is just ending may write its last words meanwhile."""
+    """Delete the directory of a run that was not started. Repeats: a process that is ending may still write to it."""
     for _ in range(REMOVALS):
         shutil.rmtree(run_dir, ignore_errors=True)
         if not run_dir.exists():
@@ -84,24 +84,24 @@ def remove_run(run_dir: Path) -> None:
 
 
 def list_runs(root: Path) -> list[Path]:
-    """The run directories below `root`, oldest first."""
+    """Return the run directories in `root`, oldest first."""
     if not root.is_dir():
         return []
     return oldest_first(path for path in root.iterdir() if (path / PLAN).is_file())
 
 
 def oldest_first(runs: Iterable[Path]) -> list[Path]:
-    """Runs by the time in their names."""
+    """Sort runs by the time in their names."""
     return sorted(runs, key=lambda path: (path.name.rsplit("-", ID_PARTS)[1:], path.name))
 
 
 def find_run(text: str, root: Path, *, anywhere: bool = False) -> Path:
-    """The run directory that a person means.
+    """Return the run directory that a text names.
 
     Args:
-        text: A path, `last`, or how the name or the id of a run under `root` begins.
+        text: A path, `last`, or the beginning of a run's name or id.
         root: The folder of run directories.
-        anywhere: Whether runs that lie elsewhere are meant, too, when none in the folder is.
+        anywhere: Whether to search all registered runs if no run in the folder matches.
 
     Raises:
         JobError: nothing matches, or more than one run does.
@@ -124,7 +124,7 @@ def _is_meant(run: Path, text: str) -> bool:
 
 
 def run_id(run_dir: Path) -> str:
-    """The part of a run directory's name after the job's name."""
+    """Return the part of a run directory's name after the job's name: date, time and random characters."""
     return "-".join(run_dir.name.rsplit("-", ID_PARTS)[1:])
 
 

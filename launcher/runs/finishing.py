@@ -1,4 +1,4 @@
-"""Parts of a finished run that failed after training: what they are, and what tries only them again."""
+"""Parts of a finished run that failed after training, and the commands that repeat only them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AGAIN = {
 
 @dataclass(frozen=True, kw_only=True)
 class FailedPart:
-    """A part that came after training, and went wrong."""
+    """A part after training (held-out loss, export or prompts) that failed."""
 
     name: Part
     message: str
@@ -27,24 +27,24 @@ class FailedPart:
 
     @property
     def title(self) -> str:
-        """The part for people."""
+        """The part's name in messages."""
         return TITLES[self.name]
 
-    def words(self) -> str:
-        """What went wrong with it, and what to do."""
+    def text(self) -> str:
+        """Return the error and its remedy."""
         return f"{self.title} failed: {self.message}" + (f"\n  what to do: {self.remedy}" if self.remedy else "")
 
     def command(self, run: str) -> str:
-        """What tries only this part of `run` again."""
+        """Return the command that repeats only this part of `run`."""
         return f"tuneyard {AGAIN[self.name].format(run=run)}"
 
     def as_json(self) -> dict[str, Any]:
-        """The part for programs."""
+        """Return the part as it stands in the JSON output."""
         return {"part": self.name, "message": self.message, "remedy": self.remedy}
 
 
 def failed_parts(run_dir: Path, outcome: Outcome | None) -> list[FailedPart]:
-    """The parts of a run with this outcome that failed and were not done since; none where it is not trained."""
+    """Return the failed parts of a run that were not repeated since; empty unless the outcome is `finished`."""
     if outcome is not Outcome.FINISHED:
         return []
     failed = {part: end for part, end in read_part_ends(run_dir).items() if not end.ok}

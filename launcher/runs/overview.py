@@ -1,4 +1,4 @@
-"""What one wants to know of a run at a glance: when, how long, which model, how far, how good."""
+"""Summarise a run in one line: start, duration, model, step and losses."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from rundir.progress import Progress, read_progress
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """A run at a glance; what it has not reached yet is None.
+    """The summary of a run; None for what it has not reached yet.
 
     Attributes:
         run_dir: Its directory.
         model: The model's name or folder.
         method: `full`, `lora`, or `lora nf4`.
         begun: Unix seconds at which its first attempt was submitted or started.
-        seconds: That its attempts have lived, the time between them left out.
+        seconds: Total time of its attempts, without the time between them.
         step: The last step of training.
         max_steps: Its last step as planned.
-        loss: Of that step.
+        loss: Training loss at `step`.
         eval_loss: The newest held-out loss.
     """
 
@@ -39,7 +39,7 @@ class Overview:
     eval_loss: float | None
 
     def date(self) -> str:
-        """When it began, with its time zone."""
+        """Return when the run began, with the time zone; empty if it has not."""
         return moment(self.begun) if self.begun is not None else ""
 
 
@@ -65,12 +65,12 @@ def overview(run_dir: Path) -> Overview:
 
 
 def moment(seconds: float) -> str:
-    """A time as people read it, with its zone: `2026-11-30 13:40 +0100`."""
+    """Format Unix seconds in local time, with the zone: `2026-11-30 13:40 +0100`."""
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M %z")
 
 
 def last_eval_loss(run_dir: Path, step: int | None = None) -> float | None:
-    """The newest held-out loss, or the newest one up to a step."""
+    """Return the newest held-out loss, or the newest one up to a step; None if there is none."""
     found = None
     for line in read_metrics(run_dir):
         if line.eval_loss is not None and line.step is not None and (step is None or line.step <= step):
@@ -79,11 +79,11 @@ def last_eval_loss(run_dir: Path, step: int | None = None) -> float | None:
 
 
 def _lived(record: AttemptRecord, progress: Progress) -> float:
-    """Seconds of one attempt; of one that is open, until its last sign of life."""
+    """Return the seconds of one attempt; of a running one, until its last heartbeat."""
     started = record.started or 0.0
     return max(0.0, (record.ended or progress.of_attempt(record.number).heartbeat or started) - started)
 
 
 def _short(model: str) -> str:
-    """A folder's own name; a name on the hub as it is."""
+    """Return the last part of a folder's path; a name on the hub stays as it is."""
     return Path(model).name if model.startswith("/") else model

@@ -72,7 +72,11 @@ def read_run(run_dir: Path) -> RunData:
 
 
 def backend_name(run_dir: Path) -> str:
-    """The backend that a run lives on."""
+    """Return the name of the run's backend.
+
+    Raises:
+        RunDirError: the plan has no `launch`.
+    """
     launch = read_plan(run_dir).launch
     if not launch:
         raise RunDirError(f"{RunPaths(run_dir).plan} does not say what to launch", "Submit the job again.")
@@ -80,7 +84,7 @@ def backend_name(run_dir: Path) -> str:
 
 
 def lies_elsewhere(run_dir: Path) -> str:
-    """Where the run's own directory is when the one here is a copy of what tells about it; empty when it is not."""
+    """Return where the run's own directory is, as text, if the one here is a mirror; empty if it is not a mirror."""
     state = read_json(RunPaths(run_dir).kubernetes) or {}
     if not state.get("mirrored"):
         return ""
@@ -88,6 +92,6 @@ def lies_elsewhere(run_dir: Path) -> str:
 
 
 def own_directory(run_dir: Path) -> Path:
-    """The run's own directory, by its path in the pods when the one here is a copy."""
+    """Return the run's own directory; if the one here is a mirror, its path in the pods."""
     state = read_json(RunPaths(run_dir).kubernetes) or {}
     return Path(state.get("path") or run_dir) if state.get("mirrored") else run_dir

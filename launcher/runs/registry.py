@@ -1,6 +1,6 @@
-"""Runs that this user has submitted, wherever they lie: so that a name or `last` finds one from any folder.
+"""Registry of the runs that this user has submitted, so that a name or `last` finds a run from any folder.
 
-One link for each run in the user's state folder. Links to runs that are gone are left out, and removed in passing.
+The user's state folder has one symbolic link for each run. Links to runs that were deleted are removed when listing.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from rundir.paths import PLAN
 
 
 def folder() -> Path:
-    """Where the links are."""
+    """Return the folder of the links."""
     return user_folder("XDG_STATE_HOME", ".local/state") / "runs"
 
 
 def register(run_dir: Path) -> None:
-    """Remembers a run. A state folder that cannot be written to does no harm."""
+    """Add a run to the registry. A state folder that cannot be written is ignored."""
     link = folder() / run_dir.name
     with contextlib.suppress(OSError):
         if link.is_symlink() and link.resolve() != run_dir.resolve():
@@ -29,7 +29,7 @@ def register(run_dir: Path) -> None:
 
 
 def registered() -> list[Path]:
-    """The run directories that are still there, in no order."""
+    """Return the registered run directories that still exist, in no order."""
     found = []
     with contextlib.suppress(OSError):
         for link in folder().iterdir():

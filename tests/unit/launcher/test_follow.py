@@ -14,10 +14,10 @@ from cluster import Outcome, Status
 from launcher.cli import run as main
 from launcher.cli._follow import (
     follow,
+    new_restarts,
     next_step,
-    restart_words,
+    restart_message,
     seconds_left,
-    unsaid_restarts,
 )
 from launcher.jobfile import load_job
 from launcher.planner.plan import make_plan
@@ -34,23 +34,23 @@ def ended(attempt: int, outcome: str = "crashed", wait: float = 10.0, action: st
 
 
 def test_words_about_a_restart() -> None:
-    assert restart_words(*typed([ended(1)])) == "attempt 1 crashed at step 12 (rank 1 died); attempt 2 starts in 10 s"
+    assert restart_message(*typed([ended(1)])) == "attempt 1 crashed at step 12 (rank 1 died); attempt 2 starts in 10 s"
     early = ended(0, "node_failure", 0.0) | {"last_step": None, "cause": None}
-    assert restart_words(*typed([early])) == "attempt 0 lost its node; attempt 1 starts"
+    assert restart_message(*typed([early])) == "attempt 0 lost its node; attempt 1 starts"
     assert len({outcome.ending for outcome in Outcome}) == len(Outcome)
     assert {outcome.exit_code for outcome in Outcome} == {0, 5, 75}
 
 
 def test_a_restart_is_said_once_and_only_when_it_comes() -> None:
     told: set[int] = set()
-    assert unsaid_restarts(typed([{"attempt": 0, "outcome": None}]), told) == []
-    assert [record.number for record in unsaid_restarts(typed([ended(0)]), told)] == [0]
-    assert unsaid_restarts(typed([ended(0), {"attempt": 1, "outcome": None}]), told) == []
+    assert new_restarts(typed([{"attempt": 0, "outcome": None}]), told) == []
+    assert [record.number for record in new_restarts(typed([ended(0)]), told)] == [0]
+    assert new_restarts(typed([ended(0), {"attempt": 1, "outcome": None}]), told) == []
     preempted = [ended(0), ended(1, "preempted", 0.0)]
-    assert unsaid_restarts(typed(preempted), told) == [], "perhaps on another machine, perhaps never"
+    assert new_restarts(typed(preempted), told) == [], "perhaps on another machine, perhaps never"
     later = [*preempted, {"attempt": 2, "outcome": None}]
-    assert [record.number for record in unsaid_restarts(typed(later), told)] == [1]
-    assert unsaid_restarts(typed([*later[:2], ended(2, "fatal", 0.0, "stop")]), told) == []
+    assert [record.number for record in new_restarts(typed(later), told)] == [1]
+    assert new_restarts(typed([*later[:2], ended(2, "fatal", 0.0, "stop")]), told) == []
 
 
 def test_following_goes_on_into_the_next_attempt(write_job: Callable[..., Path], cpu_machine, tmp_path, monkeypatch,

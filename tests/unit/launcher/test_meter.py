@@ -82,7 +82,7 @@ def test_a_terminal_has_one_bar_for_each_phase_and_none_runs_on(clock: list[floa
         meter.show("loading")
         clock[0] += 3
         meter.show("training", 10, 100, unit="steps", facts="loss 2.5000", left_seconds=90.0)
-        meter.say("attempt 0 crashed")
+        meter.print_line("attempt 0 crashed")
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(out))
     last = [line for line in text.splitlines() if line.strip()][-2:]
     assert last[0].startswith("loading") and last[1].startswith("training")

@@ -162,7 +162,7 @@ def test_a_stretched_schedule_says_so(finished: Path) -> None:
     [({"max_steps": 61}, True), ({"max_steps": 60}, False), ({"epochs": 3.5}, False), ({"epochs": 4}, True)],
 )
 def test_an_end_that_lies_ahead(finished: Path, end: dict[str, Any], goes_on: bool) -> None:
-    assert lengthened(finished, **end).goes_on() is goes_on
+    assert lengthened(finished, **end).has_steps_left() is goes_on
 
 
 def test_a_new_end_before_the_warm_up_does_is_refused(finished: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_new_end_before_the_warm_up_does_is_refused(finished: Path) -> None:
         lengthened(finished, max_steps=70)
     plan["trainer"]["training"]["lr_scheduler_kwargs"] = {"older": "than the rule"}
     (finished / "plan.json").write_text(json.dumps(plan))
-    assert lengthened(finished, max_steps=70).goes_on()
+    assert lengthened(finished, max_steps=70).has_steps_left()
 
 
 def test_old_plans_and_jobs_are_kept(finished: Path, changed: Callable[..., Path]) -> None:

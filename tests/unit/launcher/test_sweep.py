@@ -99,7 +99,7 @@ def test_a_sweep_that_is_interrupted_before_it_starts_leaves_nothing(
             raise KeyboardInterrupt
 
     monkeypatch.setattr("launcher.cli.submit.prepare", prepare)
-    monkeypatch.setattr("launcher.cli.submit.settle", lambda *_, **__: None)
+    monkeypatch.setattr("launcher.cli.submit.replan_with_counts", lambda *_, **__: None)
     words = ["sweep", str(write_job()), "--set", "training.max_steps=3,4,5", "--runs", str(tmp_path / "runs")]
     assert run(words) == 130
     assert len(prepared) == 2 and list((tmp_path / "runs").iterdir()) == []
