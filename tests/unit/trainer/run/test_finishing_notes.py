@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from rundir.after_training import Part
 from trainer.errors import UserError
-from trainer.run.finishing import FILE, NO_SPACE, OUT_OF_MEMORY, Part, finishing, note
+from trainer.run.finishing import NO_SPACE, OUT_OF_MEMORY, finishing, note
+
+FILE = "finishing.json"
 
 
 class OutOfMemoryError(RuntimeError):
@@ -27,28 +30,28 @@ class OutOfMemoryError(RuntimeError):
     ],
 )
 def test_what_went_wrong_is_noted_and_raised(tmp_path: Path, error: Exception, message: str, remedy: str) -> None:
-    with pytest.raises(type(error)), finishing(tmp_path, "export"):
+    with pytest.raises(type(error)), finishing(tmp_path, Part.EXPORT):
         raise error
     found = json.loads((tmp_path / FILE).read_text())["export"]
     assert (found["ok"], found["message"], found["remedy"]) == (False, message, remedy)
 
 
 def test_each_part_has_its_own_note_and_the_last_try_counts(tmp_path: Path) -> None:
-    parts: list[Part] = ["held_out", "export", "evaluate"]
-    note(tmp_path, "export", ValueError("x"))
+    parts = list(Part)
+    note(tmp_path, Part.EXPORT, ValueError("x"))
     for part in parts:
         with finishing(tmp_path, part):
             pass
     found = json.loads((tmp_path / FILE).read_text())
-    assert {name: entry["ok"] for name, entry in found.items()} == dict.fromkeys(parts, True)
+    assert {name: entry["ok"] for name, entry in found.items()} == dict.fromkeys(map(str, parts), True)
 
 
 def test_a_damaged_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("{")
-    note(tmp_path, "export")
+    note(tmp_path, Part.EXPORT)
     assert json.loads((tmp_path / FILE).read_text())["export"]["ok"]
 
 
 def test_a_note_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
-    with finishing(tmp_path / "absent", "export"):
+    with finishing(tmp_path / "absent", Part.EXPORT):
         pass

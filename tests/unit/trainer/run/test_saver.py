@@ -11,14 +11,14 @@ from trainer.checkpoint.store import CheckpointStore
 from trainer.config import CheckpointConfig
 from trainer.run.saving import Saver, pointer
 from trainer.runtime.phase_clock import PhaseClock
-from trainer.runtime.progress import Progress
+from trainer.runtime.progress import ProgressWriter
 
 
 def saver(folder: Path, **settings: Any) -> Saver:
     ranks: Any = None  # nothing is saved here
     store = CheckpointStore(folder / "checkpoints", ranks, 3, print)
     config = CheckpointConfig(**{"every_minutes": None, **settings})
-    return Saver(store, config, Progress(folder, 0), PhaseClock(), print)
+    return Saver(store, config, ProgressWriter(folder, 0), PhaseClock(), print)
 
 
 @pytest.mark.parametrize(
