@@ -9,7 +9,7 @@ from launcher.cli._planning import planned_from
 from launcher.errors import JobError
 from launcher.jobfile.loader import LoadedJob
 from launcher.planner.plan import Plan
-from launcher.runs.sweep import Combination, derived, in_words, job_text
+from launcher.runs.sweep import Combination, combination_text, derived, job_text
 from launcher.site.job import checked
 from launcher.yamlfile.document import read_document
 from rundir.errors import TuneyardError
@@ -44,7 +44,7 @@ def plan_all(job_file: Path, combinations: list[Combination]) -> list[Planned]:
             plan = planned_from(loaded)
         except TuneyardError as error:
             problem = "\n".join(filter(None, (error.message, error.remedy)))
-            wrong.setdefault(problem, []).append(in_words(settings))
+            wrong.setdefault(problem, []).append(combination_text(settings))
             continue
         written = job_text(text, settings, name)
         found.append(Planned(base_name=base, name=name, settings=settings, text=written, plan=plan, loaded=loaded))

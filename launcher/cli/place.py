@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from launcher.replan.materialize import NODES_VARIABLE, POD_GPUS_VARIABLE, Site, place_run
+from launcher.replan.materialize import NODES_VARIABLE, POD_GPUS_VARIABLE, PodSetup, place_run
 from rundir.errors import EXIT_OK
 
 
@@ -38,5 +38,5 @@ def place(
     One that is there already is left alone when it holds the same job, and refused when it holds another one.
     """
     run_dir = run_dir.absolute()
-    click.echo(place_run(run_dir, job_file, plan_file, Site(base=base or run_dir.parent, nodes=nodes, gpus=gpus)))
+    click.echo(place_run(run_dir, job_file, plan_file, PodSetup(base=base or run_dir.parent, nodes=nodes, gpus=gpus)))
     return EXIT_OK

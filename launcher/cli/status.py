@@ -81,8 +81,8 @@ def _life_rows(attempts: list[AttemptRecord], progress: Progress) -> dict[str, A
     found = goodput.account(attempts, progress)
     rows = {
         "restarts": len(attempts) - 1 if len(attempts) > 1 else None,
-        "goodput": goodput.in_words(found) if found else None,
-        "decided": goodput.decision_in_words(attempts),
+        "goodput": goodput.goodput_text(found) if found else None,
+        "decided": goodput.decision_text(attempts),
     }
     return {name: value for name, value in rows.items() if value is not None}
 

@@ -22,7 +22,16 @@ from launcher.errors import JobError
 from launcher.interrupts import defer_signals, exit_code_of
 from launcher.runs.directory import fresh_path, link_run, remove_run, write_run
 from launcher.runs.finishing import failed_parts
-from launcher.runs.sweep import Sweep, best, combinations_of, find_sweep, in_words, read_sweep, results, short_names
+from launcher.runs.sweep import (
+    Sweep,
+    best,
+    combination_text,
+    combinations_of,
+    find_sweep,
+    read_sweep,
+    results,
+    short_names,
+)
 from rundir.errors import EXIT_OK, EXIT_RUN_FAILED
 from rundir.outcome import Outcome, StopReason
 from rundir.paths import PLAN
@@ -96,7 +105,7 @@ def _print_plans(planned: list[Planned], console: Console) -> None:
     for one in planned:
         ranks = one.plan.trainer.execution.world_size
         table.add_row(
-            one.name, in_words(one.settings), f"{one.plan.trainer.execution.engine} on {count(ranks, 'rank')}"
+            one.name, combination_text(one.settings), f"{one.plan.trainer.execution.engine} on {count(ranks, 'rank')}"
         )
     console.print(table, highlight=False, markup=False)
 

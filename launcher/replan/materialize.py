@@ -37,8 +37,8 @@ _MOUNTS = "Paths are those in the pods: mount the volume that holds it there (th
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
-    """Where the run is going to be."""
+class PodSetup:
+    """What the pods of the run have."""
 
     base: Path
     """What relative paths in the job file are relative to."""
@@ -47,14 +47,14 @@ class Site:
     """GPUs that each pod asks for; `None` when nobody says."""
 
 
-def place_run(run_dir: Path, job_file: Path, plan_file: Path | None, site: Site) -> str:
+def place_run(run_dir: Path, job_file: Path, plan_file: Path | None, setup: PodSetup) -> str:
     """Create a run directory unless it exists, and return a line that says what was done.
 
     Args:
         run_dir: The directory, whose parent exists.
         job_file: What was asked.
         plan_file: What was decided; `None` decides it here.
-        site: Where the run is going to be.
+        setup: Number of pods, their GPUs, and the folder of relative paths.
 
     Raises:
         JobError: another job lies there; the plan names what is not here; the job does not fit these pods.
@@ -63,7 +63,7 @@ def place_run(run_dir: Path, job_file: Path, plan_file: Path | None, site: Site)
     job_text = _read(job_file)
     if run_dir.exists() and plan_file is None:
         return _left_alone(run_dir, job_text)
-    plan = _plan_here(job_file, site) if plan_file is None else _given_plan(plan_file, site)
+    plan = _plan_here(job_file, setup) if plan_file is None else _given_plan(plan_file, setup)
     if run_dir.exists():
         return _revised(run_dir, job_text, plan) or _left_alone(run_dir, job_text)
     try:
@@ -129,16 +129,16 @@ def _make(run_dir: Path, job_text: bytes, plan: dict[str, Any]) -> bool:
     return True
 
 
-def _given_plan(plan_file: Path, site: Site) -> dict[str, Any]:
+def _given_plan(plan_file: Path, setup: PodSetup) -> dict[str, Any]:
     try:
         plan = json.loads(_read(plan_file))
         nodes = plan["launch"]["nodes"]
         trainer = plan["trainer"]
     except (ValueError, KeyError, TypeError) as error:
         raise JobError(f"{plan_file}: is no plan: {error}", "Submit the job again.") from None
-    if site.nodes is not None and nodes != site.nodes:
+    if setup.nodes is not None and nodes != setup.nodes:
         raise JobError(
-            f"{plan_file}: the plan needs {count(nodes, 'node')}, and the run has {count(site.nodes, 'pod')}",
+            f"{plan_file}: the plan needs {count(nodes, 'node')}, and the run has {count(setup.nodes, 'pod')}",
             "Set `nodes`.",
         )
     _require_paths(trainer)
@@ -159,9 +159,9 @@ def _require_paths(trainer: dict[str, Any]) -> None:
         raise JobError("; ".join(missing), _MOUNTS)
 
 
-def _plan_here(job_file: Path, site: Site) -> dict[str, Any]:
-    loaded, machine, nodes = load_job(job_file, site.base), this_machine(), site.nodes or 1
-    _require_agreement(loaded.job, machine, nodes, site.gpus)
+def _plan_here(job_file: Path, setup: PodSetup) -> dict[str, Any]:
+    loaded, machine, nodes = load_job(job_file, setup.base), this_machine(), setup.nodes or 1
+    _require_agreement(loaded.job, machine, nodes, setup.gpus)
     try:
         plan = make_plan(_spread(loaded.job, nodes), machine)
     except SettingError as error:

@@ -53,7 +53,7 @@ class Revision:
 
     @property
     def refused(self) -> list[Change]:
-        """The changes that the run cannot take."""
+        """The changes that the run cannot accept."""
         return [change for change in self.changes if change.kind == REFUSED]
 
     def has_steps_left(self) -> bool:
@@ -64,7 +64,7 @@ class Revision:
         return bool(training["num_train_epochs"] > (progress.epoch or 0) + 1e-9)
 
     def write(self, by: str) -> None:
-        """Puts the plan (and the job file) in place; what stood there stays under the next free number.
+        """Write the plan and the job file; the previous ones are kept under the next free number.
 
         Raises:
             MachineError: the folder cannot be written to.
@@ -87,7 +87,7 @@ class Revision:
 
 
 def replanned(run_dir: Path, job_file: Path) -> Revision:
-    """The run's plan made anew from a job file, on this machine.
+    """Plan the run again from a job file, on this machine.
 
     Raises:
         JobError: the job file is wrong, or a step of the run cannot be laid over what it asks for.
@@ -102,7 +102,7 @@ def replanned(run_dir: Path, job_file: Path) -> Revision:
 
 
 def lengthened(run_dir: Path, *, max_steps: int | None = None, epochs: float | None = None) -> Revision:
-    """The run's plan with another end, counted in steps or in epochs; all else stays."""
+    """Return the run's plan with another end, in steps or in epochs; everything else stays."""
     old = read_plan(run_dir).to_json()
     plan = copy.deepcopy(old)
     # max_steps wins where both are set, so counting in epochs takes it away
@@ -116,7 +116,7 @@ def lengthened(run_dir: Path, *, max_steps: int | None = None, epochs: float | N
 
 
 def _refuse_schedule(training: TrainingConfig, max_steps: int | None) -> None:
-    """Only for what the new length brings about: what the run began with may be older than a rule.
+    """Refuse a schedule that the new length makes invalid; one that was invalid before is accepted as it is.
 
     Raises:
         JobError: the schedule does not fit into the new length.
@@ -127,7 +127,7 @@ def _refuse_schedule(training: TrainingConfig, max_steps: int | None) -> None:
 
 
 def pinned(job: JobFile, before: TrainerConfig) -> tuple[JobFile, list[Decision]]:
-    """The job with the run's own name, and with the run's own values where it says `auto` and they must stay."""
+    """Return the job with the run's name and its values for `PINNED` settings that are `auto`, and those decisions."""
     values: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "training": {}}
     decisions = []
     for section, name in PINNED:
@@ -140,7 +140,7 @@ def pinned(job: JobFile, before: TrainerConfig) -> tuple[JobFile, list[Decision]
 
 
 def _planned(run_dir: Path, loaded: LoadedJob, job: JobFile, before: TrainerConfig) -> dict[str, Any]:
-    """The plan, with what this run has shown of memory and of its data."""
+    """Return the new plan, corrected by this run's measurements and its counted data."""
     try:
         profile = profile_of(loaded)
         machine = machine_of(job, profile) if profile else this_machine()
@@ -159,7 +159,7 @@ def _planned(run_dir: Path, loaded: LoadedJob, job: JobFile, before: TrainerConf
 
 
 def saved_step(run_dir: Path) -> int | None:
-    """The step of the newest published checkpoint; `None` when there is none.
+    """Return the step of the newest published checkpoint, or None.
 
     A run directory that is a copy has no checkpoints: there the records tell.
     """
@@ -170,7 +170,7 @@ def saved_step(run_dir: Path) -> int | None:
 
 
 def next_number(run_dir: Path) -> int:
-    """The number under which the plan and the job file that stand now are to be kept."""
+    """Return the next free number for a previous plan and job file."""
     used = [int(found[1]) for path in run_dir.iterdir() if (found := KEPT.fullmatch(path.name))]
     return max(used, default=-1) + 1
 

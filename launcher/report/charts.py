@@ -1,4 +1,4 @@
-"""The geometry of line charts. Numbers in, positions out; the template draws them as SVG."""
+"""Compute the geometry of line charts: positions from numbers. The template draws them as SVG."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def line_chart(
     marks: Sequence[tuple[float, str]] = (),
     from_zero: bool = False,
 ) -> Chart | None:
-    """Lays out a chart of values over steps; `None` when there is nothing to draw.
+    """Lay out a chart of values over steps; None if there is nothing to draw.
 
     Args:
         title: What is drawn.
@@ -106,19 +106,19 @@ def line_chart(
 
 
 def describe(title: str, series: Sequence[Series]) -> str:
-    """The chart in words, for readers who do not see it."""
+    """Return a description of the chart for screen readers."""
     parts = [f"{s.label} from {s.points[0][1]:.4g} to {s.points[-1][1]:.4g}" for s in series]
     return f"{title} over steps {series[0].points[0][0]:g} to {series[0].points[-1][0]:g}: {'; '.join(parts)}."
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
-    """A centred moving average over a few per cent of the points."""
+    """Return a centred moving average over a few per cent of the points."""
     half = max(1, int(len(points) * SMOOTHING_SHARE / 2))
     return [(x, _mean(y for _, y in points[max(0, i - half) : i + half + 1])) for i, (x, _) in enumerate(points)]
 
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers that enclose the span, about `wanted` of them."""
+    """Return about `wanted` round numbers that enclose the span."""
     rough = (high - low) / wanted
     power = 10 ** math.floor(math.log10(rough))
     step = next(power * s for s in TICK_STEPS if power * s >= rough * 0.999)
@@ -127,7 +127,7 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def tick_text(value: float) -> str:
-    """A number as short as an axis wants it."""
+    """Format a number for an axis, as short as possible."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"
@@ -135,7 +135,7 @@ def tick_text(value: float) -> str:
 
 
 class _Scale:
-    """From values to positions."""
+    """Converts values to positions in the view box."""
 
     def __init__(self, x_low: float, x_high: float, y_low: float, y_high: float, width: float, height: float) -> None:
         self.x_low, self.y_low = x_low, y_low
@@ -158,7 +158,7 @@ def _draw(series: Series, scale: _Scale) -> Drawn:
 
 
 def thinned(points: Sequence[Point]) -> list[Point]:
-    """At most `MOST_POINTS` points, each the mean of its neighbours; the first and the last stay as they are."""
+    """Return at most `MOST_POINTS` points, each the mean of its neighbours; the first and the last are unchanged."""
     if len(points) <= MOST_POINTS:
         return list(points)
     size = math.ceil(len(points) / MOST_POINTS)
@@ -172,7 +172,7 @@ def _finite(points: Iterable[Point]) -> list[Point]:
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    """The range of the values, widened when it is empty."""
+    """Return the range of the values, widened if it is empty."""
     low, high = min(values), max(values)
     margin = 0.0 if high > low else abs(high) * 0.1 or 1.0
     return low - margin, high + margin

@@ -53,8 +53,8 @@ def _so_far(record: AttemptRecord, progress: Progress) -> AttemptRecord:
     return with_account(until, progress)
 
 
-def in_words(found: Goodput) -> str:
-    """`93 % (lost 4 steps, 12 s)`."""
+def goodput_text(found: Goodput) -> str:
+    """Return for example `93 % (lost 4 steps, 12 s)`."""
     return f"{percent(found.goodput)} (lost {lost(found.lost_steps, found.lost_seconds)})"
 
 
@@ -70,7 +70,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{100 * share:.1f} %"
 
 
-def decision_in_words(records: Sequence[AttemptRecord]) -> str | None:
+def decision_text(records: Sequence[AttemptRecord]) -> str | None:
     """Return the restart policy's last decision as text, with its reason and the excluded nodes."""
     last = next((record for record in reversed(records) if not record.is_open), AttemptRecord())
     decision = last.decision
@@ -105,7 +105,7 @@ def attempt_phases(record: AttemptRecord) -> list[tuple[str, float]]:
     return [(label, seconds) for label, seconds in parts.items() if seconds >= 0.5]
 
 
-def lost_in_words(record: AttemptRecord) -> str:
+def lost_text(record: AttemptRecord) -> str:
     """Return the steps that were trained again after an attempt, with their seconds, as text."""
     return "" if record.lost_steps is None else lost(record.lost_steps, record.lost_seconds or 0.0)
 

@@ -245,7 +245,7 @@ def attempt_row(record: AttemptRecord) -> dict[str, Any]:
         "steps": f"{raw.get('first_step', '')} to {raw.get('last_step', '')}",
         "nodes": ", ".join(record.nodes),
         "phases": ", ".join(f"{name} {seconds:.0f} s" for name, seconds in goodput.attempt_phases(record)),
-        "lost": goodput.lost_in_words(record),
+        "lost": goodput.lost_text(record),
     }
 
 
@@ -255,10 +255,10 @@ def staying_alive(records: list[AttemptRecord]) -> dict[str, Any] | None:
     if found is None:
         return None
     return {
-        "goodput": goodput.in_words(found),
+        "goodput": goodput.goodput_text(found),
         "wall": _duration(found.wall_seconds),
         "restarts": len(records) - 1,
-        "decision": goodput.decision_in_words(records),
+        "decision": goodput.decision_text(records),
         "slices": [(part.label, _duration(part.seconds), part.share) for part in goodput.slices(found)],
     }
 

@@ -41,7 +41,7 @@ class Sweep:
     combinations: list[Combination]
 
     def write(self) -> None:
-        """Leaves the sweep's file in its folder."""
+        """Write the sweep's file into its folder."""
         runs = [
             {"run": str(run), "settings": settings} for run, settings in zip(self.runs, self.combinations, strict=True)
         ]
@@ -49,7 +49,7 @@ class Sweep:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """The sweep in a folder; JobError when there is none."""
+    """Read the sweep in a folder; raises JobError if there is none or its file is damaged."""
     found = read_json(folder / FILE)
     if found is None:
         raise JobError(f"{folder} holds no sweep", "Name the folder that `tuneyard sweep` printed.")
@@ -66,7 +66,7 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def find_sweep(text: str, root: Path) -> Path:
-    """The folder of a sweep: a path, `last`, or how its name begins under `root`."""
+    """Return the folder of a sweep, named by a path, `last`, or the beginning of its name under `root`."""
     if (Path(text) / FILE).is_file():
         return Path(text).absolute()
     known = sorted(path.parent.absolute() for path in root.glob(f"*/{FILE}"))
@@ -79,7 +79,7 @@ def find_sweep(text: str, root: Path) -> Path:
 
 
 def list_sweeps(roots: Iterable[Path]) -> Iterator[tuple[Path, set[str]]]:
-    """Every sweep in some folders, with the names of its runs."""
+    """Yield every sweep in some folders, with the names of its runs."""
     for root in roots:
         for file in sorted(root.glob(f"*/{FILE}")):
             runs = read_json_or_empty(file).get("runs") or []
@@ -87,7 +87,7 @@ def list_sweeps(roots: Iterable[Path]) -> Iterator[tuple[Path, set[str]]]:
 
 
 def combinations_of(given: Sequence[str]) -> list[Combination]:
-    """All combinations of `setting=value,value,...`, the last setting changing fastest.
+    """Return all combinations of `setting=value,value,...`, the last setting changing fastest.
 
     Raises:
         JobError: a setting cannot be understood, is given twice, or there are too many combinations.
@@ -103,7 +103,7 @@ def combinations_of(given: Sequence[str]) -> list[Combination]:
 
 
 def derived(document: Document, settings: Combination, name: str) -> Document:
-    """The job file with other settings and another name. Problems keep the lines of the file that a person wrote."""
+    """Return the job file with other settings and another name. Lines in messages stay those of the file."""
     data = copy.deepcopy(document.data)
     for setting, value in {**settings, "name": name}.items():
         *sections, last = setting.split(".")
@@ -117,7 +117,7 @@ def derived(document: Document, settings: Combination, name: str) -> Document:
 
 
 def job_text(text: str, settings: Combination, name: str) -> bytes:
-    """The job file's text with these settings; comments and order stay."""
+    """Return the job file's text with these settings; comments and order stay."""
     yaml = YAML(typ="rt")
     yaml.preserve_quotes, yaml.width = True, 4096
     tree = yaml.load(text)
@@ -132,13 +132,13 @@ def job_text(text: str, settings: Combination, name: str) -> bytes:
     return out.getvalue()
 
 
-def in_words(settings: Combination) -> str:
-    """`training.learning_rate=1e-05 method.r=8`."""
+def combination_text(settings: Combination) -> str:
+    """Return for example `training.learning_rate=1e-05 method.r=8`."""
     return " ".join(f"{name}={value}" for name, value in settings.items())
 
 
 def short_names(settings: Sequence[str]) -> dict[str, str]:
-    """Each setting's last part, or as many as tell it from the others: `learning_rate`, `method.r`, `other.r`."""
+    """Return the shortest unique end of each setting's name: `learning_rate`, `method.r`, `other.r`."""
     found = {}
     for name in settings:
         parts = name.split(".")
@@ -149,7 +149,7 @@ def short_names(settings: Sequence[str]) -> dict[str, str]:
 
 
 def results(sweep: Sweep) -> list[dict[str, Any]]:
-    """What each run has reached, as its own directory tells.
+    """Return the step, losses and score that each run has reached, read from its directory.
 
     `eval_loss` is that of the checkpoint that an export takes, the newest one: not the lowest of the run, which is
     `lowest_eval_loss`, at `lowest_eval_step`.
@@ -158,7 +158,7 @@ def results(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The run whose model answers best, where prompts were answered; else the one whose model has the least loss."""
+    """Return the row with the highest exact match; without prompts, the one with the lowest held-out loss; or None."""
     scored = [row for row in rows if row["exact_match"] is not None]
     if scored:
         return max(scored, key=lambda row: row["exact_match"])
@@ -198,7 +198,7 @@ def _parsed(text: str) -> tuple[str, list[Any]]:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Parts at commas that are not within brackets: a list is one value."""
+    """Split at commas outside brackets, so that a list is one value."""
     depth, begin = 0, 0
     for place, character in enumerate(text):
         depth += (character in _OPENING) - (character in _CLOSING)
@@ -209,7 +209,7 @@ def _split(text: str) -> Iterator[str]:
 
 
 def _value(name: str, text: str) -> Any:
-    """A value as the job file would read it. YAML takes 1e-5 for text, and nobody means that."""
+    """Parse a value as in the job file, but read `1e-5` as a number, which YAML takes for text."""
     if not text.strip():
         raise JobError(f"--set {name}: a value is missing")
     try:
