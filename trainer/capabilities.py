@@ -2,7 +2,7 @@
 
 One table for all that plan or train: it reads `config.json` as Transformers writes it, and what the device can do.
 Families are named by `model_type`. What the table says is held against `docs/architectures.md`, which tiny models of
-all families wrote, by `tests/unit/launcher/test_untrainable.py`, and against models by
+all families wrote, by `tests/unit/launcher/planner/test_untrainable.py`, and against models by
 `tests/process/test_capabilities.py`; families that it does not name are taken to be like Llama, and the trainer checks.
 """
 

@@ -12,7 +12,7 @@ import pytest
 
 from launcher.cli import VERBS, run, tuneyard
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "helm" / "README.md", ROOT / "slurm" / "README.md"]  # fmt: skip  # noqa: E501
 RUN_HERE = (
     "tuneyard init job.yaml",
@@ -29,7 +29,7 @@ RUN_ELSEWHERE = {
     "tuneyard submit job.yaml": "process/test_end_to_end.py",
     "tuneyard stop last && tuneyard resume last": "process/cluster/test_interrupts.py",
     "tuneyard resume last --max-steps 3000": "cluster/kubernetes/test_kubernetes_backend.py",
-    "tuneyard checkpoints last --verify": "unit/launcher/test_checkpoints.py",
+    "tuneyard checkpoints last --verify": "unit/launcher/cli/test_checkpoints.py",
     "tuneyard drill job.yaml": "process/test_drill.py",
     "tuneyard doctor --draft > my-site.yaml": "cluster/slurm/test_doctor_at_a_site.py",
     "tuneyard sweep job.yaml --set training.learning_rate=1e-5,2e-5 --set method.r=8,16": "cluster/local/test_sweep_here.py",  # noqa: E501

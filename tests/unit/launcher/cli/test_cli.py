@@ -193,12 +193,12 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_manual_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["schema", "--markdown"]) == 0
     generated = capsys.readouterr().out
-    manual = Path(__file__).parents[3] / "docs" / "job-file.md"
+    manual = Path(__file__).parents[4] / "docs" / "job-file.md"
     assert generated in manual.read_text(), "write the output of `tuneyard schema --markdown` into docs/job-file.md"
 
 
 def test_startup_benchmark_prints_what_it_promises() -> None:
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     command = [sys.executable, "-m", "benchmarks.startup", "--json", "--runs", "1"]
     done = subprocess.run(command, cwd=root, env=dict(os.environ), capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
