@@ -91,7 +91,7 @@ class OwnHeartbeat:
         return None
 
     def _is_blank(self) -> bool:
-        """Whether no pod had this index yet: readers create the file empty (`read_json_of_others`)."""
+        """Whether no pod had this index yet: readers create the file empty (`read_json_of_other_node`)."""
         try:
             return self._path.stat().st_size == 0
         except OSError:
