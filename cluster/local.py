@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster import lock
-from cluster.agent.attempt import close_abandoned
-from cluster.agent.outcome import abandoned
-from cluster.agent.phases import TERM_TO_KILL_SECONDS
-from cluster.agent.restarts import SUBMITTED
+from cluster.agent.attempt.record import close_abandoned
+from cluster.agent.attempt.restart import SUBMITTED
+from cluster.agent.monitor.phase import TERM_TO_KILL_SECONDS
+from cluster.agent.verdict.outcome import abandoned
 from cluster.contract import Backend, Handle, Status
 from cluster.errors import ClusterError
 from cluster.logs import read_logs

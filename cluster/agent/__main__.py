@@ -11,15 +11,15 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.agent.afterwards import run_afterwards
-from cluster.agent.attempt import Attempt, close_abandoned
-from cluster.agent.life import carry
+from cluster.agent.attempt.lock_takeover import taken_over
+from cluster.agent.attempt.record import Attempt, close_abandoned
+from cluster.agent.attempt.report_command import run_afterwards
+from cluster.agent.attempt.restart import node_must_change, stopped_already, submission, wait_for_restart
+from cluster.agent.attempt.runner import carry
 from cluster.agent.multinode.leader import WorkerGroup
 from cluster.agent.multinode.worker import work
-from cluster.agent.node import Node, this_node
-from cluster.agent.restarts import node_must_change, stopped_already, submission, wait_for_restart
-from cluster.agent.stopping import StopWishes
-from cluster.agent.takeover import taken_over
+from cluster.agent.process.node import Node, this_node
+from cluster.agent.process.stop_request import StopWishes
 from rundir.errors import TuneyardError
 from rundir.outcome import AGENT_FAILED, RESTART_ME
 

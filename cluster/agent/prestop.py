@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.agent.phases import TERM_TO_KILL_SECONDS
+from cluster.agent.monitor.phase import TERM_TO_KILL_SECONDS
 from cluster.lock import holder
 from cluster.processes import signal_process
 from rundir.errors import TuneyardError

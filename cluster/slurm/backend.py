@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster import lock
-from cluster.agent.attempt import close_abandoned
-from cluster.agent.phases import TERM_TO_KILL_SECONDS
+from cluster.agent.attempt.record import close_abandoned
+from cluster.agent.monitor.phase import TERM_TO_KILL_SECONDS
 from cluster.contract import Backend, Handle, Status
 from cluster.errors import ClusterError
 from cluster.logs import read_logs

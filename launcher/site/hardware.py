@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.agent.gpus import Gpu, UnreadableError, lowest_compute_capability, our_gpus
+from cluster.agent.health.gpus import Gpu, UnreadableError, lowest_compute_capability, our_gpus
 from launcher.errors import MachineError
 from launcher.sizing.gpus import has_bfloat16
 from rundir.quantities import MIB

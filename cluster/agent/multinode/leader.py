@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.agent.evidence import Evidence, left_node, lost_node
 from cluster.agent.multinode.messages import (
     CHECK,
     HANG,
@@ -25,9 +24,10 @@ from cluster.agent.multinode.messages import (
     read_report,
     write_command,
 )
-from cluster.agent.node import Node, free_port
-from cluster.agent.outcome import PhaseEnd
-from cluster.agent.stopping import StopWishes
+from cluster.agent.process.node import Node, free_port
+from cluster.agent.process.stop_request import StopWishes
+from cluster.agent.verdict.log_evidence import Evidence, left_node, lost_node
+from cluster.agent.verdict.outcome import PhaseEnd
 from cluster.liveness import HeartbeatWriter, LivenessTimeout
 from rundir.errors import TuneyardError
 from rundir.plan import LaunchSpec

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.agent.evidence import Evidence
-from cluster.agent.health import Check
-from cluster.agent.outcome import PhaseEnd
+from cluster.agent.health.checks import Check
+from cluster.agent.verdict.log_evidence import Evidence
+from cluster.agent.verdict.outcome import PhaseEnd
 from cluster.liveness import read_of_epoch
 from rundir.files import write_json
 from rundir.outcome import Outcome

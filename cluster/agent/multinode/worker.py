@@ -10,19 +10,19 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from cluster.agent.cgroup import oom_kills
-from cluster.agent.children import Children
-from cluster.agent.health import run_checks
-from cluster.agent.launch import phase_command, phase_environment
-from cluster.agent.life import facts, make_scene, on_this_node
+from cluster.agent.attempt.runner import facts, make_scene, on_this_node
+from cluster.agent.health.checks import run_checks
+from cluster.agent.monitor.monitor import Oversight, Scene
+from cluster.agent.monitor.phase import TERM_TO_KILL_SECONDS, Phase, run_phase
 from cluster.agent.multinode.leader import beat_seconds
 from cluster.agent.multinode.leader_monitor import LeaderMonitor
 from cluster.agent.multinode.messages import CHECK, HANG, LEAVE, TRAIN, Command, Report, write_report
-from cluster.agent.node import Node
-from cluster.agent.outcome import PhaseEnd, describe_exit
-from cluster.agent.oversight import Oversight, Scene
-from cluster.agent.phases import TERM_TO_KILL_SECONDS, Phase, run_phase
-from cluster.agent.stopping import StopWishes
+from cluster.agent.process.cgroup import oom_kills
+from cluster.agent.process.children import Children
+from cluster.agent.process.launch import phase_command, phase_environment
+from cluster.agent.process.node import Node
+from cluster.agent.process.stop_request import StopWishes
+from cluster.agent.verdict.outcome import PhaseEnd, describe_exit
 from cluster.goodput import mean_time_between_failures_seconds
 from cluster.liveness import HeartbeatWriter
 from rundir.attempts import read_attempts

@@ -10,9 +10,9 @@ import os
 import time
 from pathlib import Path
 
-from cluster.agent.attempt import Attempt, close_abandoned
-from cluster.agent.node import NODE_RANK, NODES
-from cluster.agent.outcome import stopped
+from cluster.agent.attempt.record import Attempt, close_abandoned
+from cluster.agent.process.node import NODE_RANK, NODES
+from cluster.agent.verdict.outcome import stopped
 from cluster.kubernetes.pod.membership.identity import PodIdentity
 from cluster.lock import AgentLock, LockHeldError
 from rundir.attempts import AttemptRecord, newest_attempt, read_attempts

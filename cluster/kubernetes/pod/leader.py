@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cluster.agent.aftermath import settle
+from cluster.agent.attempt.finalize import settle
 from cluster.agent.multinode.messages import DepartedWorker, write_departed
 from cluster.errors import ClusterError
 from cluster.kubernetes.pod.completion import clear_honored

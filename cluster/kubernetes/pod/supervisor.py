@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from cluster.agent.children import Children
-from cluster.agent.node import GENERATION
+from cluster.agent.process.children import Children
+from cluster.agent.process.node import GENERATION
 from cluster.errors import ClusterError
 from cluster.kubernetes.pod.completion import (
     FINISHED,

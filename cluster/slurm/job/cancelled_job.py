@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cluster.agent.attempt import close_abandoned
+from cluster.agent.attempt.record import close_abandoned
 from cluster.lock import AgentLock
 from rundir.attempts import Decision, newest_attempt, put_attempt
 from rundir.errors import TuneyardError

@@ -10,9 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-from cluster.agent.aftermath import settle
-from cluster.agent.node import GENERATION
-from cluster.agent.restarts import stopped_already, submission
+from cluster.agent.attempt.finalize import settle
+from cluster.agent.attempt.restart import stopped_already, submission
+from cluster.agent.process.node import GENERATION
 from cluster.lock import AgentLock
 from rundir.attempts import newest_attempt
 from rundir.errors import TuneyardError

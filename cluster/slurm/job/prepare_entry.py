@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from cluster.agent.node import GENERATION, NODES
-from cluster.agent.prepare import prepare
+from cluster.agent.attempt.prepare import prepare
+from cluster.agent.process.node import GENERATION, NODES
 from rundir.errors import TuneyardError
 from rundir.outcome import AGENT_FAILED
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 
-from cluster.agent.node import GENERATION, HEAD, NODE_RANK, NODES, PORT
+from cluster.agent.process.node import GENERATION, HEAD, NODE_RANK, NODES, PORT
 from cluster.errors import ClusterError
 
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster import lock
-from cluster.agent.outcome import abandoned, with_down_nodes
+from cluster.agent.verdict.outcome import abandoned, with_down_nodes
 from cluster.contract import Status
 from cluster.processes import boot_id
 from cluster.slurm.scheduler.errors import SlurmError

@@ -6,7 +6,7 @@ import time
 
 from agent_runs import NEVER, Run, lives, until
 
-from cluster.agent.oversight import LINGER_SECONDS
+from cluster.agent.monitor.monitor import LINGER_SECONDS
 from tests.support.documents import read_attempts, read_progress
 
 

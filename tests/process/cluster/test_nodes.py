@@ -9,7 +9,7 @@ import time
 import pytest
 from agent_runs import NEVER, PATIENCE_SECONDS, Run, lives, until
 
-from cluster.agent.node import free_port
+from cluster.agent.process.node import free_port
 from rundir.files import write_json
 from tests.support.documents import read_attempts, read_progress
 

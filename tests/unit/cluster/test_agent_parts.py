@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import cluster
-from cluster.agent.launch import phase_command, phase_environment
-from cluster.agent.phases import TERM_TO_KILL_SECONDS, Escalation, Phase, telling_words
-from cluster.agent.stopping import StopWishes
+from cluster.agent.monitor.phase import TERM_TO_KILL_SECONDS, Escalation, Phase, telling_words
+from cluster.agent.process.launch import phase_command, phase_environment
+from cluster.agent.process.stop_request import StopWishes
 from cluster.goodput import with_steps
 from rundir.attempts import AttemptRecord
 from rundir.errors import RunDirError, TuneyardError
@@ -109,7 +109,7 @@ def test_on_a_full_disk_the_ranks_still_see_a_stop_file_and_the_reason_is_kept(
     def full(*_: object) -> None:
         raise RunDirError("stop: cannot be written: No space left on device")
 
-    monkeypatch.setattr("cluster.agent.stopping.write_stop", full)
+    monkeypatch.setattr("cluster.agent.process.stop_request.write_stop", full)
     send(signal.SIGTERM)
     assert wishes.poll().reason == "preempted"
     assert (tmp_path / "stop").exists()
@@ -121,7 +121,7 @@ def test_training_runs_under_torchrun_and_the_rest_alone(tmp_path: Path) -> None
     assert "--nproc-per-node=2" in command
     assert "--max-restarts=0" in command
     assert "--rdzv-id=support-1a2b-007" in command
-    assert command[-3:] == ["-m", "cluster.agent.rank", str(run_dir)]
+    assert command[-3:] == ["-m", "cluster.agent.process.rank_entry", str(run_dir)]
     assert phase_command(LAUNCH, "export", run_dir, 7)[1:] == ["-m", "trainer", "export", str(run_dir)]
 
 
@@ -156,7 +156,7 @@ def test_optional_keys_of_a_launch_have_defaults() -> None:
 
 TORCHRUN = """
 ============================================================
-cluster.agent.rank FAILED
+cluster.agent.process.rank_entry FAILED
 ------------------------------------------------------------
 Failures:
 [1]:

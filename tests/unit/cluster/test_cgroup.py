@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.agent.cgroup import memory_left, oom_kills
+from cluster.agent.process.cgroup import memory_left, oom_kills
 
 V1 = "4:memory:/slurm/uid_1000/job_7\n1:cpu,cpuacct:/\n0::/\n"
 V2 = "0::/kubepods/pod7/c1\n"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.agent.evidence import (
+from cluster.agent.verdict.log_evidence import (
     Evidence,
     classify,
     in_logs,

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.agent import gpus, health
-from cluster.agent.health import Check, Place, gate, run_checks
+from cluster.agent.health import checks as health
+from cluster.agent.health import gpus
+from cluster.agent.health.checks import Check, Place, gate, run_checks
 from rundir.errors import RunDirError
 from rundir.plan import HealthSettings, LaunchSpec
 

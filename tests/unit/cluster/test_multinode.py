@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.agent.evidence import Evidence, in_order, lost_node, without_aftermath
-from cluster.agent.health import Check, gate_of
+from cluster.agent.health.checks import Check, gate_of
 from cluster.agent.multinode.leader import WorkerGroup, joint_end
 from cluster.agent.multinode.messages import (
     TRAIN,
@@ -18,9 +17,10 @@ from cluster.agent.multinode.messages import (
     write_command,
     write_report,
 )
-from cluster.agent.node import Node
-from cluster.agent.outcome import PhaseEnd, Verdict, abandoned, judge, with_down_nodes
-from cluster.agent.stopping import StopWishes
+from cluster.agent.process.node import Node
+from cluster.agent.process.stop_request import StopWishes
+from cluster.agent.verdict.log_evidence import Evidence, in_order, lost_node, without_aftermath
+from cluster.agent.verdict.outcome import PhaseEnd, Verdict, abandoned, judge, with_down_nodes
 from cluster.liveness import LivenessTimeout
 from cluster.processes import ProcessIdentity
 from rundir.attempts import AttemptRecord

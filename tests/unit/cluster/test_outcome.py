@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from cluster import Outcome
-from cluster.agent.evidence import Evidence
-from cluster.agent.outcome import PhaseEnd, abandoned, describe_exit, judge
+from cluster.agent.verdict.log_evidence import Evidence
+from cluster.agent.verdict.outcome import PhaseEnd, abandoned, describe_exit, judge
 from cluster.processes import ProcessIdentity
 from rundir.attempts import AttemptRecord
 from rundir.stop import StopRequest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.agent.gpus import read_gpus, visible
+from cluster.agent.health.gpus import read_gpus, visible
 from launcher.site.hardware import this_machine
 from launcher.sizing.gpus import known_gpu
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.agent.ranks import Rank, condition, dump_stacks, ranks_in, where_in
-from cluster.agent.watch import HeartbeatWatch, Stall
+from cluster.agent.monitor.hang_detector import HeartbeatWatch, Stall
+from cluster.agent.monitor.rank_stacks import Rank, condition, dump_stacks, ranks_in, where_in
 from tests.support.documents import typed_progress
 
 

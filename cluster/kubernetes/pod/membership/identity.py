@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster.agent.node import HEAD, PORT
-from cluster.agent.restarts import submission
+from cluster.agent.attempt.restart import submission
+from cluster.agent.process.node import HEAD, PORT
 from cluster.errors import ClusterError
 
 INDEX = "TUNEYARD_POD_INDEX"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cluster.agent.launch import ONLY_WHAT_FOLLOWS
+from cluster.agent.attempt.restart import SUBMITTED
 from cluster.agent.multinode.leader import RELEASED
-from cluster.agent.node import GENERATION, HEAD, NODE_RANK, NODES, PORT
-from cluster.agent.restarts import SUBMITTED
+from cluster.agent.process.launch import ONLY_WHAT_FOLLOWS
+from cluster.agent.process.node import GENERATION, HEAD, NODE_RANK, NODES, PORT
 from cluster.kubernetes.pod.membership.heartbeat import PODS
 from cluster.kubernetes.pod.membership.identity import PodIdentity
 from rundir.files import read_json_of_other_node, write_json

@@ -9,8 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from cluster.agent.node import GENERATION, NODES
-from cluster.agent.prepare import prepare
+from cluster.agent.attempt.prepare import prepare
+from cluster.agent.process.node import GENERATION, NODES
 from cluster.errors import ClusterError
 from cluster.kubernetes.pod.completion import FATAL, exit_code_of_run, report
 from cluster.kubernetes.pod.membership.identity import PodIdentity, pod_identity

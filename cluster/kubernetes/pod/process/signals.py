@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-from cluster.agent.stopping import REASONS
+from cluster.agent.process.stop_request import REASONS
 
 LEAVE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """After these, the pod's process ends as soon as its agent has."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent_runs import PATIENCE_SECONDS, Run, until
 
-from cluster.agent.node import free_port
+from cluster.agent.process.node import free_port
 from cluster.kubernetes.pod.membership.heartbeat import read_heartbeat
 from cluster.kubernetes.pod.membership.rendezvous import read_rendezvous
 from tests.support.documents import read_attempts, read_progress

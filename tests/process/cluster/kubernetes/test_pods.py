@@ -8,7 +8,7 @@ import pytest
 from agent_runs import Run, lives, until
 from pod_runs import LONG_SECONDS, SUBMITTED, Pod, Pods
 
-from cluster.agent.children import descendants
+from cluster.agent.process.children import descendants
 from rundir.stop import write_stop
 from tests.support.documents import read_attempts, read_progress
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.agent.attempt import Attempt
+from cluster.agent.attempt.record import Attempt
 from cluster.agent.multinode.leader import WorkerGroup
 from cluster.agent.multinode.messages import TRAIN, DepartedWorker, Report, read_departed, write_departed, write_report
-from cluster.agent.node import Node
-from cluster.agent.outcome import PhaseEnd, Verdict
+from cluster.agent.process.node import Node
+from cluster.agent.verdict.outcome import PhaseEnd, Verdict
 from cluster.kubernetes.pod.completion import (
     MOST_MESSAGE_BYTES,
     clear_honored,

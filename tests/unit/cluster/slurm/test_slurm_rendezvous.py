@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.agent.node import Node, free_port, this_node
+from cluster.agent.process.node import Node, free_port, this_node
 from cluster.errors import ClusterError
 from cluster.slurm.job.rendezvous import agent_environment, expand_node_list, first_port, head_address
 

@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.agent.attempt import Attempt
-from cluster.agent.cgroup import oom_kills
-from cluster.agent.children import Children
-from cluster.agent.evidence import Evidence, in_logs, in_order, killed_for_memory, without_aftermath
-from cluster.agent.finishing import note_end, note_untried
-from cluster.agent.health import gate_of, run_checks
-from cluster.agent.launch import ONLY_WHAT_FOLLOWS, phase_command, phase_environment
+from cluster.agent.attempt.part_ends import note_end, note_untried
+from cluster.agent.attempt.record import Attempt
+from cluster.agent.health.checks import gate_of, run_checks
+from cluster.agent.monitor.monitor import LeaderOversight, Scene
+from cluster.agent.monitor.phase import Phase, killed_ranks, run_phase
 from cluster.agent.multinode.leader import WorkerGroup, departed_evidence
-from cluster.agent.node import Node
-from cluster.agent.outcome import PhaseEnd, Verdict, describe_exit, judge, went_well
-from cluster.agent.oversight import LeaderOversight, Scene
-from cluster.agent.phases import Phase, killed_ranks, run_phase
-from cluster.agent.stopping import StopWishes
+from cluster.agent.process.cgroup import oom_kills
+from cluster.agent.process.children import Children
+from cluster.agent.process.launch import ONLY_WHAT_FOLLOWS, phase_command, phase_environment
+from cluster.agent.process.node import Node
+from cluster.agent.process.stop_request import StopWishes
+from cluster.agent.verdict.log_evidence import Evidence, in_logs, in_order, killed_for_memory, without_aftermath
+from cluster.agent.verdict.outcome import PhaseEnd, Verdict, describe_exit, judge, went_well
 from cluster.errors import ClusterError
 from rundir.attempts import Decision
 from rundir.errors import TuneyardError

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from cluster.agent.health import Check
-from cluster.agent.node import this_node
-from cluster.agent.outcome import PhaseEnd, Verdict, abandoned, with_down_nodes
+from cluster.agent.health.checks import Check
+from cluster.agent.process.node import this_node
+from cluster.agent.verdict.outcome import PhaseEnd, Verdict, abandoned, with_down_nodes
 from cluster.goodput import mean_time_between_failures_seconds, with_account, with_steps
 from cluster.policy import decide
 from cluster.processes import ProcessIdentity, boot_id

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.agent.children import Children, descendants
-from cluster.agent.evidence import Evidence, tail
+from cluster.agent.monitor.hang_detector import HeartbeatWatch, Stall
+from cluster.agent.monitor.rank_stacks import Rank, condition, dump_stacks, ranks_in, where_in
 from cluster.agent.multinode.leader import WorkerGroup
 from cluster.agent.multinode.messages import HANG
-from cluster.agent.ranks import Rank, condition, dump_stacks, ranks_in, where_in
-from cluster.agent.watch import HeartbeatWatch, Stall
+from cluster.agent.process.children import Children, descendants
+from cluster.agent.verdict.log_evidence import Evidence, tail
 from rundir.outcome import Outcome
 from rundir.plan import LaunchSpec
 from rundir.progress import read_progress

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.agent.outcome import AFTER_TRAINING, PhaseEnd, describe_exit
+from cluster.agent.verdict.outcome import AFTER_TRAINING, PhaseEnd, describe_exit
 from rundir.after_training import Part, PartEnd, put_part_end, read_part_ends
 from rundir.errors import RunDirError
 from rundir.progress import Progress

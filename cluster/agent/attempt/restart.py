@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.agent.attempt import Attempt
+from cluster.agent.attempt.record import Attempt
 from cluster.agent.multinode.leader import WorkerGroup
-from cluster.agent.stopping import StopWishes
+from cluster.agent.process.stop_request import StopWishes
 from cluster.policy import decide
 from rundir.attempts import Decision, read_attempts
 from rundir.errors import RunDirError

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cluster.agent.evidence import Evidence
+from cluster.agent.verdict.log_evidence import Evidence
 from cluster.processes import ProcessIdentity
 from rundir.attempts import AttemptRecord
 from rundir.outcome import Outcome

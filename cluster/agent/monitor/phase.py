@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.agent.children import Children
-from cluster.agent.evidence import tail
-from cluster.agent.outcome import PhaseEnd, describe_exit
-from cluster.agent.oversight import Oversight
-from cluster.agent.stopping import StopWishes
+from cluster.agent.monitor.monitor import Oversight
+from cluster.agent.process.children import Children
+from cluster.agent.process.stop_request import StopWishes
+from cluster.agent.verdict.log_evidence import tail
+from cluster.agent.verdict.outcome import PhaseEnd, describe_exit
 
 TERM_TO_KILL_SECONDS = 5.0
 _POLL_SECONDS = 0.1

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.agent import gpus
-from cluster.agent.cgroup import memory_left
-from cluster.agent.evidence import Evidence
-from cluster.agent.node import this_node
-from cluster.agent.outcome import Verdict
+from cluster.agent.health import gpus
+from cluster.agent.process.cgroup import memory_left
+from cluster.agent.process.node import this_node
+from cluster.agent.verdict.log_evidence import Evidence
+from cluster.agent.verdict.outcome import Verdict
 from rundir.attempts import HealthRecord
 from rundir.errors import RunDirError
 from rundir.outcome import Outcome
@@ -240,7 +240,3 @@ def _talk_to_ourselves() -> None:
 
 def _amounts(free: float, need: float) -> str:
     return f"{gib(free, 2)} free" + (f", {gib(need, 2)} needed" if need else "")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

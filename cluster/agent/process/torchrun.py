@@ -1,6 +1,7 @@
 """torchrun, started with the garbage collector off: it has to look through all of torch otherwise, time and again.
 
-`python -m cluster.agent.torchrun ...` takes torchrun's arguments, and a third less CPU time to begin and to end.
+`python -m cluster.agent.process.torchrun ...` takes torchrun's arguments, and a third less CPU
+time to begin and to end.
 """
 
 import gc

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.agent.phases import TERM_TO_KILL_SECONDS
+from cluster.agent.monitor.phase import TERM_TO_KILL_SECONDS
 from cluster.lock import AgentLock, LockHeldError
 from rundir.attempts import newest_attempt
 from rundir.outcome import StopReason

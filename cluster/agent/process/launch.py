@@ -7,13 +7,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.agent import rank
+from cluster.agent.process import rank_entry
 from rundir.plan import LaunchSpec
 
 ONLY_WHAT_FOLLOWS = "TUNEYARD_TRAINED"
 """Set where the run is trained, and this node was left alone to export and evaluate."""
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
-CODE = Path(__file__).parents[2]
+CODE = Path(__file__).parents[3]
 
 
 def phase_command(
@@ -26,7 +26,7 @@ def phase_command(
     if phase != "train":
         return [sys.executable, "-m", "trainer", phase, str(run_dir)]
     return [
-        *[sys.executable, "-m", "cluster.agent.torchrun"],
+        *[sys.executable, "-m", "cluster.agent.process.torchrun"],
         f"--nnodes={launch.nodes}",
         f"--nproc-per-node={launch.ranks_per_node}",
         "--max-restarts=0",
@@ -34,7 +34,7 @@ def phase_command(
         f"--rdzv-id={run_dir.name}-{attempt:03d}",  # ranks of an older attempt can never join
         f"--signals-to-handle={_SIGNALS}",
         f"--log-dir={os.devnull}",  # ranks write their own logs; without this, torchrun litters /tmp
-        *["-m", "cluster.agent.rank", str(run_dir)],
+        *["-m", "cluster.agent.process.rank_entry", str(run_dir)],
     ]
 
 
@@ -58,8 +58,8 @@ def phase_environment(launch: LaunchSpec, attempt: int, log_dir: Path, base: Map
         "OMP_NUM_THREADS": str(launch.threads_per_rank),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, round(launch.grace_seconds))),
         "TUNEYARD_ATTEMPT": str(attempt),
-        rank.LOG_DIR: str(log_dir),
-        rank.AGENT_PID: str(os.getpid()),
+        rank_entry.LOG_DIR: str(log_dir),
+        rank_entry.AGENT_PID: str(os.getpid()),
     }
     if launch.device == "cpu":
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.agent.children import die_with_parent
+from cluster.agent.process.children import die_with_parent
 from rundir.paths import rank_log_name
 
 LOG_DIR = "TUNEYARD_LOG_DIR"

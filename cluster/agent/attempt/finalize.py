@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from cluster.agent.attempt import close_abandoned
+from cluster.agent.attempt.record import close_abandoned
 from cluster.lock import AgentLock
 from cluster.policy import decide
 from rundir.attempts import AttemptRecord, put_attempt, read_attempts

@@ -10,18 +10,18 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.agent.attempt import Attempt, close_abandoned
-from cluster.agent.cgroup import oom_kills
-from cluster.agent.children import Children
-from cluster.agent.launch import phase_command, phase_environment
-from cluster.agent.life import facts, gather
+from cluster.agent.attempt.lock_takeover import taken_over
+from cluster.agent.attempt.record import Attempt, close_abandoned
+from cluster.agent.attempt.restart import stopped_already, submission, wait_for_restart
+from cluster.agent.attempt.runner import facts, gather
+from cluster.agent.monitor.phase import Phase, run_phase
 from cluster.agent.multinode.leader import WorkerGroup
-from cluster.agent.node import Node, this_node
-from cluster.agent.outcome import PhaseEnd, judge
-from cluster.agent.phases import Phase, run_phase
-from cluster.agent.restarts import stopped_already, submission, wait_for_restart
-from cluster.agent.stopping import StopWishes
-from cluster.agent.takeover import taken_over
+from cluster.agent.process.cgroup import oom_kills
+from cluster.agent.process.children import Children
+from cluster.agent.process.launch import phase_command, phase_environment
+from cluster.agent.process.node import Node, this_node
+from cluster.agent.process.stop_request import StopWishes
+from cluster.agent.verdict.outcome import PhaseEnd, judge
 from rundir.attempts import Decision, next_attempt
 from rundir.outcome import Outcome
 from rundir.paths import RunPaths

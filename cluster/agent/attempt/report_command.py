@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.agent.launch import CODE
+from cluster.agent.process.launch import CODE
 from rundir.errors import RunDirError
 from rundir.plan import read_launch
 
