@@ -6,6 +6,7 @@ from typing import Any
 
 from slurm_runs import SlurmRun
 
+from rundir.plan import read_plan
 from slurm.testbed import Testbed
 from tests.cluster.outcomes.standin_run import until
 from tests.support.documents import read_progress
@@ -62,7 +63,7 @@ def test_the_run_waits_for_its_data_and_takes_no_node_meanwhile(slurm_testbed: T
     assert (record["attempt"], record["generation"]) == (0, f"{job}.0")
     (run.dir / "data").mkdir()
     (run.dir / "data" / "fingerprint.json").write_text("{}")
-    assert run.backend.prepare_script(run.dir, json.loads((run.dir / "plan.json").read_text()), 0.0) == ""
+    assert run.backend.prepare_script(run.dir, read_plan(run.dir), 0.0) == ""
 
 
 def test_wrong_data_end_the_run_before_a_gpu_is_taken(slurm_testbed: Testbed, tmp_path: Path) -> None:
