@@ -15,7 +15,7 @@ from rundir.outcome import Outcome
 __all__ = ["Backend", "ClusterError", "Handle", "Outcome", "Status", "BACKENDS", "backend"]
 
 BACKENDS = {
-    "local": "cluster.local:LocalBackend",
+    "local": "cluster.local.backend:LocalBackend",
     "slurm": "cluster.slurm.backend:SlurmBackend",
     "kubernetes": "cluster.kubernetes.backend:KubernetesBackend",
 }

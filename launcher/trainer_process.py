@@ -16,7 +16,7 @@ from typing import IO, Any
 import click
 
 import launcher
-from cluster.installing import install_line
+from cluster.submitting.installing import install_line
 from launcher.errors import JobError, MachineError, RunFailedError
 from rundir.errors import EXIT_USER
 

@@ -16,8 +16,8 @@ from cluster.agent.attempt.record import Attempt, close_abandoned
 from cluster.agent.attempt.report_command import run_afterwards
 from cluster.agent.attempt.restart import node_must_change, stopped_already, submission, wait_for_restart
 from cluster.agent.attempt.runner import carry
+from cluster.agent.attempt.worker import work
 from cluster.agent.multinode.leader import WorkerGroup
-from cluster.agent.multinode.worker import work
 from cluster.agent.process.node import Node, this_node
 from cluster.agent.process.stop_request import StopWishes
 from rundir.errors import TuneyardError

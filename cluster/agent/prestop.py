@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from cluster.agent.monitor.phase import TERM_TO_KILL_SECONDS
-from cluster.lock import holder
-from cluster.processes import signal_process
+from cluster.process_identity import signal_process
+from cluster.run.lock import holder
 from rundir.errors import TuneyardError
 from rundir.outcome import StopReason
 from rundir.plan import read_launch

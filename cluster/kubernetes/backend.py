@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cluster import lock
 from cluster.contract import Backend, Handle, Status
 from cluster.errors import ClusterError
 from cluster.kubernetes.client.api import Api
@@ -20,7 +19,8 @@ from cluster.kubernetes.submit import release
 from cluster.kubernetes.submit.values import AGENT_SECONDS, site_of
 from cluster.kubernetes.submitted import Submitted, read_submitted, write_submitted
 from cluster.kubernetes.sync import download, mirror, reader_pod
-from cluster.logs import read_logs
+from cluster.run import lock
+from cluster.run.logs import read_logs
 from rundir.attempts import newest_attempt, read_attempts
 from rundir.errors import TuneyardError
 from rundir.outcome import StopReason

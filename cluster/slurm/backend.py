@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cluster import lock
 from cluster.agent.attempt.record import close_abandoned
 from cluster.agent.monitor.phase import TERM_TO_KILL_SECONDS
 from cluster.contract import Backend, Handle, Status
 from cluster.errors import ClusterError
-from cluster.logs import read_logs
-from cluster.policy import exclusions
+from cluster.run import lock
+from cluster.run.logs import read_logs
+from cluster.run.restart_policy import exclusions
 from cluster.slurm.job.cancelled_job import note_cancelled
 from cluster.slurm.scheduler.commands import Scheduler
 from cluster.slurm.scheduler.errors import SlurmError

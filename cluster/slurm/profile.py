@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from cluster.profiles import (
+from cluster.submitting.site_profiles import (
     Finding,
     Key,
     NotNegativeInt,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.profiles import SiteProfile
+from cluster.submitting.site_profiles import SiteProfile
 from launcher.calibration.correction import Calibration
 from launcher.calibration.observed import all_measurements
 from launcher.calibration.store import store_path

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.installing import install_line
+from cluster.submitting.installing import install_line
 from launcher.doctor import Check, fail, ok, warn
 from launcher.errors import MachineError
 from launcher.site.hardware import this_machine

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cluster import Backend
-from cluster.lock import holder
+from cluster.run.lock import holder
 from launcher.drill.actions import held_still, rank_pid
 from launcher.errors import RunFailedError
 from rundir.attempts import AttemptRecord, read_attempts

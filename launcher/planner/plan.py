@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.profiles import SiteProfile
+from cluster.submitting.site_profiles import SiteProfile
 from launcher import __version__
 from launcher.advice.idle_settings import idle_settings
 from launcher.calibration.correction import Calibration

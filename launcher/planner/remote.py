@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-from cluster.profiles import SiteProfile
+from cluster.submitting.site_profiles import SiteProfile
 from launcher.home import expanded
 from launcher.jobfile.schema import JobFile
 from launcher.site.hardware import Machine, this_machine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.goodput import Goodput, summarise, with_account, with_steps
+from cluster.run.goodput import Goodput, summarise, with_account, with_steps
 from rundir.attempts import AttemptRecord
 from rundir.outcome import Outcome
 from rundir.progress import Progress

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import Field, create_model
 
-from cluster.profiles import Rule, section_in
+from cluster.submitting.site_profiles import Rule, section_in
 from trainer.config import Section
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cluster.profiles import ProfileError, SiteProfile, profile_from
-from cluster.shipped import shipped_folder
+from cluster.submitting.shipped import shipped_folder
+from cluster.submitting.site_profiles import ProfileError, SiteProfile, profile_from
 from launcher.errors import JobError
 from launcher.home import expanded, user_folder
 from launcher.jobfile.loader import LoadedJob

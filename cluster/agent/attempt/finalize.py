@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from cluster.agent.attempt.record import close_abandoned
-from cluster.lock import AgentLock
-from cluster.policy import decide
+from cluster.run.lock import AgentLock
+from cluster.run.restart_policy import decide
 from rundir.attempts import AttemptRecord, put_attempt, read_attempts
 from rundir.plan import read_launch
 

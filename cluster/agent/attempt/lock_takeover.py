@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.agent.monitor.phase import TERM_TO_KILL_SECONDS
-from cluster.lock import AgentLock, LockHeldError
+from cluster.run.lock import AgentLock, LockHeldError
 from rundir.attempts import newest_attempt
 from rundir.outcome import StopReason
 from rundir.plan import read_launch

@@ -11,9 +11,9 @@ from pathlib import Path
 from cluster.agent.health.checks import Check
 from cluster.agent.process.node import this_node
 from cluster.agent.verdict.outcome import PhaseEnd, Verdict, abandoned, with_down_nodes
-from cluster.goodput import mean_time_between_failures_seconds, with_account, with_steps
-from cluster.policy import decide
-from cluster.processes import ProcessIdentity, boot_id
+from cluster.process_identity import ProcessIdentity, boot_id
+from cluster.run.goodput import mean_time_between_failures_seconds, with_account, with_steps
+from cluster.run.restart_policy import decide
 from rundir.attempts import AttemptRecord, Decision, newest_attempt, next_attempt, put_attempt, read_attempts
 from rundir.errors import RunDirError
 from rundir.files import read_json_of_other_node

@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.agent.attempt.record import Attempt
 from cluster.agent.multinode.leader import WorkerGroup
 from cluster.agent.process.stop_request import StopWishes
-from cluster.policy import decide
+from cluster.run.restart_policy import decide
 from rundir.attempts import Decision, read_attempts
 from rundir.errors import RunDirError
 from rundir.outcome import GAVE_UP, RESTART_ME, Outcome

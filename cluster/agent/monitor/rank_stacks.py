@@ -14,7 +14,7 @@ from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.processes import stat_fields
+from cluster.process_identity import stat_fields
 from rundir.paths import rank_log_name
 
 _PID_FILE = re.compile(r"rank-(\d+)\.pid")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.agent.verdict.log_evidence import Evidence
-from cluster.processes import ProcessIdentity
+from cluster.process_identity import ProcessIdentity
 from rundir.attempts import AttemptRecord
 from rundir.outcome import Outcome
 from rundir.progress import Progress

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cluster.errors import ClusterError
-from cluster.installing import install_line
 from cluster.kubernetes.client.errors import KubernetesError, refusal, unreachable
+from cluster.submitting.installing import install_line
 
 _SECONDS = (5.0, 30.0)
 """To connect, and for an answer."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import ClusterError
-from cluster.shipped import shipped_folder
+from cluster.submitting.shipped import shipped_folder
 
 OLDEST = (4, 0)
 _INSTALL = "install Helm 4: https://helm.sh/docs/intro/install, or set `helm` in the site profile to its path"

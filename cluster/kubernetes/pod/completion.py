@@ -14,7 +14,7 @@ from cluster.agent.attempt.record import Attempt, close_abandoned
 from cluster.agent.process.node import NODE_RANK, NODES
 from cluster.agent.verdict.outcome import stopped
 from cluster.kubernetes.pod.membership.identity import PodIdentity
-from cluster.lock import AgentLock, LockHeldError
+from cluster.run.lock import AgentLock, LockHeldError
 from rundir.attempts import AttemptRecord, newest_attempt, read_attempts
 from rundir.outcome import Outcome
 from rundir.paths import RunPaths

@@ -13,7 +13,7 @@ from cluster.kubernetes.pod.membership.heartbeat import LEFT, WAITING, Heartbeat
 from cluster.kubernetes.pod.membership.identity import PodIdentity
 from cluster.kubernetes.pod.membership.rendezvous import Rendezvous, node_names
 from cluster.kubernetes.pod.process.log import PodLog, numbers
-from cluster.lock import AgentLock, LockHeldError
+from cluster.run.lock import AgentLock, LockHeldError
 from rundir.attempts import AttemptRecord
 from rundir.errors import RunDirError, TuneyardError
 from rundir.outcome import StopReason

@@ -14,7 +14,7 @@ from typing import Any
 from cluster.kubernetes.pod.membership.heartbeat import PODS
 from cluster.kubernetes.pod.membership.identity import PodIdentity
 from cluster.kubernetes.pod.membership.rendezvous import node_of
-from cluster.policy import exclusions
+from cluster.run.restart_policy import exclusions
 from rundir.attempts import Exclusion, read_attempts
 from rundir.errors import TuneyardError
 from rundir.files import read_json_or_empty, write_json

@@ -1,6 +1,6 @@
 """Why a run waits: what its objects say, in words, with what to do. Pure functions; nothing is guessed.
 
-The categories, and the words where the same thing is meant, are those of every scheduler (`cluster.pending`).
+The categories, and the words where the same thing is meant, are every scheduler's (`cluster.submitting.pending`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cluster.kubernetes.status.objects import Container, Event, Pod, Workload, current_pods, placed_badly
-from cluster.pending import WAIT, Explanation
+from cluster.submitting.pending import WAIT, Explanation
 
 _QUEUE = "`kubectl get localqueue,workload` shows the queue"
 LEAVING = 75

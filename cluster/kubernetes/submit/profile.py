@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from cluster.profiles import (
+from cluster.submitting.site_profiles import (
     Finding,
     Key,
     NotNegativeInt,

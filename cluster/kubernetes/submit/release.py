@@ -18,7 +18,7 @@ from cluster.kubernetes.names import release_name
 from cluster.kubernetes.submit.profile import JOB, SUBMIT
 from cluster.kubernetes.submit.values import Submission, as_text, chart_values, site_of
 from cluster.kubernetes.submitted import STATE, Submitted, read_submitted, write_submitted
-from cluster.policy import exclusions
+from cluster.run.restart_policy import exclusions
 from rundir.attempts import AttemptRecord
 from rundir.paths import FINGERPRINT, PREFLIGHT
 from rundir.plan import Plan

@@ -22,7 +22,7 @@ from typing import Any
 
 from cluster.errors import ClusterError
 from cluster.kubernetes.sync import mirror
-from cluster.lock import try_lock
+from cluster.run.lock import try_lock
 from rundir.files import read_json, write_json
 from rundir.quantities import count
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from cluster.agent.attempt.record import close_abandoned
-from cluster.lock import AgentLock
+from cluster.run.lock import AgentLock
 from rundir.attempts import Decision, newest_attempt, put_attempt
 from rundir.errors import TuneyardError
 from rundir.outcome import AGENT_FAILED, Outcome

@@ -13,7 +13,7 @@ from pathlib import Path
 from cluster.agent.attempt.finalize import settle
 from cluster.agent.attempt.restart import stopped_already, submission
 from cluster.agent.process.node import GENERATION
-from cluster.lock import AgentLock
+from cluster.run.lock import AgentLock
 from rundir.attempts import newest_attempt
 from rundir.errors import TuneyardError
 from rundir.outcome import AGENT_FAILED, RESTART_ME

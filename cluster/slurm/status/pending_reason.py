@@ -9,10 +9,10 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-from cluster.pending import WAIT, Explanation
 from cluster.slurm.scheduler.facts import SlurmJob
 from cluster.slurm.status.limits import Limit, Reason, limit_in_force, reason_code, reason_of
 from cluster.slurm.status.scheduler_facts import SchedulerFacts
+from cluster.submitting.pending import WAIT, Explanation
 from rundir.quantities import count, duration
 
 _SEE_LIMITS = "`sacctmgr show assoc user=$USER` and `sacctmgr show qos` show the limits"

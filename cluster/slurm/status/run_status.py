@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster import lock
 from cluster.agent.verdict.outcome import abandoned, with_down_nodes
 from cluster.contract import Status
-from cluster.processes import boot_id
+from cluster.process_identity import boot_id
+from cluster.run import lock
 from cluster.slurm.scheduler.errors import SlurmError
 from cluster.slurm.scheduler.facts import SlurmJob
 from cluster.slurm.submit.submission_record import job_ids, read_submission

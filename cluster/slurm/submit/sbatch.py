@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError
-from cluster.installing import install_line
 from cluster.slurm.scheduler.commands import Scheduler
+from cluster.submitting.installing import install_line
 
 if TYPE_CHECKING:
     import submitit

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cluster.installing import install_line
 from cluster.slurm.profile import Profile
 from cluster.slurm.scheduler.commands import Scheduler
+from cluster.submitting.installing import install_line
 from launcher.doctor import FAIL, OK, Check
 from launcher.doctor.machine import version_of
 from launcher.doctor.slurm.cluster_checks import cluster_checks

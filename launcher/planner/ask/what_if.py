@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.profiles import SiteProfile
+from cluster.submitting.site_profiles import SiteProfile
 from launcher.calibration.correction import Calibration
 from launcher.dataset.size import DatasetSize
 from launcher.errors import JobError

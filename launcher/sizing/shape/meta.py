@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cluster.installing import install_line
+from cluster.submitting.installing import install_line
 from launcher.errors import JobError, MachineError, RunFailedError
 from launcher.trainer_process import environment
 

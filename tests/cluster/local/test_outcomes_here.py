@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cluster import lock
-from cluster.local import LocalBackend
-from cluster.processes import ProcessIdentity, signal_process
+from cluster.local.backend import LocalBackend
+from cluster.process_identity import ProcessIdentity, signal_process
+from cluster.run import lock
 from tests.cluster.outcomes.place import Place
 from tests.cluster.outcomes.standin_run import STANDIN
 from tests.cluster.outcomes.suite import Outcomes

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from slurm_runs import SlurmRun
 
-from cluster.pending import Explanation
 from cluster.slurm.scheduler.commands import Scheduler
 from cluster.slurm.scheduler.errors import SlurmError
 from cluster.slurm.scheduler.facts import SlurmJob
 from cluster.slurm.status.pending_reason import explain
 from cluster.slurm.status.scheduler_facts import read_scheduler_facts
+from cluster.submitting.pending import Explanation
 from launcher.cli import run as command
 from slurm.testbed import Testbed
 from tests.cluster.outcomes.standin_run import until

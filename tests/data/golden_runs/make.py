@@ -19,7 +19,7 @@ from pathlib import Path
 from cluster.kubernetes.state import Submitted, write_submitted
 from cluster.slurm.jobs import Submission, write_submission
 
-from cluster.lock import holder
+from cluster.run.lock import holder
 from tests.support import tiny
 
 CODE = Path(sys.modules["tests.support"].__path__[0]).parents[1]

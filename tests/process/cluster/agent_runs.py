@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster.lock import holder
-from cluster.processes import stat_fields
+from cluster.process_identity import stat_fields
+from cluster.run.lock import holder
 
 ROOT = Path(__file__).parents[3]
 STANDIN = Path(__file__).parent / "standin"

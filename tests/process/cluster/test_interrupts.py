@@ -13,7 +13,7 @@ import pytest
 from agent_runs import ROOT, Run, lives, until
 
 import cluster
-from cluster.lock import holder
+from cluster.run.lock import holder
 from launcher.interrupts import SIGNALS, Interrupted, defer_signals, exit_code_of, interruptible
 from tests.support.documents import read_attempts, read_progress
 
@@ -85,7 +85,7 @@ def test_a_run_interrupted_while_it_is_handed_over_has_no_agent(run: Run, monkey
         run.pids = pid
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cluster.local._took_over", took_over)
+    monkeypatch.setattr("cluster.local.backend._took_over", took_over)
     run.plan(["prepare"], prepare_seconds=600)
     with pytest.raises(KeyboardInterrupt):
         cluster.backend("local").submit(run.dir)

@@ -13,8 +13,8 @@ from agent_runs import Run, lives, until
 
 import cluster
 from cluster import ClusterError
-from cluster.lock import AgentLock, holder, last_holder
-from cluster.processes import signal_process, start_ticks
+from cluster.process_identity import signal_process, start_ticks
+from cluster.run.lock import AgentLock, holder, last_holder
 from rundir.errors import TuneyardError
 
 
@@ -75,7 +75,7 @@ def test_cancel_ends_the_run_as_the_users_wish(run: Run, local: cluster.Backend)
 def test_cancel_kills_an_agent_that_does_not_answer(
     run: Run, local: cluster.Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.local._cancel_seconds", lambda _: 0.5)
+    monkeypatch.setattr("cluster.local.backend._cancel_seconds", lambda _: 0.5)
     run.plan(["prepare"], prepare_seconds=600)
     local.submit(run.dir)
     prepare = run.pid_in("prepare.pid")

@@ -9,7 +9,7 @@ import pytest
 from agent_runs import Run, until
 
 import cluster
-from cluster.lock import holder
+from cluster.run.lock import holder
 from tests.support.documents import read_attempts
 
 QUICK = {"backoff_seconds": 0.3}

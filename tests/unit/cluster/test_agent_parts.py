@@ -10,7 +10,7 @@ import cluster
 from cluster.agent.monitor.phase import TERM_TO_KILL_SECONDS, Escalation, Phase, telling_words
 from cluster.agent.process.launch import phase_command, phase_environment
 from cluster.agent.process.stop_request import StopWishes
-from cluster.goodput import with_steps
+from cluster.run.goodput import with_steps
 from rundir.attempts import AttemptRecord
 from rundir.errors import RunDirError, TuneyardError
 from rundir.plan import HealthSettings, LaunchSpec, RestartLimits

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster import goodput
-from cluster.goodput import PHASES, Goodput
+from cluster.run import goodput
+from cluster.run.goodput import PHASES, Goodput
 from tests.support.documents import typed, typed_progress
 
 TRAINER = {"launch": 3.0, "import": 6.0, "rendezvous": 0.5, "load": 2.0, "first_step": 1.5, "training": 80.0}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.installing import ROOT, install_line
+from cluster.submitting.installing import ROOT, install_line
 
 METADATA = """\
 Metadata-Version: 2.4
@@ -57,5 +57,5 @@ def test_nothing_tells_to_install_a_name_that_no_index_has() -> None:
              (ROOT / folder).rglob("*") if path.suffix in (".py", ".md", ".yaml")]  # fmt: skip
     wrong = re.compile(r"pip install ['\"]?tuneyard\b")
     assert [str(path) for path in [*files, ROOT / "README.md"] if wrong.search(path.read_text())] == [
-        str(ROOT / "cluster" / "installing.py")
+        str(ROOT / "cluster" / "submitting" / "installing.py")
     ], "only where it is said why not"

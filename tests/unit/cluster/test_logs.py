@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster import ClusterError
-from cluster.logs import Tail, read_logs
+from cluster.run.logs import Tail, read_logs
 from rundir.paths import RunPaths
 from tests.support.documents import put_attempt
 
@@ -44,7 +44,7 @@ def test_an_attempt_that_never_was_is_refused(run_dir: Path, tmp_path_factory) -
 
 
 def test_following_sees_what_is_written_later_and_ends_with_the_attempt(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("cluster.logs._POLL_SECONDS", 0)
+    monkeypatch.setattr("cluster.run.logs._POLL_SECONDS", 0)
     folder = RunPaths(tmp_path).attempt_logs(0)
     rounds = iter(range(100))
 

@@ -22,7 +22,7 @@ from cluster.agent.process.stop_request import StopWishes
 from cluster.agent.verdict.log_evidence import Evidence, in_order, lost_node, without_aftermath
 from cluster.agent.verdict.outcome import PhaseEnd, Verdict, abandoned, judge, with_down_nodes
 from cluster.liveness import LivenessTimeout
-from cluster.processes import ProcessIdentity
+from cluster.process_identity import ProcessIdentity
 from rundir.attempts import AttemptRecord
 from rundir.outcome import Outcome, StopReason
 from rundir.plan import LaunchSpec

@@ -7,7 +7,7 @@ import pytest
 from cluster import Outcome
 from cluster.agent.verdict.log_evidence import Evidence
 from cluster.agent.verdict.outcome import PhaseEnd, abandoned, describe_exit, judge
-from cluster.processes import ProcessIdentity
+from cluster.process_identity import ProcessIdentity
 from rundir.attempts import AttemptRecord
 from rundir.stop import StopRequest
 from tests.support.documents import typed_progress

@@ -14,7 +14,7 @@ from cluster.agent.process.node import GENERATION, NODES
 from cluster.errors import ClusterError
 from cluster.kubernetes.pod.completion import FATAL, exit_code_of_run, report
 from cluster.kubernetes.pod.membership.identity import PodIdentity, pod_identity
-from cluster.lock import LockHeldError
+from cluster.run.lock import LockHeldError
 from rundir.outcome import RESTART_ME
 
 

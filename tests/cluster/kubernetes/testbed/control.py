@@ -17,7 +17,7 @@ _COREFILE = """\
 .:53 {{
   bind {address}
   errors
-  kubernetes cluster.local {{
+  kubernetes cluster.local.backend {{
     kubeconfig {kubeconfig}
     ttl 1
   }}

@@ -120,7 +120,7 @@ class Node:
             "cgroupRoot": self.cgroup,
             "cgroupsPerQOS": True,
             "clusterDNS": [self._dns],
-            "clusterDomain": "cluster.local",
+            "clusterDomain": "cluster.local.backend",
             "containerRuntimeEndpoint": f"unix://{_SOCKET}",
             "enforceNodeAllocatable": [],
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},

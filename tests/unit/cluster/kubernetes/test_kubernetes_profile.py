@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cluster.kubernetes.submit.profile import Profile, quantity
-from cluster.profiles import ProfileError
+from cluster.submitting.site_profiles import ProfileError
 from launcher.jobfile import JobFileError
 from launcher.site.profile import known_profiles, load_profile
 

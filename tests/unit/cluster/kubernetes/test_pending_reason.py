@@ -7,7 +7,7 @@ import pytest
 from cluster.kubernetes.names import INDEX_LABEL
 from cluster.kubernetes.status.objects import current_pods, event_of, pod_of, workload_of
 from cluster.kubernetes.status.pending_reason import ClusterFacts, explain, num_present
-from cluster.pending import CATEGORIES
+from cluster.submitting.pending import CATEGORIES
 
 
 def pod(index: int = 0, state: dict[str, Any] | None = None, container: str = "trainer", **more: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from cluster.kubernetes.pod.completion import (
     termination_message,
 )
 from cluster.kubernetes.pod.membership.identity import PodIdentity
-from cluster.lock import AgentLock
+from cluster.run.lock import AgentLock
 from rundir.files import write_json
 from rundir.outcome import Outcome
 from rundir.plan import LaunchSpec, RestartLimits

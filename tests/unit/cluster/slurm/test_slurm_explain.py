@@ -2,11 +2,11 @@
 
 import pytest
 
-from cluster.pending import CATEGORIES
 from cluster.slurm.scheduler.facts import Node, Partition, SlurmJob
 from cluster.slurm.status.limits import reason_code
 from cluster.slurm.status.pending_reason import explain
 from cluster.slurm.status.scheduler_facts import SchedulerFacts
+from cluster.submitting.pending import CATEGORIES
 
 NOW = 1_000_000.0
 SHORT = Partition("short", max_time_seconds=7200, num_nodes=4)

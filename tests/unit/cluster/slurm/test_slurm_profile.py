@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from cluster.profiles import ProfileError
 from cluster.slurm.profile import Profile
+from cluster.submitting.site_profiles import ProfileError
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"partition": "gpu\n#SBATCH --uid=0"}, "partition"),

@@ -91,7 +91,7 @@ def test_pruning_asks_first(run_dir: Path, asked, capsys) -> None:
 
 
 def test_a_living_run_is_not_pruned(run_dir: Path, asked, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("cluster.local.LocalBackend.status", lambda self, run_dir: Status(RunState.RUNNING))
+    monkeypatch.setattr("cluster.local.backend.LocalBackend.status", lambda self, run_dir: Status(RunState.RUNNING))
     assert run(["checkpoints", str(run_dir), "--prune", "1", "--yes"]) == 2
     assert "is alive and prunes for itself\nSet checkpoint.keep" in capsys.readouterr().err
     assert asked == []

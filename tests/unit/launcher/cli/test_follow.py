@@ -73,7 +73,7 @@ def test_following_goes_on_into_the_next_attempt(write_job: Callable[..., Path],
         (run_dir / "progress.json").write_text(json.dumps(progress))
         return found
 
-    monkeypatch.setattr("cluster.local.LocalBackend.status", status)
+    monkeypatch.setattr("cluster.local.backend.LocalBackend.status", status)
     monkeypatch.setattr("launcher.cli._follow.POLL_SECONDS", 0)
     assert follow(run_dir) == 0
     shown = capsys.readouterr().out
@@ -91,7 +91,7 @@ def test_tokenising_in_a_job_of_its_own_has_its_bar(
     left = iter(
         [Status(RunState.RUNNING, "job 2 waits for its data"), Status(RunState.ENDED, "", None, Outcome.STOPPED)]
     )
-    monkeypatch.setattr("cluster.local.LocalBackend.status", lambda *_: next(left))
+    monkeypatch.setattr("cluster.local.backend.LocalBackend.status", lambda *_: next(left))
     monkeypatch.setattr("launcher.cli._follow.POLL_SECONDS", 0)
     assert follow(tmp_path) == 75
     assert "30/120 MB" in capsys.readouterr().out
@@ -109,8 +109,8 @@ def test_a_resume_that_is_interrupted_while_it_is_handed_over_takes_it_back(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("launcher.cli.resume.require_trainer", lambda: None)
-    monkeypatch.setattr("cluster.local.LocalBackend.submit", submit)
-    monkeypatch.setattr("cluster.local.LocalBackend.cancel", lambda self, run_dir: taken_back.append(run_dir))
+    monkeypatch.setattr("cluster.local.backend.LocalBackend.submit", submit)
+    monkeypatch.setattr("cluster.local.backend.LocalBackend.cancel", lambda self, run_dir: taken_back.append(run_dir))
     assert main(["resume", str(run_dir)]) == 130
     assert taken_back == [run_dir] and (run_dir / "plan.json").is_file()
     assert "Interrupted before the start" in capsys.readouterr().err
@@ -149,7 +149,9 @@ def test_a_part_that_failed_after_training_is_said_until_it_is_done(
     (run_dir / "finishing.json").write_text(
         json.dumps({"held_out": bad, "export": bad, "evaluate": bad | {"ok": True}})
     )
-    monkeypatch.setattr("cluster.local.LocalBackend.status", lambda *_: Status(RunState.ENDED, "", 0, Outcome.FINISHED))
+    monkeypatch.setattr(
+        "cluster.local.backend.LocalBackend.status", lambda *_: Status(RunState.ENDED, "", 0, Outcome.FINISHED)
+    )
 
     assert follow(run_dir) == EXIT_RUN_FAILED
     shown = capsys.readouterr().out

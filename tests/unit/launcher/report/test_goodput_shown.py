@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.goodput import PHASES, Goodput
+from cluster.run.goodput import PHASES, Goodput
 from launcher.cli import run
 from launcher.jobfile import load_job
 from launcher.planner.plan import make_plan

@@ -138,7 +138,7 @@ def test_during_a_restart_status_does_not_take_the_last_attempt_for_the_present(
     made(tmp_path, name, state="training", step=10, tokens=1000, tokens_per_second=10.0)
     for attempt in (None, 1):  # waiting for the next one, and in it before its trainer speaks
         monkeypatch.setattr(
-            "cluster.local.LocalBackend.status", lambda *_, a=attempt: Status(RunState.RUNNING, "waiting", a)
+            "cluster.local.backend.LocalBackend.status", lambda *_, a=attempt: Status(RunState.RUNNING, "waiting", a)
         )
         assert run(["status", name, "--runs", str(tmp_path), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["seconds_left"] is None

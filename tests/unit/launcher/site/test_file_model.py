@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.kubernetes.submit import profile as kubernetes
-from cluster.profiles import SiteProfile, section_in
 from cluster.slurm import profile as slurm
 from cluster.slurm.submit.batch_script import SbatchSettings
+from cluster.submitting.site_profiles import SiteProfile, section_in
 from launcher.site.file_model import file_model, sections
 from launcher.yamlfile.document import read_document
 

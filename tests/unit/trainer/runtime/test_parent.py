@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.processes import stat_fields
+from cluster.process_identity import stat_fields
 from launcher.trainer_process import PARENT as SAID
 from trainer.runtime.process import PARENT
 

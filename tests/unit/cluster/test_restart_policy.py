@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cluster import Outcome
-from cluster.policy import decide, exclusions, made_progress
+from cluster.run.restart_policy import decide, exclusions, made_progress
 from rundir.attempts import Decision
 from rundir.errors import RunDirError
 from rundir.plan import Plan, RestartLimits

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cluster.errors import ClusterError
-from cluster.processes import ProcessIdentity, identity
+from cluster.process_identity import ProcessIdentity, identity
 
 LOCK = "agent.lock"
 _POLL_SECONDS = 0.02

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
 NAME = "tuneyard"
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONSTRAINTS = "constraints.txt"
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([\w-]+)['"]""")
 

@@ -11,15 +11,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster import lock
 from cluster.agent.attempt.record import close_abandoned
 from cluster.agent.attempt.restart import SUBMITTED
 from cluster.agent.monitor.phase import TERM_TO_KILL_SECONDS
 from cluster.agent.verdict.outcome import abandoned
 from cluster.contract import Backend, Handle, Status
 from cluster.errors import ClusterError
-from cluster.logs import read_logs
-from cluster.processes import boot_id, signal_process
+from cluster.process_identity import boot_id, signal_process
+from cluster.run import lock
+from cluster.run.logs import read_logs
 from rundir.attempts import AttemptRecord, newest_attempt, next_attempt
 from rundir.outcome import StopReason
 from rundir.plan import read_launch
@@ -32,7 +32,7 @@ SPAWN_LOG = "agent-spawn.log"
 _START_SECONDS = 30.0
 _CLOSING_SECONDS = 10.0
 _POLL_SECONDS = 0.05
-_CODE = Path(__file__).parents[1]
+_CODE = Path(__file__).parents[2]
 
 
 class LocalBackend(Backend):

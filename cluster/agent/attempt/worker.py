@@ -23,8 +23,8 @@ from cluster.agent.process.launch import phase_command, phase_environment
 from cluster.agent.process.node import Node
 from cluster.agent.process.stop_request import StopWishes
 from cluster.agent.verdict.outcome import PhaseEnd, describe_exit
-from cluster.goodput import mean_time_between_failures_seconds
 from cluster.liveness import HeartbeatWriter
+from cluster.run.goodput import mean_time_between_failures_seconds
 from rundir.attempts import read_attempts
 from rundir.errors import TuneyardError
 from rundir.outcome import AGENT_FAILED, RESTART_ME

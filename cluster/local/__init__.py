@@ -1,0 +1,1 @@
+"""The local backend: runs on the machine that submits."""

@@ -1,0 +1,1 @@
+"""What all backends ask about one run: its lock, its logs, its goodput, whether it is started again."""
