@@ -9,7 +9,7 @@ import pytest
 from agent_runs import ROOT, Run
 from pod_runs import LONG_SECONDS, Pods
 
-from launcher.replan.materialize import Site, place_run
+from launcher.replan.materialize import PodSetup, place_run
 
 sys.path.insert(0, str(ROOT))
 from tests.support import tiny
@@ -41,7 +41,7 @@ def placed(volume: Path) -> Iterator[list[Run]]:
     """Two runs of one job, placed as an init container does it, planned there for two pods."""
     runs = []
     for name in ("struck", "still"):
-        place_run(volume / name, volume / "job.yaml", None, Site(base=volume, nodes=2))
+        place_run(volume / name, volume / "job.yaml", None, PodSetup(base=volume, nodes=2))
         runs.append(Run(volume / name))
     yield runs
     for run in runs:

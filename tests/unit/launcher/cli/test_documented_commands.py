@@ -32,7 +32,7 @@ RUN_ELSEWHERE = {
     "tuneyard checkpoints last --verify": "unit/launcher/cli/test_checkpoints.py",
     "tuneyard drill job.yaml": "process/test_drill.py",
     "tuneyard doctor --draft > my-site.yaml": "cluster/slurm/test_doctor_at_a_site.py",
-    "tuneyard sweep job.yaml --set training.learning_rate=1e-5,2e-5 --set method.r=8,16": "cluster/local/backend/test_sweep_here.py",  # noqa: E501
+    "tuneyard sweep job.yaml --set training.learning_rate=1e-5,2e-5 --set method.r=8,16": "cluster/local/test_sweep_here.py",  # noqa: E501
     "tuneyard measure job.yaml --gpu 8xH100-80": "process/test_measure.py",
     "tuneyard submit examples/quickstart/kubernetes.yaml": "cluster/kubernetes/test_quickstart_on_kubernetes.py",
     "tuneyard fetch last": "cluster/kubernetes/test_kubernetes_backend.py",
