@@ -29,7 +29,7 @@ profile_option = click.option(
 @runs_option
 @json_option
 @click.pass_context
-def calibration(ctx: click.Context, **options: Any) -> None:
+def calibration(ctx: click.Context, /, **options: Any) -> None:
     """What earlier runs taught the plans, which of it corrects them, and taking it back."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_, **options)

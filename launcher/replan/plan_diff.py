@@ -104,6 +104,6 @@ def _meaning(name: str, step: int | None, schedule: str) -> tuple[str, str]:
         return REFUSED, f"must not change: {effect}"
     if kind is ChangeKind.CURVE:
         return CURVE, f"{effect} from step {step} on"
-    if kind == "length" and schedule not in UNSTRETCHED:
+    if kind is ChangeKind.LENGTH and schedule not in UNSTRETCHED:
         effect += f"; the {schedule} schedule spans the new length, so the rate changes from step {step} on"
     return FREE, effect

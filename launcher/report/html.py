@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def compared(run: RunData) -> list[tuple[str, str, str, str]]:
     """What was predicted beside what was observed: name, both, and how far they are apart."""
     rows = []
     for name, said, seen in comparison(run.plan, run.observed):
-        form = SPEEDS.get(name, lambda num_bytes: size(num_bytes, 2))
+        form: Callable[[float], str] = SPEEDS.get(name, partial(size, decimals=2))
         rows.append((name, form(said), form(seen), f"{100 * (said / seen - 1):+.0f} %"))
     return [*rows, *_bill(run)]
 

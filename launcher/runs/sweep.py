@@ -15,10 +15,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from launcher.errors import JobError
-from launcher.runs.read import last_of_each_step
 from launcher.yamlfile.document import Document
 from rundir.files import read_json, read_json_or_empty, write_json
-from rundir.metrics import Metrics, read_metrics
+from rundir.metrics import Metrics, last_of_each_step, read_metrics
 from rundir.paths import RunPaths
 from rundir.progress import read_progress
 
