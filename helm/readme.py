@@ -15,7 +15,7 @@ _HEAD = """<!-- Generated from values.yaml by `python -m helm.readme`. -->
 One release is one run. By hand, with the image that [docs/container.md](../../docs/container.md) tells how to build:
 
 ```
-helm install my-run helm/tuneyard --set image=registry.example.com/me/tuneyard:0.1.0 --set-file job=job.yaml
+helm install my-run helm/tuneyard --set image=registry.example.com/me/tuneyard:0.2.0 --set-file job=job.yaml
 helm test my-run --logs
 helm uninstall my-run          # saves and ends it; the claim with the checkpoints stays
 ```

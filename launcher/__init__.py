@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from launcher.planner.ask.estimate import Estimate, estimate
 
 __all__ = ["Estimate", "__version__", "estimate"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

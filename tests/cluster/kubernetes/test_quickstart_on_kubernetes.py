@@ -42,7 +42,7 @@ class User:
         for name, changes in SHORTER.items():
             self.edit(name, changes)
         here = {
-            "registry.example.com/me/tuneyard:0.1.0": namespace.image,
+            "registry.example.com/me/tuneyard:0.2.0": namespace.image,
             "namespace: training": f"namespace: {namespace.name}",
         }
         self.edit("kubernetes-site.yaml", here)

@@ -17,7 +17,7 @@ CHART = Path(__file__).parents[4] / "helm" / "tuneyard"
 NAMESPACE = "training"
 RELEASE = "my-run"
 DIGEST = "registry.example.com/me/tuneyard@sha256:" + "0123456789abcdef" * 4
-MINIMAL: dict[str, Any] = {"image": "registry.example.com/me/tuneyard:0.1.0", "job": "name: my-run\n"}
+MINIMAL: dict[str, Any] = {"image": "registry.example.com/me/tuneyard:0.2.0", "job": "name: my-run\n"}
 _TERM = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
 _PROXY = {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 3128, "protocol": "TCP"}]}
 
