@@ -19,7 +19,7 @@ from cluster.agent.attempt.runner import carry
 from cluster.agent.attempt.worker import work
 from cluster.agent.multinode.leader import WorkerGroup
 from cluster.agent.process.node import Node, this_node
-from cluster.agent.process.stop_request import StopWishes
+from cluster.agent.process.stop_request import StopRequests
 from rundir.errors import TuneyardError
 from rundir.outcome import AGENT_FAILED, RESTART_ME
 
@@ -30,33 +30,33 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m cluster.agent RUN_DIR", file=sys.stderr)
         return 2
     run_dir = Path(arguments[0]).resolve()
-    wishes = StopWishes(run_dir, lambda words: print(words, file=sys.stderr))
-    wishes.listen()
+    stop_requests = StopRequests(run_dir, lambda words: print(words, file=sys.stderr))
+    stop_requests.listen()
     try:
         node = this_node()
         if node.rank:
-            wishes.ignore_stale(submission(os.environ))
-            return work(run_dir, node, wishes)
+            stop_requests.ignore_stale(submission(os.environ))
+            return work(run_dir, node, stop_requests)
         submitted = submission(os.environ)
         with taken_over(run_dir, node.generation, submitted) as lock:
             close_abandoned(run_dir, lock.previous)
-            wishes.clear_stale(submitted)
-            return lead(run_dir, node, wishes)
+            stop_requests.clear_stale(submitted)
+            return lead(run_dir, node, stop_requests)
     except TuneyardError as error:
         print(f"agent: {error}", file=sys.stderr)
         return AGENT_FAILED
 
 
-def lead(run_dir: Path, node: Node, wishes: StopWishes) -> int:
+def lead(run_dir: Path, node: Node, stop_requests: StopRequests) -> int:
     """The leader's side; its workers exit when it ends."""
-    workers = WorkerGroup(run_dir, node, wishes.say)
+    workers = WorkerGroup(run_dir, node, stop_requests.say)
     try:
-        return live(run_dir, wishes, workers)
+        return live(run_dir, stop_requests, workers)
     finally:
         workers.shut_down()
 
 
-def live(run_dir: Path, wishes: StopWishes, workers: WorkerGroup) -> int:
+def live(run_dir: Path, stop_requests: StopRequests, workers: WorkerGroup) -> int:
     """Carries attempts until the run has ended, has to move, or is asked to stop; returns the exit code."""
     given = submission(os.environ)
     if (code := stopped_already(run_dir, given)) is not None:
@@ -64,12 +64,12 @@ def live(run_dir: Path, wishes: StopWishes, workers: WorkerGroup) -> int:
     submitted = given or time.time()
     while True:
         attempt = Attempt(run_dir, submitted)
-        outcome, decision = carry(attempt, wishes, workers)
+        outcome, decision = carry(attempt, stop_requests, workers)
         if decision.stops:
             run_afterwards(run_dir, attempt.say)
         if not decision.restarts or node_must_change(decision, os.environ, workers):
             return outcome.agent_exit_code(decision.restarts)
-        if not wait_for_restart(attempt, decision, wishes, workers):
+        if not wait_for_restart(attempt, decision, stop_requests, workers):
             return RESTART_ME
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cluster.agent.attempt.record import Attempt
 from cluster.agent.multinode.leader import WorkerGroup
-from cluster.agent.process.stop_request import StopWishes
+from cluster.agent.process.stop_request import StopRequests
 from cluster.run.restart_policy import decide
 from rundir.attempts import Decision, read_attempts
 from rundir.errors import RunDirError
@@ -54,10 +54,10 @@ def node_must_change(decision: Decision, environment: Mapping[str, str], workers
     return SCHEDULER in environment and (gone or any(node.node in ours for node in decision.exclude))
 
 
-def wait_for_restart(attempt: Attempt, decision: Decision, wishes: StopWishes, workers: WorkerGroup) -> bool:
+def wait_for_restart(attempt: Attempt, decision: Decision, stop_requests: StopRequests, workers: WorkerGroup) -> bool:
     """Lets the back-off pass; False when somebody wants the run to stop, or this agent to leave."""
     deadline = time.monotonic() + decision.wait_seconds
-    while (stop := wishes.poll()) is None:
+    while (stop := stop_requests.poll()) is None:
         if time.monotonic() >= deadline:
             return True
         workers.beat()

@@ -10,14 +10,14 @@ from pathlib import Path
 from cluster.agent.attempt.part_ends import note_end, note_untried
 from cluster.agent.attempt.record import Attempt
 from cluster.agent.health.checks import gate_of, run_checks
-from cluster.agent.monitor.monitor import LeaderOversight, Scene
+from cluster.agent.monitor.monitor import LeaderOversight, TrainingContext
 from cluster.agent.monitor.phase import Phase, killed_ranks, run_phase
 from cluster.agent.multinode.leader import WorkerGroup, departed_evidence
 from cluster.agent.process.cgroup import oom_kills
 from cluster.agent.process.children import Children
 from cluster.agent.process.launch import ONLY_WHAT_FOLLOWS, phase_command, phase_environment
 from cluster.agent.process.node import Node
-from cluster.agent.process.stop_request import StopWishes
+from cluster.agent.process.stop_request import StopRequests
 from cluster.agent.verdict.log_evidence import Evidence, in_logs, in_order, killed_for_memory, without_aftermath
 from cluster.agent.verdict.outcome import PhaseEnd, Verdict, describe_exit, judge, went_well
 from cluster.errors import ClusterError
@@ -35,9 +35,9 @@ MTBF = "TUNEYARD_MTBF_SECONDS"
 """How long an attempt of this run can expect to live, for the interval between checkpoints."""
 
 
-def carry(attempt: Attempt, wishes: StopWishes, workers: WorkerGroup) -> tuple[Outcome, Decision]:
+def carry(attempt: Attempt, stop_requests: StopRequests, workers: WorkerGroup) -> tuple[Outcome, Decision]:
     """Runs the attempt's phases; writes its outcome, whatever happens, and what the policy makes of it."""
-    wishes.say = workers.say = attempt.say
+    stop_requests.say = workers.say = attempt.say
     attempt.say(f"attempt {attempt.number} of {attempt.run_dir.name}: agent {os.getpid()}")
     limits = RestartLimits()
     try:
@@ -46,7 +46,7 @@ def carry(attempt: Attempt, wishes: StopWishes, workers: WorkerGroup) -> tuple[O
         if os.environ.get(ONLY_WHAT_FOLLOWS):
             attempt.follow_training()
             launch = launch.after_training()
-        verdict = run_phases(attempt, launch, wishes, workers)
+        verdict = run_phases(attempt, launch, stop_requests, workers)
     except TuneyardError as error:
         verdict = Verdict(Outcome.FATAL, str(error), remedy=error.remedy)
     except BaseException as error:
@@ -55,44 +55,51 @@ def carry(attempt: Attempt, wishes: StopWishes, workers: WorkerGroup) -> tuple[O
     return verdict.outcome, attempt.close(verdict, limits)
 
 
-def run_phases(attempt: Attempt, launch: LaunchSpec, wishes: StopWishes, workers: WorkerGroup) -> Verdict:
+def run_phases(attempt: Attempt, launch: LaunchSpec, stop_requests: StopRequests, workers: WorkerGroup) -> Verdict:
     """Runs the planned phases in order, until one fails or somebody wants a stop."""
-    if (closed := check_health(attempt, launch, wishes, workers)) is not None:
+    if (closed := check_health(attempt, launch, stop_requests, workers)) is not None:
         return closed
     kills_before = oom_kills()
     with Children(attempt.say) as children:
         for name in launch.phases:
-            if wishes.poll() is not None:
+            if stop_requests.poll() is not None:
                 break
-            end = run_one(name, attempt, launch, children, wishes, workers)
+            end = run_one(name, attempt, launch, children, stop_requests, workers)
             if not went_well(end, read_progress(attempt.run_dir), attempt.number):
                 break
             if name == "train" and name != launch.phases[-1] and workers.gives_back:
                 attempt.note_trained()
                 workers.release()
     note_untried(attempt.run_dir, attempt.ends, launch.phases)
-    progress, stop = read_progress(attempt.run_dir), wishes.poll()
+    progress, stop = read_progress(attempt.run_dir), stop_requests.poll()
     found = gather(attempt, launch, workers.node, kills_before)
     return judge(attempt.number, attempt.ends, launch.phases, progress, stop, found, was_trained=attempt.was_trained)
 
 
 def run_one(
-    name: str, attempt: Attempt, launch: LaunchSpec, children: Children, wishes: StopWishes, workers: WorkerGroup
+    name: str,
+    attempt: Attempt,
+    launch: LaunchSpec,
+    children: Children,
+    stop_requests: StopRequests,
+    workers: WorkerGroup,
 ) -> PhaseEnd:
     """One phase, on every node when it is training; its end, which the attempt has noted."""
     endpoint = workers.command_train(attempt.number) if name == "train" else ""
     where = f" on {count(len(workers.node.names), 'node')}, meeting at {endpoint}" if endpoint else ""
     attempt.say(f"{name}: started{where}")
-    end = run_phase(make_phase(launch, name, attempt, workers, endpoint), children, wishes)
+    end = run_phase(make_phase(launch, name, attempt, workers, endpoint), children, stop_requests)
     attempt.say(f"{name}: {describe_exit(end.exit_code)} after {end.seconds:.1f} s")
     if name == "train":
-        end = workers.end_training(end, hurried=wishes.signalled_at is not None)
+        end = workers.end_training(end, hurried=stop_requests.signalled_at is not None)
     attempt.add(end)
     note_end(attempt.run_dir, end, read_progress(attempt.run_dir), attempt.number)
     return end
 
 
-def check_health(attempt: Attempt, launch: LaunchSpec, wishes: StopWishes, workers: WorkerGroup) -> Verdict | None:
+def check_health(
+    attempt: Attempt, launch: LaunchSpec, stop_requests: StopRequests, workers: WorkerGroup
+) -> Verdict | None:
     """Asks the health gate of every node; the verdict when one, or the storage, is not fit to begin."""
     began = time.monotonic()
     if launch.nodes != len(workers.node.names):
@@ -101,7 +108,7 @@ def check_health(attempt: Attempt, launch: LaunchSpec, wishes: StopWishes, worke
         )
     workers.command_check(launch, attempt.number)
     checks = {workers.node.name: run_checks(attempt.run_dir, launch)}
-    reports = workers.collect(launch.join_seconds, wishes)
+    reports = workers.collect(launch.join_seconds, stop_requests)
     checks |= {report.node: list(report.health) for report in reports}
     attempt.note_health(checks, time.monotonic() - began)
     ours = checks[workers.node.name]
@@ -125,14 +132,14 @@ def check_health(attempt: Attempt, launch: LaunchSpec, wishes: StopWishes, worke
 def make_phase(launch: LaunchSpec, name: str, attempt: Attempt, workers: WorkerGroup, endpoint: str = "") -> Phase:
     """One phase of this attempt. Only training watches for the stop file, so only it has a grace period."""
     log, training = attempt.log_dir / f"{name}.log", name == "train"
-    scene = make_scene(launch, attempt.run_dir, attempt.number, attempt.log_dir, log, workers.node, attempt.say)
+    context = training_context(launch, attempt.run_dir, attempt.number, attempt.log_dir, log, workers.node, attempt.say)
     return Phase(
         name,
         phase_command(launch, name, attempt.run_dir, attempt.number, 0, endpoint),
         {**phase_environment(launch, attempt.number, attempt.log_dir, os.environ), **facts(attempt.mtbf_seconds)},
         log,
         launch.grace_seconds if training else 0.0,
-        LeaderOversight(scene, launch, workers) if training else None,
+        LeaderOversight(context, launch, workers) if training else None,
         workers.beat,
     )
 
@@ -142,11 +149,11 @@ def facts(mtbf_seconds: float) -> dict[str, str]:
     return {PHASE_STARTED: f"{time.time():.3f}", MTBF: f"{mtbf_seconds:.0f}"}
 
 
-def make_scene(
+def training_context(
     launch: LaunchSpec, run_dir: Path, attempt: int, log_dir: Path, log: Path, node: Node, say: Callable[[str], None]
-) -> Scene:
+) -> TrainingContext:
     """Where one node's part of training takes place."""
-    return Scene(run_dir, attempt, log_dir, log, node.name, node.ranks(launch.ranks_per_node), say)
+    return TrainingContext(run_dir, attempt, log_dir, log, node.name, node.ranks(launch.ranks_per_node), say)
 
 
 def gather(attempt: Attempt, launch: LaunchSpec, node: Node, kills_before: int | None) -> list[Evidence]:

@@ -10,9 +10,9 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from cluster.agent.attempt.runner import facts, make_scene, on_this_node
+from cluster.agent.attempt.runner import facts, on_this_node, training_context
 from cluster.agent.health.checks import run_checks
-from cluster.agent.monitor.monitor import Oversight, Scene
+from cluster.agent.monitor.monitor import Oversight, TrainingContext
 from cluster.agent.monitor.phase import TERM_TO_KILL_SECONDS, Phase, run_phase
 from cluster.agent.multinode.leader import beat_seconds
 from cluster.agent.multinode.leader_monitor import LeaderMonitor
@@ -21,7 +21,7 @@ from cluster.agent.process.cgroup import oom_kills
 from cluster.agent.process.children import Children
 from cluster.agent.process.launch import phase_command, phase_environment
 from cluster.agent.process.node import Node
-from cluster.agent.process.stop_request import StopWishes
+from cluster.agent.process.stop_request import StopRequests
 from cluster.agent.verdict.outcome import PhaseEnd, describe_exit
 from cluster.liveness import HeartbeatWriter
 from cluster.run.goodput import mean_time_between_failures_seconds
@@ -36,9 +36,9 @@ _SHUT_DOWN = 0
 _SAVING_SECONDS = 5.0
 
 
-def work(run_dir: Path, node: Node, wishes: StopWishes) -> int:
+def work(run_dir: Path, node: Node, stop_requests: StopRequests) -> int:
     """Carries out the leader's commands until it is time to exit; gives the exit code, which nobody needs."""
-    worker = Worker(run_dir, node, read_launch(run_dir), wishes)
+    worker = Worker(run_dir, node, read_launch(run_dir), stop_requests)
     with Children(worker.say) as children:
         while True:
             command = worker.next_command()
@@ -50,13 +50,13 @@ def work(run_dir: Path, node: Node, wishes: StopWishes) -> int:
 class Worker:
     """One worker, from its first command to its exit."""
 
-    def __init__(self, run_dir: Path, node: Node, launch: LaunchSpec, wishes: StopWishes) -> None:
+    def __init__(self, run_dir: Path, node: Node, launch: LaunchSpec, stop_requests: StopRequests) -> None:
         self.leader = LeaderMonitor(run_dir, node.generation, launch)
-        self._run_dir, self._node, self._launch, self._wishes = run_dir, node, launch, wishes
+        self._run_dir, self._node, self._launch, self._wishes = run_dir, node, launch, stop_requests
         self._beat_seconds = beat_seconds(launch.silence_seconds)
         self._reports: HeartbeatWriter[Report] | None = None
         self._done_sequence_number = 0
-        wishes.say = self.say
+        stop_requests.say = self.say
 
     def say(self, message: str) -> None:
         """One line on stderr, and in a log of this node's own once there is an attempt."""
@@ -118,24 +118,24 @@ class Worker:
         return self._reports
 
     def _train(self, command: Command, children: Children) -> PhaseEnd:
-        kills_before, phase, scene = oom_kills(), *self._phase(command)
+        kills_before, phase, context = oom_kills(), *self._phase(command)
         self.say(f"train: started as node {self._node.rank}, meeting at {command.endpoint}")
         end = run_phase(phase, children, self._wishes)
         self.say(f"train: {describe_exit(end.exit_code)} after {end.seconds:.1f} s")
-        logs = [scene.log_dir / rank_log_name(rank) for rank in scene.ranks]
-        found = on_this_node([*logs, phase.log_path], scene.node, self._launch, kills_before, end.ended_by_agent)
+        logs = [context.log_dir / rank_log_name(rank) for rank in context.ranks]
+        found = on_this_node([*logs, phase.log_path], context.node, self._launch, kills_before, end.ended_by_agent)
         return replace(end, proofs=(*found, *end.proofs))
 
-    def _phase(self, command: Command) -> tuple[Phase, Scene]:
+    def _phase(self, command: Command) -> tuple[Phase, TrainingContext]:
         launch, attempt = self._launch, command.attempt
         log_dir = RunPaths(self._run_dir).attempt_logs(attempt)
         log = log_dir / f"train-node-{self._node.rank:02d}.log"
-        scene = make_scene(launch, self._run_dir, attempt, log_dir, log, self._node, self.say)
+        context = training_context(launch, self._run_dir, attempt, log_dir, log, self._node, self.say)
         mtbf_seconds = mean_time_between_failures_seconds(read_attempts(self._run_dir)[:-1])
         environment = phase_environment(launch, attempt, log_dir, os.environ) | facts(mtbf_seconds)
         line: Sequence[str] = phase_command(launch, TRAIN, self._run_dir, attempt, self._node.rank, command.endpoint)
-        oversight = WorkerOversight(scene, self.leader, command.sequence_number)
-        return Phase(TRAIN, line, environment, log, launch.grace_seconds, oversight, self.beat), scene
+        oversight = WorkerOversight(context, self.leader, command.sequence_number)
+        return Phase(TRAIN, line, environment, log, launch.grace_seconds, oversight, self.beat), context
 
     def _out_of_time(self) -> bool:
         """Whether we were told to leave so long ago that the leader must have gone without a command."""
@@ -147,8 +147,8 @@ class Worker:
 class WorkerOversight(Oversight):
     """Ends training here when the leader commands it, or is gone."""
 
-    def __init__(self, scene: Scene, leader: LeaderMonitor, sequence_number: int) -> None:
-        super().__init__(scene)
+    def __init__(self, context: TrainingContext, leader: LeaderMonitor, sequence_number: int) -> None:
+        super().__init__(context)
         self._leader = leader
         self._sequence_number = sequence_number
         self._asked_since: float | None = None
@@ -157,12 +157,12 @@ class WorkerOversight(Oversight):
         """Looks at the newest command. Whether training hangs is the leader's to decide."""
         command = self._leader.newest_command()
         if self._leader.gone:
-            self.scene.say(f"{self._leader.gone}: ending training")
+            self.context.say(f"{self._leader.gone}: ending training")
             self.end(children)
         elif command is not None and command.sequence_number > self._sequence_number:
             self._asked_since = self._asked_since or now
             if command.name == HANG:
-                self.scene.say("training stands still, says the leader: taking stacks")
+                self.context.say("training stands still, says the leader: taking stacks")
                 self.investigate()
             elif stopping and now - self._asked_since < _SAVING_SECONDS:
                 return  # our ranks may be the last to have saved

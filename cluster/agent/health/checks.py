@@ -57,7 +57,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Place:
+class CheckTarget:
     """What the checks look at."""
 
     run_dir: Path
@@ -71,9 +71,9 @@ class Place:
 
 def run_checks(run_dir: Path, launch: LaunchSpec) -> list[Check]:
     """Every check that is not left out, in order; the user's own come last."""
-    place = Place(run_dir, launch)
-    built_in = [check(place) for name, check in BUILT_IN.items() if name not in place.settings.skip]
-    return [*built_in, *_own_checks(place)]
+    target = CheckTarget(run_dir, launch)
+    built_in = [check(target) for name, check in BUILT_IN.items() if name not in target.settings.skip]
+    return [*built_in, *_own_checks(target)]
 
 
 def gate(checks: Sequence[Check], node: str) -> Verdict | None:
@@ -94,40 +94,40 @@ def gate_of(checks: Mapping[str, Sequence[Check]]) -> Verdict | None:
     return Verdict(outcome, "health: " + "; ".join(lines), proofs, remedy)
 
 
-def check_gpus(place: Place) -> Check:
+def check_gpus(target: CheckTarget) -> Check:
     """As many GPUs as ranks, nobody else's work on them, and no fault known to the driver."""
-    if place.launch.device == "cpu":
+    if target.launch.device == "cpu":
         return Check("gpus", True, "none needed")
     try:
-        words, trouble = gpus.fitness(place.launch.ranks_per_node, os.environ)
+        words, trouble = gpus.fitness(target.launch.ranks_per_node, os.environ)
     except gpus.UnreadableError as error:
         return Check("gpus", False, str(error))
     return Check("gpus", not trouble, trouble or words)
 
 
-def check_memory(place: Place) -> Check:
+def check_memory(target: CheckTarget) -> Check:
     """Host memory that can be had without swapping."""
     free = _available_memory()
     if free is None:
         return Check("memory", True, "not told by this system")
-    need = place.settings.free_memory_bytes
+    need = target.settings.free_memory_bytes
     return Check("memory", free >= need, _amounts(free, need))
 
 
-def check_disk(place: Place) -> Check:
+def check_disk(target: CheckTarget) -> Check:
     """Free space where the run directory lies."""
-    free, need = shutil.disk_usage(place.run_dir).free, place.settings.free_disk_bytes
+    free, need = shutil.disk_usage(target.run_dir).free, target.settings.free_disk_bytes
     return Check("disk", free >= need, _amounts(free, need), "storage")
 
 
-def check_storage(place: Place) -> Check:
+def check_storage(target: CheckTarget) -> Check:
     """Writes, flushes, reads back and deletes a file in the run directory; it also shows the storage's clock."""
-    probe = place.run_dir / f".health-{this_node().name}-{os.getpid()}"
+    probe = target.run_dir / f".health-{this_node().name}-{os.getpid()}"
     began = time.monotonic()
     try:
         skew = _write_and_read(probe)
     except OSError as error:
-        return Check("storage", False, f"{place.run_dir}: {error.strerror or error}", "storage")
+        return Check("storage", False, f"{target.run_dir}: {error.strerror or error}", "storage")
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
@@ -135,7 +135,7 @@ def check_storage(place: Place) -> Check:
     return Check("storage", True, f"written and read in {time.monotonic() - began:.2f} s{odd}", "storage")
 
 
-def check_clock(place: Place) -> Check:
+def check_clock(target: CheckTarget) -> Check:
     """A year that can be: certificates, logs and back-off depend on it."""
     now = time.time()
     return Check(
@@ -143,7 +143,7 @@ def check_clock(place: Place) -> Check:
     )
 
 
-def check_network(place: Place) -> Check:
+def check_network(target: CheckTarget) -> Check:
     """The loopback, over which the ranks of one node meet. A host name that does not resolve is only odd."""
     try:
         _talk_to_ourselves()
@@ -157,7 +157,7 @@ def check_network(place: Place) -> Check:
     return Check("network", True, "loopback works")
 
 
-BUILT_IN: dict[str, Callable[[Place], Check]] = {
+BUILT_IN: dict[str, Callable[[CheckTarget], Check]] = {
     "gpus": check_gpus,
     "memory": check_memory,
     "disk": check_disk,
@@ -183,16 +183,16 @@ def main(arguments: list[str]) -> int:
     return 0 if all(check.ok for check in checks) else 1
 
 
-def _own_checks(place: Place) -> Iterator[Check]:
-    for command in place.settings.commands():
-        yield _own_check(command, place)
+def _own_checks(target: CheckTarget) -> Iterator[Check]:
+    for command in target.settings.commands():
+        yield _own_check(command, target)
 
 
-def _own_check(command: list[str], place: Place) -> Check:
+def _own_check(command: list[str], target: CheckTarget) -> Check:
     name = Path(command[0]).name
     try:
         done = subprocess.run(
-            command, cwd=place.run_dir, capture_output=True, text=True, timeout=_OWN_CHECK_SECONDS, errors="replace"
+            command, cwd=target.run_dir, capture_output=True, text=True, timeout=_OWN_CHECK_SECONDS, errors="replace"
         )
     except subprocess.TimeoutExpired:
         return Check(name, False, f"no answer within {_OWN_CHECK_SECONDS:.0f} s")

@@ -24,7 +24,7 @@ _TORCHRUN_ENDS_RANKS = "closing signal"
 
 
 @dataclass(frozen=True)
-class Scene:
+class TrainingContext:
     """One node's part of a training phase: where its ranks and its torchrun leave their words."""
 
     run_dir: Path
@@ -49,12 +49,12 @@ class Oversight:
 
     look_seconds = _LOOK_SECONDS
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, context: TrainingContext) -> None:
         self.ended = False
         self.hang = ""
         self.proofs: tuple[Evidence, ...] = ()
         self.named: list[tuple[bool, str]] = []
-        self.scene = scene
+        self.context = context
         self._next_look = 0.0
         self._ending_since: float | None = None
 
@@ -82,7 +82,7 @@ class Oversight:
 
     def investigate(self) -> None:
         """Takes stacks, and notes what each rank was doing. Ranks may die of it."""
-        ranks = self.scene.living()
+        ranks = self.context.living()
         stuck = {rank.number: condition(rank.pid) for rank in ranks}  # before the dump, of which ranks may die
         stacks = dump_stacks(ranks)
         others = {rank.number: where_in(stacks.get(rank.number, "")) for rank in ranks if not stuck[rank.number]}
@@ -91,42 +91,42 @@ class Oversight:
         self.proofs = tuple(self._suspicion(rank, stuck[rank.number]) for rank in ranks if stuck[rank.number])
 
     def _suspicion(self, rank: Rank, what: str) -> Evidence:
-        return Evidence("stuck_rank", self.scene.node, f"rank {rank.number} {what}", "suspect", Outcome.HANG)
+        return Evidence("stuck_rank", self.context.node, f"rank {rank.number} {what}", "suspect", Outcome.HANG)
 
     def _end_lingerers(self, children: Children, now: float) -> None:
         """torchrun gives the peers of a dead rank 30 s, which they cannot use: they wait for it in a collective."""
         if self._ending_since is None:
-            if _TORCHRUN_ENDS_RANKS in tail(self.scene.torchrun_log):
+            if _TORCHRUN_ENDS_RANKS in tail(self.context.torchrun_log):
                 self._ending_since = now
         elif now - self._ending_since >= LINGER_SECONDS:
-            lingering = self.scene.living()
+            lingering = self.context.living()
             for rank in lingering:
                 children.kill(rank.pid)
             if lingering:
-                self.scene.say(f"killed {count(len(lingering), 'rank')} that waited for a dead one")
+                self.context.say(f"killed {count(len(lingering), 'rank')} that waited for a dead one")
 
 
 class LeaderOversight(Oversight):
     """Decides about a hang for all nodes, and ends training here when another node cannot go on."""
 
-    def __init__(self, scene: Scene, launch: LaunchSpec, workers: WorkerGroup) -> None:
-        super().__init__(scene)
+    def __init__(self, context: TrainingContext, launch: LaunchSpec, workers: WorkerGroup) -> None:
+        super().__init__(context)
         self._workers = workers
         self._trouble_since: float | None = None
-        self._watch = HeartbeatWatch(scene.attempt, launch.hang_seconds, launch.start_seconds)
+        self._watch = HeartbeatWatch(context.attempt, launch.hang_seconds, launch.start_seconds)
         limits = [limit for limit in (launch.hang_seconds, launch.start_seconds) if limit]
         self.look_seconds = min([_LOOK_SECONDS, *(limit / 10 for limit in limits)])
 
     def judge(self, children: Children, now: float, stopping: bool) -> None:
         """Looks at the heartbeat, and at what the workers report."""
-        stall = self._watch.look(read_progress(self.scene.run_dir), now)
+        stall = self._watch.look(read_progress(self.context.run_dir), now)
         if stall is not None:
             self._end_hang(stall, children)
         elif (trouble := self._workers.trouble(now)) and (self._workers.departed or not stopping):
             self._end_after(trouble, children, now)
 
     def _end_hang(self, stall: Stall, children: Children) -> None:
-        self.scene.say(f"{stall.words}: taking stacks, and ending the attempt")
+        self.context.say(f"{stall.words}: taking stacks, and ending the attempt")
         self.hang = stall.words
         self._workers.command(HANG)
         self.investigate()
@@ -136,6 +136,6 @@ class LeaderOversight(Oversight):
         """Our own ranks get a moment to find out for themselves what is wrong: they say it best."""
         if self._trouble_since is None:
             self._trouble_since = now
-            self.scene.say(f"another node cannot go on: {trouble}")
+            self.context.say(f"another node cannot go on: {trouble}")
         elif now - self._trouble_since >= LINGER_SECONDS:
             self.end(children)

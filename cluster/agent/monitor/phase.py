@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.agent.monitor.monitor import Oversight
 from cluster.agent.process.children import Children
-from cluster.agent.process.stop_request import StopWishes
+from cluster.agent.process.stop_request import StopRequests
 from cluster.agent.verdict.log_evidence import tail
 from cluster.agent.verdict.outcome import PhaseEnd, describe_exit
 
@@ -35,14 +35,14 @@ class Phase:
     """Called all the time while the phase runs: other nodes want to know that we live."""
 
 
-def run_phase(phase: Phase, children: Children, wishes: StopWishes) -> PhaseEnd:
+def run_phase(phase: Phase, children: Children, stop_requests: StopRequests) -> PhaseEnd:
     """Starts the phase and returns when nothing of it is left."""
     started = time.monotonic()
     pid = children.start(phase.command, phase.environment, phase.log_path)
     escalation = Escalation(phase.grace_seconds)
     while (code := children.exit_code(pid)) is None:
-        stop = wishes.poll()
-        since = wishes.signalled_at
+        stop = stop_requests.poll()
+        since = stop_requests.signalled_at
         if since is None and stop is not None and phase.grace_seconds == 0:
             since = started  # this phase does not look for the stop file: do it in its place
         number = escalation.due(since, time.monotonic())

@@ -25,7 +25,7 @@ from cluster.agent.multinode.messages import (
     write_command,
 )
 from cluster.agent.process.node import Node, free_port
-from cluster.agent.process.stop_request import StopWishes
+from cluster.agent.process.stop_request import StopRequests
 from cluster.agent.verdict.log_evidence import Evidence, left_node, lost_node
 from cluster.agent.verdict.outcome import PhaseEnd
 from cluster.liveness import HeartbeatWriter, LivenessTimeout
@@ -126,11 +126,11 @@ class WorkerGroup:
             self._trouble = "; ".join(message for rank in self._ranks() if (message := self._trouble_of(rank, now)))
         return self._trouble
 
-    def collect(self, seconds: float, wishes: StopWishes | None = None) -> list[Report]:
+    def collect(self, seconds: float, stop_requests: StopRequests | None = None) -> list[Report]:
         """What the workers report about their task. Who has not after so long has departed."""
         deadline = time.monotonic() + seconds
         while len(reports := self._done()) < len(self._ranks()) - len(self.departed):
-            if wishes is not None and wishes.poll() is not None:
+            if stop_requests is not None and stop_requests.poll() is not None:
                 return reports
             if time.monotonic() > deadline:
                 self._miss(reports, seconds)

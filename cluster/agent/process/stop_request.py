@@ -25,8 +25,8 @@ REASONS = {
 """What each signal to the agent means. docs/node-agent.md says why."""
 
 
-class StopWishes:
-    """The wishes to stop that have reached this agent, by signal or by somebody else's `stop` file.
+class StopRequests:
+    """The stop requests that have reached this agent, by signal or by somebody else's `stop` file.
 
     Handlers only take note; `poll` does the work. `signalled_at` is the monotonic time at which the first
     signal was acted upon: from then on, the grace period runs.
@@ -47,9 +47,9 @@ class StopWishes:
                 signal.signal(number, self._note)
 
     def clear_stale(self, submitted: float | None = None) -> None:
-        """Removes the `stop` file of an earlier attempt; wishes by signal stay.
+        """Removes the `stop` file of an earlier attempt; stop_requests by signal stay.
 
-        `submitted` is when a scheduler was given the run. Then a wish that is newer than that and than the last
+        `submitted` is when a scheduler was given the run. Then a request that is newer than that and than the last
         attempt stays, too: it came while the run waited in the queue, or its agent was starting.
         """
         if self._is_stale(read_stop(self._run_dir), submitted):
@@ -66,7 +66,7 @@ class StopWishes:
         return submitted is None or stop is None or (stop.time or 0.0) <= since
 
     def poll(self) -> StopRequest | None:
-        """Acts upon signals that have arrived; returns the wish to stop, None when there is none."""
+        """Acts upon signals that have arrived; returns the stop request, None when there is none."""
         while self._arrived:
             self._act_upon(self._arrived.pop(0))
         stop = self._unwritten or read_stop(self._run_dir)
@@ -83,7 +83,7 @@ class StopWishes:
         if self.signalled_at is None:
             self.signalled_at = time.monotonic()
         present = self.poll()
-        # The first wish counts, except that a user's wins: nobody restarts what a user stopped.
+        # The first request counts, except that a user's wins: nobody restarts what a user stopped.
         if present is not None and (present.is_users or reason is not StopReason.STOPPED):
             self.say(f"{number.name}: already stopping ({present.reason})")
             return

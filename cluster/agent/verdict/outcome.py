@@ -71,7 +71,7 @@ def judge(
     *,
     was_trained: bool = False,
 ) -> Verdict:
-    """The verdict over an attempt: its phases so far, those planned, its progress, the wish to stop, evidence.
+    """The verdict over an attempt: its phases so far, those planned, its progress, the stop request, evidence.
 
     `was_trained`: an earlier attempt has trained, and this one only does what follows.
     """

@@ -58,13 +58,13 @@ def submitted_now(run_dir: Path, plan: Plan, api: Api, now: float) -> Submitted:
 
 def workload_kind(site: Mapping[str, Any], api: Api) -> str:
     """`jobset` where the profile wants it, or leaves it open and the cluster has it and lets this user make one."""
-    wish = site.get("jobset", "auto")
-    if wish == "never":
+    wanted = site.get("jobset", "auto")
+    if wanted == "never":
         return "job"
     there = api.serves(JOBSET, "jobsets")
-    if wish == "always" and not there:
+    if wanted == "always" and not there:
         raise ClusterError("the cluster has no JobSet", "install it, or set `jobset: auto` in the site profile")
-    return "jobset" if there and (wish == "always" or api.may("create", "jobsets", JOBSET[0])) else "job"
+    return "jobset" if there and (wanted == "always" or api.may("create", "jobsets", JOBSET[0])) else "job"
 
 
 def require_place_to_prepare(site: Mapping[str, Any], runs_dir: Path) -> None:

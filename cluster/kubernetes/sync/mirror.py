@@ -35,7 +35,7 @@ def command(run_dir: str, here: Path, ranks: Sequence[int] = (0,)) -> list[str]:
 
 
 def stop_command(run_dir: str, stop: StopRequest) -> list[str]:
-    """What leaves a wish to stop in the run directory."""
+    """What leaves a stop request in the run directory."""
     return asked(SENDER, {"run_dir": run_dir, "stop": stop.to_json()})
 
 

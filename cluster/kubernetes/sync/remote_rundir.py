@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     request = json.loads(arguments[0])
     run_dir, more = Path(request["run_dir"]), False
     if "stop" in request:
-        leave_wish(run_dir, request["stop"])
+        leave_stop_request(run_dir, request["stop"])
     else:
         more = send(run_dir, request)
     print(json.dumps({"end": True, "more": more}))
@@ -80,7 +80,7 @@ def say(path: str, offset: int, data: bytes) -> None:
     print(json.dumps({"path": path, "offset": offset, "data": packed}))
 
 
-def leave_wish(run_dir: Path, stop: dict[str, Any]) -> None:
+def leave_stop_request(run_dir: Path, stop: dict[str, Any]) -> None:
     beside = run_dir / f".stop.{os.getpid()}.new"
     with open(beside, "w", encoding="utf-8") as file:
         json.dump(stop, file)

@@ -1,4 +1,4 @@
-"""The agent's parts that need no processes: escalation, wishes to stop, commands, what logs tell."""
+"""The agent's parts that need no processes: escalation, stop requests, commands, what logs tell."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 import cluster
 from cluster.agent.monitor.phase import TERM_TO_KILL_SECONDS, Escalation, Phase, telling_words
 from cluster.agent.process.launch import phase_command, phase_environment
-from cluster.agent.process.stop_request import StopWishes
+from cluster.agent.process.stop_request import StopRequests
 from cluster.run.goodput import with_steps
 from rundir.attempts import AttemptRecord
 from rundir.errors import RunDirError, TuneyardError
@@ -40,11 +40,11 @@ def test_escalation_waits_for_the_grace_period_then_terminates_then_kills_once_e
 
 
 @pytest.fixture
-def wishes(tmp_path: Path):
+def stop_requests(tmp_path: Path):
     """Listens to real signals of this process, and gives them back afterwards."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
     before |= {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
-    made = StopWishes(tmp_path, lambda words: None)
+    made = StopRequests(tmp_path, lambda words: None)
     made.listen()
     yield made
     for number, handler in before.items():
@@ -65,53 +65,53 @@ def send(number: signal.Signals) -> None:
         (signal.SIGHUP, "stopped"),
     ],
 )
-def test_a_signal_becomes_a_stop_file(wishes: StopWishes, tmp_path: Path, number, reason: str) -> None:
-    assert wishes.poll() is None
+def test_a_signal_becomes_a_stop_file(stop_requests: StopRequests, tmp_path: Path, number, reason: str) -> None:
+    assert stop_requests.poll() is None
     send(number)
-    assert wishes.poll().reason == reason
+    assert stop_requests.poll().reason == reason
     assert read_stop(tmp_path).by == number.name
-    assert wishes.signalled_at is not None
+    assert stop_requests.signalled_at is not None
 
 
 @pytest.mark.parametrize(
     ("first", "second", "reason"),
     [
-        (signal.SIGUSR1, signal.SIGTERM, "walltime"),  # the first wish counts
+        (signal.SIGUSR1, signal.SIGTERM, "walltime"),  # the first request counts
         (signal.SIGTERM, signal.SIGINT, "stopped"),  # but a user's wins
         (signal.SIGINT, signal.SIGTERM, "stopped"),
     ],
 )
-def test_of_two_signals(wishes: StopWishes, first, second, reason: str) -> None:
+def test_of_two_signals(stop_requests: StopRequests, first, second, reason: str) -> None:
     send(first)
-    wishes.poll()
-    begun = wishes.signalled_at
+    stop_requests.poll()
+    begun = stop_requests.signalled_at
     send(second)
-    assert wishes.poll().reason == reason
-    assert wishes.signalled_at == begun  # the grace period is not extended
+    assert stop_requests.poll().reason == reason
+    assert stop_requests.signalled_at == begun  # the grace period is not extended
 
 
-def test_a_signal_keeps_who_cancelled(wishes: StopWishes, tmp_path: Path) -> None:
+def test_a_signal_keeps_who_cancelled(stop_requests: StopRequests, tmp_path: Path) -> None:
     write_stop(tmp_path, "stopped", "tuneyard cancel")
     send(signal.SIGINT)
-    assert wishes.poll().by == "tuneyard cancel"
+    assert stop_requests.poll().by == "tuneyard cancel"
 
 
-def test_a_stop_file_alone_starts_no_grace_period(wishes: StopWishes, tmp_path: Path) -> None:
+def test_a_stop_file_alone_starts_no_grace_period(stop_requests: StopRequests, tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
-    assert (stop := wishes.poll()) is not None
+    assert (stop := stop_requests.poll()) is not None
     assert stop.is_users
-    assert wishes.signalled_at is None
+    assert stop_requests.signalled_at is None
 
 
 def test_on_a_full_disk_the_ranks_still_see_a_stop_file_and_the_reason_is_kept(
-    wishes: StopWishes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop_requests: StopRequests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise RunDirError("stop: cannot be written: No space left on device")
 
     monkeypatch.setattr("cluster.agent.process.stop_request.write_stop", full)
     send(signal.SIGTERM)
-    assert wishes.poll().reason == "preempted"
+    assert stop_requests.poll().reason == "preempted"
     assert (tmp_path / "stop").exists()
 
 

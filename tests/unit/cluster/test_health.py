@@ -8,7 +8,7 @@ import pytest
 
 from cluster.agent.health import checks as health
 from cluster.agent.health import gpus
-from cluster.agent.health.checks import Check, Place, gate, run_checks
+from cluster.agent.health.checks import Check, CheckTarget, gate, run_checks
 from rundir.errors import RunDirError
 from rundir.plan import HealthSettings, LaunchSpec
 
@@ -53,7 +53,7 @@ def cards(*used: int, ecc: str = "0") -> str:
 
 
 def gpu_check(tmp_path: Path, ranks: int = 2) -> Check:
-    return health.check_gpus(Place(tmp_path, launch("cuda", ranks)))
+    return health.check_gpus(CheckTarget(tmp_path, launch("cuda", ranks)))
 
 
 def test_idle_gpus_pass(nvidia_smi, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_too_little_room_closes_the_gate(tmp_path: Path, settings, name: str, ou
 
 
 def test_a_storage_that_cannot_be_written_is_the_storages_fault(tmp_path: Path) -> None:
-    check = health.check_storage(Place(tmp_path / "gone", launch()))
+    check = health.check_storage(CheckTarget(tmp_path / "gone", launch()))
     assert (check.ok, check.blames) == (False, "storage")
     assert check.words.endswith("No such file or directory")
 

@@ -18,7 +18,7 @@ from cluster.agent.multinode.messages import (
     write_report,
 )
 from cluster.agent.process.node import Node
-from cluster.agent.process.stop_request import StopWishes
+from cluster.agent.process.stop_request import StopRequests
 from cluster.agent.verdict.log_evidence import Evidence, in_order, lost_node, without_aftermath
 from cluster.agent.verdict.outcome import PhaseEnd, Verdict, abandoned, judge, with_down_nodes
 from cluster.liveness import LivenessTimeout
@@ -196,13 +196,13 @@ def test_an_agent_of_an_earlier_life_of_the_job_was_ended_by_the_scheduler() -> 
 
 
 def test_an_urgent_wish_starts_the_grace_period(tmp_path: Path) -> None:
-    wishes = StopWishes(tmp_path, print)
+    stop_requests = StopRequests(tmp_path, print)
     write_stop(tmp_path, "stopped", "somebody")
-    assert wishes.poll() is not None
-    assert wishes.signalled_at is None
+    assert stop_requests.poll() is not None
+    assert stop_requests.signalled_at is None
     write_stop(tmp_path, "walltime", "warned by SLURM", urgent=True)
-    wishes.poll()
-    assert wishes.signalled_at is not None
+    stop_requests.poll()
+    assert stop_requests.signalled_at is not None
 
 
 @pytest.mark.parametrize(("wished_after", "stays"), [("nothing", False), ("submit", True), ("last attempt", True)])
@@ -212,21 +212,21 @@ def test_a_wish_that_came_while_the_run_waited_in_the_queue_stays(tmp_path: Path
     if wished_after == "last attempt":
         put_attempt(tmp_path, {"attempt": 0, "outcome": "preempted", "ended": now - 50})
     write_stop(tmp_path, "stopped", "tuneyard stop")
-    StopWishes(tmp_path, print).clear_stale(submitted)
+    StopRequests(tmp_path, print).clear_stale(submitted)
     assert (read_stop(tmp_path) is not None) == stays
     put_attempt(tmp_path, {"attempt": 1, "outcome": "stopped", "ended": time.time() + 1})
-    StopWishes(tmp_path, print).clear_stale(submitted)
+    StopRequests(tmp_path, print).clear_stale(submitted)
     assert read_stop(tmp_path) is None
 
 
 def test_a_follower_does_not_hear_the_last_lifes_urgent_wish(tmp_path: Path) -> None:
     """The head clears it, and may be later: a worker that heard it would end its ranks when the grace is over."""
     write_stop(tmp_path, "stopped", "tuneyard cancel", urgent=True)
-    worker = StopWishes(tmp_path, print)
+    worker = StopRequests(tmp_path, print)
     worker.ignore_stale(submitted=time.time() + 1)
     assert worker.poll() is None and worker.signalled_at is None
     write_stop(tmp_path, "preempted", "warned by SLURM", urgent=True)
     assert worker.poll() is not None and worker.signalled_at is not None
-    other = StopWishes(tmp_path, print)
+    other = StopRequests(tmp_path, print)
     other.ignore_stale(submitted=time.time() - 60)  # it came after the submit: it is meant
     assert other.poll() is not None and other.signalled_at is not None
