@@ -61,15 +61,27 @@ def exit_process(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[None]:
-    """Block `SIGNALS` until the block has ended, in this process and in programs started in it.
+    """Hold `SIGNALS` back until the block has ended, in this process and in programs started in it.
 
-    Used while a scheduler accepts a job: an interruption there would leave a job whose ID nobody knows.
+    Used while a scheduler accepts a job: an interruption would leave a job whose ID nobody knows. Programs inherit
+    the mask. It covers this thread only, and Python runs handlers of signals that reach other threads (a progress bar
+    has one) here as well, so the handlers are replaced, too.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    arrived: list[int] = []
+    before_mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in SIGNALS} if in_main else {}
+    held = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+    for number in held:
+        signal.signal(number, lambda number, _: arrived.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before_mask)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 class _Handler:

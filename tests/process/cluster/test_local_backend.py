@@ -15,7 +15,7 @@ import cluster
 from cluster import ClusterError
 from cluster.process_identity import signal_process, start_ticks
 from cluster.run.lock import AgentLock, holder, last_holder
-from rundir.errors import TuneyardError
+from rundir.errors import RunDirError
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_an_agent_that_dies_at_once_is_quoted(
 
 def test_what_cannot_be_submitted_says_why(run: Run, local: cluster.Backend) -> None:
     run.dir.mkdir()
-    with pytest.raises(TuneyardError, match=r"plan\.json: no such file"):
+    with pytest.raises(RunDirError, match=r"plan\.json: no such file"):
         local.submit(run.dir)
     run.plan(["prepare"])
     plan = json.loads((run.dir / "plan.json").read_text())
