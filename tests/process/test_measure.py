@@ -130,6 +130,7 @@ def test_a_plan_for_gpus_is_measured_without_any(
     tiny.make_model(tmp_path / "model", **sizes)
     (tmp_path / "rows.jsonl").write_text("{}\n")
     (tmp_path / "job.yaml").write_text(JOB)
+    capsys.readouterr()  # what libraries said when the model was made
     assert tuneyard(["measure", "job.yaml", "--gpu", "8xH100-80", "--rank", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["counted"], found["rank"], found["world_size"]) == (True, 3, 8)
