@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trainer": {"rundir"},
     "rundir": set(),
 }
-FILE_LINES, FUNCTION_LINES, MEDIAN_FUNCTION_LINES = 600, 80, 20
+FILE_LINES, FUNCTION_LINES, MEDIAN_FUNCTION_LINES = 400, 75, 12
 
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
