@@ -18,6 +18,8 @@ sys.path.insert(0, str(QUICKSTART))
 import prepare  # noqa: E402
 from skills import SKILLS  # noqa: E402
 
+pytestmark = pytest.mark.models
+
 MILLIMETRES_OR_GRAMS = {"mm": 1, "cm": 10, "dm": 100, "m": 1000, "km": 1_000_000, "g": 1, "kg": 1000}
 ORDER = re.compile(
     r"(?P<name>\w+) from (?P<city>\w+) wants (?P<count>\d+) (?P<colour>\w+) (?P<item>\w+), order (?P<order>\d+)"

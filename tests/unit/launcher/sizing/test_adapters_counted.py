@@ -20,6 +20,8 @@ from launcher.sizing.shape import (
 )
 from launcher.sizing.trainer_model import our_trainer
 
+pytestmark = pytest.mark.models
+
 SMALL = {
     "hidden_size": 48,
     "intermediate_size": 112,

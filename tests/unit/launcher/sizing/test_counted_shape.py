@@ -19,6 +19,8 @@ from launcher.sizing.shape import config_by_name, is_described, model_names, rea
 from launcher.sizing.shape.counted import Counted, require_code, shape_of_tensors
 from tests.support.tiny import make_model, make_tokenizer
 
+pytestmark = pytest.mark.models
+
 SMALL = {
     "vocab_size": 512,
     "hidden_size": 32,

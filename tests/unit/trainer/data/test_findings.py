@@ -18,6 +18,8 @@ from trainer.data.prepare import prepare
 from trainer.data.shards.token_store import TokenStore
 from trainer.errors import UserError
 
+pytestmark = pytest.mark.models
+
 TEXT_ONLY = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

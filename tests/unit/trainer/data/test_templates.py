@@ -21,6 +21,8 @@ from trainer.data.prepare import prepare
 from trainer.data.shards.token_store import TokenStore
 from trainer.errors import UserError
 
+pytestmark = pytest.mark.models
+
 USER = {"role": "user", "content": "Q1"}
 ANSWER = {"role": "assistant", "content": "ANSWER1"}
 MORE = [{"role": "user", "content": "Q2"}, {"role": "assistant", "content": "ANSWER2"}]
