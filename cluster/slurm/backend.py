@@ -35,6 +35,7 @@ from cluster.slurm.submit.batch_script import SbatchJob, SbatchSettings, render
 from cluster.slurm.submit.job_array import render_array
 from cluster.slurm.submit.submission_record import Submission, job_ids, read_submission, write_submission
 from rundir.attempts import AttemptRecord, newest_attempt, read_attempts
+from rundir.errors import RunDirError
 from rundir.outcome import StopReason
 from rundir.paths import RunPaths
 from rundir.plan import LaunchSpec, Plan, read_launch, read_plan
@@ -88,7 +89,7 @@ class SlurmBackend(Backend):
         )
         try:
             job_id = str(sbatch.submit(self._scheduler, run_dir, script, _after(prepare_id)).job_id)
-        except ClusterError:
+        except (ClusterError, RunDirError):
             if prepare_id:
                 with contextlib.suppress(ClusterError):  # why the run's own job was refused says more
                     self._scheduler.cancel(prepare_id)

@@ -16,6 +16,7 @@ from launcher.runs.overview import overview
 from launcher.runs.read import backend_name
 from launcher.runs.registry import registered
 from launcher.runs.sweep import list_sweeps
+from rundir.errors import RunDirError
 from rundir.quantities import count, rounded_duration
 
 FACTS = ("run", "begun", "took", "model", "method", "state", "outcome", "attempts", "step", "loss", "eval_loss")
@@ -52,7 +53,7 @@ def _row_or_damage(run_dir: Path) -> dict[str, Any]:
     named = {"run": run_dir.name, "folder": str(run_dir.parent)}
     try:
         return nothing | named | _row(run_dir)
-    except ClusterError:
+    except (ClusterError, RunDirError):
         return nothing | named | {"state": "damaged"}
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from cluster.agent.attempt.prepare import prepare
 from cluster.agent.process.node import GENERATION, NODES
-from cluster.errors import ClusterError
 from cluster.kubernetes.pod.completion import FATAL, exit_code_of_run, report
 from cluster.kubernetes.pod.membership.identity import PodIdentity, pod_identity
 from cluster.run.lock import LockHeldError
+from rundir.errors import TuneyardError
 from rundir.outcome import RESTART_ME
 
 
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     except LockHeldError as error:  # a pod of an earlier life saves, and leaves
         print(f"prepare: {error}", file=sys.stderr)
         return RESTART_ME
-    except ClusterError as error:
+    except TuneyardError as error:
         print(f"prepare: {error}: {error.remedy}", file=sys.stderr)
         return FATAL
     return _leave(run_dir, identity) if code else 0

@@ -203,7 +203,7 @@ def test_a_new_head_has_the_old_one_save_and_leave(run: Run, pods: Pods) -> None
     pods.trained(0)
     os.kill(old.process.pid, signal.SIGSTOP)  # its agent lives on and knows nothing, as behind a broken network
     new = pods.start(0)
-    new.says("waiting for an agent of an earlier life to save and leave")
+    new.says("waiting for an agent of an earlier rendezvous to save and leave")
     plan_a_little_more(run)
     assert ends(pods, new, follower) == [0, 0]
     first, last = read_attempts(run.dir)
