@@ -62,6 +62,13 @@ def imported(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
         yield from (target for target in targets if target in known and target != name)
 
 
+@cache
+def _all_imports(modules: tuple[tuple[str, Path], ...]) -> frozenset[tuple[str, str]]:
+    """Every pair of modules of which the first imports the second; the files are parsed once for all folders."""
+    known = dict(modules)
+    return frozenset((name, target) for name, path in modules for target in imported(name, path, known))
+
+
 def arrows_of(folder: str, known: dict[str, Path]) -> set[tuple[str, str]]:
     """Pairs of rooms of one folder, the first importing the second; the folder's own `__init__` is no room."""
 
@@ -69,7 +76,7 @@ def arrows_of(folder: str, known: dict[str, Path]) -> set[tuple[str, str]]:
         inside = module.removeprefix(f"{folder}.")
         return inside.split(".")[0] if inside != module else None
 
-    pairs = ((room(name), room(target)) for name, path in known.items() for target in imported(name, path, known))
+    pairs = ((room(name), room(target)) for name, target in _all_imports(tuple(known.items())))
     return {(a, b) for a, b in pairs if a and b and a != b}
 
 
@@ -126,11 +133,7 @@ def picture(known: dict[str, Path]) -> list[str]:
         lines += [f"    {package}.{room}[{room}]" for room in rooms if package != "rundir"]
         lines += [f"    {package}.{a} --> {package}.{b}" for a, b in sorted(arrows) if package != "rundir"]
         lines.append("  end")
-    tops = {
-        (name.split(".")[0], target.split(".")[0])
-        for name, path in known.items()
-        for target in imported(name, path, known)
-    }
+    tops = {(name.split(".")[0], target.split(".")[0]) for name, target in _all_imports(tuple(known.items()))}
     return lines + [f"  {a} ==> {b}" for a, b in sorted(reduced({(a, b) for a, b in tops if a != b}))]
 
 
