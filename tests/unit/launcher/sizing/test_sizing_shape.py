@@ -225,6 +225,7 @@ def test_unknown_architecture_is_counted_from_headers(tmp_path: Path) -> None:
     assert "counted from safetensors headers" in shape.notes[0]
 
 
+@pytest.mark.models  # counted by torch, in a process of its own
 def test_unknown_architecture_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "lamma"}))
     said = r"unknown model type 'lamma', and it cannot be counted: [^\n]*\nNearest known types: llama"
