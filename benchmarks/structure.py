@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -48,18 +48,24 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+def import_names(path: Path, package: Sequence[str]) -> Iterator[str]:
+    """Full names of all that a file imports, lazily or not; `package` is the one that it lies in."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
 def imported(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
     """The product's modules that one module imports."""
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-    for node in ast.walk(tree(path)):
-        targets: list[str] = []
-        if isinstance(node, ast.Import):
-            targets = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            targets = [full if (full := f"{base}.{alias.name}") in known else base for alias in node.names]
-        yield from (target for target in targets if target in known and target != name)
+    for full in import_names(path, package):
+        target = full if full in known else full.rpartition(".")[0]  # a name in a module, or the module itself
+        if target in known and target != name:
+            yield target
 
 
 @cache

@@ -9,10 +9,13 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from rundir.paths import RunPaths, rank_log_name
+
 
 def rank_pid(run_dir: Path, attempt: int, rank: int) -> int:
     """The process of a training rank on this machine, as the rank wrote it down."""
-    return int((run_dir / "logs" / f"attempt-{attempt:03d}" / f"rank-{rank:05d}.pid").read_text())
+    log = RunPaths(run_dir).attempt_logs(attempt) / rank_log_name(rank)
+    return int(log.with_suffix(".pid").read_text())
 
 
 def signal_rank(run_dir: Path, attempt: int, rank: int, number: signal.Signals) -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.structure import import_names, tree
+
 ROOT = Path(__file__).parents[2]
 OURS = {"launcher", "cluster", "trainer", "rundir", "benchmarks", "tests"}
 HEAVY = {"torch", "transformers", "datasets", "deepspeed", "peft", "numpy"}
@@ -37,19 +39,12 @@ def name(path: Path) -> str:
 
 def imports(path: Path) -> Iterator[str]:
     """Full names of all modules that a file imports, lazily or not."""
-    package = path.relative_to(ROOT).parent.parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+    return import_names(path, path.relative_to(ROOT).parent.parts)
 
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:
     """Name and length in lines of every function in a file, nested ones included."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, (node.end_lineno or node.lineno) - node.lineno + 1
 
@@ -124,7 +119,7 @@ def test_files_and_functions_stay_readable() -> None:
 
 def test_errors_are_never_swallowed() -> None:
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.ExceptHandler) and all(isinstance(line, ast.Pass) for line in node.body):
                 pytest.fail(f"{name(path)}:{node.lineno} swallows an error")
 
