@@ -11,8 +11,6 @@ from rundir.files import read_json, write_json
 from rundir.outcome import StopReason
 from rundir.paths import RunPaths
 
-BY_SCHEDULER = "scheduler"
-
 
 class StopRequest(Document):
     """Who asked the run to stop, why and when. An empty file counts as a user's request."""

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Engine = Literal["zero0", "zero1", "zero2", "zero3", "fsdp2"]
 Attention = Literal["flash", "varlen", "flex", "sdpa", "padded", "own"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -21,11 +20,6 @@ def make_console(*, stderr: bool = False, piped_width: int = PIPED_WIDTH) -> Con
     """Return a console that does not fold tables to 80 columns in a file and does not interpret `[/x]` as markup."""
     console = Console(stderr=stderr, markup=False)
     return console if console.is_terminal else Console(stderr=stderr, width=piped_width, markup=False)
-
-
-def make_echo(*, stderr: bool) -> Callable[[str], None]:
-    """Return a function that prints lines; to standard error when standard output is for JSON."""
-    return functools.partial(click.echo, err=stderr)
 
 
 def print_json(value: Any) -> None:

@@ -24,10 +24,6 @@ from rundir.plan import RestartLimits
 from rundir.progress import read_progress
 from rundir.stop import read_stop
 
-ASKED_FOR = (Outcome.STOPPED, Outcome.PREEMPTED, Outcome.WALLTIME)
-_LAST_STEPS = ("last_step", "last_checkpoint_step")
-_SPEAK_FOR_THEMSELVES = (Outcome.FINISHED, Outcome.STOPPED, Outcome.FATAL)
-
 
 class Attempt:
     """The attempt that this agent carries. Opening it writes its record, with no outcome yet.

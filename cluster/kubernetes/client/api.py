@@ -61,13 +61,6 @@ class Api:
             lambda: self._ask(f"get {kind} {name}", group, f"read_namespaced_{kind}", name, self.namespace)
         )
 
-    def custom(self, kind: tuple[str, str], plural: str, name: str) -> Json | None:
-        """One object of an extension; None when it, or the extension, is not there."""
-        arguments = (*kind, self.namespace, plural, name)
-        return self._or_none(
-            lambda: self._ask(f"get {plural}.{kind[0]}", "CustomObjects", "get_namespaced_custom_object", *arguments)
-        )
-
     def listed_custom(self, kind: tuple[str, str], plural: str, selector: str = "") -> list[Json] | None:
         """Objects of an extension; None when it is not there."""
         arguments = (*kind, self.namespace, plural)

@@ -90,10 +90,6 @@ class Scheduler:
             if error.kind != "unknown_job":
                 raise
 
-    def signal_batch(self, job_id: str, signal_name: str) -> None:
-        """Sends a signal to the batch script alone."""
-        self._run(["scancel", "--batch", f"--signal={signal_name}", job_id])
-
     def requeue(self, job_id: str) -> None:
         """Ends a job and puts it back into the queue."""
         self._run(["scontrol", "requeue", job_id])

@@ -39,7 +39,6 @@ TYPE_ALIASES = {
     "glm4_moe_text": "glm4_moe",
 }
 """Types whose language model has another type's tensors."""
-UNTIED_UNLESS_SAID = ("gpt_neox",)
 
 
 def shape_from_config(config: dict[str, Any], where: str = "config.json", name: str = "") -> ModelShape:

@@ -94,10 +94,6 @@ class ModelShape:
         """The layer with most parameters."""
         return max((layer for layer, _ in self.kinds), key=lambda layer: layer.num_parameters)
 
-    def layer_tensors(self, prefix: str = "") -> Iterator[Tensor]:
-        """The tensors of one decoder layer, the last."""
-        return self.layers[-1].tensors(prefix)
-
     def tensors(self) -> Iterator[Tensor]:
         """Every parameter of the model; a tied output head is not counted again."""
         yield from self.root
